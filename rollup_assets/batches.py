@@ -1,0 +1,119 @@
+"""Batches: the half-open ranges of event time ``[start, end)`` that partition every asset.
+
+Partition keys (``%Y-%m-%d-%H:%M``, UTC), their folders and the arithmetic between them. What a batch contains, and
+Dagster's view of partitions, stay out.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rollup_assets.errors import UnknownPartitionError
+
+KEY_FORMAT = "%Y-%m-%d-%H:%M"
+DAY_MS = 86_400_000
+MINUTE_MS = 60_000
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+
+def to_datetime(ms: int) -> dt.datetime:
+    """UTC datetime of epoch milliseconds; exact, also before 1970."""
+    return _EPOCH + dt.timedelta(milliseconds=ms)
+
+
+def to_milliseconds(moment: dt.datetime) -> int:
+    """Epoch milliseconds of an aware datetime, floored."""
+    return (moment - _EPOCH) // dt.timedelta(milliseconds=1)
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class Batch:
+    """One batch of event time, ``[start, end)`` in UTC epoch milliseconds."""
+
+    start: int
+    end: int
+
+    @property
+    def key(self) -> str:
+        """Partition key, e.g. ``2026-01-01-09:00``."""
+        return to_datetime(self.start).strftime(KEY_FORMAT)
+
+    @property
+    def folder(self) -> str:
+        """The key without colons, e.g. ``2026-01-01-0900``: colons are not allowed in every store's paths."""
+        return self.key.replace(":", "")
+
+    @property
+    def length(self) -> int:
+        """Length in milliseconds."""
+        return self.end - self.start
+
+    @property
+    def start_time(self) -> dt.datetime:
+        """Start as an aware UTC datetime."""
+        return to_datetime(self.start)
+
+    @property
+    def end_time(self) -> dt.datetime:
+        """End (not included) as an aware UTC datetime."""
+        return to_datetime(self.end)
+
+    def __str__(self) -> str:
+        return self.key
+
+
+@dataclass(frozen=True, slots=True)
+class BatchCalendar:
+    """All batches of a table: the first one's start and the batch length, both in epoch milliseconds."""
+
+    start: int
+    length: int
+
+    def batch(self, key: str) -> Batch:
+        """The batch of a partition key.
+
+        Raises:
+            UnknownPartitionError: the key is malformed, before the first partition, or not on a batch boundary.
+        """
+        try:
+            moment = dt.datetime.strptime(key, KEY_FORMAT).replace(tzinfo=dt.UTC)
+        except ValueError as error:
+            raise UnknownPartitionError(f"{key!r} is not a partition key; write one like {self.first.key!r} ({KEY_FORMAT}, UTC)") from error
+        start = to_milliseconds(moment)
+        if start < self.start:
+            raise UnknownPartitionError(f"partition {key} is before the first one, {self.first.key}; set ROLLUP_START to an earlier day to include it")
+        if (start - self.start) % self.length:
+            before = self.containing(start)
+            raise UnknownPartitionError(f"partition {key} does not begin a batch; the one that contains it is {before.key}")
+        return Batch(start, start + self.length)
+
+    @property
+    def first(self) -> Batch:
+        """The first batch."""
+        return Batch(self.start, self.start + self.length)
+
+    def containing(self, ms: int) -> Batch:
+        """The batch whose range contains the epoch millisecond ``ms`` (also before the first one)."""
+        start = self.start + (ms - self.start) // self.length * self.length
+        return Batch(start, start + self.length)
+
+    def shifted(self, batch: Batch, count: int) -> Batch | None:
+        """The batch ``count`` batches later (earlier if negative); None if it is before the first one."""
+        start = batch.start + count * self.length
+        return None if start < self.start else Batch(start, start + self.length)
+
+    def earlier(self, batch: Batch, count: int) -> list[Batch]:
+        """The up to ``count`` batches before ``batch``, nearest first, none before the first one."""
+        return [found for back in range(1, count + 1) if (found := self.shifted(batch, -back)) is not None]
+
+    def between(self, first: Batch, last: Batch) -> Iterator[Batch]:
+        """Batches from ``first`` to ``last``, both included, in order."""
+        for start in range(first.start, last.start + 1, self.length):
+            yield Batch(start, start + self.length)
+
+    def last_ended(self, now: dt.datetime) -> Batch | None:
+        """The latest batch that has ended at ``now``; None if none has."""
+        found = self.containing(to_milliseconds(now) - self.length)
+        return found if found.start >= self.start else None

@@ -1,0 +1,57 @@
+"""The exceptions this package raises on purpose.
+
+Every message says what is wrong, where (partition, file, series or setting) and, where a command mends it, which one.
+Exceptions of other libraries are wrapped only where we can say more than they do.
+"""
+
+
+class RollupError(Exception):
+    """Base of every error raised on purpose by rollup_assets."""
+
+
+class SettingsError(RollupError):
+    """A setting is malformed or contradicts another one."""
+
+
+class UnknownPartitionError(RollupError):
+    """A partition key is malformed, not aligned to the batch length, or outside the table's range."""
+
+
+class QuarantineError(RollupError):
+    """A batch has more quarantined rows or files than the settings allow; its datapoints are not staged."""
+
+
+class NotStagedError(RollupError):
+    """A step needs a staged partition that does not exist."""
+
+
+class StaleInputError(RollupError):
+    """A staged partition was made from inputs or parameters that are no longer current."""
+
+
+class StageCorruptError(RollupError):
+    """A staged file is missing or is not what its manifest says."""
+
+
+class RollupOverflowError(RollupError):
+    """An int64 sum, step or delta does not fit; names series, resolution and window."""
+
+
+class ReconciliationError(RollupError):
+    """Counts or values that must agree do not; nothing was published."""
+
+
+class PublishError(RollupError):
+    """The table could not be brought to the staged state."""
+
+
+class PublishHaltError(PublishError):
+    """The table is not what the commit said it would be. Stop, do not guess; the message names the repair command."""
+
+
+class TableMismatchError(PublishError):
+    """The existing Iceberg table has another schema, partition spec or properties than the settings ask for."""
+
+
+class LockTimeoutError(PublishError):
+    """Another publisher held the table's lock for too long."""

@@ -1,0 +1,280 @@
+"""Every setting: its name, default, unit and check.
+
+Read from the environment (prefix ``ROLLUP_``) and from ``.env`` in the project's root. Relative paths resolve against that
+root. Nothing else reads the environment; what a setting does stays out.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import re
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from rollup_assets.batches import DAY_MS, KEY_FORMAT, MINUTE_MS, Batch, BatchCalendar, to_datetime, to_milliseconds
+from rollup_assets.errors import SettingsError
+
+_DURATION_UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": DAY_MS}
+_SIZE_UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+MINIMUM_MEMORY = 256 * 2**20
+_LAYOUT_FIELDS = frozenset("YmdHMjyGVu")
+
+
+def project_root() -> Path:
+    """The folder that relative settings resolve against.
+
+    The checkout this package lies in; for an installed package the nearest folder with a ``workspace.yaml`` at or above the
+    working directory, else the working directory itself.
+    """
+    checkout = Path(__file__).resolve().parent.parent
+    if (checkout / "workspace.yaml").is_file():
+        return checkout
+    here = Path.cwd()
+    return next((folder for folder in (here, *here.parents) if (folder / "workspace.yaml").is_file()), here)
+
+
+def parse_duration(text: str) -> int:
+    """Milliseconds of a duration such as ``30s``, ``5m``, ``1h`` or ``1d``.
+
+    Raises:
+        ValueError: the text is not a positive whole number and a unit.
+    """
+    match = re.fullmatch(r"(\d+)\s*(ms|s|m|h|d)", text.strip())
+    if not match or int(match[1]) == 0:
+        raise ValueError(f"{text!r} is not a duration; write a positive whole number and a unit, such as 30s, 5m, 1h or 1d")
+    return int(match[1]) * _DURATION_UNITS[match[2]]
+
+
+def format_duration(ms: int) -> str:
+    """The shortest text that :func:`parse_duration` reads as ``ms``: ``1m``, ``5m``, ``1h``, ``90s``."""
+    unit = next(unit for unit in ("d", "h", "m", "s", "ms") if ms % _DURATION_UNITS[unit] == 0)
+    return f"{ms // _DURATION_UNITS[unit]}{unit}"
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as ``2GiB`` or ``512MiB``.
+
+    Raises:
+        ValueError: the text is not a number and a unit.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]i?B)?", text.strip())
+    if not match:
+        raise ValueError(f"{text!r} is not a size; write a number and a unit, such as 512MiB or 2GiB")
+    return int(float(match[1]) * _SIZE_UNITS[match[2] or ""])
+
+
+def _half_of_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+
+class Settings(BaseSettings):
+    """The settings of one rollup table; immutable.
+
+    Durations are milliseconds, sizes bytes, locations absolute paths or URIs.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="ROLLUP_", env_ignore_empty=True, frozen=True, extra="ignore")
+
+    home: Path = Field(default=Path(".rollups"), description="root of the embedded default")
+    raw: str = Field(default="", description="landing zone, path or URI; <home>/raw_datapoints unless set")
+    stage: str = Field(default="", description="staged assets, path or URI; <home>/stage unless set")
+    warehouse: str = Field(default="", description="Iceberg warehouse, path or URI; <home>/warehouse unless set")
+    catalog: str = Field(default="", description="catalog URI; sqlite:///<home>/catalog.db unless set")
+    catalog_name: str = Field(default="rollups", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="name of the catalog, the same for every engine")
+    table: str = Field(default="metrics.rollups", pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+$", description="namespace.table")
+    start: dt.datetime = Field(default=dt.datetime(2026, 1, 1, tzinfo=dt.UTC), description="start of the first partition, UTC")
+    batch: int = Field(default=3_600_000, description="batch length in ms; divides a day")
+    resolutions: Annotated[tuple[int, ...], NoDecode] = Field(default=(60_000, 300_000, 3_600_000), description="window lengths in ms, finest first")
+    lookback: int = Field(default=0, description="longest gap in ms that a step may span; the batch length unless set")
+    shards: int = Field(default=16, ge=1, le=4096, description="metric_shard_id = Iceberg bucket(shards, id)")
+    value_type: Literal["long", "double"] = Field(default="long", description="long (long_value, int64) or double (double_value, float64)")
+    quarantine_limit: float = Field(default=0.01, ge=0.0, le=1.0, description="share of rows above which a batch fails")
+    quarantine_files: int = Field(default=0, ge=0, description="bad files tolerated in a batch")
+    raw_layout: str = Field(default="year=%Y/month=%m/day=%d/hour=%H", description="folder of a batch in the landing zone, strftime of its start")
+    keep_snapshots: int = Field(default=100, ge=1, description="Iceberg snapshots kept; older ones expire as part of publishing")
+    threads: int = Field(default_factory=_cores, ge=1, le=1024, description="threads of the local engine")
+    memory: int = Field(default_factory=_half_of_memory, description="bytes that the local engine may use for its data")
+    engine: Literal["local"] = Field(default="local", description="what runs a step's tasks")
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: Any, env_settings: Any, dotenv_settings: Any, file_secret_settings: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then the environment, then ``.env``."""
+        return init_settings, env_settings, dotenv_settings
+
+    @field_validator("start", mode="before")
+    @classmethod
+    def _parse_start(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        for form in ("%Y-%m-%d", KEY_FORMAT):
+            try:
+                return dt.datetime.strptime(value.strip(), form).replace(tzinfo=dt.UTC)
+            except ValueError:
+                continue
+        raise ValueError(f"{value!r} is not a day; write it as 2026-01-01, or as a partition key such as 2026-01-01-06:00")
+
+    @field_validator("batch", "lookback", mode="before")
+    @classmethod
+    def _parse_durations(cls, value: object) -> object:
+        return parse_duration(value) if isinstance(value, str) else value
+
+    @field_validator("resolutions", mode="before")
+    @classmethod
+    def _parse_resolutions(cls, value: object) -> object:
+        return tuple(parse_duration(part) for part in value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("memory", mode="before")
+    @classmethod
+    def _parse_memory(cls, value: object) -> object:
+        return parse_size(value) if isinstance(value, str) else value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_defaults(cls, values: dict[str, Any]) -> dict[str, Any]:
+        values = {name: value for name, value in values.items() if value is not None}
+        root = project_root()
+        home = Path(values.get("home") or ".rollups").expanduser()
+        home = values["home"] = (root / home).resolve()
+        for name, default in (("raw", home / "raw_datapoints"), ("stage", home / "stage"), ("warehouse", home / "warehouse")):
+            values[name] = _absolute(str(values.get(name) or default), root)
+        values["catalog"] = _absolute_catalog(str(values.get("catalog") or f"sqlite:///{home / 'catalog.db'}"), root)
+        values.setdefault("lookback", values.get("batch", cls.model_fields["batch"].default))
+        return values
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _check_batch(self.batch, self.start)
+        _check_resolutions(self.resolutions, self.batch)
+        if self.lookback <= 0 or self.lookback > self.batch:
+            raise ValueError(
+                f"ROLLUP_LOOKBACK={format_duration(self.lookback)} is longer than ROLLUP_BATCH={format_duration(self.batch)}; "
+                "shorten the lookback or lengthen the batch"
+            )
+        if self.memory < MINIMUM_MEMORY:
+            raise ValueError(f"ROLLUP_MEMORY={self.memory} is below {MINIMUM_MEMORY // 2**20}MiB, the least the local engine works with; raise it")
+        _check_layout(self.raw_layout, self.calendar)
+        return self
+
+    @property
+    def calendar(self) -> BatchCalendar:
+        """All batches of the table."""
+        return BatchCalendar(to_milliseconds(self.start), self.batch)
+
+    @property
+    def value_column(self) -> str:
+        """Name of the raw value column, ``long_value`` or ``double_value``."""
+        return f"{self.value_type}_value"
+
+    @property
+    def reach(self) -> int:
+        """How many earlier batches ``rollups`` reads: ``ceil((coarsest resolution + lookback) / batch)``, 1 or 2."""
+        return -(-(self.resolutions[-1] + self.lookback) // self.batch)
+
+    @property
+    def dagster_home(self) -> Path:
+        """Where Dagster records runs unless ``DAGSTER_HOME`` says otherwise."""
+        return Path(os.environ.get("DAGSTER_HOME") or self.home / "dagster")
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Settings from the environment and ``.env``; keyword arguments go before both.
+
+    Raises:
+        SettingsError: one sentence that names the setting and says what to change.
+    """
+    try:
+        return Settings(_env_file=project_root() / ".env", **overrides)  # type: ignore[call-arg]
+    except ValidationError as error:
+        raise SettingsError("; ".join(_sentence(problem) for problem in error.errors())) from None
+
+
+def _sentence(problem: Any) -> str:
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    if not problem["loc"]:
+        return message
+    name = f"ROLLUP_{str(problem['loc'][0]).upper()}"
+    return f"{name}: {message}" if name not in message else message
+
+
+def _absolute(location: str, root: Path) -> str:
+    """An absolute path, or the URI unchanged; ``file://`` URIs become paths."""
+    parts = urlsplit(location)
+    if parts.scheme == "file":
+        return str(Path(parts.path))
+    if len(parts.scheme) > 1:
+        return location.rstrip("/")
+    return str((root / Path(location).expanduser()).resolve())
+
+
+def _absolute_catalog(uri: str, root: Path) -> str:
+    prefix = "sqlite:///"
+    if not uri.startswith(prefix) or ":memory:" in uri:
+        return uri
+    return prefix + str((root / Path(uri.removeprefix(prefix)).expanduser()).resolve())
+
+
+def _check_batch(batch: int, start: dt.datetime) -> None:
+    text = f"ROLLUP_BATCH={format_duration(batch)}"
+    if batch <= 0 or DAY_MS % batch:
+        raise ValueError(f"{text} does not divide a day; choose one that does, such as 15m, 1h, 6h or 1d")
+    if batch % MINUTE_MS or (3_600_000 % batch and batch % 3_600_000):
+        raise ValueError(f"{text} is neither a divisor of an hour nor whole hours, and Dagster has no such partitions; choose 15m, 30m, 1h, 2h, 6h, 12h or 1d")
+    if (to_milliseconds(start)) % batch:
+        raise ValueError(f"ROLLUP_START={start:%Y-%m-%d-%H:%M} is not on a boundary of {text}; move it to one, such as midnight")
+
+
+def _check_resolutions(resolutions: tuple[int, ...], batch: int) -> None:
+    names = ",".join(format_duration(resolution) for resolution in resolutions)
+    if not resolutions:
+        raise ValueError("ROLLUP_RESOLUTIONS is empty; name at least one, such as 1m")
+    for finer, coarser in zip(resolutions, resolutions[1:], strict=False):
+        if coarser <= finer or coarser % finer:
+            raise ValueError(
+                f"ROLLUP_RESOLUTIONS={names}: {format_duration(coarser)} is not a multiple of {format_duration(finer)}; "
+                "list them finest first, each a multiple of the one before"
+            )
+    if batch % resolutions[-1]:
+        raise ValueError(
+            f"ROLLUP_RESOLUTIONS={names}: {format_duration(resolutions[-1])} does not divide ROLLUP_BATCH={format_duration(batch)}; "
+            "lengthen the batch or drop that resolution"
+        )
+    if resolutions[-1] >= 2**31:
+        raise ValueError(f"ROLLUP_RESOLUTIONS={names}: {format_duration(resolutions[-1])} does not fit the table's int column; drop it")
+
+
+def _check_layout(layout: str, calendar: BatchCalendar) -> None:
+    """Each batch needs one folder of its own, and none finer: two batches of a day must differ, and no minute inside one may."""
+    text = f"ROLLUP_RAW_LAYOUT={layout}"
+    if layout.startswith("/") or ".." in layout.split("/"):
+        raise ValueError(f"{text} leaves the landing zone; write a folder relative to ROLLUP_RAW")
+    unknown = set(re.findall(r"%(.)", layout)) - _LAYOUT_FIELDS
+    if unknown:
+        raise ValueError(f"{text} has %{sorted(unknown)[0]}, which is not a part of a UTC time; use %Y %m %d %H %M %j")
+    first = calendar.first
+    of_a_day = list(calendar.between(first, Batch(first.start + DAY_MS, first.end + DAY_MS)))
+    # 800 days of first batches catch layouts without year or month; a day of batches those without hour or minute.
+    folders: dict[str, Batch] = {}
+    for batch in (*of_a_day, *(Batch(first.start + day * DAY_MS, first.end + day * DAY_MS) for day in range(800))):
+        folder = batch.start_time.strftime(layout)
+        other = folders.setdefault(folder, batch)
+        if other != batch:
+            raise ValueError(f"{text} puts the batches {other} and {batch} into one folder; add the missing part of the time")
+    for batch in of_a_day:
+        if len({to_datetime(ms).strftime(layout) for ms in range(batch.start, batch.end, MINUTE_MS)}) > 1:
+            raise ValueError(f"{text} has several folders inside the batch {batch}; use one as coarse as ROLLUP_BATCH={format_duration(calendar.length)}")
+    for folder in folders:
+        outer = next((str(parent) for parent in PurePosixPath(folder).parents if str(parent) in folders), None)
+        if outer:
+            raise ValueError(f"{text} puts the folder {folder} inside the folder of another batch, {outer}; give each batch its own")

@@ -1,0 +1,54 @@
+"""What the steps return, and the identity of their code. How they get there stays out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rollup_assets.storage.manifests import Manifest
+
+# Part of every manifest: raise it when a step's output changes for the same input, and everything is made anew.
+CODE_VERSION = "1"
+
+
+@dataclass(frozen=True, slots=True)
+class StagedBatch:
+    """Result of staging one batch: three manifests, made together."""
+
+    repartitioned: Manifest
+    partial_points: Manifest
+    quarantined: Manifest
+    unchanged: bool
+    """True if inputs, parameters and code were those of the manifests, so that nothing was done."""
+
+
+@dataclass(frozen=True, slots=True)
+class RolledUp:
+    """Result of rolling up one batch."""
+
+    manifest: Manifest
+    unchanged: bool
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A partition that cannot be made yet, and rightly so: nothing is published, no row changes."""
+
+    waiting_for: tuple[str, ...]
+    """What has to be staged first, e.g. ``partial_points 2026-01-01-08:00``."""
+
+    @property
+    def reason(self) -> str:
+        """One sentence with the command that ends the waiting."""
+        first, last = self.waiting_for[0].split()[-1], self.waiting_for[-1].split()[-1]
+        return f"waiting for {', '.join(self.waiting_for)}: raw files are there but not staged; run `rollups backfill {min(first, last)} {max(first, last)}`"
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """Result of publishing one batch."""
+
+    receipt: Manifest
+    snapshot_id: int | None
+    """Current snapshot with this batch in it; None for an empty batch that never had a row."""
+    unchanged: bool

@@ -1,0 +1,172 @@
+"""Manifests: what a staged partition consists of, written last and replaced atomically.
+
+Only what a manifest names exists. The content digest covers the files' bytes and the counters, not where the files lie or when
+they were made, so the same inputs and parameters give the same digest on every engine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from rollup_assets.batches import Batch
+from rollup_assets.errors import StageCorruptError
+from rollup_assets.storage.filesystems import Place
+
+REPARTITIONED = "repartitioned_datapoints"
+PARTIAL_POINTS = "partial_points"
+QUARANTINED = "quarantined_datapoints"
+ROLLUPS = "rollups"
+ROLLUP_TABLE = "rollup_table"
+FORMAT_VERSION = 1
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class InputFile(_Record):
+    """A raw file as a step saw it.
+
+    ``path`` is relative to the landing zone; ``version`` changes whenever the content may have (``mtime:<ns>`` on local disks).
+    """
+
+    path: str
+    size: int
+    version: str
+
+
+class StagedFile(_Record):
+    """A file of a staged partition. ``path`` is relative to the partition's folder, or absolute for the table's data files."""
+
+    path: str
+    rows: int
+    size: int = Field(description="bytes")
+    digest: str = Field(description="xxh3_128 of the bytes, hex")
+    shards: tuple[int, ...] = Field(default=(), description="shards in it, in row order")
+    resolution: int | None = Field(default=None, description="resolution in ms of a rollup file")
+
+
+class Manifest(_Record):
+    """One staged partition of one asset."""
+
+    asset: str
+    partition: str
+    attempt: str
+    code_version: str
+    parameters: dict[str, Any] = Field(description="settings that decide the content")
+    inputs: tuple[InputFile, ...] = ()
+    upstream: dict[str, dict[str, str | None]] = Field(default={}, description="asset -> partition -> content digest read; None: not there, and rightly so")
+    files: tuple[StagedFile, ...] = ()
+    counters: dict[str, Any] = Field(default={}, description="row counts and checksums; part of the content")
+    digest: str = Field(description="content digest; Dagster's data version")
+    timings: dict[str, float] = Field(default={}, description="seconds of wall time per stage; not part of the content")
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def rows(self) -> int:
+        """Rows in all files."""
+        return sum(file.rows for file in self.files)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+
+def content_digest(files: tuple[StagedFile, ...], counters: dict[str, Any]) -> str:
+    """Digest of a partition's content: each file's bytes, rows and shards, in order, and the counters."""
+    content = {
+        "files": [[file.digest, file.rows, list(file.shards), file.resolution] for file in files],
+        "counters": counters,
+    }
+    return hashlib.blake2b(json.dumps(content, sort_keys=True, separators=(",", ":")).encode(), digest_size=16).hexdigest()
+
+
+def new_attempt() -> str:
+    """A name for one try at making a partition; unique."""
+    return uuid.uuid4().hex
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """The staged assets: ``<root>/<asset>/<partition>/manifest.json`` and the attempts beside it."""
+
+    root: Place
+
+    def folder(self, asset: str, batch: Batch) -> Place:
+        """The folder of a partition."""
+        return self.root / asset / batch.folder
+
+    def place(self, manifest: Manifest, file: StagedFile, batch: Batch) -> Place:
+        """Where a file of a manifest lies."""
+        if "://" in file.path or file.path.startswith("/"):
+            return Place.parse(file.path)
+        return self.folder(manifest.asset, batch) / file.path
+
+    def read(self, asset: str, batch: Batch) -> Manifest | None:
+        """The manifest of a partition; None if it is not staged.
+
+        Raises:
+            StageCorruptError: the manifest cannot be read; the message names the file and the command that makes it anew.
+        """
+        place = self.folder(asset, batch) / "manifest.json"
+        content = place.read_bytes()
+        if content is None:
+            return None
+        try:
+            manifest = Manifest.model_validate_json(content)
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"]
+            raise StageCorruptError(
+                f"{place.uri} is not a manifest this version reads ({reason}); delete it and run `rollups backfill {batch.key} {batch.key}`"
+            ) from error
+        return manifest
+
+    def write(self, manifest: Manifest, batch: Batch) -> None:
+        """Make a partition visible, or replace it."""
+        (self.folder(manifest.asset, batch) / "manifest.json").write_bytes(manifest.model_dump_json(indent=1).encode())
+
+    def commit(self, manifest: Manifest, batch: Batch) -> Manifest:
+        """Make a new attempt visible unless the current manifest has the same content; returns the manifest that stands.
+
+        With equal content the old files stay (readers may hold them, and nothing downstream becomes stale) and the new attempt's
+        are deleted; what is known of the inputs is brought up to date.
+        """
+        current = self.read(manifest.asset, batch)
+        if current is None or current.digest != manifest.digest or not self.is_complete(current, batch):
+            self.write(manifest, batch)
+            return manifest
+        kept = current.model_copy(
+            update={
+                "code_version": manifest.code_version,
+                "parameters": manifest.parameters,
+                "inputs": manifest.inputs,
+                "upstream": manifest.upstream,
+                "timings": manifest.timings,
+            }
+        )
+        self.discard(manifest, batch)
+        self.write(kept, batch)
+        return kept
+
+    def is_complete(self, manifest: Manifest, batch: Batch) -> bool:
+        """Whether every file of the manifest is there with its size."""
+        infos = (self.place(manifest, file, batch).info() for file in manifest.files)
+        return all(info.is_file and info.size == file.size for info, file in zip(infos, manifest.files, strict=True))
+
+    def discard(self, manifest: Manifest, batch: Batch) -> None:
+        """Delete the files of an attempt that no manifest names."""
+        for file in manifest.files:
+            self.place(manifest, file, batch).delete_file()
+        (self.folder(manifest.asset, batch) / manifest.attempt).delete_folder()
+
+    def partitions(self, asset: str) -> list[str]:
+        """Folder names of the partitions of an asset that have a manifest, sorted."""
+        root = self.root / asset
+        return [name for name in root.folders() if (root / name / "manifest.json").exists()]
