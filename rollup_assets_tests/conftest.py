@@ -1,0 +1,54 @@
+"""Fixtures that every test may use: an environment without settings in it, and pipelines on temporary folders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from rollup_assets.pipeline import Pipeline
+
+MakePipeline = Callable[..., "Pipeline"]
+
+# Small enough that a test takes milliseconds; shards > threads > 1, so that order and concurrency can go wrong.
+SMALL: dict[str, Any] = {"shards": 4, "threads": 2, "memory": "256MiB"}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_settings_from_outside() -> Iterator[None]:
+    """The developer's own ``ROLLUP_*`` and ``DAGSTER_HOME`` decide nothing here."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith("ROLLUP_") or name == "DAGSTER_HOME":
+                patch.delenv(name)
+        yield
+
+
+@pytest.fixture(scope="session")
+def make_pipeline() -> MakePipeline:
+    """``make_pipeline(home, **settings)``: a pipeline whose every folder lies in ``home``, with small settings unless overridden.
+
+    Session-scoped, so that Hypothesis tests can make one per example; it keeps no state.
+    """
+
+    def make(home: Path, **overrides: Any) -> Pipeline:
+        from rollup_assets.pipeline import Pipeline
+        from rollup_assets.settings import load_settings
+
+        return Pipeline.from_settings(load_settings(home=str(home), **{**SMALL, **overrides}))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def fresh_home(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
+    """``fresh_home()``: a new empty folder at each call, also several within one test."""
+
+    def fresh() -> Path:
+        return tmp_path_factory.mktemp("home")
+
+    return fresh
