@@ -1,0 +1,416 @@
+"""Repartitioning: raw rows to shards, and the points of a shard to series in time order.
+
+A shard is Iceberg's ``bucket(shards, id)``. Points travel between the two as narrow columns: time as an int32 offset from the
+batch's start, values and org ids as offsets from the block's smallest. Reading, spilling and writing stay out.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rollup_assets.kernels.compiling import kernel
+
+Array = NDArray[np.generic]
+NO_LAG = np.iinfo(np.int64).min
+"""Lag of a point without a receive timestamp."""
+
+MINIMUM_TABLE = 1 << 12
+
+
+@kernel
+def bucket_hash(value: int) -> int:
+    """Iceberg's bucket hash of a long: murmur3_x86_32 of its 8 little-endian bytes, sign bit cleared.
+
+    Source: Apache Iceberg table spec, appendix B. numba widens a product of two uint32: every one is cast back.
+    """
+    c1 = np.uint32(0xCC9E2D51)
+    c2 = np.uint32(0x1B873593)
+    bits = np.uint64(value)
+    k = np.uint32(np.uint32(bits & np.uint64(0xFFFFFFFF)) * c1)
+    k = np.uint32((k << np.uint32(15)) | (k >> np.uint32(17)))
+    h = np.uint32(k * c2)
+    h = np.uint32((h << np.uint32(13)) | (h >> np.uint32(19)))
+    h = np.uint32(h * np.uint32(5) + np.uint32(0xE6546B64))
+    k = np.uint32(np.uint32(bits >> np.uint64(32)) * c1)
+    k = np.uint32((k << np.uint32(15)) | (k >> np.uint32(17)))
+    h = np.uint32(h ^ np.uint32(k * c2))
+    h = np.uint32((h << np.uint32(13)) | (h >> np.uint32(19)))
+    h = np.uint32(h * np.uint32(5) + np.uint32(0xE6546B64))
+    h = np.uint32(h ^ np.uint32(8))
+    h = np.uint32((h ^ (h >> np.uint32(16))) * np.uint32(0x85EBCA6B))
+    h = np.uint32((h ^ (h >> np.uint32(13))) * np.uint32(0xC2B2AE35))
+    h = np.uint32(h ^ (h >> np.uint32(16)))
+    return np.uint32(h & np.uint32(0x7FFFFFFF))  # type: ignore[return-value]
+
+
+@kernel
+def shard_of_ids(ids: Array, shards: int, out: Array) -> None:
+    """``out[r] = bucket(shards, ids[r])``; ids int64[n], out uint16[n]."""
+    divisor = np.uint32(shards)
+    if shards & (shards - 1) == 0:
+        # A mask instead of a division lets the loop vectorise.
+        mask = np.uint32(shards - 1)
+        for r in range(len(ids)):
+            out[r] = bucket_hash(ids[r]) & mask
+    else:
+        for r in range(len(ids)):
+            out[r] = bucket_hash(ids[r]) % divisor
+
+
+@kernel
+def extremes(values: Array) -> tuple[int, int]:
+    """Smallest and largest of int64[n], n > 0."""
+    low = values[0]
+    high = values[0]
+    for r in range(len(values)):
+        low = min(low, values[r])
+        high = max(high, values[r])
+    return low, high
+
+
+@kernel
+def all_finite(values: Array) -> bool:
+    """Whether float64[n] has neither NaN nor infinity."""
+    total = 0.0
+    for r in range(len(values)):
+        total += values[r] - values[r]
+    return total == 0.0
+
+
+@kernel
+def destinations(shard: Array, shards: int, out: Array, start: Array) -> None:
+    """A stable counting sort by shard: row r goes to ``out[r]``, shard s begins at ``start[s]``.
+
+    shard uint16[n], out int32[n], start int64[shards + 1].
+    """
+    start[:] = 0
+    for r in range(len(shard)):
+        start[shard[r] + 1] += 1
+    for s in range(shards):
+        start[s + 1] += start[s]
+    position = start[:shards].copy()
+    for r in range(len(shard)):
+        s = shard[r]
+        out[r] = position[s]
+        position[s] += 1
+
+
+@kernel
+def scatter_offsets(values: Array, base: int, destination: Array, out: Array) -> None:
+    """``out[destination[r]] = values[r] - base``; integers of any width."""
+    for r in range(len(values)):
+        out[destination[r]] = values[r] - base
+
+
+@kernel
+def scatter_doubles(values: Array, destination: Array, out: Array) -> None:
+    """``out[destination[r]] = values[r]`` with -0.0 made 0.0; float64."""
+    for r in range(len(values)):
+        out[destination[r]] = values[r] + 0.0
+
+
+@kernel
+def scatter_codes(codes: Array, translation: Array, destination: Array, out: Array) -> None:
+    """``out[destination[r]] = translation[codes[r]]``."""
+    for r in range(len(codes)):
+        out[destination[r]] = translation[codes[r]]
+
+
+@kernel
+def scatter_lags(lags: Array, base: int, destination: Array, out: Array) -> None:
+    """Lags int64[n] as offsets from ``base - 1``, so that 0 means none."""
+    for r in range(len(lags)):
+        out[destination[r]] = 0 if lags[r] == NO_LAG else lags[r] - base + 1
+
+
+class SeriesTable(NamedTuple):
+    """The series of a shard, by dense code in first-seen order, and a hash table from id to code.
+
+    ``slot_id`` and ``slot_code`` are the hash table (open addressing, length a power of two, code -1: empty).
+    """
+
+    slot_id: Array  # int64[m]
+    slot_code: Array  # int32[m]
+    id: Array  # int64[m / 2]
+    org: Array  # int64, of the point seen first
+    metric: Array  # int32, of the point seen first
+    count: Array  # int64, points
+    last: Array  # int32, time offset of the point seen last
+    unsorted: Array  # uint8, 1 if a point came that is not later than the one before it
+
+
+class Block(NamedTuple):
+    """Points of one shard as a map task packed them; offsets are added to the bases."""
+
+    id: Array  # int64[n]
+    time: Array  # int32[n], ms after the batch's start
+    value: Array  # uint8 | uint16 | int32 | int64 | float64 [n]
+    org: Array  # uint8 | uint16 | int32 | int64 [n]
+    metric: Array  # uint16 | int32 [n], codes of the map task
+    lag: Array  # uint8 | ... [n] or [0]; 0: none
+    translation: Array  # int32, the map task's metric codes -> the shard's
+
+
+class ShardPoints(NamedTuple):
+    """Points of one shard, row by row. ``org`` and ``metric`` have length 0 unless a series' dimensions change, ``lag`` unless known."""
+
+    code: Array  # int32[n], series
+    time: Array  # int32[n]
+    value: Array  # int64[n] | float64[n]
+    org: Array  # int64
+    metric: Array  # int32
+    lag: Array  # int64, NO_LAG: none
+
+
+def new_series_table(slots: int) -> SeriesTable:
+    """An empty table for up to ``slots / 2`` series; slots is a power of two."""
+    half = slots // 2
+    return SeriesTable(
+        np.empty(slots, np.int64),
+        np.full(slots, -1, np.int32),
+        np.empty(half, np.int64),
+        np.empty(half, np.int64),
+        np.empty(half, np.int32),
+        np.empty(half, np.int64),
+        np.empty(half, np.int32),
+        np.empty(half, np.uint8),
+    )
+
+
+def grown(table: SeriesTable, series: int) -> SeriesTable:
+    """The same table, four times as large: growing touches every slot, and most tables grow to the end once they grow."""
+    larger = new_series_table(len(table.slot_id) * 4)
+    for old, new in zip(table[2:], larger[2:], strict=True):
+        new[:series] = old[:series]
+    fill_slots(larger, series)
+    return larger
+
+
+@kernel
+def slot_of(id_: int, mask: int) -> int:
+    """Where the search for an id begins: multiplicative hashing, the middle bits."""
+    return ((np.uint64(id_) * np.uint64(0xD6E8FEB86659FD93)) >> np.uint64(24)) & mask  # type: ignore[return-value]
+
+
+@kernel
+def fill_slots(table: SeriesTable, series: int) -> None:
+    """Enter the first ``series`` ids into an empty hash table."""
+    mask = np.uint64(len(table.slot_id) - 1)
+    for code in range(series):
+        h = slot_of(table.id[code], mask)
+        while table.slot_code[h] >= 0:
+            h = (h + np.uint64(1)) & mask
+        table.slot_id[h] = table.id[code]
+        table.slot_code[h] = code
+
+
+@kernel
+def ingest(
+    block: Block, value_base: int, org_base: int, lag_base: int, begin: int, row: int, series: int, table: SeriesTable, points: ShardPoints
+) -> tuple[int, int, int]:
+    """Unpack a block into ``points`` from ``row`` on, giving each row its series' code.
+
+    Rows before ``begin`` are done already. Returns (series known now, row of the block where the table was full or its length,
+    rows whose dimensions differ from their series'). Arrays of ``points`` that have length 0 are left alone.
+    """
+    n = len(block.id)
+    mask = np.uint64(len(table.slot_id) - 1)
+    room = len(table.id)
+    changed = 0
+    with_dimensions = len(points.org) > 0
+    with_lag = len(points.lag) > 0
+    lag_known = len(block.lag) > 0
+    keep_rows = len(points.code) > 0
+    for r in range(begin, n):
+        x = block.id[r]
+        h = slot_of(x, mask)
+        while table.slot_code[h] >= 0 and table.slot_id[h] != x:
+            h = (h + np.uint64(1)) & mask
+        time = block.time[r]
+        org = block.org[r] + org_base
+        metric = block.metric[r]
+        if table.slot_code[h] < 0:
+            if series >= room:
+                return series, r, changed
+            table.slot_id[h] = x
+            table.slot_code[h] = series
+            table.id[series] = x
+            table.org[series] = org
+            table.metric[series] = block.translation[metric]
+            table.count[series] = 0
+            table.last[series] = -1
+            table.unsorted[series] = 0
+            series += 1
+        code = table.slot_code[h]
+        changed += (table.org[code] != org) | (table.metric[code] != block.translation[metric])
+        table.unsorted[code] |= time <= table.last[code]
+        table.last[code] = time
+        table.count[code] += 1
+        if not keep_rows:
+            continue
+        at = row + r
+        points.code[at] = code
+        points.time[at] = time
+        points.value[at] = block.value[r] + value_base
+        if with_dimensions:
+            points.org[at] = org
+            points.metric[at] = block.translation[metric]
+        if with_lag:
+            points.lag[at] = block.lag[r] + lag_base - 1 if lag_known and block.lag[r] > 0 else NO_LAG
+    return series, n, changed
+
+
+@kernel
+def greater(points: ShardPoints, rank: Array, a: int, b: int, with_dimensions: bool, with_lag: bool) -> bool:
+    """Whether row a is the one to keep of two rows with the same id and time: (value, metric, org_id, receive_timestamp), greatest wins."""
+    if points.value[a] != points.value[b]:
+        return points.value[a] > points.value[b]
+    if with_dimensions:
+        if points.metric[a] != points.metric[b]:
+            return rank[points.metric[a]] > rank[points.metric[b]]
+        if points.org[a] != points.org[b]:
+            return points.org[a] > points.org[b]
+    if with_lag:
+        return points.lag[a] > points.lag[b]
+    return False
+
+
+@kernel
+def move_row(points: ShardPoints, source: int, out: ShardPoints, target: int, with_dimensions: bool, with_lag: bool) -> None:
+    """Copy one row (all but its code)."""
+    out.time[target] = points.time[source]
+    out.value[target] = points.value[source]
+    if with_dimensions:
+        out.org[target] = points.org[source]
+        out.metric[target] = points.metric[source]
+    if with_lag:
+        out.lag[target] = points.lag[source]
+
+
+@kernel
+def place(points: ShardPoints, rows: int, order: Array, table: SeriesTable, rank: Array, start: Array, kept: Array, out: ShardPoints) -> int:
+    """Sort the points of a shard by series and time, and drop duplicates.
+
+    order int64[k]: codes in the order in which the series get their places. start, kept int64[k], by code: where a series begins in
+    ``out`` and how many points of it stay. ``rank`` orders the metric codes. Rows that come in time order, nearly all, are only
+    scattered; series out of order are sorted afterwards. Returns the number of duplicates.
+    """
+    with_dimensions = len(points.org) > 0
+    with_lag = len(points.lag) > 0
+    position = 0
+    for j in range(len(order)):
+        code = order[j]
+        start[code] = position
+        kept[code] = position
+        position += table.count[code]
+    for r in range(rows):
+        code = points.code[r]
+        at = kept[code]
+        kept[code] = at + 1
+        move_row(points, r, out, at, with_dimensions, with_lag)
+    duplicates = 0
+    for code in range(len(order)):
+        kept[code] -= start[code]
+        if table.unsorted[code]:
+            found = kept[code]
+            kept[code] = repair(out, rank, start[code], start[code] + found, with_dimensions, with_lag)
+            duplicates += found - kept[code]
+    return duplicates
+
+
+@kernel
+def repair(points: ShardPoints, rank: Array, begin: int, end: int, with_dimensions: bool, with_lag: bool) -> int:
+    """Sort the rows ``begin`` to ``end``, one series, by time in place, keeping the greatest of equal times; returns how many stay."""
+    order = np.argsort(points.time[begin:end], kind="mergesort")
+    series = ShardPoints(
+        points.code,
+        points.time[begin:end].copy(),
+        points.value[begin:end].copy(),
+        points.org[begin:end].copy(),
+        points.metric[begin:end].copy(),
+        points.lag[begin:end].copy(),
+    )
+    at = begin - 1
+    best = -1
+    for i in range(end - begin):
+        row = order[i]
+        if best >= 0 and series.time[row] == series.time[best]:
+            if not greater(series, rank, row, best, with_dimensions, with_lag):
+                continue
+        else:
+            at += 1
+        best = row
+        move_row(series, row, points, at, with_dimensions, with_lag)
+    return at + 1 - begin
+
+
+class RowGroup(NamedTuple):
+    """Columns of one row group of sorted points, as the stage holds them."""
+
+    id: Array  # int64[capacity]
+    org: Array  # int64
+    metric: Array  # int32, rank of the metric
+    time: Array  # int64, epoch ms
+    value: Array  # int64 | float64
+    receive: Array  # int64, epoch ms, NO_LAG: none; length 0 if unknown for the whole shard
+
+
+@kernel
+def fill_row_group(
+    order: Array, j: int, i: int, filled: int, start: Array, kept: Array, table: SeriesTable, rank: Array, batch_start: int, points: ShardPoints, out: RowGroup
+) -> tuple[int, int, int]:
+    """Append sorted points to ``out`` from row ``filled`` on, beginning at point i of the j-th series of ``order``.
+
+    Stops when ``out`` is full or the series end. Returns (rows filled, j, i).
+    """
+    capacity = len(out.id)
+    with_dimensions = len(points.org) > 0
+    with_lag = len(points.lag) > 0
+    keep_receive = len(out.receive) > 0
+    while j < len(order) and filled < capacity:
+        code = order[j]
+        count = min(kept[code] - i, capacity - filled)
+        source = start[code] + i
+        for q in range(count):
+            out.id[filled + q] = table.id[code]
+            out.time[filled + q] = batch_start + points.time[source + q]
+            out.value[filled + q] = points.value[source + q]
+        if with_dimensions:
+            for q in range(count):
+                out.org[filled + q] = points.org[source + q]
+                out.metric[filled + q] = rank[points.metric[source + q]]
+        else:
+            out.org[filled : filled + count] = table.org[code]
+            out.metric[filled : filled + count] = rank[table.metric[code]]
+        if keep_receive:
+            for q in range(count):
+                lag = points.lag[source + q] if with_lag else NO_LAG
+                out.receive[filled + q] = NO_LAG if lag == NO_LAG else batch_start + points.time[source + q] + lag
+        filled += count
+        i += count
+        if i >= kept[code]:
+            j += 1
+            i = 0
+    return filled, j, i
+
+
+@kernel
+def compact_codes(codes: Array, translation: Array, out: Array, used: Array) -> int:
+    """Renumber codes by first appearance: ``out[r]`` is the place of ``codes[r]`` in ``used``; returns how many differ.
+
+    ``translation`` has a place for every code and is -1 everywhere, before and after.
+    """
+    count = 0
+    for r in range(len(codes)):
+        code = codes[r]
+        if translation[code] < 0:
+            translation[code] = count
+            used[count] = code
+            count += 1
+        out[r] = translation[code]
+    for c in range(count):
+        translation[used[c]] = -1
+    return count

@@ -1,0 +1,99 @@
+"""The state of a window, and how windows merge: shared by partial points and rollups.
+
+A state is one row of an int64 array and one of a value array (int64 or float64), with the columns named here. Row l is the open
+window of resolution l. A window that is complete at one resolution is folded into the open one of the next coarser, so each point is
+looked at once whatever the number of resolutions. For float64 this order of additions is the definition.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import types
+from numba.extending import overload
+from numpy.typing import NDArray
+
+from rollup_assets.kernels.compiling import kernel
+
+Array = NDArray[np.generic]
+
+# Columns of the integer state. The first three are all that partial points need unless dimensions change or lags are known.
+COUNT, STEPS, RESETS, ORG, METRIC, LAG_SUM, LAG_COUNT, LABEL, OVERFLOWED = range(9)
+PLAIN_INTEGERS = 3
+DETAILED_INTEGERS = 7
+INTEGERS = 9
+# Columns of the value state; partial points need no LATEST, it is the series' last value.
+SUM, MIN, MAX, DELTA, LATEST = range(5)
+PARTIAL_VALUES = 4
+VALUES = 5
+
+
+def sum_overflows(a: Any, b: Any, total: Any) -> bool:
+    """Whether ``total = a + b`` wrapped around; never for float64. (Hacker's Delight, 2-13: the signs of both operands differ from the sum's.)"""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(sum_overflows)
+def _sum_overflows(a, b, total):  # type: ignore[no-untyped-def]  # noqa: ARG001  (numba compares annotations with the implementations')
+    if isinstance(total, types.Integer):
+        return lambda a, b, total: ((a ^ total) & (b ^ total)) < 0
+    return lambda a, b, total: False  # noqa: ARG005
+
+
+@kernel
+def step_between(previous: Any, value: Any) -> tuple[Any, int, bool]:
+    """(step, 1 if it is a reset, whether it overflows) from one value of a series to the next: ``value - previous``, or ``value`` after a reset."""
+    if value < previous:
+        return value, 1, False
+    step = value - previous
+    return step, 0, sum_overflows(step, previous, value)
+
+
+@kernel
+def absorb(integers: Array, values: Array, finer: int, coarser: int) -> None:
+    """Merge the window in row ``finer`` into the later one or equal in row ``coarser``, whose content is earlier in time."""
+    integers[coarser, COUNT] += integers[finer, COUNT]
+    integers[coarser, STEPS] += integers[finer, STEPS]
+    integers[coarser, RESETS] += integers[finer, RESETS]
+    integers[coarser, LAG_COUNT] += integers[finer, LAG_COUNT]
+    lag = integers[coarser, LAG_SUM]
+    integers[coarser, LAG_SUM] = lag + integers[finer, LAG_SUM]
+    total = values[coarser, SUM] + values[finer, SUM]
+    delta = values[coarser, DELTA] + values[finer, DELTA]
+    over = (
+        sum_overflows(values[coarser, SUM], values[finer, SUM], total)
+        or sum_overflows(values[coarser, DELTA], values[finer, DELTA], delta)
+        or sum_overflows(lag, integers[finer, LAG_SUM], integers[coarser, LAG_SUM])
+    )
+    integers[coarser, OVERFLOWED] |= integers[finer, OVERFLOWED] | np.int64(over)
+    values[coarser, SUM] = total
+    values[coarser, DELTA] = delta
+    values[coarser, MIN] = min(values[coarser, MIN], values[finer, MIN])
+    values[coarser, MAX] = max(values[coarser, MAX], values[finer, MAX])
+    values[coarser, LATEST] = values[finer, LATEST]
+
+
+@kernel
+def fold(integers: Array, values: Array, level: int, resolutions: Array) -> None:
+    """Move the window in row ``level`` up into row ``level + 1``: into the open window there, or as its beginning. Row ``level`` is then empty."""
+    up = level + 1
+    if up < len(resolutions):
+        if integers[up, COUNT] > 0:
+            absorb(integers, values, level, up)
+        else:
+            for column in range(INTEGERS):
+                integers[up, column] = integers[level, column]
+            for column in range(VALUES):
+                values[up, column] = values[level, column]
+            resolution = resolutions[up]
+            integers[up, LABEL] = (integers[level, LABEL] + resolution - 1) // resolution * resolution
+    integers[level, COUNT] = 0
+
+
+@kernel
+def complete_up_to(integers: Array, level: int, resolutions: Array) -> int:
+    """The coarsest row, from ``level`` on, that is complete because the complete window of the row below lies past its label."""
+    while level + 1 < len(resolutions) and integers[level + 1, COUNT] > 0 and integers[level + 1, LABEL] < integers[level, LABEL]:
+        level += 1
+    return level
