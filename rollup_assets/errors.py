@@ -4,6 +4,14 @@ Every message says what is wrong, where (partition, file, series or setting) and
 Exceptions of other libraries are wrapped only where we can say more than they do.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rollup_assets.steps.checks import CheckOutcome
+
 
 class RollupError(Exception):
     """Base of every error raised on purpose by rollup_assets."""
@@ -38,7 +46,11 @@ class RollupOverflowError(RollupError):
 
 
 class ReconciliationError(RollupError):
-    """Counts or values that must agree do not; nothing was published."""
+    """Counts or values that must agree do not; nothing was published. ``outcomes`` are the checks that did not pass."""
+
+    def __init__(self, message: str, outcomes: Sequence[CheckOutcome] = ()) -> None:
+        super().__init__(message)
+        self.outcomes = tuple(outcomes)
 
 
 class PublishError(RollupError):
@@ -55,3 +67,7 @@ class TableMismatchError(PublishError):
 
 class LockTimeoutError(PublishError):
     """Another publisher held the table's lock for too long."""
+
+
+class GeneratorError(RollupError):
+    """Raw data cannot be generated: it is there already, or an option makes no sense."""

@@ -1,0 +1,81 @@
+"""The outside world of the steps as Dagster resources: storage, catalog, engine. Plain fields; connections are made by the steps.
+
+Dagster shows these fields to everyone who sees the UI, so a location that holds a password is left empty here, which means: as the
+settings say. What the settings mean stays out (``rollup_assets.settings``).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import dagster as dg
+from pydantic import Field
+
+from rollup_assets.settings import Settings
+
+if TYPE_CHECKING:
+    from rollup_assets.pipeline import Pipeline
+
+
+class Storage(dg.ConfigurableResource[Any]):
+    """Where files lie."""
+
+    raw: str = Field(description="Landing zone, path or URI. Empty: as ROLLUP_RAW says.")
+    stage: str = Field(description="Staged assets, path or URI. Empty: as ROLLUP_STAGE says.")
+    warehouse: str = Field(description="Iceberg warehouse, path or URI. Empty: as ROLLUP_WAREHOUSE says.")
+
+
+class Catalog(dg.ConfigurableResource[Any]):
+    """The Iceberg catalog and the table in it."""
+
+    catalog: str = Field(description="Catalog URI. Empty: as ROLLUP_CATALOG says (it is not shown where it holds a password).")
+    catalog_name: str = Field(description="Name of the catalog, the same for every engine.")
+    table: str = Field(description="namespace.table")
+    keep_snapshots: int = Field(description="Iceberg snapshots kept; older ones expire as part of publishing.")
+
+
+class Engine(dg.ConfigurableResource[Any]):
+    """What runs a step's tasks, and with how much."""
+
+    engine: str = Field(description="local: threads of the run's own process.")
+    threads: int = Field(description="Threads of the local engine.")
+    memory: int = Field(description="Bytes that the local engine may use for its data.")
+
+
+def resources(settings: Settings) -> dict[str, Any]:
+    """The three resources as the settings say."""
+    return {
+        "storage": Storage(raw=_shown(settings.raw), stage=_shown(settings.stage), warehouse=_shown(settings.warehouse)),
+        "catalog": Catalog(
+            catalog=_shown(settings.catalog),
+            catalog_name=settings.catalog_name,
+            table=settings.table,
+            keep_snapshots=settings.keep_snapshots,
+        ),
+        "engine": Engine(engine=settings.engine, threads=settings.threads, memory=settings.memory),
+    }
+
+
+def pipeline(settings: Settings, storage: Storage, catalog: Catalog, engine: Engine) -> Pipeline:
+    """What the steps work with: the settings, with what the resources say in their place.
+
+    Raises:
+        SettingsError: a resource's value is not a valid setting.
+    """
+    from rollup_assets.pipeline import Pipeline
+    from rollup_assets.settings import load_settings
+
+    fields = {"storage": storage, "catalog": catalog, "engine": engine}
+    overrides = {
+        name: value
+        for resource in fields.values()
+        for name, value in resource.model_dump(include=set(Settings.model_fields)).items()
+        if value != ""
+    }
+    return Pipeline.from_settings(load_settings(**{**settings.model_dump(), **overrides}))
+
+
+def _shown(location: str) -> str:
+    parts = urlsplit(location)
+    return "" if parts.password or "password=" in parts.query else location
