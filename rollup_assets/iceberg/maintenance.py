@@ -1,0 +1,75 @@
+"""Keeping publishing as fast after a year as on the first day: snapshots expire, manifests are merged.
+
+Both in one commit of their own, made only when one of them is due, and never at the cost of a publish. Deleting files that no
+snapshot needs any more stays out.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from rollup_assets.iceberg.schema import MANIFEST_BYTES, MERGE_MANIFESTS_FROM
+
+if TYPE_CHECKING:
+    from pyiceberg.table import Table
+    from pyiceberg.table.metadata import TableMetadata
+
+MAINTENANCE_PROPERTY = "rollup.maintenance"
+
+_log = logging.getLogger(__name__)
+
+
+def maintain(table: Table, keep_snapshots: int) -> bool:
+    """Bring the table back within its bounds if it is beyond them; whether a commit was made.
+
+    At most ``keep_snapshots`` snapshots remain, more only where branches and tags hold them. Expiry goes a tenth below, so that nine
+    of ten publishes need no second commit. Small manifests are merged when there are enough of them.
+    """
+    expired = _expendable(table.metadata, keep_snapshots)
+    merging = merge_is_due(table)
+    if not expired and not merging:
+        return False
+    try:
+        _commit(table, keep_snapshots, merging=merging)
+    except Exception:
+        # The batch is published. What was not tidied now is due again at the next publish.
+        _log.warning(
+            "could not expire snapshots or merge manifests of %s; the next publish tries again", ".".join(table.name()), exc_info=True
+        )
+        return False
+    return True
+
+
+def merge_is_due(table: Table) -> bool:
+    """Whether so many manifests are small, or only list what an old commit removed, that merging them is worth a commit."""
+    snapshot = table.current_snapshot()
+    if snapshot is None:
+        return False
+    small = sum(manifest.manifest_length < MANIFEST_BYTES // 2 for manifest in snapshot.manifests(table.io))
+    return small >= MERGE_MANIFESTS_FROM
+
+
+def _commit(table: Table, keep_snapshots: int, *, merging: bool) -> None:
+    from pyiceberg.table.update.snapshot import ExpireSnapshots
+
+    transaction = table.transaction()
+    if merging:
+        # An overwrite() never merges; an append of nothing does, and leaves out the manifests without a live file.
+        with transaction.update_snapshot(snapshot_properties={MAINTENANCE_PROPERTY: "merge manifests"}).merge_append():
+            pass
+    expired = _expendable(transaction.table_metadata, keep_snapshots)
+    if expired:
+        ExpireSnapshots(transaction).by_ids(expired).commit()
+    transaction.commit_transaction()
+
+
+def _expendable(metadata: TableMetadata, keep: int) -> list[int]:
+    """Ids of the snapshots to expire, oldest first; none while there are at most ``keep``, and never the head of a branch or tag."""
+    surplus = len(metadata.snapshots) - keep
+    if surplus <= 0:
+        return []
+    held = {reference.snapshot_id for reference in metadata.refs.values()} | {metadata.current_snapshot_id}
+    by_age = sorted(metadata.snapshots, key=lambda snapshot: (snapshot.sequence_number or 0, snapshot.timestamp_ms))
+    free = [snapshot.snapshot_id for snapshot in by_age if snapshot.snapshot_id not in held]
+    return free[: surplus + keep // 10]

@@ -1,0 +1,411 @@
+"""Replace a batch's range of labels by staged files, in one snapshot.
+
+The only module that uses ``overwrite()``, which is public, while the class it returns is not. Which files are to be published, and
+whether they may be, is decided in :mod:`rollup_assets.steps.publish`; here the table is brought to them, whatever other writers do
+meanwhile and whatever becomes of the catalog's answers.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import shutil
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rollup_assets.batches import Batch
+from rollup_assets.errors import PublishError, PublishHaltError, StageCorruptError
+from rollup_assets.iceberg.catalog import check_table, data_location
+from rollup_assets.iceberg.reading import (
+    LiveFile,
+    RangeCounts,
+    as_live_file,
+    count_live_rows,
+    live_files,
+    range_counts,
+    range_predicate,
+    read_file,
+)
+from rollup_assets.storage.filesystems import Place
+from rollup_assets.storage.manifests import StagedFile
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyiceberg.catalog import Catalog
+    from pyiceberg.manifest import DataFile
+    from pyiceberg.table import Table
+
+    from rollup_assets.settings import Settings
+
+ATTEMPT_PROPERTY = "rollup.attempt"
+BATCH_PROPERTY = "rollup.batch"
+DIGEST_PROPERTY = "rollup.digest"
+RUN_PROPERTY = "rollup.run-id"
+CODE_VERSION_PROPERTY = "rollup.code-version"
+
+MOST_TRIES = 8
+_FOOTER_THREADS = 4
+_LONGEST_WAIT = 5.0
+_DAY_MICROSECONDS = 86_400_000_000
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """What one call of :func:`replace_range` did.
+
+    ``snapshot_id`` is None where the range holds no row and never needed a commit. ``changed`` is False if the table already held
+    exactly these files. ``timings`` in seconds: plan, commit, verify.
+    """
+
+    snapshot_id: int | None
+    attempt: str
+    changed: bool
+    counts: RangeCounts
+    timings: dict[str, float]
+
+
+@dataclass(slots=True)
+class _Plan:
+    """One snapshot: the files it removes and the files it adds."""
+
+    removed: list[DataFile] = field(default_factory=list)
+    added: list[DataFile] = field(default_factory=list)
+    written: list[Place] = field(default_factory=list)
+    """Files made for this plan: if it is not committed, nothing names them."""
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.removed and not self.added
+
+    def discard(self) -> None:
+        for place in self.written:
+            place.delete_file()
+
+
+@dataclass(slots=True)
+class _Publication:
+    """The state of one call across its tries."""
+
+    catalog: Catalog
+    settings: Settings
+    batch: Batch
+    staged: Sequence[StagedFile]
+    properties: dict[str, str]
+    attempt: str
+    data_files: dict[str, DataFile] = field(default_factory=dict)
+    """Metadata of staged files, read from their footers once."""
+    timings: dict[str, float] = field(default_factory=lambda: {"plan": 0.0, "commit": 0.0, "verify": 0.0})
+
+    def load_table(self) -> Table:
+        return self.catalog.load_table(self.settings.table)
+
+    @property
+    def command(self) -> str:
+        return f"rollups backfill {self.batch.key} {self.batch.key} --force"
+
+
+def replace_range(
+    catalog: Catalog,
+    settings: Settings,
+    batch: Batch,
+    staged: Sequence[StagedFile],
+    properties: dict[str, str],
+    still_current: Callable[[], None] = lambda: None,
+) -> Replacement:
+    """Make the table's rows with labels in ``[batch.start, batch.end)`` exactly those of the staged files.
+
+    One snapshot, carrying ``properties`` and an attempt id of its own; none if the table already is in that state. Rows outside the
+    range stay, also those in files that reach beyond it. ``still_current`` is called before each try and raises if the staged
+    files are no longer the ones to publish.
+
+    Raises:
+        StageCorruptError: a staged file is not what its manifest says.
+        TableMismatchError: the table was changed meanwhile and contradicts the settings.
+        PublishError: the commit failed for good, or its outcome stayed unknown; running it again is safe.
+        PublishHaltError: the snapshot does not hold the rows that were staged.
+    """
+    publication = _Publication(catalog, settings, batch, staged, properties, uuid.uuid4().hex)
+    problem: Exception | None = None
+    for number in range(MOST_TRIES):
+        if number:
+            time.sleep(random.uniform(0, min(_LONGEST_WAIT, 0.1 * 2**number)))
+        still_current()
+        outcome = _try_once(publication)
+        if isinstance(outcome, Replacement):
+            return outcome
+        problem = outcome
+        reason = f"{type(problem).__name__}: {problem}"
+        _log.warning("batch %s: commit %d of at most %d did not land (%s)", batch, number + 1, MOST_TRIES, reason)
+    raise PublishError(
+        f"batch {batch.key} could not be published to {settings.table}: {MOST_TRIES} commits failed, the last with {reason}; "
+        f"there is no sign of them in the table. Run `rollups backfill {batch.key} {batch.key}` again"
+    ) from problem
+
+
+def _try_once(publication: _Publication) -> Replacement | Exception:
+    """Plan against the table as it is now and commit; the reason if nothing landed."""
+    started = time.perf_counter()
+    try:
+        table = publication.load_table()
+    except Exception as error:
+        # The catalog may be away for a moment; whether an earlier commit landed is then unknown, and asked again in the next try.
+        return error
+    check_table(table, publication.settings)
+    if (landed := _find_snapshot(table, ATTEMPT_PROPERTY, publication.attempt)) is not None:
+        # A commit of unknown outcome that became visible only now.
+        return _verified(publication, table, landed, changed=True)
+    plan = _plan(publication, table)
+    publication.timings["plan"] += time.perf_counter() - started
+    if plan.is_empty:
+        return _verified(publication, table, _snapshot_of(publication, table), changed=False)
+    outcome = _commit(publication, table, plan)
+    if isinstance(outcome, Exception):
+        return outcome
+    return _verified(publication, publication.load_table(), outcome, changed=True)
+
+
+# Plan
+
+
+def _plan(publication: _Publication, table: Table) -> _Plan:
+    plan = _Plan()
+    wanted = {file.path: file for file in publication.staged}
+    present: set[str] = set()
+    try:
+        for live in live_files(table, publication.batch):
+            if not live.within(publication.batch):
+                _split(publication, table, live, plan)
+            elif live.path in wanted and not live.has_deletes:
+                present.add(live.path)
+            else:
+                plan.removed.append(live.task.file)
+                if live.path in wanted:
+                    # Somebody deleted rows of it. A path both removed and added by one snapshot would be deleted from disk by
+                    # engines that expire snapshots by their delete entries; so it comes back under another name.
+                    present.add(live.path)
+                    plan.added += _restore(publication, table, wanted[live.path], plan)
+        missing = [file for path, file in wanted.items() if path not in present]
+        plan.added += _staged_data_files(publication, table, missing)
+    except BaseException:
+        plan.discard()
+        raise
+    return plan
+
+
+def _staged_data_files(publication: _Publication, table: Table, files: Sequence[StagedFile]) -> list[DataFile]:
+    """Iceberg's metadata of staged files, from their footers.
+
+    Raises:
+        StageCorruptError: a file is missing, cannot be read, or has rows, labels or resolutions other than its manifest says.
+    """
+    unread = [file for file in files if file.path not in publication.data_files]
+    with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
+        read = pool.map(lambda file: _data_file(table, file.path), unread)
+        try:
+            for file, data_file in zip(unread, read, strict=True):
+                _check_staged(publication, file, data_file)
+                publication.data_files[file.path] = data_file
+        except (OSError, ValueError, TypeError) as error:
+            raise StageCorruptError(
+                f"a staged file of batch {publication.batch.key} cannot be published ({error}); run `{publication.command}`"
+            ) from error
+    return [publication.data_files[file.path] for file in files]
+
+
+def _data_file(table: Table, path: str) -> DataFile:
+    from pyiceberg.io.pyarrow import parquet_files_to_data_files
+
+    return next(iter(parquet_files_to_data_files(table.io, table.metadata, iter([path]))))
+
+
+def _check_staged(publication: _Publication, file: StagedFile, data_file: DataFile) -> None:
+    from pyiceberg.table import FileScanTask
+
+    found = as_live_file(FileScanTask(data_file))
+    batch = publication.batch
+    problem = None
+    if found.rows != file.rows:
+        problem = f"has {found.rows} rows, its manifest says {file.rows}"
+    elif found.resolution != file.resolution:
+        problem = f"has resolution {found.resolution}, its manifest says {file.resolution}"
+    elif not found.within(batch):
+        problem = f"has labels outside [{batch.start_time:%Y-%m-%d %H:%M}, {batch.end_time:%Y-%m-%d %H:%M})"
+    if problem:
+        raise StageCorruptError(f"staged file {file.path} of batch {batch.key} {problem}; run `{publication.command}`")
+
+
+def _split(publication: _Publication, table: Table, live: LiveFile, plan: _Plan) -> None:
+    """Replace a file that holds rows of other ranges by one without this batch's rows; leave it alone if it has none of them.
+
+    Raises:
+        PublishError: the rows that stay and the rows that go are not all rows of the file.
+    """
+    from pyiceberg.expressions import Not
+
+    predicate = range_predicate(publication.batch)
+    inside = read_file(table, live, predicate, ("resolution",)).num_rows
+    if inside == 0:
+        return
+    kept = read_file(table, live, Not(predicate))
+    total = count_live_rows(table, live)
+    if kept.num_rows + inside != total:
+        raise PublishError(
+            f"{live.path} has {total} rows, but {inside} in batch {publication.batch.key} and {kept.num_rows} outside; "
+            "nothing was published. Look at the file, and rewrite it with another engine"
+        )
+    plan.removed.append(live.task.file)
+    for part in _by_partition(kept):
+        plan.added.append(_write(publication, table, part, plan))
+
+
+def _by_partition(rows: pa.Table) -> list[pa.Table]:
+    """The rows apart by partition value (resolution, day): a data file has exactly one. Order within each is kept."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if rows.num_rows == 0:
+        return []
+    days = rows["logical_timestamp"].cast(pa.int64()).to_numpy() // _DAY_MICROSECONDS
+    keys = pa.table({"resolution": rows["resolution"], "day": days})
+    return [
+        rows.filter(pc.and_(pc.equal(keys["resolution"], key["resolution"]), pc.equal(keys["day"], key["day"])))
+        for key in keys.group_by(["resolution", "day"], use_threads=False).aggregate([]).to_pylist()
+    ]
+
+
+def _write(publication: _Publication, table: Table, rows: pa.Table, plan: _Plan) -> DataFile:
+    import pyarrow.parquet as pq
+    from pyiceberg.io.pyarrow import schema_to_pyarrow
+
+    place = _new_file(publication)
+    plan.written.append(place)
+    with place.open_output() as stream:
+        # The table's own schema: columns that others have added stay.
+        pq.write_table(rows.cast(schema_to_pyarrow(table.schema())), stream, compression="zstd")
+    return _data_file(table, place.uri)
+
+
+def _restore(publication: _Publication, table: Table, file: StagedFile, plan: _Plan) -> list[DataFile]:
+    _staged_data_files(publication, table, [file])
+    place = _new_file(publication)
+    plan.written.append(place)
+    with Place.parse(file.path).open_input() as source, place.open_output() as stream:
+        shutil.copyfileobj(source, stream)
+    return [_data_file(table, place.uri)]
+
+
+def _new_file(publication: _Publication) -> Place:
+    return data_location(publication.settings) / "rewritten" / publication.batch.folder / f"{uuid.uuid4().hex}.parquet"
+
+
+# Commit
+
+
+def _commit(publication: _Publication, table: Table, plan: _Plan) -> int | Exception:
+    """The id of the snapshot that holds the plan, however the catalog answered; or the reason why there is none."""
+    from pyiceberg.exceptions import CommitFailedException, ValidationException
+
+    started = time.perf_counter()
+    try:
+        return _apply(table, publication.batch, plan, publication.properties | {ATTEMPT_PROPERTY: publication.attempt})
+    except Exception as error:
+        # Only the table itself knows: a commit may have been applied and its answer lost, or reported as a conflict with itself.
+        try:
+            landed = _find_snapshot(publication.load_table(), ATTEMPT_PROPERTY, publication.attempt)
+        except Exception:
+            _log.warning("batch %s: the catalog cannot be asked what became of a commit", publication.batch, exc_info=True)
+            return error
+        if landed is not None:
+            _log.warning("batch %s: the commit is in the table although it was reported as failed: %s", publication.batch, error)
+            return landed
+        if isinstance(error, CommitFailedException | ValidationException):
+            plan.discard()
+        return error
+    finally:
+        publication.timings["commit"] += time.perf_counter() - started
+
+
+def _apply(table: Table, batch: Batch, plan: _Plan, properties: dict[str, str]) -> int:
+    transaction = table.transaction()
+    with transaction.update_snapshot(snapshot_properties=properties).overwrite() as overwrite:
+        # Without a predicate of its own, any file that another publisher adds would count as a conflict.
+        overwrite.delete_by_predicate(range_predicate(batch))
+        for data_file in plan.removed:
+            overwrite.delete_data_file(data_file)
+        for data_file in plan.added:
+            overwrite.append_data_file(data_file)
+    transaction.commit_transaction()
+    return int(overwrite.snapshot_id)
+
+
+def _find_snapshot(table: Table, name: str, value: str) -> int | None:
+    """The newest snapshot of the current branch's history whose summary has this property; None if there is none."""
+    snapshot = table.current_snapshot()
+    while snapshot is not None:
+        if snapshot.summary is not None and snapshot.summary.get(name) == value:
+            return snapshot.snapshot_id
+        snapshot = None if snapshot.parent_snapshot_id is None else table.snapshot_by_id(snapshot.parent_snapshot_id)
+    return None
+
+
+def _snapshot_of(publication: _Publication, table: Table) -> int | None:
+    """The snapshot that published these very files earlier; the current one where it has expired; None if there is nothing."""
+    if not publication.staged:
+        return None
+    digest = publication.properties.get(DIGEST_PROPERTY, "")
+    current = table.current_snapshot()
+    return _find_snapshot(table, DIGEST_PROPERTY, digest) or (None if current is None else current.snapshot_id)
+
+
+# Verify
+
+
+def _verified(publication: _Publication, table: Table, snapshot_id: int | None, *, changed: bool) -> Replacement:
+    """Compare the snapshot's own metadata with what was staged.
+
+    Raises:
+        PublishHaltError: rows per resolution differ, or the snapshot cannot be read.
+    """
+    started = time.perf_counter()
+    expected: Counter[int] = Counter()
+    for file in publication.staged:
+        expected[file.resolution or 0] += file.rows
+    # The snapshot itself, unless it is older than what was found in place, or has already expired under a hurried neighbour.
+    at = snapshot_id if changed and snapshot_id is not None and table.snapshot_by_id(snapshot_id) is not None else None
+    try:
+        counts = range_counts(table, publication.batch, snapshot_id=at)
+    except OSError as error:
+        raise PublishHaltError(
+            _halt(publication, snapshot_id, f"cannot be read ({error}): roll the table back to the one before")
+        ) from error
+    differing = {
+        resolution: (counts.rows.get(resolution, 0), expected[resolution])
+        for resolution in sorted(expected.keys() | counts.rows.keys())
+        if counts.rows.get(resolution, 0) != expected[resolution]
+    }
+    if differing:
+        found = "; ".join(f"resolution {resolution} ms: {rows} rows, staged {wanted}" for resolution, (rows, wanted) in differing.items())
+        raise PublishHaltError(_halt(publication, snapshot_id, f"does not hold the staged rows ({found})"))
+    publication.timings["verify"] += time.perf_counter() - started
+    timings = {name: round(seconds, 6) for name, seconds in publication.timings.items()}
+    return Replacement(snapshot_id, publication.attempt, changed, counts, timings)
+
+
+def _halt(publication: _Publication, snapshot_id: int | None, problem: str) -> str:
+    return (
+        f"batch {publication.batch.key}: snapshot {snapshot_id} of {publication.settings.table} {problem}; "
+        f"look at what else writes to the table, then repair the batch with `{publication.command}`"
+    )
+
+
+def summary_properties(batch: Batch, digest: str, run_id: str, code_version: str) -> dict[str, Any]:
+    """What a snapshot's summary says about the batch it publishes."""
+    properties = {BATCH_PROPERTY: batch.key, DIGEST_PROPERTY: digest, CODE_VERSION_PROPERTY: code_version}
+    return properties | ({RUN_PROPERTY: run_id} if run_id else {})

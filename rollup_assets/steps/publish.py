@@ -1,0 +1,167 @@
+"""Publish a batch: its staged rollups become the table's rows of that range, and a receipt says so.
+
+Decides what may be published; how the table gets there is :mod:`rollup_assets.iceberg.publish`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from rollup_assets.batches import Batch
+from rollup_assets.errors import NotStagedError, StageCorruptError, StaleInputError
+from rollup_assets.pipeline import Pipeline
+from rollup_assets.steps.results import CODE_VERSION, Published
+from rollup_assets.storage.manifests import ROLLUP_TABLE, ROLLUPS, Manifest
+
+if TYPE_CHECKING:
+    from pyiceberg.table import Table
+
+    from rollup_assets.iceberg.publish import Replacement
+
+
+def publish(pipeline: Pipeline, batch: Batch, *, run_id: str = "", force: bool = False) -> Published:
+    """Make the table's labels ``[batch.start, batch.end)`` those of the current rollups manifest, in one snapshot.
+
+    Nothing happens where the receipt says that this content is published and the table still has its row counts; ``force``
+    looks at the table's files in any case. A table that was dropped or rolled back is filled again.
+
+    Args:
+        pipeline: settings and stage.
+        batch: what to publish.
+        run_id: run to record in the snapshot's summary.
+        force: do not trust the receipt.
+
+    Raises:
+        NotStagedError: the batch has no rollups manifest.
+        StaleInputError: the manifest was made from inputs or parameters that are no longer current.
+        StageCorruptError: a staged file is missing or not what the manifest says.
+        TableMismatchError: the table contradicts the settings.
+        LockTimeoutError: another publisher held the lock too long.
+        PublishError, PublishHaltError: see :func:`rollup_assets.iceberg.publish.replace_range`.
+    """
+    from rollup_assets.iceberg.catalog import ensure_table, open_catalog, table_lock
+    from rollup_assets.iceberg.maintenance import maintain
+    from rollup_assets.iceberg.publish import replace_range, summary_properties
+
+    with table_lock(pipeline.settings), open_catalog(pipeline.settings) as catalog:
+        rollups = _current_rollups(pipeline, batch)
+        table = ensure_table(pipeline.settings, catalog)
+        receipt = pipeline.stage.read(ROLLUP_TABLE, batch)
+        if receipt is not None and not force and _still_holds(receipt, rollups, table, batch):
+            return Published(receipt, receipt.counters["snapshot_id"], unchanged=True)
+        _check_files(pipeline, batch, rollups)
+        replacement = replace_range(
+            catalog,
+            pipeline.settings,
+            batch,
+            rollups.files,
+            summary_properties(batch, rollups.digest, run_id, CODE_VERSION),
+            still_current=lambda: _check_unreplaced(pipeline, batch, rollups),
+        )
+        if receipt is not None and not replacement.changed and receipt.digest == rollups.digest:
+            return Published(receipt, receipt.counters["snapshot_id"], unchanged=True)
+        receipt = _receipt(pipeline, batch, rollups, replacement)
+        pipeline.stage.write(receipt, batch)
+        maintain(catalog.load_table(pipeline.settings.table), pipeline.settings.keep_snapshots)
+    return Published(receipt, replacement.snapshot_id, unchanged=False)
+
+
+def _current_rollups(pipeline: Pipeline, batch: Batch) -> Manifest:
+    """The batch's rollups manifest, if it may be published."""
+    rollups = pipeline.stage.read(ROLLUPS, batch)
+    if rollups is None:
+        raise NotStagedError(f"batch {batch.key} has no staged rollups; run `rollups backfill {batch.key} {batch.key}`")
+    _check_parameters(pipeline, batch, rollups)
+    for asset, partitions in rollups.upstream.items():
+        for key, digest in partitions.items():
+            found = pipeline.stage.read(asset, pipeline.batch(key))
+            if (None if found is None else found.digest) != digest:
+                state = "is no longer staged" if found is None else "was not staged then" if digest is None else "has changed since"
+                raise StaleInputError(
+                    f"the rollups of batch {batch.key} were made from {asset} {key}, which {state}; nothing was published. "
+                    f"Run `rollups backfill {batch.key} {batch.key}`"
+                )
+    return rollups
+
+
+def _check_parameters(pipeline: Pipeline, batch: Batch, rollups: Manifest) -> None:
+    settings = pipeline.settings
+    wanted: dict[str, Any] = {
+        "shards": settings.shards,
+        "resolutions": list(settings.resolutions),
+        "lookback": settings.lookback,
+        "batch": settings.batch,
+        "value_type": settings.value_type,
+    }
+    for name, value in wanted.items():
+        found = rollups.parameters.get(name)
+        found = list(found) if isinstance(found, list | tuple) else found
+        if found != value:
+            raise StaleInputError(
+                f"the rollups of batch {batch.key} were made with {name} = {found}, the settings say {value}; nothing was published. "
+                f"Run `rollups backfill {batch.key} {batch.key}`"
+            )
+
+
+def _check_unreplaced(pipeline: Pipeline, batch: Batch, rollups: Manifest) -> None:
+    """Where no lock keeps others away, a newer manifest may have come between two tries; its files win."""
+    if _current_rollups(pipeline, batch).digest != rollups.digest:
+        raise StaleInputError(
+            f"the rollups of batch {batch.key} were replaced while they were being published; "
+            f"run `rollups backfill {batch.key} {batch.key}` again"
+        )
+
+
+def _check_files(pipeline: Pipeline, batch: Batch, rollups: Manifest) -> None:
+    """Every staged file is there with its size, and their rows add up to the manifest's counters."""
+    mend = f"run `rollups backfill {batch.key} {batch.key} --force`"
+    for file in rollups.files:
+        info = pipeline.stage.place(rollups, file, batch).info()
+        name = f"staged file {file.path} of batch {batch.key}"
+        if not info.is_file:
+            raise StageCorruptError(f"{name} is missing; {mend}")
+        if info.size != file.size:
+            raise StageCorruptError(
+                f"staged file {file.path} of batch {batch.key} has {info.size} bytes, its manifest says {file.size}; {mend}"
+            )
+    rows: Counter[str] = Counter()
+    for file in rollups.files:
+        rows[str(file.resolution)] += file.rows
+    if rows != Counter(_rows(rollups)):
+        raise StageCorruptError(
+            f"the rollups manifest of batch {batch.key} counts {_rows(rollups)} rows, its files have {dict(rows)}; {mend}"
+        )
+
+
+def _rows(manifest: Manifest) -> dict[str, int]:
+    return {str(resolution): int(count) for resolution, count in manifest.counters["rows"].items()}
+
+
+def _still_holds(receipt: Manifest, rollups: Manifest, table: Table, batch: Batch) -> bool:
+    from rollup_assets.iceberg.reading import range_counts
+
+    if receipt.digest != rollups.digest:
+        return False
+    live = {str(resolution): rows for resolution, rows in range_counts(table, batch).rows.items()}
+    return Counter(live) == Counter(_rows(rollups))
+
+
+def _receipt(pipeline: Pipeline, batch: Batch, rollups: Manifest, replacement: Replacement) -> Manifest:
+    resolutions = {int(resolution) for resolution in _rows(rollups)} | set(pipeline.settings.resolutions)
+    return Manifest(
+        asset=ROLLUP_TABLE,
+        partition=batch.key,
+        attempt=replacement.attempt,
+        code_version=CODE_VERSION,
+        parameters=rollups.parameters,
+        upstream={ROLLUPS: {batch.key: rollups.digest}},
+        counters={
+            "snapshot_id": replacement.snapshot_id,
+            "attempt": replacement.attempt,
+            "rows": {str(resolution): replacement.counts.rows.get(resolution, 0) for resolution in sorted(resolutions)},
+            "files": {str(resolution): replacement.counts.files.get(resolution, 0) for resolution in sorted(resolutions)},
+        },
+        digest=rollups.digest,
+        timings=replacement.timings,
+    )
