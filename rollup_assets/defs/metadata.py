@@ -1,0 +1,165 @@
+"""What Dagster shows of a partition: counts, sizes, stage times, a preview of rows. From manifests and staged files to metadata values.
+
+Numbers are numbers, so that the UI plots them over partitions. Which events carry them stays out (``defs.report``).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from rollup_assets.batches import Batch, to_datetime
+from rollup_assets.iceberg.schema import COLUMNS
+from rollup_assets.settings import Settings, format_duration
+from rollup_assets.storage.manifests import Manifest, Stage
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+PREVIEW_ROWS = 5
+_LAST_TIME = (
+    62_135_596_800_000  # beyond about the years 1 and 3938 a timestamp is shown as the number it is: quarantined ones can be anything
+)
+_DESCRIPTIONS = {column.name: column.description for column in COLUMNS}
+_PER_RESOLUTION = {"rows": "rows", "counts": "points", "carried": "points_carried", "windows": "open_windows", "files": "files"}
+
+Metadata = dict[str, Any]
+
+
+def of_staged(stage: Stage, batch: Batch, manifest: Manifest, *, unchanged: bool) -> Metadata:
+    """Everything known of a staged partition."""
+    metadata: Metadata = {
+        "dagster/partition_row_count": manifest.rows,
+        "dagster/uri": stage.folder(manifest.asset, batch).uri,
+        **numbers(manifest.counters),
+        "bytes": manifest.bytes,
+        "files": len(manifest.files),
+        "unchanged": unchanged,
+        **times(manifest.timings),
+    }
+    sample = first_rows(stage, batch, manifest)
+    if sample is not None:
+        metadata["preview"] = dg.MetadataValue.md(markdown(sample))
+        metadata["dagster/column_schema"] = column_schema(sample.schema)
+    return metadata
+
+
+def of_receipt(receipt: Manifest, snapshot_id: int | None) -> Metadata:
+    """What publishing adds to what is known of the staged rollups."""
+    return {
+        "dagster/partition_row_count": sum(int(rows) for rows in receipt.counters["rows"].values()),
+        # As text: a snapshot id has 63 bits, of which the browser would show 53.
+        "snapshot_id": str(snapshot_id) if snapshot_id is not None else "none: the table never had a row",
+        **numbers({name: receipt.counters[name] for name in ("rows", "files")}),
+        **times(receipt.timings),
+    }
+
+
+def numbers(counters: Mapping[str, Any]) -> Metadata:
+    """The counters that are plain numbers, and those by resolution or reason one by one; checksums are for machines."""
+    found: Metadata = {name: value for name, value in counters.items() if isinstance(value, int | float)}
+    found |= {f"quarantined_{reason}": rows for reason, rows in counters.get("reasons", {}).items()}
+    for name, shown in _PER_RESOLUTION.items():
+        by_resolution = counters.get(name)
+        if isinstance(by_resolution, Mapping):
+            found |= {f"{shown}_{format_duration(int(resolution))}": value for resolution, value in by_resolution.items()}
+    return found
+
+
+def times(timings: Mapping[str, float]) -> Metadata:
+    """Seconds in all, and a table of the stages, slowest first, with their share of the total."""
+    if not timings:
+        return {}
+    total = sum(timings.values())
+    rows = [
+        f"| {stage} | {seconds:.3f} | {seconds / total if total else 0:.2%} |"
+        for stage, seconds in sorted(timings.items(), key=lambda item: (-item[1], item[0]))
+    ]
+    table = "\n".join(["| stage | seconds | of total |", "|---|--:|--:|", *rows, f"| **total** | **{total:.3f}** | **100.00%** |"])
+    return {"seconds": round(total, 3), "stage_times": dg.MetadataValue.md(table)}
+
+
+def first_rows(stage: Stage, batch: Batch, manifest: Manifest) -> pa.Table | None:
+    """The first rows of the partition's first file; None if it has no file. Reads one column chunk a column, not the file."""
+    import pyarrow.parquet as pq
+
+    if not manifest.files:
+        return None
+    with stage.place(manifest, manifest.files[0], batch).open_input() as source:
+        reader = pq.ParquetFile(source)
+        found = next(reader.iter_batches(batch_size=PREVIEW_ROWS), None)
+        return reader.schema_arrow.empty_table() if found is None else _table(found)
+
+
+def markdown(rows: pa.Table) -> str:
+    """A table of a few rows; epoch milliseconds also as a time that people read."""
+    names = rows.column_names
+    lines = [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
+    lines += [f"| {' | '.join(_cell(name, row[name]) for name in names)} |" for row in rows.to_pylist()]
+    return "\n".join(lines)
+
+
+def column_schema(schema: pa.Schema) -> dg.TableSchema:
+    """Names, types and nullability of staged columns, described where they are the table's."""
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn(
+                field.name,
+                str(field.type),
+                description=_DESCRIPTIONS.get(field.name),
+                constraints=dg.TableColumnConstraints(nullable=field.nullable),
+            )
+            for field in schema
+        ]
+    )
+
+
+def table_schema(settings: Settings) -> dg.TableSchema:
+    """The published table's columns."""
+    value = settings.value_type
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn(
+                column.name,
+                value if column.type == "value" else column.type,
+                description=column.description,
+                constraints=dg.TableColumnConstraints(nullable=not column.required),
+            )
+            for column in COLUMNS
+        ]
+    )
+
+
+def raw_schema(settings: Settings) -> dg.TableSchema:
+    """The columns that raw files must have."""
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn("id", "int64 | int32", description="series"),
+            dg.TableColumn("org_id", "int64 | int32", description="organization"),
+            dg.TableColumn("metric", "string", description="name of the metric"),
+            dg.TableColumn(
+                "logical_timestamp", "int64 | timestamp", description="event time: UTC epoch milliseconds, or an Arrow timestamp"
+            ),
+            dg.TableColumn(settings.value_column, "int64 | int32" if settings.value_type == "long" else "double", description="the value"),
+            dg.TableColumn("receive_timestamp", "int64 | timestamp", description="when the platform received the point; optional column"),
+        ]
+    )
+
+
+def _table(rows: pa.RecordBatch) -> pa.Table:
+    import pyarrow as pa
+
+    return pa.Table.from_batches([rows])
+
+
+def _cell(name: str, value: object) -> str:
+    if value is None:
+        return ""
+    if name.endswith("_timestamp") and isinstance(value, int) and abs(value) <= _LAST_TIME:
+        return f"{to_datetime(value):%Y-%m-%d %H:%M:%S}.{value % 1000:03d}"
+    if isinstance(value, dt.datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
+    return str(value).replace("|", "\\|").replace("\n", " ")

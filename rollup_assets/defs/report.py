@@ -1,0 +1,251 @@
+"""What a run records: one materialization and one evaluation of each check per partition, as soon as that partition is finished.
+
+Left to itself, a run over a range of partitions gives the whole range one data version and no check result, and one failing
+partition fails them all. So each partition reports itself here, with its data version and what it was made from; what Dagster would
+record at the end of the range is suppressed. What is reported (metadata, checks) stays out.
+
+This is the one module that relies on something Dagster keeps private (1.13): the metadata key :data:`SUPPRESS_OWN_EVENT` and the class
+that says which materialization a check looked at. ``rollup_assets_tests/defs/test_report.py`` notices when either changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from logging import Logger
+from typing import Any
+
+import dagster as dg
+from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
+
+from rollup_assets.engines.base import Progress
+from rollup_assets.errors import PublishHaltError, ReconciliationError, RollupError
+from rollup_assets.steps.checks import CheckOutcome
+from rollup_assets.steps.results import CODE_VERSION
+
+RAW_DATAPOINTS = "raw_datapoints"
+"""The one asset that is observed, never materialized here."""
+SUPPRESS_OWN_EVENT = "__source_asset_observation__"
+NOT_THERE = "none"
+"""Data version of an input partition that is not staged, and rightly so."""
+
+LOG_PROGRESS_EVERY = 10.0
+"""Seconds between two progress lines of a stage: each line is a row in Dagster's event log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What one partition of one asset has become."""
+
+    asset: str
+    data_version: str
+    read: Mapping[str, Mapping[str, str | None]]
+    """Upstream asset -> partition -> data version that was read (None: not there)."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    checks: Sequence[CheckOutcome] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionOutcome:
+    """How one partition of a step ended."""
+
+    partition: str
+    assets: tuple[str, ...]
+    """The step's assets that the run was asked for, upstream first."""
+    waiting: str | None = None
+    """Why the partition cannot be made yet."""
+    error: Exception | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Watcher:
+    """Who looks on when runs are executed in the caller's own process (``defs.backfill``); nobody by default."""
+
+    progress: Progress | None = None
+    """Where the steps report how far they are; None: as lines in the run's log."""
+    on_partition: Callable[[PartitionOutcome], None] | None = None
+    """Told about each partition as it ends."""
+
+
+class PartitionReport:
+    """Records what happens to one partition in the run's event log."""
+
+    def __init__(self, context: dg.AssetExecutionContext, partition: str) -> None:
+        self.partition = partition
+        self._context = context
+
+    def observed(self, asset: str, data_version: str, metadata: Mapping[str, Any]) -> None:
+        """An external asset was seen in this version."""
+        self._context.log_event(
+            dg.AssetObservation(asset, partition=self.partition, metadata=metadata, tags={"dagster/data_version": data_version})
+        )
+
+    def made(self, made: Made) -> None:
+        """A partition of an asset is in place."""
+        tags = {
+            "dagster/data_version": made.data_version,
+            "dagster/code_version": CODE_VERSION,
+            "dagster/data_version_is_user_provided": "true",
+        }
+        for upstream, versions in made.read.items():
+            tags[f"dagster/input_data_version/{upstream}"] = _version_of_all(versions)
+            tags[f"dagster/input_event_pointer/{upstream}"] = str(self._pointer(upstream, versions))
+        self._context.log_event(dg.AssetMaterialization(made.asset, partition=self.partition, metadata=made.metadata, tags=tags))
+        for outcome in made.checks:
+            self.checked(outcome)
+
+    def checked(self, outcome: CheckOutcome) -> None:
+        """A check was evaluated; recorded if the run was asked for it."""
+        if dg.AssetCheckKey(dg.AssetKey(outcome.asset), outcome.name) not in self._context.selected_asset_check_keys:
+            return
+        record = _latest(self._context.instance, outcome.asset, self.partition)
+        target = record and AssetCheckEvaluationTargetMaterializationData(
+            storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp
+        )
+        self._context.log_event(
+            dg.AssetCheckEvaluation(
+                asset_key=dg.AssetKey(outcome.asset),
+                check_name=outcome.name,
+                passed=outcome.passed,
+                severity=dg.AssetCheckSeverity.WARN if outcome.warning else dg.AssetCheckSeverity.ERROR,
+                description=outcome.description,
+                metadata=outcome.metadata,
+                target_materialization_data=target,
+                partition=self.partition,
+            )
+        )
+
+    def _pointer(self, upstream: str, versions: Mapping[str, str | None]) -> int:
+        """The event up to which the inputs' versions are those that were read.
+
+        Dagster calls a partition stale if an input has a later event whose version differs from the last one up to the pointer. There
+        is one pointer for all partitions of an input, so it may not go past any event that already tells another version than the one
+        read. And it is never 0 ("NULL"): Dagster would then compare a first event with itself and find nothing new.
+        """
+        seen: list[int] = []
+        newer: list[int] = []
+        for partition, version in versions.items():
+            record = _latest(self._context.instance, upstream, partition)
+            if record is None:
+                continue
+            (seen if _version_in(record) == version else newer).append(record.storage_id)
+        return max(1, min(newer) - 1 if newer else max(seen, default=1))
+
+
+def each_partition(
+    context: dg.AssetExecutionContext, in_order: Sequence[str], body: Callable[[PartitionReport], str | None], watcher: Watcher
+) -> Iterator[dg.Output[None] | dg.MaterializeResult[Any]]:
+    """Run ``body`` for every partition of the run, one after the other; a failing one does not stop the others.
+
+    Args:
+        context: of the asset function that yields from this.
+        in_order: names of its assets, upstream first.
+        body: makes one partition and reports it; returns why it waits, or None.
+        watcher: told about each partition.
+
+    Raises:
+        dagster.Failure: partitions failed; names all of them with their reasons. Raised after the others are finished, or at once where
+            going on would be a guess (``PublishHaltError``).
+    """
+    assets = tuple(asset for asset in in_order if dg.AssetKey(asset) in context.selected_asset_keys)
+    failed: dict[str, Exception] = {}
+    for key in context.partition_keys:
+        report, waiting, error = PartitionReport(context, key), None, None
+        try:
+            waiting = body(report)
+        except Exception as caught:
+            failed[key] = error = caught
+            # Our own errors say what is wrong and what to run; a traceback helps only with the others.
+            context.log.error(f"{key}: {_reason(caught)}", exc_info=None if isinstance(caught, RollupError) else caught)
+            for outcome in caught.outcomes if isinstance(caught, ReconciliationError) else ():
+                report.checked(outcome)
+        if watcher.on_partition:
+            watcher.on_partition(PartitionOutcome(key, assets, waiting, error))
+        if isinstance(error, PublishHaltError):
+            break
+    if failed:
+        rows = "\n".join(f"| {key} | {_reason(error)} |".replace("\n", " ") for key, error in failed.items())
+        raise dg.Failure(
+            "; ".join(f"{key}: {_reason(error)}" for key, error in failed.items()),
+            metadata={"failed_partitions": dg.MetadataValue.md(f"| partition | reason |\n|---|---|\n{rows}"), "failed": len(failed)},
+            allow_retries=False,
+        )
+    for check in context.selected_asset_check_keys:
+        # A declared check is a required output of the step; an empty one satisfies it and records nothing.
+        yield dg.Output(None, output_name=f"{check.asset_key.to_python_identifier()}_{check.name}")
+    for asset in assets:
+        yield dg.MaterializeResult(asset_key=asset, metadata={SUPPRESS_OWN_EVENT: True})
+
+
+class LoggedProgress:
+    """Progress as lines in a run's log, one per stage at most every :data:`LOG_PROGRESS_EVERY` seconds; none for short stages."""
+
+    def __init__(self, log: Logger, label: str, *, every: float = LOG_PROGRESS_EVERY, clock: Callable[[], float] = time.monotonic) -> None:
+        self._log, self._label, self._every, self._clock = log, label, every, clock
+        self._lock = threading.Lock()
+        self._stages: dict[str, _StageProgress] = {}
+
+    def start(self, stage: str, total: int) -> None:
+        """A stage begins; ``total`` rows lie ahead (0: unknown)."""
+        now = self._clock()
+        with self._lock:
+            self._stages[stage] = _StageProgress(total=total, began=now, told=now)
+
+    def advance(self, stage: str, rows: int) -> None:
+        """``rows`` more are done. Called from any thread."""
+        now = self._clock()
+        with self._lock:
+            progress = self._stages.setdefault(stage, _StageProgress(total=0, began=now, told=now))
+            progress.done += rows
+            if now - progress.told < self._every:
+                return
+            progress.told = now
+            line = progress.line(now)
+        self._log.info(f"{self._label}: {stage}: {line}")
+
+    def finish(self, stage: str) -> None:
+        """The stage has ended; said only where it was slow enough to be spoken of before."""
+        now = self._clock()
+        with self._lock:
+            progress = self._stages.pop(stage, None)
+        if progress and now - progress.began >= self._every:
+            self._log.info(f"{self._label}: {stage}: done in {now - progress.began:.1f} s")
+
+
+@dataclass(slots=True)
+class _StageProgress:
+    total: int
+    began: float
+    told: float
+    done: int = 0
+
+    def line(self, now: float) -> str:
+        of = f" of {self.total:,} rows ({self.done / self.total:.0%})" if self.total else " rows"
+        return f"{self.done:,}{of}, {now - self.began:.0f} s"
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, RollupError) else f"{type(error).__name__}: {error}"
+
+
+def _version_of_all(versions: Mapping[str, str | None]) -> str:
+    """One data version for the partitions of an input; a single one's own."""
+    if len(versions) == 1:
+        return next(iter(versions.values())) or NOT_THERE
+    text = "\n".join(f"{partition} {version or NOT_THERE}" for partition, version in sorted(versions.items()))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _latest(instance: dg.DagsterInstance, asset: str, partition: str) -> dg.EventLogRecord | None:
+    """The event that Dagster takes a partition's data version from: the latest materialization, of raw data the latest observation."""
+    wanted = dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[partition])
+    fetch = instance.fetch_observations if asset == RAW_DATAPOINTS else instance.fetch_materializations
+    return next(iter(fetch(wanted, limit=1).records), None)
+
+
+def _version_in(record: dg.EventLogRecord) -> str | None:
+    event = record.event_log_entry.asset_materialization or record.event_log_entry.asset_observation
+    return (event.tags or {}).get("dagster/data_version") if event else None

@@ -1,0 +1,20 @@
+"""When batches run by themselves: each one after it has ended. Stopped until someone starts it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dagster as dg
+
+
+def batches_schedule(job: Any) -> Any:
+    """One run for each batch, as soon as it has ended; its rollups read what the runs before it have staged.
+
+    Dagster exports neither class, of unresolved jobs and of their schedules.
+    """
+    return dg.build_schedule_from_partitioned_job(
+        job,
+        name="batches_schedule",
+        description="Stages, rolls up and publishes each batch after it has ended. Files that arrive later need another run.",
+        default_status=dg.DefaultScheduleStatus.STOPPED,
+    )

@@ -1,0 +1,36 @@
+"""What the published table really holds of a batch, for those who report it. Publishing, and whether it is right, stay out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rollup_assets.batches import Batch
+from rollup_assets.iceberg.reading import RangeCounts
+from rollup_assets.pipeline import Pipeline
+
+
+@dataclass(frozen=True, slots=True)
+class TableState:
+    """The current snapshot, as far as a batch is concerned."""
+
+    counts: RangeCounts
+    """Rows and files of the batch by resolution in ms."""
+    total_rows: int
+    """Rows of the whole table."""
+    location: str
+    snapshot_id: int | None
+    """None for a table that never had a snapshot, or is not there."""
+
+
+def read_back(pipeline: Pipeline, batch: Batch) -> TableState:
+    """Look at the table as any reader would: through the catalog."""
+    from rollup_assets.iceberg.catalog import load_table, open_catalog, table_location
+    from rollup_assets.iceberg.reading import range_counts
+
+    with open_catalog(pipeline.settings) as catalog:
+        table = load_table(catalog, pipeline.settings)
+        snapshot = table.current_snapshot() if table is not None else None
+        if table is None or snapshot is None:
+            return TableState(RangeCounts({}, {}), 0, table_location(pipeline.settings), None)
+        total = int(snapshot.summary["total-records"] or 0) if snapshot.summary else 0
+        return TableState(range_counts(table, batch), total, table.location(), snapshot.snapshot_id)
