@@ -1,0 +1,105 @@
+"""The table's metadata stays bounded however often it is published to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rollup_assets.iceberg.maintenance import MAINTENANCE_PROPERTY, maintain, merge_is_due
+from rollup_assets.iceberg.schema import MERGE_MANIFESTS_FROM, METADATA_FILES_KEPT
+from rollup_assets.steps.publish import publish
+from rollup_assets_tests.iceberg.staging import batches_from, load, pipeline_in, rows_of, stage_rollups
+
+
+def test_after_300_publishes_snapshots_manifests_and_metadata_files_are_bounded(tmp_path: Path) -> None:
+    """At every point: at most 20 snapshots, 21 metadata files and a bounded number of manifests; and no row is lost."""
+    keep = 20
+    pipeline = pipeline_in(tmp_path, keep_snapshots=keep, resolutions="1h")
+    manifests, merges = [], 0
+    for number, batch in enumerate(batches_from(pipeline, 300), start=1):
+        stage_rollups(pipeline, batch, series=1)
+        publish(pipeline, batch)
+        if number % 10 == 0 or number > 290:
+            table = load(pipeline)
+            assert len(table.snapshots()) <= keep
+            assert len(list(Path(table.location(), "metadata").glob("*.metadata.json"))) <= METADATA_FILES_KEPT + 1
+            current = table.current_snapshot()
+            assert current is not None
+            manifests.append(len(current.manifests(table.io)))
+            merges += any(MAINTENANCE_PROPERTY in (snapshot.summary or {}).additional_properties for snapshot in table.snapshots())  # type: ignore[union-attr]
+    assert max(manifests) <= MERGE_MANIFESTS_FROM
+    assert merges
+    assert len(rows_of(load(pipeline))) == 300
+
+
+def test_expiry_goes_a_tenth_below_so_that_not_every_publish_needs_it(tmp_path: Path) -> None:
+    pipeline = pipeline_in(tmp_path, keep_snapshots=20, resolutions="1h")
+    counts = []
+    for batch in batches_from(pipeline, 25):
+        stage_rollups(pipeline, batch, series=1)
+        publish(pipeline, batch)
+        counts.append(len(load(pipeline).snapshots()))
+    assert counts[:20] == list(range(1, 21))
+    assert counts[20:] == [18, 19, 20, 18, 19]
+
+
+def test_one_snapshot_may_be_enough(tmp_path: Path) -> None:
+    pipeline = pipeline_in(tmp_path, keep_snapshots=1, resolutions="1h")
+    for batch in batches_from(pipeline, 3):
+        stage_rollups(pipeline, batch, series=1)
+        publish(pipeline, batch)
+        assert len(load(pipeline).snapshots()) == 1
+    assert len(rows_of(load(pipeline))) == 3
+
+
+def test_snapshots_that_tags_and_branches_hold_stay(tmp_path: Path) -> None:
+    pipeline = pipeline_in(tmp_path, keep_snapshots=3, resolutions="1h")
+    batches = batches_from(pipeline, 8)
+    stage_rollups(pipeline, batches[0], series=1)
+    tagged = publish(pipeline, batches[0]).snapshot_id
+    stage_rollups(pipeline, batches[1], series=1)
+    branched = publish(pipeline, batches[1]).snapshot_id
+    assert tagged is not None
+    assert branched is not None
+    load(pipeline).manage_snapshots().create_tag(tagged, "audit").create_branch(branched, "dev").commit()
+    for batch in batches[2:]:
+        stage_rollups(pipeline, batch, series=1)
+        publish(pipeline, batch)
+    table = load(pipeline)
+    assert {tagged, branched} <= {snapshot.snapshot_id for snapshot in table.snapshots()}
+    assert len(table.snapshots()) <= 3
+    assert len(table.scan(snapshot_id=tagged).to_arrow()) == 1
+
+
+def test_merging_changes_no_row_and_drops_manifests_without_live_files(tmp_path: Path) -> None:
+    """Replacing one batch again and again leaves a manifest of removed files behind each time; a merge sweeps them away."""
+    pipeline = pipeline_in(tmp_path, resolutions="1h")
+    first, second = batches_from(pipeline, 2)
+    stage_rollups(pipeline, second, series=2, value=7)
+    publish(pipeline, second)
+    table, merged = load(pipeline), False
+    for value in range(MERGE_MANIFESTS_FROM + 1):
+        stage_rollups(pipeline, first, series=2, value=value)
+        publish(pipeline, first)
+        table = load(pipeline)
+        merged = merged or MAINTENANCE_PROPERTY in table.metadata.snapshots[-1].summary.additional_properties  # type: ignore[union-attr]
+        assert not merge_is_due(table)
+    assert merged
+    assert [row[3] for row in rows_of(table)] == [MERGE_MANIFESTS_FROM, 7, MERGE_MANIFESTS_FROM, 7]
+
+
+def test_failing_maintenance_does_not_fail_a_publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The batch is published; the next publish tidies up."""
+    from pyiceberg.table.update.snapshot import ExpireSnapshots
+
+    pipeline = pipeline_in(tmp_path, keep_snapshots=2, resolutions="1h")
+    batches = batches_from(pipeline, 4)
+    with monkeypatch.context() as patch:
+        patch.setattr(ExpireSnapshots, "by_ids", lambda *_: (_ for _ in ()).throw(OSError("disk")))
+        for batch in batches[:3]:
+            stage_rollups(pipeline, batch, series=1)
+            assert publish(pipeline, batch).snapshot_id is not None
+        assert len(load(pipeline).snapshots()) == 3
+    assert maintain(load(pipeline), 2)
+    assert len(load(pipeline).snapshots()) == 2
