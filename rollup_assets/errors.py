@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rollup_assets.steps.checks import CheckOutcome
+    from rollup_assets.storage.manifests import Manifest
 
 
 class RollupError(Exception):
@@ -26,7 +27,15 @@ class UnknownPartitionError(RollupError):
 
 
 class QuarantineError(RollupError):
-    """A batch has more quarantined rows or files than the settings allow; its datapoints are not staged."""
+    """A batch has more quarantined rows or files than the settings allow; its datapoints are not staged.
+
+    Attributes:
+        quarantined: manifest of the quarantined rows, which are staged.
+    """
+
+    def __init__(self, message: str, quarantined: Manifest) -> None:
+        super().__init__(message)
+        self.quarantined = quarantined
 
 
 class NotStagedError(RollupError):
@@ -71,3 +80,7 @@ class LockTimeoutError(PublishError):
 
 class GeneratorError(RollupError):
     """Raw data cannot be generated: it is there already, or an option makes no sense."""
+
+
+class QueryError(RollupError):
+    """A query cannot be answered."""

@@ -30,7 +30,7 @@ class Pipeline:
             settings=settings,
             landing_zone=LandingZone(Place.parse(settings.raw), settings.raw_layout),
             stage=Stage(Place.parse(settings.stage)),
-            engine=LocalEngine(threads=settings.threads, memory=settings.memory),
+            engine=LocalEngine(threads=settings.threads, memory=settings.memory, scratch=settings.home / "scratch"),
         )
 
     @property

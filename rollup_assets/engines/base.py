@@ -56,9 +56,8 @@ class Blocks(Protocol):
     def __iter__(self) -> Iterator[tuple[int, bytes, memoryview]]:
         """Yield ``(map task, header, payload)``; the payload is valid until the next one is asked for."""
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all payloads."""
+    def headers(self) -> Iterator[tuple[int, bytes]]:
+        """Yield ``(map task, header)`` of every block, in the same order, without reading payloads."""
 
 
 class TaskContext(Protocol):

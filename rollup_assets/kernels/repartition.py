@@ -414,3 +414,62 @@ def compact_codes(codes: Array, translation: Array, out: Array, used: Array) -> 
     for c in range(count):
         translation[used[c]] = -1
     return count
+
+
+class FirstPoints(NamedTuple):
+    """The first accepted point of each series, by code: what decides its place and its dimensions."""
+
+    time: Array  # int32[k]; -1: none seen
+    value: Array  # int64 | float64 [k]
+    org: Array  # int64[k]
+    metric: Array  # int32[k], codes
+    lag: Array  # int64[k], NO_LAG: none
+
+
+@kernel
+def codes_of_ids(ids: Array, table: SeriesTable, out: Array) -> None:
+    """``out[r]`` int32 = code of ``ids[r]``; every id is in the table."""
+    mask = np.uint64(len(table.slot_id) - 1)
+    for r in range(len(ids)):
+        h = slot_of(ids[r], mask)
+        while table.slot_id[h] != ids[r] or table.slot_code[h] < 0:
+            h = (h + np.uint64(1)) & mask
+        out[r] = table.slot_code[h]
+
+
+@kernel
+def note_first_points(block: Block, value_base: int, org_base: int, lag_base: int, codes: Array, rank: Array, first: FirstPoints) -> None:
+    """Keep each series' first point, of several at the same time the one that the duplicates rule keeps. codes int32[n]: the rows' series."""
+    lag_known = len(block.lag) > 0
+    for r in range(len(codes)):
+        code = codes[r]
+        time = block.time[r]
+        if 0 <= first.time[code] < time:
+            continue
+        value = block.value[r] + value_base
+        org = block.org[r] + org_base
+        metric = block.translation[block.metric[r]]
+        lag = block.lag[r] + lag_base - 1 if lag_known and block.lag[r] > 0 else NO_LAG
+        if first.time[code] == time:
+            if value != first.value[code]:
+                better = value > first.value[code]
+            elif metric != first.metric[code]:
+                better = rank[metric] > rank[first.metric[code]]
+            elif org != first.org[code]:
+                better = org > first.org[code]
+            else:
+                better = lag > first.lag[code]
+            if not better:
+                continue
+        first.time[code] = time
+        first.value[code] = value
+        first.org[code] = org
+        first.metric[code] = metric
+        first.lag[code] = lag
+
+
+@kernel
+def scatter(values: Array, destination: Array, out: Array) -> None:
+    """``out[destination[r]] = values[r]``."""
+    for r in range(len(values)):
+        out[destination[r]] = values[r]

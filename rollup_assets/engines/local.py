@@ -1,0 +1,148 @@
+"""The local engine: a step's tasks on the threads of this process.
+
+Kernels, Arrow and file operations release the interpreter lock, so threads are enough. Blocks that ``map_shuffle`` moves are written to one file a
+map task and read back bucket by bucket: memory stays bounded whatever passes through.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rollup_assets.engines.base import Blocks, Emit, Item, Mapped, Progress, Reduced, Result, TaskContext
+from rollup_assets.storage.spill import SpilledBlocks, SpillFile
+
+
+@dataclass
+class _Context:
+    """What a task sees of the engine."""
+
+    memory: int
+    folder: Path
+    report: Callable[[int], None]
+    stopped: threading.Event
+    _scratch: list[Path] = field(default_factory=list)
+
+    def advance(self, rows: int) -> None:
+        if self.stopped.is_set():
+            raise _StoppedError
+        self.report(rows)
+
+    def scratch_folder(self) -> str:
+        path = self.folder / uuid.uuid4().hex
+        path.mkdir()
+        self._scratch.append(path)
+        return str(path)
+
+    def clean(self) -> None:
+        for path in self._scratch:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+class _StoppedError(Exception):
+    """Another task of the step has failed; this one's result is not wanted any more."""
+
+
+class LocalEngine:
+    """Runs tasks on threads.
+
+    Args:
+        threads: tasks that run at the same time.
+        memory: bytes that all running tasks together may use for their data.
+        scratch: folder for spilled data; leftovers of processes that are gone are deleted.
+    """
+
+    def __init__(self, *, threads: int, memory: int, scratch: Path) -> None:
+        self.threads = threads
+        self.memory = memory
+        self.scratch = scratch
+
+    def map(self, task: Callable[[Item, TaskContext], Result], items: Sequence[Item], *, stage: str, rows: int, progress: Progress) -> list[Result]:
+        """See :class:`rollup_assets.engines.base.Engine`."""
+        with self._folder() as folder:
+            return self._run(task, items, folder, stage, rows, progress)
+
+    def map_shuffle(
+        self,
+        split: Callable[[Item, Emit, TaskContext], Mapped],
+        items: Sequence[Item],
+        merge: Callable[[Sequence[int], Sequence[Blocks], TaskContext], Reduced],
+        groups: Sequence[Sequence[int]],
+        *,
+        stages: tuple[str, str],
+        rows: int,
+        progress: Progress,
+    ) -> tuple[list[Mapped], list[Reduced]]:
+        """See :class:`rollup_assets.engines.base.Engine`."""
+        with self._folder() as folder, contextlib.ExitStack() as opened:
+            files: list[SpillFile] = []
+            for number in range(len(items)):
+                file = SpillFile(folder / f"blocks-{number}")
+                opened.callback(file.close)
+                files.append(file)
+
+            def split_one(numbered: tuple[int, Item], context: TaskContext) -> Mapped:
+                number, item = numbered
+                return split(item, files[number].emit, context)
+
+            def merge_one(group: Sequence[int], context: TaskContext) -> Reduced:
+                return merge(group, [SpilledBlocks(files, bucket) for bucket in group], context)
+
+            mapped = self._run(split_one, list(enumerate(items)), folder, stages[0], rows, progress)
+            return mapped, self._run(merge_one, groups, folder, stages[1], rows, progress)
+
+    def _run(
+        self, task: Callable[[Item, TaskContext], Result], items: Sequence[Item], folder: Path, stage: str, rows: int, progress: Progress
+    ) -> list[Result]:
+        stopped = threading.Event()
+        running = max(1, min(self.threads, len(items)))
+
+        def run(item: Item) -> Result:
+            context = _Context(self.memory // running, folder, lambda done: progress.advance(stage, done), stopped)
+            try:
+                return task(item, context)
+            finally:
+                context.clean()
+
+        progress.start(stage, rows)
+        try:
+            with ThreadPoolExecutor(running, thread_name_prefix="task") as threads:
+                futures = [threads.submit(run, item) for item in items]
+                wait(futures, return_when=FIRST_EXCEPTION)
+                if any(future.done() and future.exception() for future in futures):
+                    stopped.set()
+                    for future in futures:
+                        future.cancel()
+            raise_first(futures)
+            return [future.result() for future in futures]
+        finally:
+            progress.finish(stage)
+
+    @contextlib.contextmanager
+    def _folder(self) -> Iterator[Path]:
+        """A folder for one step's spilled data, named after the process so that leftovers are recognized."""
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        for left in self.scratch.iterdir():
+            owner = left.name.split("-")[0]
+            if owner.isdecimal() and not Path(f"/proc/{owner}").exists():
+                shutil.rmtree(left, ignore_errors=True)
+        folder = self.scratch / f"{os.getpid()}-{uuid.uuid4().hex}"
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def raise_first(futures: Sequence[Future[Result]]) -> None:
+    """Raise the first task's error, in the order of the items, that is not a consequence of another one's."""
+    errors = [error for future in futures if not future.cancelled() and (error := future.exception()) is not None]
+    if errors:
+        raise next((error for error in errors if not isinstance(error, _StoppedError)), errors[0])

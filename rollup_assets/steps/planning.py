@@ -1,0 +1,50 @@
+"""How a batch is cut into tasks and files: by its data and the settings, never by engine, threads or memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rollup_assets.settings import Settings
+from rollup_assets.storage.manifests import InputFile
+
+# Points a file is made for. Two cores have work from twice this on, and data files stay within 128 to 512 MB (16 to 30 bytes a rollup row).
+POINTS_PER_GROUP = 8_000_000
+FEWEST_POINTS_FOR_TWO_GROUPS = 1_000_000
+_SPLIT_TASKS = 64
+_SMALLEST_SPLIT_TASK = 1 << 20
+
+
+def shard_groups(shards: int, points: int) -> list[list[int]]:
+    """Shards that share a file, for about ``points`` points in the batch: consecutive shards, a power of two of groups."""
+    groups = 2 if points >= FEWEST_POINTS_FOR_TWO_GROUPS else 1
+    while groups * 2 * POINTS_PER_GROUP <= points:
+        groups *= 2
+    groups = min(groups, shards)
+    return [list(range(shards * group // groups, shards * (group + 1) // groups)) for group in range(groups)]
+
+
+def split_tasks(files: Sequence[InputFile]) -> list[tuple[InputFile, ...]]:
+    """Files in path order, cut into tasks of about the same size."""
+    total = sum(file.size for file in files)
+    size = max(total // _SPLIT_TASKS, _SMALLEST_SPLIT_TASK)
+    tasks: list[tuple[InputFile, ...]] = []
+    pending: list[InputFile] = []
+    for file in files:
+        pending.append(file)
+        if sum(other.size for other in pending) >= size:
+            tasks.append(tuple(pending))
+            pending = []
+    if pending:
+        tasks.append(tuple(pending))
+    return tasks
+
+
+def content_parameters(settings: Settings) -> dict[str, object]:
+    """The settings that decide what staged files hold."""
+    return {
+        "batch": settings.batch,
+        "lookback": settings.lookback,
+        "resolutions": list(settings.resolutions),
+        "shards": settings.shards,
+        "value_type": settings.value_type,
+    }

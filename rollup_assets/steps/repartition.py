@@ -1,0 +1,212 @@
+"""Staging one batch: raw files to ``repartitioned_datapoints``, ``partial_points`` and ``quarantined_datapoints``, made together.
+
+The tasks are in ``steps.split`` and ``steps.sort``; here are the decisions: whether there is anything to do, whether the batch is fit to be staged,
+and the three manifests.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+
+from rollup_assets.batches import Batch
+from rollup_assets.engines.base import NoProgress, Progress
+from rollup_assets.errors import QuarantineError, ReconciliationError
+from rollup_assets.pipeline import Pipeline
+from rollup_assets.steps.planning import content_parameters, shard_groups, split_tasks
+from rollup_assets.steps.results import CODE_VERSION, StagedBatch
+from rollup_assets.steps.sort import SortResult, SortTask, sort_shards
+from rollup_assets.steps.split import BadFile, SplitResult, SplitTask, split_files
+from rollup_assets.storage.landing_zone import version_of
+from rollup_assets.storage.manifests import (
+    PARTIAL_POINTS,
+    QUARANTINED,
+    REPARTITIONED,
+    InputFile,
+    Manifest,
+    StagedFile,
+    content_digest,
+    new_attempt,
+)
+from rollup_assets.storage.raw_files import count_rows
+
+_FILES_NAMED = 3
+
+
+def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progress: Progress | None = None) -> StagedBatch:
+    """Stage the raw files of a batch.
+
+    Nothing is done if files, parameters and code are those of the manifests, unless ``force``. A batch without raw files is staged empty.
+
+    Raises:
+        QuarantineError: too many rows or files are quarantined; they are staged (``error.quarantined``), the datapoints are not.
+        RollupOverflowError: an open window overflows int64; nothing is staged.
+    """
+    progress = progress or NoProgress()
+    settings = pipeline.settings
+    files = pipeline.landing_zone.files(batch)
+    current = current_stage(pipeline, batch)
+    if current and not force and is_current(pipeline, current, batch, files):
+        return current
+
+    started = time.perf_counter()
+    attempt = new_attempt()
+    root = pipeline.landing_zone.root
+    known_rows = sum(count_rows(root / file.path) for file in files)
+    parameters = content_parameters(settings)
+    sort_task = SortTask(
+        batch=batch,
+        shards=settings.shards,
+        resolutions=settings.resolutions,
+        lookback=settings.lookback,
+        value_column=settings.value_column,
+        datapoints_folder=pipeline.stage.folder(REPARTITIONED, batch),
+        partial_points_folder=pipeline.stage.folder(PARTIAL_POINTS, batch),
+        quarantine_folder=pipeline.stage.folder(QUARANTINED, batch),
+        attempt=attempt,
+    )
+    tasks = [SplitTask(root, some, batch, settings.shards, settings.value_column) for some in split_tasks(files)]
+    groups = [*shard_groups(settings.shards, known_rows), [settings.shards]] if files else []
+    try:
+        split, merged = pipeline.engine.map_shuffle(
+            split_files,
+            tasks,
+            functools.partial(sort_shards, sort_task),
+            groups,
+            stages=("read and split", "sort and encode"),
+            rows=known_rows,
+            progress=progress,
+        )
+    except BaseException:
+        _discard(pipeline, batch, attempt, (REPARTITIONED, PARTIAL_POINTS, QUARANTINED))
+        raise
+    timings = _timings(split, merged)
+    timings["total"] = time.perf_counter() - started
+
+    def manifest(asset: str, found: list[StagedFile], counters: dict[str, object]) -> Manifest:
+        return Manifest(
+            asset=asset,
+            partition=batch.key,
+            attempt=attempt,
+            code_version=CODE_VERSION,
+            parameters=parameters,
+            inputs=tuple(files),
+            files=tuple(found),
+            counters=counters,
+            digest=content_digest(tuple(found), counters),
+            timings=timings,
+        )
+
+    counts = _counts(split, merged, len(files))
+    reasons = _reasons(split)
+    bad_files = sorted((bad for result in split for bad in result.bad_files), key=lambda bad: bad.path)
+    quarantined = pipeline.stage.commit(
+        manifest(
+            QUARANTINED,
+            [file for result in merged for file in result.quarantined],
+            {name: counts[name] for name in ("rows_read", "rows_quarantined", "bad_files")} | {"reasons": reasons},
+        ),
+        batch,
+    )
+    problem = _quarantine_problem(pipeline, batch, counts, reasons, bad_files)
+    if problem:
+        _discard(pipeline, batch, attempt, (REPARTITIONED, PARTIAL_POINTS))
+        raise QuarantineError(problem, quarantined)
+    if counts["rows_read"] != counts["rows_accepted"] + counts["duplicates"] + counts["rows_quarantined"]:
+        _discard(pipeline, batch, attempt, (REPARTITIONED, PARTIAL_POINTS))
+        raise ReconciliationError(f"batch {batch}: rows are not accounted for, nothing was staged: {counts}; please report this")
+    windows = {
+        str(resolution): sum(result.open_windows[place] for result in merged if result.open_windows)
+        for place, resolution in enumerate(settings.resolutions)
+    }
+    open_counts = {
+        str(resolution): sum(result.open_counts[place] for result in merged if result.open_counts) for place, resolution in enumerate(settings.resolutions)
+    }
+    # Partial points first: whoever finds the datapoints' manifest finds theirs too.
+    partial = pipeline.stage.commit(
+        manifest(
+            PARTIAL_POINTS,
+            [file for result in merged for file in result.partial_points],
+            {"series": counts["series"], "counts": open_counts, "windows": windows},
+        ),
+        batch,
+    )
+    repartitioned = pipeline.stage.commit(manifest(REPARTITIONED, [file for result in merged for file in result.datapoints], dict(counts)), batch)
+    return StagedBatch(repartitioned, partial, quarantined, unchanged=False)
+
+
+def current_stage(pipeline: Pipeline, batch: Batch) -> StagedBatch | None:
+    """The staged manifests of a batch; None if it is not staged."""
+    manifests = [pipeline.stage.read(asset, batch) for asset in (REPARTITIONED, PARTIAL_POINTS, QUARANTINED)]
+    repartitioned, partial, quarantined = manifests
+    if repartitioned is None or partial is None or quarantined is None:
+        return None
+    return StagedBatch(repartitioned, partial, quarantined, unchanged=True)
+
+
+def is_current(pipeline: Pipeline, staged: StagedBatch, batch: Batch, files: list[InputFile]) -> bool:
+    """Whether staging the batch again would read the same files with the same parameters and code, and its files are all there."""
+    parameters = content_parameters(pipeline.settings)
+    manifests = (staged.repartitioned, staged.partial_points, staged.quarantined)
+    return all(
+        manifest.code_version == CODE_VERSION
+        and manifest.parameters == parameters
+        and version_of(list(manifest.inputs)) == version_of(files)
+        and pipeline.stage.is_complete(manifest, batch)
+        for manifest in manifests
+    ) and not _quarantine_problem(pipeline, batch, staged.repartitioned.counters, {}, [])
+
+
+def _counts(split: list[SplitResult], merged: list[SortResult], raw_files: int) -> dict[str, int]:
+    return {
+        "rows_read": sum(result.rows_read for result in split),
+        "rows_accepted": sum(result.rows_accepted for result in merged),
+        "duplicates": sum(result.duplicates for result in merged),
+        "rows_quarantined": sum(result.rows_quarantined for result in split),
+        "series": sum(result.series for result in merged),
+        "raw_files": raw_files,
+        "bad_files": sum(len(result.bad_files) for result in split),
+    }
+
+
+def _reasons(split: list[SplitResult]) -> dict[str, int]:
+    reasons: dict[str, int] = {}
+    for result in split:
+        for reason, rows in result.reasons.items():
+            reasons[reason] = reasons.get(reason, 0) + rows
+    return dict(sorted(reasons.items()))
+
+
+def _quarantine_problem(pipeline: Pipeline, batch: Batch, counts: dict[str, int], reasons: dict[str, int], bad_files: list[BadFile]) -> str | None:
+    """Why a batch may not be staged, with the way out; None if it may."""
+    settings = pipeline.settings
+    rerun = f"then run `rollups backfill {batch} {batch}`"
+    if counts["bad_files"] > settings.quarantine_files:
+        named = "; ".join(f"{bad.path}: {bad.reason} ({bad.detail})" for bad in bad_files[:_FILES_NAMED])
+        more = f"; and {len(bad_files) - _FILES_NAMED} more" if len(bad_files) > _FILES_NAMED else ""
+        return (
+            f"batch {batch}: {counts['bad_files']} bad files, ROLLUP_QUARANTINE_FILES={settings.quarantine_files} allows no more: {named}{more}. "
+            f"Correct or remove them in {settings.raw}, or allow them with ROLLUP_QUARANTINE_FILES={counts['bad_files']}; {rerun}"
+        )
+    read, quarantined = counts["rows_read"], counts["rows_quarantined"]
+    if quarantined > settings.quarantine_limit * read:
+        why = ", ".join(f"{rows} {reason}" for reason, rows in reasons.items())
+        return (
+            f"batch {batch}: {quarantined} of {read} rows are quarantined ({quarantined / read:.2%}), more than "
+            f"ROLLUP_QUARANTINE_LIMIT={settings.quarantine_limit:g}: {why}. See the rows and their files in "
+            f"{pipeline.stage.folder(QUARANTINED, batch).uri}; correct the files in {settings.raw}, or raise the limit; {rerun}"
+        )
+    return None
+
+
+def _timings(split: list[SplitResult], merged: list[SortResult]) -> dict[str, float]:
+    timings: dict[str, float] = {}
+    for result in (*split, *merged):
+        for stage, seconds in result.seconds.items():
+            timings[stage] = timings.get(stage, 0.0) + seconds
+    return timings
+
+
+def _discard(pipeline: Pipeline, batch: Batch, attempt: str, assets: tuple[str, ...]) -> None:
+    for asset in assets:
+        (pipeline.stage.folder(asset, batch) / attempt).delete_folder()

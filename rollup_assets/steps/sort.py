@@ -1,0 +1,531 @@
+"""The sort task: the blocks of some shards to sorted shard files and partial points, and the quarantined rows to their file.
+
+A shard that does not fit the task's memory is sorted in runs: its series are cut into ranges of the final order, the rows are spilled once more by
+range, and each range is sorted by itself. The files are the same either way. Runs on any engine; manifests and checks stay out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rollup_assets.batches import Batch, to_datetime
+from rollup_assets.engines.base import Blocks, TaskContext
+from rollup_assets.errors import RollupOverflowError
+from rollup_assets.settings import format_duration
+from rollup_assets.steps.buffers import Buffers
+from rollup_assets.steps.split import quarantine_schema
+from rollup_assets.storage import blocks, encodings
+from rollup_assets.storage.blocks import Header
+from rollup_assets.storage.filesystems import Place
+from rollup_assets.storage.manifests import StagedFile
+from rollup_assets.storage.parquet import ParquetFileWriter
+from rollup_assets.storage.partial_points import PartialPointsLayout, PartialPointsWriter
+from rollup_assets.storage.spill import SpilledBlocks, SpillFile
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from rollup_assets.kernels.partial import PartialPoints
+    from rollup_assets.kernels.repartition import Block, RowGroup, SeriesTable, ShardPoints
+
+_BUFFERS = Buffers()
+
+# Code, time and value of a row, before and after sorting; dimensions and lag likewise, where they are kept.
+_ROW_BYTES = 28
+_DIMENSIONS_BYTES = 24
+_LAG_BYTES = 16
+# What a task needs whatever the number of rows: a row group, its encoded pages and a block.
+_FIXED_BYTES = 48 << 20
+_FEWEST_ROWS = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class SortTask:
+    """What is the same for all groups of shards of a batch."""
+
+    batch: Batch
+    shards: int
+    resolutions: tuple[int, ...]
+    lookback: int
+    value_column: str
+    datapoints_folder: Place
+    partial_points_folder: Place
+    quarantine_folder: Place
+    attempt: str
+
+    @property
+    def value_dtype(self) -> np.dtype[Any]:
+        """Type of values in memory."""
+        return np.dtype(np.float64 if self.value_column == "double_value" else np.int64)
+
+    @property
+    def layout(self) -> PartialPointsLayout:
+        """Layout of the partial points."""
+        return PartialPointsLayout(self.resolutions, self.value_dtype.name)
+
+
+@dataclass(slots=True)
+class SortResult:
+    """What one group of shards became."""
+
+    datapoints: list[StagedFile] = field(default_factory=list)
+    partial_points: list[StagedFile] = field(default_factory=list)
+    quarantined: list[StagedFile] = field(default_factory=list)
+    rows_accepted: int = 0
+    duplicates: int = 0
+    series: int = 0
+    open_counts: list[int] = field(default_factory=list)
+    """Sum of counts of the open windows, by resolution."""
+    open_windows: list[int] = field(default_factory=list)
+    runs: int = 0
+    seconds: dict[str, float] = field(default_factory=lambda: {"sort": 0.0, "partial points": 0.0, "encode points": 0.0})
+
+
+class _Stopwatch:
+    """Adds wall time to a stage of a result."""
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self._seconds = seconds
+        self._started = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self._seconds[stage] += now - self._started
+        self._started = now
+
+
+class ShardBlocks:
+    """The row blocks of one shard, unpacked one after the other, with metric codes made the shard's own."""
+
+    def __init__(self, source: Blocks) -> None:
+        self._source = source
+        headers = [(task, Header.unpack(header)) for task, header in source.headers()]
+        self._dropped = {(task, header.file) for task, header in headers if header.kind == blocks.DROP_FILE}
+        kept = [header for task, header in headers if header.kind == blocks.ROWS and (task, header.file) not in self._dropped]
+        self.rows = sum(header.rows for header in kept)
+        self.has_lag = any(header.has_lag for header in kept)
+        self.names: list[str] = []
+        """Metric names by code; complete after one iteration."""
+        self._codes: dict[str, int] = {}
+
+    def code_of(self, name: str) -> int:
+        """The shard's code of a name."""
+        code = self._codes.setdefault(name, len(self.names))
+        if code == len(self.names):
+            self.names.append(name)
+        return code
+
+    def __iter__(self) -> Iterator[tuple[Header, Block]]:
+        from rollup_assets.kernels.repartition import Block
+
+        translations: dict[int, NDArray[np.int32]] = {}
+        for task, packed, payload in self._source:
+            header = Header.unpack(packed)
+            if header.kind == blocks.NAMES:
+                codes = [self.code_of(name) for name in blocks.unpack_names(payload, header.rows)]
+                translations[task] = np.concatenate([translations.get(task, np.empty(0, np.int32)), np.array(codes, np.int32)])
+            elif header.kind == blocks.ROWS and (task, header.file) not in self._dropped:
+                ids, times, values, orgs, metrics, lags = header.columns(payload)
+                yield header, Block(ids, times, values, orgs, metrics, lags, translations[task])
+
+
+def sort_shards(task: SortTask, group: Sequence[int], sources: Sequence[Blocks], context: TaskContext) -> SortResult:
+    """Sort the shards of a group, one after the other."""
+    result = SortResult(open_counts=[0] * len(task.resolutions), open_windows=[0] * len(task.resolutions))
+    partial = PartialPointsWriter(task.partial_points_folder, task.attempt, group[0], task.layout)
+    for shard, source in zip(group, sources, strict=True):
+        if shard == task.shards:
+            _write_quarantined(task, source, result)
+            continue
+        rows = ShardBlocks(source)
+        if rows.rows:
+            _ShardSorter(task, shard, rows, partial, context, result).run()
+    result.partial_points = partial.close()
+    return result
+
+
+class _ShardSorter:
+    """Sorts one shard."""
+
+    def __init__(self, task: SortTask, shard: int, rows: ShardBlocks, partial: PartialPointsWriter, context: TaskContext, result: SortResult) -> None:
+        self.task = task
+        self.shard = shard
+        self.rows = rows
+        self.partial = partial
+        self.context = context
+        self.result = result
+        self.watch = _Stopwatch(result.seconds)
+        self.has_lag = rows.has_lag
+        self.dimensions_change = False
+
+    def run(self) -> None:
+        writer = _DatapointsWriter(self.task, self.shard, self.has_lag, min(self.rows.rows, encodings.DATAPOINTS_ROW_GROUP))
+        if self.rows.rows <= self._most_rows(dimensions=False):
+            table, series, self.dimensions_change = self._series(keep_rows=True)
+            if not self.dimensions_change:
+                self._finish(self.rows, table, series, self._points(self.rows.rows), writer)
+            elif self.rows.rows <= self._most_rows(dimensions=True):
+                self._sort(self.rows, writer)
+            else:
+                self._sort_in_runs(table, series, writer)
+        else:
+            table, series, self.dimensions_change = self._series(keep_rows=False)
+            self._sort_in_runs(table, series, writer)
+        self.result.datapoints.append(writer.close())
+        self.watch.lap("encode points")
+
+    def _most_rows(self, *, dimensions: bool) -> int:
+        row = _ROW_BYTES + (_LAG_BYTES if self.has_lag else 0) + (_DIMENSIONS_BYTES if dimensions else 0)
+        return max(_FEWEST_ROWS, (self.context.memory - _FIXED_BYTES) // row)
+
+    def _points(self, rows: int, name: str = "points", *, with_code: bool = True) -> ShardPoints:
+        """Columns for ``rows`` points, the thread's own."""
+        from rollup_assets.kernels.repartition import ShardPoints
+
+        dimensions = rows if self.dimensions_change else 0
+        return ShardPoints(
+            _BUFFERS.get(f"{name} code", rows if with_code else 0, np.int32),
+            _BUFFERS.get(f"{name} time", rows, np.int32),
+            _BUFFERS.get(f"{name} value", rows, self.task.value_dtype),
+            _BUFFERS.get(f"{name} org", dimensions, np.int64),
+            _BUFFERS.get(f"{name} metric", dimensions, np.int32),
+            _BUFFERS.get(f"{name} lag", rows if self.has_lag else 0, np.int64),
+        )
+
+    def _ingest(self, source: ShardBlocks, points: ShardPoints) -> tuple[SeriesTable, int, bool]:
+        """Unpack all blocks; returns the series table, how many series it has, and whether dimensions change within a series."""
+        from rollup_assets.kernels import repartition as kernels
+
+        table = kernels.new_series_table(kernels.MINIMUM_TABLE)
+        series = row = changed = 0
+        for header, block in source:
+            at = 0
+            while True:
+                series, at, found = kernels.ingest(
+                    block, header.value_base, header.org_base, header.lag_base, at, row, series, table, points
+                )
+                changed += found
+                if at == header.rows:
+                    break
+                table = kernels.grown(table, series)
+            row += header.rows
+        return table, series, changed > 0
+
+    def _series(self, *, keep_rows: bool) -> tuple[SeriesTable, int, bool]:
+        """The shard's series, and, if wanted, its rows in this thread's buffers."""
+        found = self._ingest(self.rows, self._points(self.rows.rows if keep_rows else 0))
+        self.watch.lap("sort")
+        return found
+
+    def _sort(self, source: ShardBlocks, writer: _DatapointsWriter) -> None:
+        """Sort blocks that fit into memory."""
+        points = self._points(source.rows)
+        table, series, _ = self._ingest(source, points)
+        self.watch.lap("sort")
+        self._finish(source, table, series, points, writer)
+
+    def _finish(self, source: ShardBlocks, table: SeriesTable, series: int, points: ShardPoints, writer: _DatapointsWriter) -> None:
+        """Sort unpacked rows, write them, and their partial points."""
+        from rollup_assets.kernels import repartition as kernels
+
+        rank, names = _ranks(source.names)
+        start = np.empty(series, np.int64)
+        kept = np.empty(series, np.int64)
+        # Where dimensions change, the first point of a series, known only when it is sorted, decides its place.
+        order = np.arange(series) if self.dimensions_change else np.lexsort((table.id[:series], table.org[:series], rank[table.metric[:series]]))
+        sorted_points = self._points(source.rows, "sorted", with_code=False)
+        self.result.duplicates += kernels.place(points, source.rows, order, table, rank, start, kept, sorted_points)
+        org, metric = table.org[:series], rank[table.metric[:series]]
+        if self.dimensions_change:
+            org, metric = sorted_points.org[start], rank[sorted_points.metric[start]]
+            order = np.lexsort((table.id[:series], org, metric))
+        self.watch.lap("sort")
+        partial = self._partial_points(order, start, kept, sorted_points, rank, table.id[order], org[order], metric[order])
+        self.partial.write(self.shard, partial, names)
+        self.watch.lap("partial points")
+        writer.write(order, start, kept, table, rank, names, sorted_points)
+        self.watch.lap("encode points")
+        self.result.rows_accepted += int(kept.sum())
+        self.result.series += series
+        self.result.runs += 1
+        self.context.advance(source.rows)
+
+    def _partial_points(
+        self,
+        order: NDArray[np.int64],
+        start: NDArray[np.int64],
+        kept: NDArray[np.int64],
+        points: ShardPoints,
+        rank: NDArray[np.int32],
+        ids: NDArray[np.int64],
+        org: NDArray[np.int64],
+        metric: NDArray[np.int32],
+    ) -> PartialPoints:
+        from rollup_assets.kernels import partial as kernels
+        from rollup_assets.kernels import windows
+
+        count, levels = len(order), len(self.task.resolutions)
+        details = self.dimensions_change or self.has_lag
+        value = self.task.value_dtype
+        partial = kernels.PartialPoints(
+            ids,
+            org,
+            metric,
+            np.empty(count, np.int64),
+            np.empty(count, value),
+            np.empty(count, np.int64),
+            np.empty(count, value),
+            np.empty((levels, windows.DETAILED_INTEGERS if details else windows.PLAIN_INTEGERS, count), np.int64),
+            np.empty((levels, windows.PARTIAL_VALUES, count), value),
+        )
+        series, level = kernels.partial_points(
+            order,
+            start,
+            kept,
+            points,
+            rank,
+            self.task.batch.start,
+            self.task.batch.length,
+            np.array(self.task.resolutions, np.int64),
+            self.task.lookback,
+            details,
+            partial,
+        )
+        if series >= 0:
+            raise overflow(int(ids[series]), self.task.resolutions[level], self.task.batch.end)
+        for place in range(levels):
+            counts = partial.integers[place, windows.COUNT]
+            self.result.open_counts[place] += int(counts.sum())
+            self.result.open_windows[place] += int(np.count_nonzero(counts))
+        return partial
+
+    def _sort_in_runs(self, table: SeriesTable, series: int, writer: _DatapointsWriter) -> None:
+        """Spill the shard's rows by ranges of its final order that fit into memory, and sort range after range.
+
+        A single series is never cut: at one accepted point a millisecond it has at most 3.6 million an hour.
+        """
+        rank, _ = _ranks(self.rows.names)
+        org, metric = table.org[:series], table.metric[:series]
+        if self.dimensions_change:
+            org, metric = self._first_dimensions(table, series, rank)
+        order = np.lexsort((table.id[:series], org, rank[metric]))
+        # A run begins where the rows so far pass the next multiple of what fits; half of it, so that a long last series does no harm.
+        run_of = np.empty(series, np.uint16)
+        most = max(1, self._most_rows(dimensions=self.dimensions_change) // 2)
+        run_of[order] = np.unique((np.cumsum(table.count[order]) - 1) // most, return_inverse=True)[1]
+        _BUFFERS.clear()
+        spilled = SpillFile(Path(self.context.scratch_folder()) / "runs")
+        try:
+            self._spill_runs(table, run_of, spilled)
+            self.watch.lap("sort")
+            for run in sorted(spilled.index):
+                self._sort(ShardBlocks(SpilledBlocks([spilled], run)), writer)
+        finally:
+            spilled.close()
+
+    def _first_dimensions(self, table: SeriesTable, series: int, rank: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        from rollup_assets.kernels import repartition as kernels
+
+        first = kernels.FirstPoints(
+            np.full(series, -1, np.int32),
+            np.empty(series, self.task.value_dtype),
+            np.empty(series, np.int64),
+            np.empty(series, np.int32),
+            np.empty(series, np.int64),
+        )
+        for header, block in self.rows:
+            codes = _BUFFERS.get("codes", header.rows, np.int32)
+            kernels.codes_of_ids(block.id, table, codes)
+            kernels.note_first_points(block, header.value_base, header.org_base, header.lag_base, codes, rank, first)
+        return first.org, first.metric
+
+    def _spill_runs(self, table: SeriesTable, run_of: NDArray[np.uint16], spilled: SpillFile) -> None:
+        """Cut every block by run."""
+        from rollup_assets.kernels import repartition as kernels
+
+        runs = int(run_of.max()) + 1
+        told = [0] * runs
+        start = np.empty(runs + 1, np.int64)
+        for header, block in self.rows:
+            codes = _BUFFERS.get("codes", header.rows, np.int32)
+            kernels.codes_of_ids(block.id, table, codes)
+            destination = _BUFFERS.get("destination", header.rows, np.int32)
+            kernels.destinations(run_of[codes], runs, destination, start)
+            columns = []
+            metric = block.translation[block.metric]  # the shard's codes from here on
+            for place, column in enumerate((block.id, block.time, block.value, block.org, metric, block.lag)[: 6 if header.has_lag else 5]):
+                columns.append(_BUFFERS.get(f"run {place}", header.rows, column.dtype))
+                kernels.scatter(column, destination, columns[-1])
+            order = blocks.payload_order([column.dtype for column in columns])
+            for run in range(runs):
+                first, last = int(start[run]), int(start[run + 1])
+                if first == last:
+                    continue
+                if news := self.rows.names[told[run] :]:
+                    spilled.emit(run, Header(blocks.NAMES, 0, len(news)).pack(), [blocks.pack_names(news)])
+                    told[run] = len(self.rows.names)
+                part = Header(
+                    blocks.ROWS, 0, last - first, header.value, header.org, blocks.INT32, header.lag, header.value_base, header.org_base, header.lag_base
+                )
+                spilled.emit(run, part.pack(), [columns[column][first:last] for column in order])
+
+
+def overflow(series: int, resolution: int, label: int) -> RollupOverflowError:
+    """The error that names a window whose sum, step or delta does not fit int64; label in epoch ms."""
+    return RollupOverflowError(
+        f"series {series}, the {format_duration(resolution)} window labelled {to_datetime(label):%Y-%m-%d %H:%M:%S} UTC: a sum, step or delta overflows "
+        "int64; correct the raw values, or store them as doubles (ROLLUP_VALUE_TYPE=double, with a table of its own)"
+    )
+
+
+def _ranks(names: Sequence[str]) -> tuple[NDArray[np.int32], list[str]]:
+    """(rank of each name, names by rank). Python compares strings by code point, which is the order of their UTF-8 bytes."""
+    ordered = sorted(names)
+    place = {name: rank for rank, name in enumerate(ordered)}
+    return np.array([place[name] for name in names] or [0], np.int32), ordered
+
+
+class _DatapointsWriter:
+    """Writes the sorted points of one shard in row groups of a fixed size, whatever the pieces they come in."""
+
+    def __init__(self, task: SortTask, shard: int, has_receive: bool, row_group: int) -> None:
+        import pyarrow as pa
+
+        from rollup_assets.kernels.repartition import RowGroup
+
+        self._task = task
+        self._shard = shard
+        self._path = f"{task.attempt}/shard-{shard:05d}.parquet"
+        value = pa.float64() if task.value_dtype == np.float64 else pa.int64()
+        fields = [
+            pa.field("id", pa.int64(), nullable=False),
+            pa.field("org_id", pa.int64(), nullable=False),
+            pa.field("metric", pa.dictionary(pa.int32(), pa.string()), nullable=False),
+            pa.field("logical_timestamp", pa.int64(), nullable=False),
+            pa.field(task.value_column, value, nullable=False),
+        ]
+        if has_receive:
+            fields.append(pa.field("receive_timestamp", pa.int64()))
+        self._schema = pa.schema(fields)
+        self._writer = ParquetFileWriter(task.datapoints_folder / self._path, self._schema, encodings.DATAPOINTS)
+        self._has_receive = has_receive
+        self._names: list[str] = []
+        self._codes: dict[str, int] = {}
+        self._filled = 0
+        self._group: RowGroup = RowGroup(
+            np.empty(row_group, np.int64),
+            np.empty(row_group, np.int64),
+            np.empty(row_group, np.int32),
+            np.empty(row_group, np.int64),
+            np.empty(row_group, task.value_dtype),
+            np.empty(row_group if has_receive else 0, np.int64),
+        )
+
+    def write(
+        self,
+        order: NDArray[np.int64],
+        start: NDArray[np.int64],
+        kept: NDArray[np.int64],
+        table: SeriesTable,
+        rank: NDArray[np.int32],
+        names: Sequence[str],
+        points: ShardPoints,
+    ) -> None:
+        """Append sorted points; ``rank`` gives each metric code its place in ``names``."""
+        from rollup_assets.kernels.repartition import fill_row_group
+
+        # Pieces of one shard may number their metrics differently: rows keep the writer's own codes.
+        codes = np.array([self._code(name) for name in names] or [0], np.int32)[rank]
+        series = point = 0
+        while series < len(order):
+            self._filled, series, point = fill_row_group(
+                order, series, point, self._filled, start, kept, table, codes, self._task.batch.start, points, self._group
+            )
+            if self._filled == len(self._group.id):
+                self._flush()
+
+    def _code(self, name: str) -> int:
+        code = self._codes.setdefault(name, len(self._names))
+        if code == len(self._names):
+            self._names.append(name)
+        return code
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        from rollup_assets.kernels.repartition import NO_LAG
+
+        count = self._filled
+        group = self._group
+        columns = [
+            pa.array(group.id[:count]),
+            pa.array(group.org[:count]),
+            compacted(group.metric[:count], self._names),
+            pa.array(group.time[:count]),
+            pa.array(group.value[:count]),
+        ]
+        if self._has_receive:
+            receive = group.receive[:count]
+            columns.append(pa.array(receive, mask=receive == NO_LAG))
+        self._writer.write(pa.Table.from_arrays(columns, schema=self._schema))
+        self._filled = 0
+
+    def close(self) -> StagedFile:
+        if self._filled:
+            self._flush()
+        return self._writer.close(self._path, shards=(self._shard,))
+
+
+def compacted(codes: NDArray[np.int32], names: Sequence[str]) -> pa.Array:
+    """Names as a dictionary array with just the names that occur, by first appearance: the bytes depend on nothing else."""
+    import pyarrow as pa
+
+    from rollup_assets.kernels.repartition import compact_codes
+
+    out = np.empty(len(codes), np.int32)
+    used = np.empty(min(len(codes), len(names)), np.int32)
+    translation = _BUFFERS.get("translation", len(names), np.int32)
+    translation[:] = -1
+    count = compact_codes(codes, translation, out, used)
+    return pa.DictionaryArray.from_arrays(pa.array(out), pa.array([names[code] for code in used[:count]], pa.string()))
+
+
+def _write_quarantined(task: SortTask, source: Blocks, result: SortResult) -> None:
+    """Quarantined rows, by file and row, to one file with row groups of a fixed size."""
+    import pyarrow as pa
+
+    headers = [(map_task, Header.unpack(header)) for map_task, header in source.headers()]
+    dropped = {(map_task, header.file) for map_task, header in headers if header.kind == blocks.DROP_FILE}
+    if not any(header.kind == blocks.QUARANTINED and (map_task, header.file) not in dropped for map_task, header in headers):
+        return
+    path = f"{task.attempt}/quarantined-00000.parquet"
+    schema = quarantine_schema(task.value_column)
+    writer = ParquetFileWriter(task.quarantine_folder / path, schema, encodings.QUARANTINED)
+    pending: list[pa.RecordBatch] = []
+
+    def write(*, everything: bool) -> None:
+        group = encodings.QUARANTINED_ROW_GROUP
+        table = pa.Table.from_batches(pending, schema)
+        whole = table.num_rows if everything else table.num_rows // group * group
+        for first in range(0, whole, group):
+            writer.write(table.slice(first, min(group, whole - first)).combine_chunks())
+        pending[:] = table.slice(whole).to_batches()
+
+    for map_task, packed, payload in source:
+        header = Header.unpack(packed)
+        if header.kind != blocks.QUARANTINED or (map_task, header.file) in dropped:
+            continue
+        # The payload is valid only until the next one is read.
+        with pa.ipc.open_stream(pa.py_buffer(bytes(payload))) as stream:
+            pending.extend(stream.read_all().to_batches())
+        if sum(batch.num_rows for batch in pending) >= encodings.QUARANTINED_ROW_GROUP:
+            write(everything=False)
+    write(everything=True)
+    result.quarantined.append(writer.close(path))

@@ -1,0 +1,288 @@
+"""The split task: raw files to packed blocks, one stream of blocks a shard, quarantined rows apart.
+
+Runs on any engine; what it emits is sorted by ``steps.sort``. Which files there are and what the counts mean for the batch stay out.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rollup_assets.batches import Batch
+from rollup_assets.engines.base import Emit, TaskContext
+from rollup_assets.steps.buffers import Buffers
+from rollup_assets.storage import blocks
+from rollup_assets.storage.blocks import Header
+from rollup_assets.storage.filesystems import Place
+from rollup_assets.storage.manifests import InputFile
+from rollup_assets.storage.raw_files import ROW_REASONS, SCHEMA_MISMATCH, UNREADABLE_FILE, RawFile, RawRows, UnreadableFileError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_BUFFERS = Buffers()
+
+
+@dataclass(frozen=True, slots=True)
+class SplitTask:
+    """Some raw files of a batch, in path order."""
+
+    landing_zone: Place
+    files: tuple[InputFile, ...]
+    batch: Batch
+    shards: int
+    value_column: str
+
+    @property
+    def quarantine_bucket(self) -> int:
+        """The bucket after the shards' takes what is quarantined."""
+        return self.shards
+
+
+@dataclass(frozen=True, slots=True)
+class BadFile:
+    """A raw file that was quarantined as a whole."""
+
+    path: str
+    reason: str
+    detail: str
+    rows: int
+
+
+@dataclass(slots=True)
+class SplitResult:
+    """What a split task counted."""
+
+    rows_read: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+    bad_files: list[BadFile] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=lambda: {"read": 0.0, "split": 0.0})
+
+    @property
+    def rows_quarantined(self) -> int:
+        """Rows quarantined, those of whole files included."""
+        return sum(self.reasons.values())
+
+
+class _Names:
+    """Metric names of a task, coded in the order of appearance, and how many of them each bucket knows already."""
+
+    def __init__(self, buckets: int) -> None:
+        self.names: list[str] = []
+        self._codes: dict[str | None, int] = {}
+        self._sent = [0] * buckets
+        self._last: pa.Array | None = None
+        self._translation = np.zeros(1, np.int32)
+
+    def translation(self, names: pa.Array) -> NDArray[np.int32]:
+        """The task's code of each name; consecutive row groups mostly have the same names."""
+        if self._last is None or not names.equals(self._last):
+            codes = [self._code(name) for name in names.to_pylist()]
+            self._translation = np.array(codes or [0], np.int32)
+            self._last = names
+        return self._translation
+
+    def _code(self, name: str | None) -> int:
+        if name is None:
+            return 0  # the row is quarantined
+        code = self._codes.setdefault(name, len(self.names))
+        if code == len(self.names):
+            self.names.append(name)
+        return code
+
+    def news_for(self, bucket: int) -> list[str]:
+        """The names that the bucket has not been told yet."""
+        news = self.names[self._sent[bucket] :]
+        self._sent[bucket] = len(self.names)
+        return news
+
+
+def split_files(task: SplitTask, emit: Emit, context: TaskContext) -> SplitResult:
+    """Read the task's files and emit the blocks of every shard."""
+    result = SplitResult()
+    names = _Names(task.shards)
+    for number, file in enumerate(task.files):
+        _split_file(task, number, file, names, emit, context, result)
+    return result
+
+
+def _split_file(task: SplitTask, number: int, file: InputFile, names: _Names, emit: Emit, context: TaskContext, result: SplitResult) -> None:
+    rows_read = 0
+    reasons: dict[str, int] = {}
+    bad: BadFile | None = None
+    try:
+        raw = RawFile(task.landing_zone / file.path, task.value_column)
+        if raw.problem:
+            bad = BadFile(file.path, SCHEMA_MISMATCH, raw.problem, raw.row_count)
+        else:
+            started = time.perf_counter()
+            for rows in raw.rows(task.batch):
+                read = time.perf_counter()
+                result.seconds["read"] += read - started
+                rows_read += len(rows.id)
+                if rows.reason is not None:
+                    _quarantine(task, number, file, rows, emit, reasons)
+                _split_rows(task, number, rows, names, emit)
+                context.advance(len(rows.id))
+                started = time.perf_counter()
+                result.seconds["split"] += started - read
+    except UnreadableFileError as error:
+        bad = BadFile(file.path, UNREADABLE_FILE, str(error), 0)
+    if bad is None:
+        result.rows_read += rows_read
+        for reason, count in reasons.items():
+            result.reasons[reason] = result.reasons.get(reason, 0) + count
+        return
+    # Blocks of the file may be on their way already: a page can be damaged that comes after good ones.
+    for bucket in range(task.shards + 1):
+        emit(bucket, Header(blocks.DROP_FILE, number, 0).pack(), [])
+    emit(task.quarantine_bucket, Header(blocks.QUARANTINED, len(task.files), 1).pack(), [serialized(_bad_file_row(bad, task.value_column))])
+    result.rows_read += bad.rows
+    result.reasons[bad.reason] = result.reasons.get(bad.reason, 0) + bad.rows
+    result.bad_files.append(bad)
+
+
+def _split_rows(task: SplitTask, number: int, rows: RawRows, names: _Names, emit: Emit) -> None:
+    from rollup_assets.kernels import repartition as kernels
+
+    columns: dict[str, NDArray[Any]] = {"id": rows.id, "time": rows.time, "value": rows.value, "org": rows.org, "metric": rows.metric}
+    if rows.lag is not None:
+        columns["lag"] = rows.lag
+    if rows.reason is not None:
+        keep = rows.reason == 0
+        columns = {name: column[keep] for name, column in columns.items()}
+    count = len(columns["id"])
+    if count == 0:
+        return
+    shard = _BUFFERS.get("shard", count, np.uint16)
+    destination = _BUFFERS.get("destination", count, np.int32)
+    start = np.empty(task.shards + 1, np.int64)
+    kernels.shard_of_ids(columns["id"], task.shards, shard)
+    kernels.destinations(shard, task.shards, destination, start)
+
+    packed = [_BUFFERS.get("id", count, np.int64), _BUFFERS.get("time", count, np.int32)]
+    kernels.scatter_offsets(columns["id"], 0, destination, packed[0])
+    kernels.scatter_offsets(columns["time"], task.batch.start, destination, packed[1])
+    value = columns["value"]
+    if value.dtype == np.float64:
+        packed.append(_BUFFERS.get("value", count, np.float64))
+        kernels.scatter_doubles(value, destination, packed[-1])
+        value_code, value_base = blocks.FLOAT64, 0
+    else:
+        value_code, value_base = blocks.narrowest(*(int(bound) for bound in kernels.extremes(value)))
+        packed.append(_BUFFERS.get("value", count, blocks.dtype_of(value_code)))
+        kernels.scatter_offsets(value, value_base, destination, packed[-1])
+    org_code, org_base = blocks.narrowest(*(int(bound) for bound in kernels.extremes(columns["org"])))
+    packed.append(_BUFFERS.get("org", count, blocks.dtype_of(org_code)))
+    kernels.scatter_offsets(columns["org"], org_base, destination, packed[-1])
+    translation = names.translation(rows.names)
+    metric_code = blocks.UINT16 if len(names.names) <= 2**16 else blocks.INT32
+    packed.append(_BUFFERS.get("metric", count, blocks.dtype_of(metric_code)))
+    kernels.scatter_codes(columns["metric"], translation, destination, packed[-1])
+    lag_code, lag_base = 255, 0
+    if "lag" in columns and (known := columns["lag"][columns["lag"] != kernels.NO_LAG]).size:
+        low, high = (int(bound) for bound in kernels.extremes(known))
+        lag_code, lag_base = blocks.narrowest(low, high + 1, uint16=False)
+        if lag_code == blocks.INT64:
+            lag_base = low
+        packed.append(_BUFFERS.get("lag", count, blocks.dtype_of(lag_code)))
+        kernels.scatter_lags(columns["lag"], lag_base, destination, packed[-1])
+
+    order = blocks.payload_order([column.dtype for column in packed])
+    ends = start.tolist()
+    for s in range(task.shards):
+        first, last = ends[s], ends[s + 1]
+        if first == last:
+            continue
+        if news := names.news_for(s):
+            emit(s, Header(blocks.NAMES, number, len(news)).pack(), [blocks.pack_names(news)])
+        header = Header(blocks.ROWS, number, last - first, value_code, org_code, metric_code, lag_code, value_base, org_base, lag_base)
+        emit(s, header.pack(), [packed[column][first:last] for column in order])
+
+
+def quarantine_schema(value_column: str) -> pa.Schema:
+    """Schema of quarantined rows."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            pa.field("reason", pa.string(), nullable=False),
+            pa.field("file", pa.string(), nullable=False),
+            ("row_number", pa.int64()),
+            pa.field("rows", pa.int64(), nullable=False),
+            ("detail", pa.string()),
+            ("id", pa.int64()),
+            ("org_id", pa.int64()),
+            ("metric", pa.string()),
+            ("logical_timestamp", pa.int64()),
+            (value_column, pa.float64() if value_column == "double_value" else pa.int64()),
+            ("receive_timestamp", pa.int64()),
+        ]
+    )
+
+
+def serialized(batch: pa.RecordBatch) -> pa.Buffer:
+    """A record batch as bytes, with its schema."""
+    import pyarrow as pa
+
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as stream:
+        stream.write_batch(batch)
+    return sink.getvalue()
+
+
+def _quarantine(task: SplitTask, number: int, file: InputFile, rows: RawRows, emit: Emit, reasons: dict[str, int]) -> None:
+    """Emit the rows that are not accepted, as they were read, and count them by reason."""
+    import pyarrow as pa
+
+    assert rows.reason is not None
+    places = np.flatnonzero(rows.reason)
+    codes = rows.reason[places]
+    for code, count in zip(*(found.tolist() for found in np.unique(codes, return_counts=True)), strict=True):
+        reason = ROW_REASONS[code - 1]
+        reasons[reason] = reasons.get(reason, 0) + count
+    taken = rows.table.take(pa.array(places))
+    times = pa.array(rows.time[places])
+    schema = quarantine_schema(task.value_column)
+
+    def column(name: str) -> pa.Array:
+        return taken.column(name).combine_chunks() if name in taken.column_names else pa.nulls(len(places))
+
+    def as_time(name: str, converted: pa.Array) -> pa.Array:
+        import pyarrow.compute as pc
+
+        return pc.if_else(column(name).is_valid(), converted, pa.scalar(None, pa.int64()))
+
+    receive = pa.nulls(len(places), pa.int64())
+    if rows.lag is not None:
+        from rollup_assets.kernels.repartition import NO_LAG
+
+        lag = rows.lag[places]
+        receive = pa.array(rows.time[places] + lag, mask=lag == NO_LAG)
+    columns = [
+        pa.array([ROW_REASONS[code - 1] for code in codes.tolist()], pa.string()),
+        pa.array([file.path] * len(places), pa.string()),
+        pa.array(rows.position + places),
+        pa.array(np.ones(len(places), np.int64)),
+        pa.nulls(len(places), pa.string()),
+        column("id").cast(pa.int64()),
+        column("org_id").cast(pa.int64()),
+        column("metric").cast(pa.string()),
+        as_time("logical_timestamp", times),
+        column(task.value_column).cast(schema.field(task.value_column).type),
+        receive,
+    ]
+    batch = pa.RecordBatch.from_arrays(columns, schema=schema)
+    emit(task.quarantine_bucket, Header(blocks.QUARANTINED, number, len(places)).pack(), [serialized(batch)])
+
+
+def _bad_file_row(bad: BadFile, value_column: str) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    schema = quarantine_schema(value_column)
+    row = {"reason": bad.reason, "file": bad.path, "rows": bad.rows, "detail": bad.detail}
+    return pa.RecordBatch.from_pylist([row], schema=schema)

@@ -1,0 +1,111 @@
+"""Writing Parquet: encodings, row groups of a fixed size, and the digest of the bytes.
+
+How rows are cut into row groups and files depends on the data alone, never on threads, memory or engine, and nothing in a file tells who wrote
+it or when: the same rows give the same bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import xxhash
+
+from rollup_assets.storage.manifests import StagedFile
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from rollup_assets.storage.filesystems import Place
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How a kind of file is encoded; columns in neither list are PLAIN."""
+
+    compression: str
+    level: int | None
+    dictionary: tuple[str, ...]
+    columns: dict[str, str]
+    statistics: bool
+
+    def options(self, schema: pa.Schema) -> dict[str, Any]:
+        """Arguments of ``pyarrow.parquet.ParquetWriter`` for a schema."""
+        names = set(schema.names)
+        return {
+            "compression": self.compression,
+            "compression_level": self.level,
+            "use_dictionary": [name for name in self.dictionary if name in names],
+            "column_encoding": {name: self.columns.get(name, "PLAIN") for name in schema.names if name not in self.dictionary},
+            "write_statistics": self.statistics,
+            "store_schema": False,
+        }
+
+
+class DigestingStream:
+    """A stream that counts and digests what is written through it; made for ``ParquetWriter``, which only writes, tells and closes."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._digest = xxhash.xxh3_128()
+        self.size = 0
+        self.closed = False
+
+    def write(self, content: bytes) -> int:
+        """Append bytes."""
+        self._digest.update(content)
+        self.size += len(content)
+        self._stream.write(content)
+        return len(content)
+
+    def tell(self) -> int:
+        """Bytes written so far."""
+        return self.size
+
+    def flush(self) -> None:
+        """Nothing is held back here."""
+
+    def close(self) -> None:
+        """Close the stream beneath."""
+        if not self.closed:
+            self._stream.close()
+        self.closed = True
+
+    def readable(self) -> bool:
+        """Never."""
+        return False
+
+    def writable(self) -> bool:
+        """Always."""
+        return True
+
+    def seekable(self) -> bool:
+        """Never."""
+        return False
+
+    @property
+    def hexdigest(self) -> str:
+        """xxh3_128 of everything written."""
+        return self._digest.hexdigest()
+
+
+class ParquetFileWriter:
+    """Writes one Parquet file, a row group a table."""
+
+    def __init__(self, place: Place, schema: pa.Schema, encoding: Encoding) -> None:
+        import pyarrow.parquet as pq
+
+        self._stream = DigestingStream(place.open_output())
+        self._writer = pq.ParquetWriter(self._stream, schema, **encoding.options(schema))
+        self.rows = 0
+
+    def write(self, table: pa.Table) -> None:
+        """Write one row group."""
+        self._writer.write_table(table, row_group_size=max(table.num_rows, 1))
+        self.rows += table.num_rows
+
+    def close(self, path: str, *, shards: tuple[int, ...] = (), resolution: int | None = None) -> StagedFile:
+        """Finish the file; returns what a manifest says of it, under the name ``path``."""
+        self._writer.close()
+        self._stream.close()
+        return StagedFile(path=path, rows=self.rows, size=self._stream.size, digest=self._stream.hexdigest, shards=shards, resolution=resolution)

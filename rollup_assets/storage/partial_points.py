@@ -1,0 +1,202 @@
+"""Partial points at rest: one Parquet file per group of shards, one or more row groups a shard.
+
+Columns: the series (``metric_shard_id, id, org_id, metric``), its first and last point of the batch, and for each resolution the open window's
+state, named like ``count_1m``. Windows' own dimensions and lags are in separate files, made only where a series' dimensions change within the
+batch or receive times are known. What they mean stays in ``kernels.partial``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rollup_assets.batches import Batch
+from rollup_assets.settings import format_duration
+from rollup_assets.storage.encodings import PARTIAL_POINTS_ROW_GROUP, partial_points
+from rollup_assets.storage.manifests import Manifest, Stage, StagedFile
+from rollup_assets.storage.parquet import ParquetFileWriter
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from rollup_assets.kernels.partial import PartialPoints
+    from rollup_assets.storage.filesystems import Place
+
+_SERIES = ("id", "org_id", "metric", "first_timestamp", "first_value", "last_timestamp", "last_value")
+# In the order of the columns of kernels.windows.
+_INTEGERS = ("count", "steps", "resets", "org_id", "metric", "lag_sum", "lag_count")
+_VALUES = ("sum", "min", "max", "delta")
+_PLAIN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class PartialPointsLayout:
+    """Names and types of the columns for some resolutions (ms, finest first) and a value type."""
+
+    resolutions: tuple[int, ...]
+    value_dtype: str
+
+    def schema(self, *, details: bool) -> pa.Schema:
+        """Schema of a file; ``details``: with each window's dimensions and lags."""
+        import pyarrow as pa
+
+        value = pa.float64() if self.value_dtype == "float64" else pa.int64()
+        names = pa.dictionary(pa.int32(), pa.string())
+        fields = [
+            ("metric_shard_id", pa.int32()),
+            ("id", pa.int64()),
+            ("org_id", pa.int64()),
+            ("metric", names),
+            ("first_timestamp", pa.int64()),
+            ("first_value", value),
+            ("last_timestamp", pa.int64()),
+            ("last_value", value),
+        ]
+        for resolution in self.resolutions:
+            suffix = format_duration(resolution)
+            for name in _INTEGERS if details else _INTEGERS[:_PLAIN]:
+                fields.append((f"{name}_{suffix}", names if name == "metric" else pa.int64()))
+            fields += [(f"{name}_{suffix}", value) for name in _VALUES]
+        return pa.schema([pa.field(name, kind, nullable=False) for name, kind in fields])
+
+
+class PartialPointsWriter:
+    """Writes the partial points of a group of shards, shard after shard."""
+
+    def __init__(self, folder: Place, attempt: str, first_shard: int, layout: PartialPointsLayout) -> None:
+        self._folder = folder
+        self._attempt = attempt
+        self._first_shard = first_shard
+        self._layout = layout
+        self._writers: dict[bool, ParquetFileWriter] = {}
+        self._shards: dict[bool, list[int]] = {False: [], True: []}
+
+    def write(self, shard: int, partial: PartialPoints, names: Sequence[str]) -> None:
+        """Append the partial points of a shard, or more of the same shard; ``partial.metric`` holds places in ``names``."""
+        import pyarrow as pa
+
+        details = partial.integers.shape[1] > _PLAIN
+        schema = self._layout.schema(details=details)
+        if details not in self._writers:
+            path = self._folder / self._attempt / self._name(details=details)
+            values = [field.name for field in schema if field.type == pa.float64()]
+            others = [field.name for field in schema if field.type == pa.int64() and field.name not in ("id", "org_id")]
+            self._writers[details] = ParquetFileWriter(path, schema, partial_points(values, others))
+        for first in range(0, len(partial.id), PARTIAL_POINTS_ROW_GROUP):
+            rows = slice(first, first + PARTIAL_POINTS_ROW_GROUP)
+            self._writers[details].write(self._table(shard, partial, rows, names, schema))
+            self._shards[details].append(shard)
+
+    def _table(self, shard: int, partial: PartialPoints, rows: slice, names: Sequence[str], schema: pa.Schema) -> pa.Table:
+        import pyarrow as pa
+
+        columns: list[Any] = [np.full(len(partial.id[rows]), shard, np.int32)]
+        for name, column in zip(_SERIES, partial[:7], strict=True):
+            columns.append(_named(column[rows], names) if name == "metric" else column[rows])
+        for level in range(len(self._layout.resolutions)):
+            for place in range(partial.integers.shape[1]):
+                column = partial.integers[level, place, rows]
+                columns.append(_named(column.astype(np.int32), names) if _INTEGERS[place] == "metric" else column)
+            columns += [partial.values[level, place, rows] for place in range(len(_VALUES))]
+        return pa.Table.from_arrays([pa.array(column) if isinstance(column, np.ndarray) else column for column in columns], schema=schema)
+
+    def _name(self, *, details: bool) -> str:
+        return f"partial-{self._first_shard:05d}{'-details' if details else ''}.parquet"
+
+    def close(self) -> list[StagedFile]:
+        """Finish the files."""
+        return [
+            writer.close(f"{self._attempt}/{self._name(details=details)}", shards=tuple(self._shards[details]))
+            for details, writer in sorted(self._writers.items())
+        ]
+
+
+def _named(codes: NDArray[np.int32], names: Sequence[str]) -> pa.Array:
+    """Dictionary array of names, numbered by first appearance so that the bytes do not depend on which other names there are."""
+    import pyarrow as pa
+
+    used, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
+    by_appearance = np.argsort(first)
+    place = np.empty(len(used), np.int32)
+    place[by_appearance] = np.arange(len(used), dtype=np.int32)
+    return pa.DictionaryArray.from_arrays(pa.array(place[inverse].astype(np.int32)), pa.array([names[code] for code in used[by_appearance]], pa.string()))
+
+
+class PartialPointsReader:
+    """Reads the partial points of single shards of one staged batch."""
+
+    def __init__(self, stage: Stage, manifest: Manifest, batch: Batch, layout: PartialPointsLayout) -> None:
+        self._files = [(stage.place(manifest, file, batch), file) for file in manifest.files]
+        self._layout = layout
+
+    def read(self, shard: int, code_of: Any) -> PartialPoints:
+        """Everything about a shard; ``code_of`` gives each metric name its int32 code."""
+        from rollup_assets.kernels.partial import PartialPoints
+
+        tables = list(self._tables(shard, None))
+        details = any("lag_sum" in name for table in tables for name in table.column_names)
+        count = sum(table.num_rows for table in tables)
+        levels = len(self._layout.resolutions)
+        width = len(_INTEGERS) if details else _PLAIN
+        value = np.dtype(self._layout.value_dtype)
+        kinds: list[Any] = [np.int64, np.int64, np.int32, np.int64, value, np.int64, value]
+        series = [np.empty(count, kind) for kind in kinds]
+        integers = np.empty((levels, width, count), np.int64)
+        values = np.empty((levels, len(_VALUES), count), value)
+        at = 0
+        for table in tables:
+            rows = slice(at, at + table.num_rows)
+            for name, target in zip(_SERIES, series, strict=True):
+                target[rows] = _column(table, name, code_of)
+            for level, resolution in enumerate(self._layout.resolutions):
+                suffix = format_duration(resolution)
+                for place in range(width):
+                    integers[level, place, rows] = _column(table, f"{_INTEGERS[place]}_{suffix}", code_of)
+                for place, name in enumerate(_VALUES):
+                    values[level, place, rows] = _column(table, f"{name}_{suffix}", code_of)
+            at += table.num_rows
+        return PartialPoints(*series, integers, values)
+
+    def series(self, shard: int, code_of: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """(metric codes int32, org ids, ids) of a shard's series, in order."""
+        return self._columns(shard, ("metric", "org_id", "id"), code_of)
+
+    def last_points(self, shard: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """(ids, times in epoch ms, values) of the last point of each series of a shard."""
+        return self._columns(shard, ("id", "last_timestamp", "last_value"), None)
+
+    def _columns(self, shard: int, names: tuple[str, str, str], code_of: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        tables = list(self._tables(shard, names))
+        kinds = {"metric": np.dtype(np.int32), "last_value": np.dtype(self._layout.value_dtype)}
+        first, second, third = (
+            np.concatenate([np.empty(0, kinds.get(name, np.dtype(np.int64))), *(_column(table, name, code_of) for table in tables)]) for name in names
+        )
+        return first, second, third
+
+    def _tables(self, shard: int, columns: tuple[str, ...] | None) -> Any:
+        import pyarrow.parquet as pq
+
+        for place, file in self._files:
+            groups = [group for group, owner in enumerate(file.shards) if owner == shard]
+            if not groups:
+                continue
+            opened = pq.ParquetFile(place.open_input(), read_dictionary=["metric"])
+            for group in groups:
+                yield opened.read_row_group(group, columns=list(columns) if columns else None, use_threads=False)
+
+
+def _column(table: pa.Table, name: str, code_of: Any) -> NDArray[Any]:
+    import pyarrow as pa
+
+    column = table.column(name)
+    array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    if not name.startswith("metric"):
+        return np.asarray(array.to_numpy(zero_copy_only=False))
+    if not pa.types.is_dictionary(array.type):
+        array = array.dictionary_encode()
+    codes = np.array([code_of(text) for text in array.dictionary.to_pylist()] or [0], np.int32)
+    return codes[array.indices.to_numpy(zero_copy_only=False)]

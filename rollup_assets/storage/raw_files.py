@@ -1,0 +1,266 @@
+"""Raw files: from a Parquet file of the landing zone to plain columns with a quarantine reason per row.
+
+Accepted types are converted here and nowhere else. Which files belong to a batch (``storage.landing_zone``) and what happens to
+the rows stay out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rollup_assets.batches import Batch
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from rollup_assets.storage.filesystems import Place
+
+# Quarantine reasons of rows, in the order in which they are tried; a row's code is its place + 1, 0 means accepted.
+ROW_REASONS = ("null_id", "null_timestamp", "null_value", "non_finite_value", "null_dimension", "outside_batch")
+UNREADABLE_FILE = "unreadable_file"
+SCHEMA_MISMATCH = "schema_mismatch"
+
+# More rows than this are never decoded at once: a row group may be as large as its file.
+MOST_ROWS = 1 << 20
+_MS_PER_UNIT = {"s": (1_000, 1), "ms": (1, 1), "us": (1, 1_000), "ns": (1, 1_000_000)}
+_NO_RECEIVE = np.iinfo(np.int64).min
+
+
+class UnreadableFileError(Exception):
+    """A raw file is not Parquet, or damaged; the message is what the reader said."""
+
+
+@dataclass(frozen=True, slots=True)
+class RawRows:
+    """Consecutive rows of a raw file. Where ``reason`` is not 0, the other columns hold anything."""
+
+    position: int
+    """Row number of the first row in the file, from 0."""
+    id: NDArray[np.int64]
+    org: NDArray[np.int64]
+    metric: NDArray[np.int32]
+    """Codes into ``names``."""
+    names: pa.Array
+    time: NDArray[np.int64]
+    """Epoch milliseconds."""
+    value: NDArray[Any]
+    """int64 or float64."""
+    lag: NDArray[np.int64] | None
+    """Receive time - logical time in ms, int64's minimum where unknown; None: no row has a receive time."""
+    reason: NDArray[np.uint8] | None
+    """Quarantine code of each row; None: all are accepted."""
+    table: pa.Table
+    """The rows as they were read."""
+
+
+def schema_problem(schema: pa.Schema, value_column: str) -> str | None:
+    """What is wrong with a raw file's schema, in words; None if nothing is. Columns that we do not use do not matter."""
+    import pyarrow.types as pt
+
+    def integer(kind: pa.DataType) -> bool:
+        return bool(pt.is_int32(kind) or pt.is_int64(kind))
+
+    def time(kind: pa.DataType) -> bool:
+        return integer(kind) or bool(pt.is_timestamp(kind))
+
+    def text(kind: pa.DataType) -> bool:
+        kind = kind.value_type if pt.is_dictionary(kind) else kind
+        return bool(pt.is_string(kind) or pt.is_large_string(kind))
+
+    def floating(kind: pa.DataType) -> bool:
+        return bool(pt.is_float64(kind) or pt.is_float32(kind))
+
+    wanted = [
+        ("id", integer, "int32 or int64"),
+        ("org_id", integer, "int32 or int64"),
+        ("metric", text, "string, large_string or a dictionary of them"),
+        ("logical_timestamp", time, "int64 (ms), int32 or timestamp"),
+        (value_column, floating if value_column == "double_value" else integer, "float64 or float32" if value_column == "double_value" else "int32 or int64"),
+        ("receive_timestamp", time, "int64 (ms), int32 or timestamp"),
+    ]
+    for name, accepts, types in wanted:
+        found = schema.get_all_field_indices(name)
+        if not found:
+            if name == "receive_timestamp":
+                continue
+            return f"column {name} is missing"
+        if len(found) > 1:
+            return f"column {name} is there {len(found)} times"
+        kind = schema.field(found[0]).type
+        if not accepts(kind):
+            return f"column {name} is {kind}, expected {types}"
+    return None
+
+
+class RawFile:
+    """One open raw file.
+
+    Raises:
+        UnreadableFileError: from the constructor and from :meth:`rows`, if the file is damaged.
+    """
+
+    def __init__(self, place: Place, value_column: str) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        self._value_column = value_column
+        try:
+            # Whole-file reads take two to three times as long as row group by row group on the calling thread.
+            self._file: pq.ParquetFile = pq.ParquetFile(place.open_input(), read_dictionary=["metric"], pre_buffer=not place.is_local)
+            self._schema: pa.Schema = self._file.schema_arrow
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise UnreadableFileError(_first_line(error)) from error
+        self.row_count: int = self._file.metadata.num_rows
+        self.problem = schema_problem(self._schema, value_column)
+
+    def rows(self, batch: Batch) -> Iterator[RawRows]:
+        """The file's rows in order, classified for ``batch``."""
+        import pyarrow as pa
+
+        columns = ["id", "org_id", "metric", "logical_timestamp", self._value_column]
+        if "receive_timestamp" in self._schema.names:
+            columns.append("receive_timestamp")
+        position = 0
+        try:
+            for table in self._tables(columns):
+                if table.num_rows:
+                    yield _normalised(table, position, self._value_column, batch)
+                position += table.num_rows
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise UnreadableFileError(_first_line(error)) from error
+
+    def _tables(self, columns: list[str]) -> Iterator[pa.Table]:
+        import pyarrow as pa
+
+        for group in range(self._file.num_row_groups):
+            if self._file.metadata.row_group(group).num_rows <= MOST_ROWS:
+                yield self._file.read_row_group(group, columns=columns, use_threads=False)
+            else:
+                for batch in self._file.iter_batches(MOST_ROWS, row_groups=[group], columns=columns, use_threads=False):
+                    yield pa.Table.from_batches([batch])
+
+
+def count_rows(place: Place) -> int:
+    """Rows of a raw file by its footer; 0 if it cannot be read."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return int(pq.read_metadata(place.open_input()).num_rows)
+    except (pa.ArrowException, OSError, ValueError):
+        return 0
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+
+
+def _whole(column: pa.ChunkedArray) -> pa.Array:
+    if column.num_chunks == 1:
+        return column.chunk(0)
+    return column.unify_dictionaries().combine_chunks() if column.num_chunks else column.combine_chunks()
+
+
+def _integers(array: pa.Array) -> NDArray[np.int64]:
+    import pyarrow as pa
+
+    return np.asarray(array.fill_null(0).cast(pa.int64()).to_numpy(zero_copy_only=False) if array.null_count else array.cast(pa.int64()).to_numpy())
+
+
+def _milliseconds(array: pa.Array) -> NDArray[np.int64]:
+    """Epoch milliseconds, floored; seconds too large for int64 milliseconds become the extremes."""
+    import pyarrow as pa
+    import pyarrow.types as pt
+
+    if not pt.is_timestamp(array.type):
+        return _integers(array)
+    times = _integers(array.view(pa.int64()))
+    factor, divisor = _MS_PER_UNIT[array.type.unit]
+    if divisor > 1:
+        return np.floor_divide(times, divisor)
+    if factor > 1:
+        limit = np.iinfo(np.int64).max // factor
+        return np.clip(times, -limit, limit) * factor
+    return times
+
+
+def _codes(array: pa.Array) -> tuple[NDArray[np.int32], pa.Array]:
+    import pyarrow as pa
+    import pyarrow.types as pt
+
+    if not pt.is_dictionary(array.type):
+        array = array.dictionary_encode()
+    indices = array.indices.fill_null(0) if array.indices.null_count else array.indices
+    return np.asarray(indices.cast(pa.int32()).to_numpy()), array.dictionary.cast(pa.string())
+
+
+def _null_names(array: pa.Array) -> pa.Array:
+    """Which rows of a dictionary array are null, be it in the index or in the dictionary."""
+    import pyarrow.types as pt
+
+    if pt.is_dictionary(array.type) and array.dictionary.null_count:
+        return array.cast(array.type.value_type).is_null()
+    return array.is_null()
+
+
+def _normalised(table: pa.Table, position: int, value_column: str, batch: Batch) -> RawRows:
+    from rollup_assets.kernels.repartition import all_finite, extremes
+
+    columns = {name: _whole(table.column(name)) for name in table.column_names}
+    time = _milliseconds(columns["logical_timestamp"])
+    codes, names = _codes(columns["metric"])
+    if value_column == "double_value":
+        import pyarrow as pa
+
+        values = columns[value_column].cast(pa.float64())
+        value = np.asarray(values.fill_null(0.0).to_numpy(zero_copy_only=False))
+        finite = all_finite(value)
+    else:
+        value = _integers(columns[value_column])
+        finite = True
+    low, high = extremes(time)
+    required = ("id", "org_id", "metric", "logical_timestamp", value_column)
+    reason = None
+    if not finite or low < batch.start or high >= batch.end or any(columns[name].null_count for name in required) or names.null_count:
+        reason = np.zeros(len(time), np.uint8)
+        # The first reason that applies wins: later ones are written first.
+        reason[(time < batch.start) | (time >= batch.end)] = 6
+        reason[_mask(columns["org_id"].is_null()) | _mask(_null_names(columns["metric"]))] = 5
+        if not finite:
+            reason[~np.isfinite(value)] = 4
+        reason[_mask(columns[value_column].is_null())] = 3
+        reason[_mask(columns["logical_timestamp"].is_null())] = 2
+        reason[_mask(columns["id"].is_null())] = 1
+    return RawRows(
+        position=position,
+        id=_integers(columns["id"]),
+        org=_integers(columns["org_id"]),
+        metric=codes,
+        names=names,
+        time=time,
+        value=value,
+        lag=_lags(columns.get("receive_timestamp"), time),
+        reason=reason,
+        table=table,
+    )
+
+
+def _lags(receive: pa.Array | None, time: NDArray[np.int64]) -> NDArray[np.int64] | None:
+    if receive is None or receive.null_count == len(receive):
+        return None
+    # Receive times that far from now are nonsense; bounded, their difference to a time inside a batch cannot wrap around.
+    bound = np.iinfo(np.int64).max // 4
+    lag = np.clip(_milliseconds(receive), -bound, bound) - np.clip(time, -bound, bound)
+    if receive.null_count:
+        lag[_mask(receive.is_null())] = _NO_RECEIVE
+    return np.asarray(lag)
+
+
+def _mask(array: pa.Array) -> NDArray[np.bool_]:
+    return np.asarray(array.to_numpy(zero_copy_only=False))

@@ -1,0 +1,83 @@
+"""Spill files: blocks of bytes written one after the other and read back by bucket, on a local disk.
+
+What the blocks hold stays out (``storage.blocks``).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rollup_assets.engines.base import Buffer
+
+# The operating system takes at most IOV_MAX buffers a call, 1024 on Linux.
+_BUFFERS_PER_WRITE = 1000
+
+
+class SpillFile:
+    """The blocks that one task emits: appended to a file, found again by bucket."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._end = 0
+        self.index: dict[int, list[tuple[int, int, bytes]]] = {}
+        """bucket -> (offset, bytes, header) of its blocks"""
+
+    def emit(self, bucket: int, header: bytes, buffers: Sequence[Buffer]) -> None:
+        """Append one block."""
+        views = [memoryview(buffer).cast("B") for buffer in buffers if memoryview(buffer).nbytes]
+        size = sum(len(view) for view in views)
+        self.index.setdefault(bucket, []).append((self._end, size, header))
+        self._end += size
+        for first in range(0, len(views), _BUFFERS_PER_WRITE):
+            self._write(views[first : first + _BUFFERS_PER_WRITE])
+
+    def _write(self, views: list[memoryview]) -> None:
+        left = sum(len(view) for view in views)
+        while left:
+            written = os.writev(self._file, views)
+            left -= written
+            while views and written >= len(views[0]):
+                written -= len(views.pop(0))
+            if views and written:
+                views[0] = views[0][written:]
+
+    def read(self, offset: int, into: memoryview) -> None:
+        """Fill ``into`` from ``offset`` on."""
+        done = 0
+        while done < len(into):
+            count = os.preadv(self._file, [into[done:]], offset + done)
+            if count == 0:
+                raise OSError(f"{self.path} ended early: a spilled block is missing")
+            done += count
+
+    def close(self) -> None:
+        """Close and delete the file."""
+        os.close(self._file)
+        self.path.unlink(missing_ok=True)
+
+
+class SpilledBlocks:
+    """The blocks of one bucket over the spill files of all map tasks. Each thread that iterates needs an instance of its own."""
+
+    def __init__(self, files: Sequence[SpillFile], bucket: int) -> None:
+        self._files = files
+        self._bucket = bucket
+        self._buffer = bytearray()
+
+    def __iter__(self) -> Iterator[tuple[int, bytes, memoryview]]:
+        for task, file in enumerate(self._files):
+            for offset, size, header in file.index.get(self._bucket, ()):
+                if len(self._buffer) < size:
+                    self._buffer = bytearray(size + size // 4)
+                payload = memoryview(self._buffer)[:size]
+                file.read(offset, payload)
+                yield task, header, payload
+
+    def headers(self) -> Iterator[tuple[int, bytes]]:
+        """Task and header of each block, in order, without reading any payload."""
+        for task, file in enumerate(self._files):
+            for _, _, header in file.index.get(self._bucket, ()):
+                yield task, header
