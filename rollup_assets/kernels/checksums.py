@@ -24,40 +24,67 @@ def weight(series: int) -> int:
 
 
 @kernel
-def add_rows(ids: Array, labels: Array, column: Array, present: Array, after: Array, upto: int, out: Array) -> None:
-    """Add the weighted values of rows to ``out`` uint64[a]: out[i] is over the rows with ``after[i] < label <= upto``.
+def add_rows(ids: Array, labels: Array, counts: Array, resets: Array, sums: Array, deltas: Array, present: Array, bounds: Array, out: Array, last: Array) -> int:
+    """Add rows in series order to checksums by segment of their labels; returns rows that do not come after the row before them in their series.
 
-    ids, labels int64[n]; column int64[n]; present bool[n] or [0], rows to leave out; after int64[a].
+    ids, labels, counts, resets int64[n]; sums, deltas int64[n]; present bool[n]: whether delta is not null; bounds int64[s] ascending: segment i has
+    the labels up to ``bounds[i]``, the last bound none exceeds; out uint64[s, 4]: counts, resets, sums, deltas; last int64[2]: id and label of the row
+    before the first, kept up to date.
     """
-    for r in range(len(ids)):
-        if len(present) > 0 and not present[r]:
-            continue
-        product = weight(ids[r]) * np.uint64(column[r])
-        for i in range(len(after)):
-            if after[i] < labels[r] <= upto:
-                out[i] += product
-
-
-@kernel
-def add_double_rows(ids: Array, labels: Array, column: Array, present: Array, after: Array, upto: int, out: Array) -> None:
-    """The same for float64 columns, with weights in [0.5, 1.5): sums are exact to rounding only. out float64[2, a]: sums, and sums of magnitudes."""
-    for r in range(len(ids)):
-        if len(present) > 0 and not present[r]:
-            continue
-        product = (0.5 + np.float64(weight(ids[r]) >> np.uint64(11)) / 9007199254740992.0) * column[r]
-        for i in range(len(after)):
-            if after[i] < labels[r] <= upto:
-                out[0, i] += product
-                out[1, i] += abs(product)
-
-
-@kernel
-def count_repeated(ids: Array, labels: Array, last_id: int, last_label: int) -> int:
-    """Rows whose (id, label) does not come after the row before it within a series: repeated or unordered windows."""
     repeated = 0
-    for r in range(len(ids)):
-        if ids[r] == last_id and labels[r] <= last_label:
-            repeated += 1
-        last_id = ids[r]
-        last_label = labels[r]
+    series = last[0]
+    label = last[1]
+    segment = 0
+    n = len(ids)
+    r = 0
+    while r < n:
+        # Rows of one series and segment are added up plainly and weighted once.
+        if ids[r] != series:
+            segment = 0
+            label = np.iinfo(np.int64).min
+        series = ids[r]
+        while labels[r] > bounds[segment]:
+            segment += 1
+        count = np.uint64(0)
+        reset = np.uint64(0)
+        total = np.uint64(0)
+        delta = np.uint64(0)
+        while r < n and ids[r] == series and labels[r] <= bounds[segment]:
+            repeated += labels[r] <= label
+            label = labels[r]
+            count += np.uint64(counts[r])
+            reset += np.uint64(resets[r])
+            total += np.uint64(sums[r])
+            if present[r]:
+                delta += np.uint64(deltas[r])
+            r += 1
+        w = weight(series)
+        out[segment, 0] += w * count
+        out[segment, 1] += w * reset
+        out[segment, 2] += w * total
+        out[segment, 3] += w * delta
+        if r < n and ids[r] == series and labels[r] <= label:
+            segment = 0  # out of order: counted as repeated above
+    last[0] = series
+    last[1] = label
     return repeated
+
+
+@kernel
+def add_double_rows(ids: Array, labels: Array, sums: Array, deltas: Array, present: Array, bounds: Array, out: Array) -> None:
+    """The same for float64 sums and deltas, with weights in [0.5, 1.5): equal to rounding only.
+
+    out float64[s, 4]: sums, deltas, and the magnitudes of both.
+    """
+    segment = 0
+    for r in range(len(ids)):
+        if r == 0 or ids[r] != ids[r - 1] or labels[r] < labels[r - 1]:
+            segment = 0
+        while labels[r] > bounds[segment]:
+            segment += 1
+        w = 0.5 + np.float64(weight(ids[r]) >> np.uint64(11)) / 9007199254740992.0
+        out[segment, 0] += w * sums[r]
+        out[segment, 2] += abs(w * sums[r])
+        if present[r]:
+            out[segment, 1] += w * deltas[r]
+            out[segment, 3] += abs(w * deltas[r])

@@ -1,0 +1,413 @@
+"""The rollup task: the sorted points of some shards and the partial points of earlier batches to the table's data files.
+
+Runs on any engine. Which inputs there must be, and what becomes of the files, stays out (``steps.rollup``).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rollup_assets.batches import Batch, to_datetime
+from rollup_assets.engines.base import TaskContext
+from rollup_assets.errors import StageCorruptError
+from rollup_assets.iceberg.schema import ValueType, arrow_schema
+from rollup_assets.steps.sort import compacted, overflow
+from rollup_assets.storage import encodings
+from rollup_assets.storage.filesystems import Place
+from rollup_assets.storage.manifests import Manifest, Stage, StagedFile
+from rollup_assets.storage.parquet import ParquetFileWriter
+from rollup_assets.storage.partial_points import PartialPointsLayout, PartialPointsReader
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from rollup_assets.kernels.merge import Carry
+    from rollup_assets.kernels.partial import PartialPoints
+    from rollup_assets.kernels.rollup import Points, Rows, State
+
+_INT64_SUMS = ("count", "resets", "sum", "delta")
+_DOUBLE_SUMS = ("sum", "delta")
+
+
+@dataclass(frozen=True, slots=True)
+class RollupTask:
+    """What is the same for all groups of shards of a batch. Manifests are None where there is nothing to read."""
+
+    batch: Batch
+    stage: Stage
+    data_location: Place
+    attempt: str
+    resolutions: tuple[int, ...]
+    lookback: int
+    value_type: ValueType
+    datapoints: Manifest | None
+    own: Manifest | None
+    """Partial points of the batch: its series, in order."""
+    previous: tuple[Batch, Manifest] | None
+    """Partial points of the batch before."""
+    earlier: tuple[Batch, Manifest] | None
+    """Partial points of the batch before that."""
+
+    @property
+    def value_dtype(self) -> np.dtype[Any]:
+        """Type of values in memory."""
+        return np.dtype(np.float64 if self.value_type == "double" else np.int64)
+
+
+@dataclass(slots=True)
+class RollupResult:
+    """What one group of shards became; lists by resolution."""
+
+    files: list[StagedFile] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+    carried: list[int] = field(default_factory=list)
+    points: int = 0
+    series: int = 0
+    repeated: int = 0
+    integer_sums: list[NDArray[np.uint64]] = field(default_factory=list)
+    double_sums: list[NDArray[np.float64]] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=lambda: {"read": 0.0, "merge": 0.0, "roll up": 0.0, "encode": 0.0})
+
+
+def segment_bounds(batch: Batch, resolutions: Sequence[int], level: int) -> NDArray[np.int64]:
+    """Upper bounds, in microseconds, of the label ranges that checksums are kept for at a resolution.
+
+    The label that begins the batch; then the labels up to ``end - c`` for each coarser resolution c, coarsest first; then the rest.
+    """
+    tails = [batch.end - coarser for coarser in reversed(resolutions[level + 1 :])]
+    return np.array([batch.start, *(max(tail, batch.start) for tail in tails), batch.end], np.int64) * 1000
+
+
+def checksums(results: Sequence[RollupResult], resolutions: Sequence[int], value_dtype: np.dtype[Any]) -> dict[str, Any]:
+    """The checksums of a whole batch, as a rollups manifest holds them: total, head and tails at every resolution."""
+    found: dict[str, Any] = {}
+    double = value_dtype == np.float64
+    for level, resolution in enumerate(resolutions):
+        with np.errstate(over="ignore"):
+            integers = sum((result.integer_sums[level] for result in results), np.zeros(1, np.uint64))
+        doubles: Any = sum((result.double_sums[level] for result in results), np.zeros(1))
+
+        def entry(segments: slice, integers: Any = integers, doubles: Any = doubles) -> dict[str, Any]:
+            names = ("count", "resets") if double else _INT64_SUMS
+            sums: dict[str, Any] = {name: str(int(integers[segments, place].sum(dtype=np.uint64))) for place, name in enumerate(names)}
+            if double:
+                sums |= {
+                    name: [float(doubles[segments, place].sum()), float(doubles[segments, place + 2].sum())] for place, name in enumerate(_DOUBLE_SUMS)
+                }
+            return sums
+
+        coarser = [str(other) for other in reversed(resolutions[level + 1 :])]
+        found[str(resolution)] = {
+            "total": entry(slice(None)),
+            "head": entry(slice(0, 1)),
+            "tail": {name: entry(slice(place + 2, None)) for place, name in enumerate(coarser)},
+        }
+    return found
+
+
+class _Names:
+    """Metric names of a task, coded in the order of appearance."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self._codes: dict[str, int] = {}
+
+    def code_of(self, name: str) -> int:
+        code = self._codes.setdefault(name, len(self.names))
+        if code == len(self.names):
+            self.names.append(name)
+        return code
+
+    def ranks(self) -> NDArray[np.int32]:
+        """The place of each code in the order of the names."""
+        ranks = np.empty(max(len(self.names), 1), np.int32)
+        ranks[sorted(range(len(self.names)), key=self.names.__getitem__)] = np.arange(len(self.names), dtype=np.int32)
+        return ranks
+
+
+class _ResolutionWriter:
+    """Writes the rollup rows of one resolution: row groups and files of a fixed number of rows."""
+
+    def __init__(self, task: RollupTask, level: int, first_shard: int) -> None:
+        self._task = task
+        self._resolution = task.resolutions[level]
+        self._first_shard = first_shard
+        self._schema = dictionary_schema(task.value_type)
+        self._writer: ParquetFileWriter | None = None
+        self._name = ""
+        self.files: list[StagedFile] = []
+
+    def write(self, table: pa.Table) -> None:
+        """Write one row group."""
+        if self._writer is None:
+            day = to_datetime(self._task.batch.start).strftime("%Y-%m-%d")
+            folder = self._task.data_location / f"resolution={self._resolution}" / f"logical_timestamp_day={day}"
+            place = folder / f"{self._task.batch.folder}-{self._task.attempt}-{self._first_shard:05d}-{len(self.files)}.parquet"
+            self._name = place.uri
+            self._writer = ParquetFileWriter(place, self._schema, encodings.ROLLUPS)
+        self._writer.write(table)
+        if self._writer.rows >= encodings.ROLLUPS_FILE_ROWS:
+            self.close()
+
+    def close(self) -> None:
+        """Finish the file that is open."""
+        if self._writer is not None:
+            self.files.append(self._writer.close(self._name, resolution=self._resolution))
+            self._writer = None
+
+
+def roll_up_shards(task: RollupTask, group: Sequence[int], context: TaskContext) -> RollupResult:
+    """Roll up the shards of a group, one after the other, into files of their own at each resolution."""
+    return _ShardRoller(task, group, context).run()
+
+
+class _ShardRoller:
+    def __init__(self, task: RollupTask, group: Sequence[int], context: TaskContext) -> None:
+        from rollup_assets.kernels.rollup import new_rows
+
+        self.task = task
+        self.group = group
+        self.context = context
+        levels = len(task.resolutions)
+        self.resolutions = np.array(task.resolutions, np.int64)
+        self.layout = PartialPointsLayout(task.resolutions, task.value_dtype.name)
+        self.names = _Names()
+        self.writers = [_ResolutionWriter(task, level, group[0]) for level in range(levels)]
+        most_per_series = task.batch.length // task.resolutions[0] + 4
+        self.rows: Rows = new_rows(encodings.ROLLUPS_ROW_GROUP, most_per_series, levels, task.value_dtype)
+        self.shard_column = np.empty(self.rows.capacity, np.int32)
+        self.shard_starts: list[list[tuple[int, int]]] = [[] for _ in range(levels)]
+        self.bounds = [segment_bounds(task.batch, task.resolutions, level) for level in range(levels)]
+        self.last = np.full((levels, 2), np.iinfo(np.int64).min, np.int64)
+        self.result = RollupResult(
+            rows=[0] * levels,
+            counts=[0] * levels,
+            carried=[0] * levels,
+            integer_sums=[np.zeros((len(bounds), 4), np.uint64) for bounds in self.bounds],
+            double_sums=[np.zeros((len(bounds), 4)) for bounds in self.bounds],
+        )
+        self.own = self._reader(task.own, task.batch)
+        self.previous = self._reader(task.previous[1], task.previous[0]) if task.previous else None
+        self.earlier = self._reader(task.earlier[1], task.earlier[0]) if task.earlier else None
+        self._started = time.perf_counter()
+
+    def _reader(self, manifest: Manifest | None, batch: Batch) -> PartialPointsReader | None:
+        return PartialPointsReader(self.task.stage, manifest, batch, self.layout) if manifest and manifest.files else None
+
+    def _lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.result.seconds[stage] += now - self._started
+        self._started = now
+
+    def run(self) -> RollupResult:
+        datapoints = self.task.datapoints
+        files = {file.shards[0]: file for file in datapoints.files} if datapoints else {}
+        for shard in self.group:
+            self._shard(shard, files.get(shard))
+        for level, writer in enumerate(self.writers):
+            self._flush(level, everything=True)
+            writer.close()
+            self.result.files += writer.files
+        self._lap("encode")
+        return self.result
+
+    def _shard(self, shard: int, file: StagedFile | None) -> None:
+        from rollup_assets.kernels import rollup as kernels
+
+        carry, series = self._carry(shard)
+        self._lap("merge")
+        for level, starts in enumerate(self.shard_starts):
+            starts.append((int(self.rows.used[level]), shard))
+        state = kernels.new_state(len(self.resolutions), self.task.value_dtype)
+        for points in self._points(file):
+            count = len(points.id)
+            self._chunk(points, carry, state, final=False)
+            self.result.points += count
+            self.context.advance(count)
+        self._chunk(self._no_points(), carry, state, final=True)
+        if int(state.cursor[kernels.NEXT_SERIES]) != series:
+            raise StageCorruptError(
+                f"batch {self.task.batch}, shard {shard}: {int(state.cursor[kernels.NEXT_SERIES])} series in the datapoints, {series} in the partial points; "
+                f"stage it again with `rollups backfill {self.task.batch} {self.task.batch} --force`"
+            )
+        self.result.series += series
+
+    def _chunk(self, points: Points, carry: Carry, state: State, *, final: bool) -> None:
+        from rollup_assets.kernels import rollup as kernels
+
+        batch, at, done = self.task.batch, 0, len(points.id) + (1 if final else 0)
+        while at < done:
+            at = kernels.roll_up(points, at, final, batch.start, batch.end, self.resolutions, self.task.lookback, carry, state, self.rows)
+            if state.cursor[kernels.OVERFLOW_LEVEL] >= 0:
+                level = int(state.cursor[kernels.OVERFLOW_LEVEL])
+                raise overflow(int(state.cursor[kernels.OVERFLOW_ID]), self.task.resolutions[level], int(state.cursor[kernels.OVERFLOW_LABEL]))
+            self._lap("roll up")
+            for level in range(len(self.resolutions)):
+                self._flush(level, everything=False)
+            self._lap("encode")
+
+    def _no_points(self) -> Points:
+        from rollup_assets.kernels.rollup import Points
+
+        whole = np.empty(0, np.int64)
+        return Points(whole, whole, np.empty(0, self.task.value_dtype), whole, np.empty(0, np.int32), whole, np.zeros(1, np.int32))
+
+    def _points(self, file: StagedFile | None) -> Iterator[Points]:
+        """The points of a shard file, a row group at a time."""
+        import pyarrow.parquet as pq
+
+        from rollup_assets.kernels.repartition import NO_LAG
+        from rollup_assets.kernels.rollup import Points
+
+        if file is None or self.task.datapoints is None:
+            return
+        place = self.task.stage.place(self.task.datapoints, file, self.task.batch)
+        opened = pq.ParquetFile(place.open_input(), read_dictionary=["metric"], pre_buffer=not place.is_local)
+        for group in range(opened.num_row_groups):
+            table = opened.read_row_group(group, use_threads=False)
+            columns = {name: table.column(name).chunk(0) for name in table.column_names}
+            metric = columns["metric"]
+            times = columns["logical_timestamp"].to_numpy()
+            lag = np.empty(0, np.int64)
+            if "receive_timestamp" in columns:
+                receive = columns["receive_timestamp"]
+                lag = receive.fill_null(0).to_numpy() - times
+                lag[receive.is_null().to_numpy(zero_copy_only=False)] = NO_LAG
+            self._lap("read")
+            yield Points(
+                columns["id"].to_numpy(),
+                times,
+                columns[f"{self.task.value_type}_value"].to_numpy(),
+                columns["org_id"].to_numpy(),
+                metric.indices.to_numpy(),
+                lag,
+                np.array([self.names.code_of(name) for name in metric.dictionary.to_pylist()], np.int32),
+            )
+
+    def _carry(self, shard: int) -> tuple[Carry, int]:
+        """What the shard takes over from earlier batches, and how many series it has in this one."""
+        from rollup_assets.kernels import merge, windows
+
+        metric, org, ids = self.own.series(shard, self.names.code_of) if self.own else (np.empty(0, np.int32), *[np.empty(0, np.int64)] * 2)
+        partial = self.previous.read(shard, self.names.code_of) if self.previous else self._no_partial_points()
+        if len(partial.id) == 0:
+            return merge.Carry(partial, np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.int64)), len(ids)
+        if self.earlier:
+            known, times, values = self.earlier.last_points(shard)
+            at, level = merge.add_first_steps(
+                partial, merge.rows_of_ids(known, partial.id), times, values, self.task.batch.start, self.resolutions, self.task.lookback
+            )
+            if at >= 0:
+                raise overflow(int(partial.id[at]), self.task.resolutions[level], self.task.batch.start)
+        for place in range(len(self.resolutions)):
+            self.result.carried[place] += int(partial.integers[place, windows.COUNT].sum())
+        row_of_series = merge.rows_of_ids(partial.id, ids)
+        is_alone = np.ones(len(partial.id), np.bool_)
+        is_alone[row_of_series[row_of_series >= 0]] = False
+        alone = np.flatnonzero(is_alone)
+        ranks = self.names.ranks()
+        before = merge.keys_before(ranks[metric], org, ids, ranks[partial.metric[alone]], partial.org[alone], partial.id[alone])
+        return merge.Carry(partial, row_of_series, alone, before), len(ids)
+
+    def _no_partial_points(self) -> PartialPoints:
+        from rollup_assets.kernels import windows
+        from rollup_assets.kernels.partial import PartialPoints
+
+        levels, value = len(self.resolutions), self.task.value_dtype
+        times, values = np.empty(0, np.int64), np.empty(0, value)
+        return PartialPoints(
+            times,
+            times,
+            np.empty(0, np.int32),
+            times,
+            values,
+            times,
+            values,
+            np.empty((levels, windows.PLAIN_INTEGERS, 0), np.int64),
+            np.empty((levels, windows.PARTIAL_VALUES, 0), value),
+        )
+
+    def _flush(self, level: int, *, everything: bool) -> None:
+        """Write whole row groups of a resolution's rows, or all of them, and move the rest to the front."""
+        rows, group = self.rows, encodings.ROLLUPS_ROW_GROUP
+        used = int(rows.used[level])
+        count = used if everything else used // group * group
+        if count == 0:
+            return
+        for first in range(0, count, group):
+            self._write(level, first, min(group, count - first))
+        rest = used - count
+        begin = level * rows.capacity
+        for columns in (rows.integers, rows.values, rows.doubles, rows.metric, rows.has_delta, rows.has_lag):
+            columns[..., begin : begin + rest] = columns[..., begin + count : begin + used]
+        rows.used[level] = rest
+        starts = self.shard_starts[level]
+        current = [start for start in starts if start[0] <= count][-1:]
+        self.shard_starts[level] = [(0, shard) for _, shard in current] + [(at - count, shard) for at, shard in starts if at > count]
+
+    def _write(self, level: int, first: int, count: int) -> None:
+        import pyarrow as pa
+
+        from rollup_assets.kernels import checksums as sums
+        from rollup_assets.kernels import rollup as kernels
+
+        rows, task = self.rows, self.task
+        at = level * rows.capacity + first
+        span = slice(at, at + count)
+        integers, values, doubles = rows.integers[:, span], rows.values[:, span], rows.doubles[:, span]
+        ids, labels = integers[kernels.OUT_ID], integers[kernels.OUT_LABEL]
+        has_delta, has_lag = rows.has_delta[span], rows.has_lag[span]
+        counts, resets = integers[kernels.OUT_COUNT], integers[kernels.OUT_RESETS]
+        total, delta = values[kernels.OUT_SUM], values[kernels.OUT_DELTA]
+        double = task.value_type == "double"
+        self.result.repeated += sums.add_rows(
+            ids, labels, counts, resets, counts if double else total, resets if double else delta, has_delta, self.bounds[level],
+            self.result.integer_sums[level], self.last[level],
+        )  # fmt: skip
+        if double:
+            sums.add_double_rows(ids, labels, total, delta, has_delta, self.bounds[level], self.result.double_sums[level])
+        self.result.rows[level] += count
+        self.result.counts[level] += int(counts.sum())
+        shard = self.shard_column[:count]
+        for start, number in self.shard_starts[level]:
+            shard[max(start - first, 0) :] = number
+        columns: list[pa.Array] = [
+            pa.array(shard),
+            pa.array(ids),
+            pa.array(integers[kernels.OUT_ORG]),
+            compacted(rows.metric[span], self.names.names),
+            pa.array(np.full(count, task.resolutions[level], np.int32)),
+            pa.array(labels).view(pa.timestamp("us", "UTC")),
+            pa.array(counts),
+            pa.array(total),
+            pa.array(values[kernels.OUT_MIN]),
+            pa.array(values[kernels.OUT_MAX]),
+            pa.array(doubles[kernels.OUT_AVERAGE]),
+            pa.array(values[kernels.OUT_LATEST]),
+            _nullable(delta, has_delta),
+            pa.array(resets),
+            _nullable(doubles[kernels.OUT_RATE], has_delta),
+            _nullable(doubles[kernels.OUT_LAG], has_lag),
+        ]
+        self.writers[level].write(pa.Table.from_arrays(columns, schema=dictionary_schema(task.value_type)))
+
+
+def dictionary_schema(value_type: ValueType) -> pa.Schema:
+    """The table's schema with the metric as a dictionary: the same file, encoded without looking each name up again."""
+    import pyarrow as pa
+
+    schema = arrow_schema(value_type)
+    return schema.set(schema.get_field_index("metric"), schema.field("metric").with_type(pa.dictionary(pa.int32(), pa.string())))
+
+
+def _nullable(values: NDArray[Any], present: NDArray[np.bool_]) -> pa.Array:
+    import pyarrow as pa
+
+    return pa.array(values) if present.all() else pa.array(values, mask=~present)

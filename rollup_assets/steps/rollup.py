@@ -1,0 +1,178 @@
+"""Rolling up one batch: which inputs it needs, whether they are there, and the manifest of the table's new data files.
+
+The task is in ``steps.roll_up_shards``. Nothing here touches the table: ``steps.publish`` does.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from dataclasses import dataclass
+
+from rollup_assets.batches import Batch
+from rollup_assets.engines.base import NoProgress, Progress
+from rollup_assets.errors import NotStagedError, StaleInputError
+from rollup_assets.iceberg.catalog import data_location
+from rollup_assets.pipeline import Pipeline
+from rollup_assets.steps import checks
+from rollup_assets.steps.planning import content_parameters, shard_groups
+from rollup_assets.steps.results import CODE_VERSION, RolledUp, Waiting
+from rollup_assets.steps.roll_up_shards import RollupResult, RollupTask, checksums, roll_up_shards
+from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLUPS, Manifest, content_digest, new_attempt
+
+
+@dataclass(frozen=True, slots=True)
+class RollupInputs:
+    """What a batch is rolled up from."""
+
+    datapoints: Manifest | None
+    own: Manifest | None
+    earlier: tuple[tuple[Batch, Manifest | None], ...]
+    """Partial points of the batches before, nearest first; None: there is no raw file either."""
+
+    def upstream(self, batch: Batch) -> dict[str, dict[str, str | None]]:
+        """Digests of everything read, for the manifest."""
+        partial = {batch.key: self.own.digest if self.own else None}
+        partial |= {earlier.key: manifest.digest if manifest else None for earlier, manifest in self.earlier}
+        return {REPARTITIONED: {batch.key: self.datapoints.digest if self.datapoints else None}, PARTIAL_POINTS: partial}
+
+
+def roll_up(pipeline: Pipeline, batch: Batch, *, force: bool = False, progress: Progress | None = None) -> RolledUp | Waiting:
+    """Roll up a staged batch into data files that are not yet part of the table.
+
+    Nothing is done if inputs, parameters and code are those of the manifest, unless ``force``.
+
+    Returns:
+        The manifest, or what the batch has to wait for.
+
+    Raises:
+        NotStagedError: the batch has points and an earlier one that it needs is not staged.
+        StaleInputError: an input was staged with other settings.
+        RollupOverflowError: a window overflows int64.
+        ReconciliationError: counts or deltas do not agree; the files are discarded.
+    """
+    inputs = find_inputs(pipeline, batch)
+    if isinstance(inputs, Waiting):
+        return inputs
+    warnings = () if inputs.datapoints else (f"batch {batch} has no raw files: only windows that the batch before left open",)
+    upstream = inputs.upstream(batch)
+    parameters = content_parameters(pipeline.settings)
+    current = pipeline.stage.read(ROLLUPS, batch)
+    if (
+        current
+        and not force
+        and current.upstream == upstream
+        and current.parameters == parameters
+        and current.code_version == CODE_VERSION
+        and pipeline.stage.is_complete(current, batch)
+    ):
+        return RolledUp(current, unchanged=True, warnings=warnings)
+    manifest = _roll_up(pipeline, batch, inputs, progress or NoProgress())
+    try:
+        checks.require(checks.rollup_outcomes(manifest, batch, pipeline.calendar, pipeline.stage))
+    except BaseException:
+        pipeline.stage.discard(manifest, batch)
+        raise
+    return RolledUp(pipeline.stage.commit(manifest, batch), unchanged=False, warnings=warnings)
+
+
+def _roll_up(pipeline: Pipeline, batch: Batch, inputs: RollupInputs, progress: Progress) -> Manifest:
+    started = time.perf_counter()
+    settings = pipeline.settings
+    attempt = new_attempt()
+    found = [(earlier, manifest) if manifest else None for earlier, manifest in inputs.earlier]
+    task = RollupTask(
+        batch=batch,
+        stage=pipeline.stage,
+        data_location=data_location(settings),
+        attempt=attempt,
+        resolutions=settings.resolutions,
+        lookback=settings.lookback,
+        value_type=settings.value_type,
+        datapoints=inputs.datapoints,
+        own=inputs.own,
+        previous=found[0] if found else None,
+        earlier=found[1] if len(found) > 1 else None,
+    )
+    accepted = int(inputs.datapoints.counters["rows_accepted"]) if inputs.datapoints else 0
+    open_windows = int(task.previous[1].counters["series"]) if task.previous else 0
+    results = pipeline.engine.map(
+        functools.partial(roll_up_shards, task),
+        shard_groups(settings.shards, accepted + open_windows),
+        stage="roll up and encode",
+        rows=accepted,
+        progress=progress,
+    )
+    # By resolution, then by shard: files of a resolution lie together in the manifest as in the table.
+    files = tuple(sorted((file for result in results for file in result.files), key=lambda file: file.resolution or 0))
+    counters = {
+        "rows": _by_resolution(results, "rows", settings.resolutions),
+        "counts": _by_resolution(results, "counts", settings.resolutions),
+        "carried": _by_resolution(results, "carried", settings.resolutions),
+        "accepted": sum(result.points for result in results),
+        "series": sum(result.series for result in results),
+        "duplicate_windows": sum(result.repeated for result in results),
+        "checksums": checksums(results, settings.resolutions, task.value_dtype),
+    }
+    timings: dict[str, float] = {}
+    for result in results:
+        for stage, seconds in result.seconds.items():
+            timings[stage] = timings.get(stage, 0.0) + seconds
+    timings["total"] = time.perf_counter() - started
+    return Manifest(
+        asset=ROLLUPS,
+        partition=batch.key,
+        attempt=attempt,
+        code_version=CODE_VERSION,
+        parameters=content_parameters(settings),
+        upstream=inputs.upstream(batch),
+        files=files,
+        counters=counters,
+        digest=content_digest(files, counters),
+        timings=timings,
+    )
+
+
+def _by_resolution(results: list[RollupResult], name: str, resolutions: tuple[int, ...]) -> dict[str, int]:
+    return {str(resolution): sum(getattr(result, name)[level] for result in results) for level, resolution in enumerate(resolutions)}
+
+
+def find_inputs(pipeline: Pipeline, batch: Batch) -> RollupInputs | Waiting:
+    """The manifests that a batch is rolled up from, or what it waits for.
+
+    An earlier batch that is not staged is fine where raw has no file for it. Otherwise a batch without points waits for it, and one with points
+    cannot be made. A batch whose own raw files are not staged waits.
+    """
+    stage, landing_zone, calendar = pipeline.stage, pipeline.landing_zone, pipeline.calendar
+    datapoints = stage.read(REPARTITIONED, batch)
+    own = stage.read(PARTIAL_POINTS, batch)
+    if datapoints is None and landing_zone.files(batch):
+        return Waiting((f"{REPARTITIONED} {batch.key}",))
+    earlier: list[tuple[Batch, Manifest | None]] = []
+    missing: list[Batch] = []
+    for before in calendar.earlier(batch, pipeline.settings.reach):
+        manifest = stage.read(PARTIAL_POINTS, before)
+        if manifest is None and landing_zone.files(before):
+            missing.append(before)
+        earlier.append((before, manifest))
+    if missing:
+        if datapoints is None or datapoints.counters["rows_accepted"] == 0:
+            return Waiting(tuple(f"{PARTIAL_POINTS} {before.key}" for before in missing))
+        first, last = min(missing), max(missing)
+        raise NotStagedError(
+            f"rollups of {batch} need {', '.join(f'{PARTIAL_POINTS} {before}' for before in missing)}: raw files are there but not staged; "
+            f"run `rollups backfill {first} {last}`"
+        )
+    parameters = content_parameters(pipeline.settings)
+    for staged_batch, manifest in ((batch, datapoints), (batch, own), *earlier):
+        if manifest and manifest.parameters != parameters:
+            changed = ", ".join(
+                f"ROLLUP_{name.upper()} (now {value}, then {manifest.parameters.get(name)})"
+                for name, value in parameters.items()
+                if manifest.parameters.get(name) != value
+            )
+            raise StaleInputError(
+                f"{manifest.asset} {staged_batch} was staged with other settings: {changed}; stage it again with "
+                f"`rollups backfill {staged_batch} {batch}`, or set them back"
+            )
+    return RollupInputs(datapoints, own, tuple(earlier))
