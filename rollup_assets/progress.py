@@ -1,0 +1,80 @@
+"""A progress bar in the terminal: rows done of rows known, stage by stage. What the stages are stays out."""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+
+class _Rows(ProgressColumn):
+    """``1.2 M / 3.5 M rows``; partitions are counted exactly."""
+
+    def render(self, task: Task) -> Text:
+        unit = task.fields["unit"]
+        count = compact if unit == "rows" else "{:.0f}".format
+        total = f" / {count(task.total)}" if task.total else ""
+        return Text(f"{count(task.completed)}{total} {unit}", style="progress.data.speed")
+
+
+class TerminalProgress:
+    """Shows stages as bars on standard error while it is entered; silent where that is no terminal.
+
+    Methods may be called from any thread. A stage that begins again, as in the next partition, begins at 0.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        console = console or Console(stderr=True)
+        self._bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=32),
+            _Rows(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bars.stop()
+
+    def start(self, stage: str, total: int, *, unit: str = "rows") -> None:
+        """A stage begins; ``total`` rows are known to lie ahead (0: unknown)."""
+        with self._lock:
+            if stage in self._tasks:
+                self._bars.remove_task(self._tasks.pop(stage))
+            self._tasks[stage] = self._bars.add_task(stage, total=total or None, unit=unit)
+
+    def advance(self, stage: str, rows: int) -> None:
+        """``rows`` more are done."""
+        with self._lock:
+            task = self._tasks.get(stage)
+        if task is not None:
+            self._bars.advance(task, rows)
+
+    def finish(self, stage: str) -> None:
+        """The stage has ended; its bar goes away."""
+        with self._lock:
+            task = self._tasks.pop(stage, None)
+        if task is not None:
+            self._bars.remove_task(task)
+
+
+def compact(count: float) -> str:
+    """A count in three digits: ``950``, ``12.3 k``, ``4.56 M``."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            scaled = count / size
+            return f"{scaled:.{2 if scaled < 10 else 1 if scaled < 100 else 0}f} {unit}"
+    return f"{count:.0f}"

@@ -1,0 +1,171 @@
+"""Where each partition stands: raw files, what is staged, rolled up and published of them, and what is out of date.
+
+Reads the landing zone's listing and the manifests, no data and no catalog. Changing anything stays out.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from rollup_assets.batches import Batch, BatchCalendar, to_milliseconds
+from rollup_assets.errors import UnknownPartitionError
+from rollup_assets.settings import Settings
+from rollup_assets.steps.results import CODE_VERSION
+from rollup_assets.storage.filesystems import Place
+from rollup_assets.storage.landing_zone import LandingZone
+from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Manifest, Stage
+
+
+@dataclass(slots=True)
+class PartitionStatus:
+    """One partition. Counts are None where nothing is staged that would tell."""
+
+    partition: str
+    raw_files: int = 0
+    raw_bytes: int = 0
+    rows_read: int | None = None
+    points: int | None = None
+    quarantined: int | None = None
+    staged: bool = False
+    rolled_up: bool = False
+    published: bool = False
+    rows: dict[str, int] = field(default_factory=dict)
+    """Published rows by resolution in ms."""
+    snapshot_id: int | None = None
+    over_limit: bool = False
+    """The raw files as they are have more quarantined rows or files than the settings allow."""
+    stale: list[str] = field(default_factory=list)
+    """What has changed since; empty if all is up to date."""
+    waiting_for: list[str] = field(default_factory=list)
+    """Partitions with raw files that have to be staged first."""
+
+    @property
+    def state(self) -> str:
+        """One word for the whole."""
+        if self.over_limit:
+            return "quarantined"
+        if self.waiting_for:
+            return "waiting"
+        if self.raw_files and not self.staged:
+            return "not staged"
+        if self.stale:
+            return "stale"
+        if self.published:
+            return "published"
+        if self.rolled_up:
+            return "rolled up"
+        return "staged" if self.staged else "empty"
+
+
+def batch_of_folder(name: str, calendar: BatchCalendar) -> Batch | None:
+    """The batch whose folder in the stage has this name, such as ``2026-01-01-0900``; None if there is none."""
+    try:
+        return calendar.batch(f"{name[:-2]}:{name[-2:]}")
+    except UnknownPartitionError:
+        return None
+
+
+def batches_with_raw(landing_zone: LandingZone, calendar: BatchCalendar) -> list[Batch]:
+    """Batches from the first partition on that have raw files, in order; found from the folders' names."""
+    depth = landing_zone.layout.strip("/").count("/") + 1
+    root = landing_zone.root.path.rstrip("/")
+    folders = {tuple(str(info.path)[len(root) :].strip("/").split("/")[:depth]) for info in landing_zone.root.files()}
+    found = set()
+    for folder in {"/".join(parts) for parts in folders}:
+        try:
+            moment = dt.datetime.strptime(folder, landing_zone.layout.strip("/")).replace(tzinfo=dt.UTC)
+        except ValueError:
+            continue
+        batch = calendar.containing(to_milliseconds(moment))
+        if batch.start >= calendar.start and landing_zone.files(batch):
+            found.add(batch)
+    return sorted(found)
+
+
+def status(settings: Settings, batches: Iterable[Batch] | None = None, *, now: dt.datetime | None = None) -> list[PartitionStatus]:
+    """The partitions of ``batches``; without them, all that have raw files or anything staged, and those that follow from them.
+
+    A partition that has not ended at ``now`` (default: the clock) is only listed if it has raw files or is asked for.
+    """
+    landing_zone = LandingZone(Place.parse(settings.raw), settings.raw_layout)
+    stage = Stage(Place.parse(settings.stage))
+    chosen = list(batches) if batches is not None else _known(settings, landing_zone, stage, now or dt.datetime.now(dt.UTC))
+    return [_status(batch, settings, landing_zone, stage) for batch in chosen]
+
+
+def _known(settings: Settings, landing_zone: LandingZone, stage: Stage, now: dt.datetime) -> list[Batch]:
+    calendar = settings.calendar
+    found = set(batches_with_raw(landing_zone, calendar))
+    for asset in (REPARTITIONED, QUARANTINED, ROLLUPS, ROLLUP_TABLE):
+        found.update(batch for name in stage.partitions(asset) if (batch := batch_of_folder(name, calendar)) is not None)
+    last = calendar.last_ended(now)
+    with_points = [batch for batch in found if landing_zone.files(batch)]
+    following = (calendar.shifted(batch, ahead) for batch in with_points for ahead in range(1, settings.reach + 1))
+    found.update(batch for batch in following if batch is not None and last is not None and batch <= last)
+    return sorted(found)
+
+
+def _status(batch: Batch, settings: Settings, landing_zone: LandingZone, stage: Stage) -> PartitionStatus:
+    files = landing_zone.files(batch)
+    result = PartitionStatus(batch.key, raw_files=len(files), raw_bytes=sum(file.size for file in files))
+    staged, quarantined = stage.read(REPARTITIONED, batch), stage.read(QUARANTINED, batch)
+    if staged is not None:
+        result.staged = True
+        result.points = staged.counters["rows_accepted"]
+        if staged.inputs != tuple(files):
+            result.stale.append("raw files have changed since they were staged")
+        result.stale += _outdated(staged, settings)
+    if quarantined is not None:
+        result.rows_read = quarantined.counters["rows_read"]
+        result.quarantined = quarantined.counters["rows_quarantined"]
+        # Over its limit a batch stages what is wrong with it, and keeps the datapoints of its earlier raw files.
+        result.over_limit = quarantined.inputs == tuple(files) and (staged is None or staged.inputs != quarantined.inputs)
+    result.waiting_for = _waiting_for(batch, staged, settings, landing_zone, stage)
+    rollups, receipt = stage.read(ROLLUPS, batch), stage.read(ROLLUP_TABLE, batch)
+    if rollups is not None:
+        result.rolled_up = True
+        result.stale += _changed_upstream(rollups, settings, stage)
+        result.stale += [reason for reason in _outdated(rollups, settings) if reason not in result.stale]
+    if receipt is not None:
+        result.published = True
+        result.rows = {name: int(rows) for name, rows in receipt.counters["rows"].items()}
+        result.snapshot_id = receipt.counters["snapshot_id"]
+        if rollups is None or receipt.digest != rollups.digest:
+            result.stale.append("rollups have changed since they were published")
+    return result
+
+
+def _waiting_for(batch: Batch, staged: Manifest | None, settings: Settings, landing_zone: LandingZone, stage: Stage) -> list[str]:
+    """Neighbours that an empty partition needs staged; a partition with points of its own does not wait, it fails without them."""
+    if (staged is not None and staged.inputs) or (staged is None and landing_zone.files(batch)):
+        return []
+    before = reversed(settings.calendar.earlier(batch, settings.reach))
+    return [other.key for other in before if stage.read(PARTIAL_POINTS, other) is None and landing_zone.files(other)]
+
+
+def _outdated(manifest: Manifest, settings: Settings) -> list[str]:
+    wanted: dict[str, Any] = {
+        "shards": settings.shards,
+        "resolutions": list(settings.resolutions),
+        "lookback": settings.lookback,
+        "batch": settings.batch,
+        "value_type": settings.value_type,
+    }
+    found = {name: list(value) if isinstance(value, tuple) else value for name, value in manifest.parameters.items()}
+    reasons = [f"{manifest.asset}: made with {name} = {found.get(name)}" for name, value in wanted.items() if found.get(name) != value]
+    if manifest.code_version != CODE_VERSION:
+        reasons.append(f"{manifest.asset}: made by code version {manifest.code_version}, this is {CODE_VERSION}")
+    return reasons
+
+
+def _changed_upstream(rollups: Manifest, settings: Settings, stage: Stage) -> list[str]:
+    reasons = []
+    for asset, partitions in rollups.upstream.items():
+        for key, digest in partitions.items():
+            current = stage.read(asset, settings.calendar.batch(key))
+            if (current.digest if current is not None else None) != digest:
+                reasons.append(f"{asset} {key} has changed since it was rolled up")
+    return reasons

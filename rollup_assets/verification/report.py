@@ -1,0 +1,77 @@
+"""What a verification found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+RELATIVE_TOLERANCE = 1e-9
+"""How far derived doubles may lie apart. Integers, extremes and latest values have to be equal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One value that is not what raw data says."""
+
+    partition: str
+    id: int
+    metric: str
+    resolution: str
+    label: str
+    """ISO time, UTC."""
+    column: str
+    """``*`` stands for the whole row."""
+    expected: str
+    found: str
+
+
+@dataclass(slots=True)
+class VerifiedPartition:
+    """What came out for the labels of one partition."""
+
+    partition: str
+    points: int = 0
+    """Accepted points of the partition's own raw files."""
+    rows: dict[str, int] = field(default_factory=dict)
+    """Rows that raw data gives, by resolution."""
+    missing: int = 0
+    """Rows that are not in the table."""
+    extra: int = 0
+    """Rows that should not be in the table."""
+    different: int = 0
+    """Rows with at least one other value."""
+    problems: list[str] = field(default_factory=list)
+    """Where the manifests say something else about raw rows and files."""
+    notes: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def agrees(self) -> bool:
+        """Whether table and manifests are what raw data says."""
+        return not (self.missing or self.extra or self.different or self.problems)
+
+
+@dataclass(slots=True)
+class Verification:
+    """The outcome for a range of partitions."""
+
+    partitions: list[VerifiedPartition] = field(default_factory=list)
+    """Those that were compared, in order."""
+    differences: list[Difference] = field(default_factory=list)
+    """The first ones; the partitions have the counts."""
+    waiting: list[str] = field(default_factory=list)
+    """Not compared: they wait for raw data to be staged."""
+    not_staged: list[str] = field(default_factory=list)
+    """Not compared, inside the given range: raw files are there and were never staged."""
+    not_published: list[str] = field(default_factory=list)
+    """Not compared, inside the given range: staged and never published."""
+    tolerance: float = RELATIVE_TOLERANCE
+
+    @property
+    def agrees(self) -> bool:
+        """Whether nothing differs and nothing is missing."""
+        return all(partition.agrees for partition in self.partitions) and not self.not_staged and not self.not_published
+
+    @property
+    def rows(self) -> int:
+        """Rows that raw data gives."""
+        return sum(sum(partition.rows.values()) for partition in self.partitions)

@@ -1,0 +1,341 @@
+"""Goes through partitions, has their rows recomputed, and compares them with the table and the manifests."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rollup_assets.batches import Batch, to_datetime
+from rollup_assets.engines.base import NoProgress, Progress
+from rollup_assets.settings import Settings, format_duration
+from rollup_assets.status import batch_of_folder
+from rollup_assets.storage.filesystems import Place
+from rollup_assets.storage.landing_zone import LandingZone
+from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, Stage
+from rollup_assets.verification.raw import RawCounts, RawPoints
+from rollup_assets.verification.report import RELATIVE_TOLERANCE, Difference, Verification, VerifiedPartition
+from rollup_assets.verification.windows import expected_rows
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+    from pyiceberg.table import Table
+
+STAGE = "verify"
+# What DuckDB needs for a row of two batches in memory, at its peak: above that, series are verified in several rounds.
+_BYTES_PER_ROW = 300
+# Two orders of adding n doubles differ by no more than about n times this times the sum of their magnitudes.
+_ROUNDING = 2.3e-16
+_WHOLE_FILE = ("unreadable_file", "schema_mismatch")
+
+_KEY = ("id", "resolution", "label")
+_SAME = ("metric_shard_id", "org_id", "metric", "count_rollup", "min_rollup", "max_rollup", "latest_rollup", "resets_rollup")
+_ADDED = {"sum_rollup": "sum_error", "delta_rollup": "delta_error"}
+# Derived from a sum: what error it may have of its own, as a share of the sum's.
+_DERIVED = {"average_rollup": "e.sum_error / e.count_rollup", "rate_rollup": "e.delta_error / (e.resolution / 1000.0)", "lag_rollup": "0"}
+_COLUMNS = (*_SAME, *_ADDED, *_DERIVED)
+
+
+def verify(
+    settings: Settings, batches: Sequence[Batch] | None = None, *, first_differences: int = 20, progress: Progress | None = None
+) -> Verification:
+    """Compare the labels of ``batches`` (None: of all published ones) with what raw files say.
+
+    Raw files are read from two batches before the first one on. Threads and memory are bounded by the settings.
+    """
+    from rollup_assets.iceberg.catalog import load_table, open_catalog
+
+    landing_zone = LandingZone(Place.parse(settings.raw), settings.raw_layout)
+    stage = Stage(Place.parse(settings.stage))
+    result = Verification()
+    with open_catalog(settings) as catalog:
+        table = load_table(catalog, settings)
+        in_table = _batches_in_table(settings, table) if table is not None else set()
+        receipts = {batch for name in stage.partitions(ROLLUP_TABLE) if (batch := batch_of_folder(name, settings.calendar)) is not None}
+        chooser = _Chooser(settings, landing_zone, stage, published=in_table | receipts, given=batches is not None, result=result)
+        chosen = [batch for batch in sorted(set(in_table | receipts if batches is None else batches)) if chooser.is_comparable(batch)]
+        if chosen:
+            settings.home.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix="verify-", dir=settings.home) as scratch, _connect(settings, scratch) as db:
+                raw = RawPoints(db, settings, landing_zone, Path(scratch))
+                _Comparison(settings, landing_zone, stage, table, db, raw, result, first_differences, progress or NoProgress()).run(chosen)
+    result.partitions.sort(key=lambda partition: partition.partition)
+    return result
+
+
+def _connect(settings: Settings, scratch: str) -> DuckDBPyConnection:
+    import duckdb
+
+    return duckdb.connect(
+        config={
+            "threads": settings.threads,
+            "memory_limit": f"{settings.memory // 2**20}MiB",
+            "temp_directory": scratch,
+            "preserve_insertion_order": False,
+        }
+    )
+
+
+def _batches_in_table(settings: Settings, table: Table) -> set[Batch]:
+    """Batches that rows of the table have their labels in."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    from pyiceberg.expressions import AlwaysTrue
+
+    from rollup_assets.iceberg.reading import live_files, read_file
+
+    found: set[Batch] = set()
+    for file in live_files(table):
+        if file.first is not None and file.last is not None:
+            first, last = (settings.calendar.containing(label // 1_000) for label in (file.first, file.last))
+            if first == last:
+                found.add(first)
+                continue
+        labels = read_file(table, file, AlwaysTrue(), ("logical_timestamp",)).column("logical_timestamp")
+        found.update(settings.calendar.containing(label // 1_000) for label in pc.unique(labels.cast(pa.int64())).to_pylist())
+    return found
+
+
+class _Chooser:
+    """Sorts out partitions whose rows cannot be what raw data says, and rightly so."""
+
+    def __init__(
+        self, settings: Settings, landing_zone: LandingZone, stage: Stage, *, published: set[Batch], given: bool, result: Verification
+    ) -> None:
+        self._settings = settings
+        self._landing_zone = landing_zone
+        self._stage = stage
+        self._published = published
+        self._given = given
+        self._result = result
+
+    def is_comparable(self, batch: Batch) -> bool:
+        """Whether the table must have exactly the rows of the batch's labels; otherwise notes in the result why not."""
+        staged = self._stage.read(REPARTITIONED, batch)
+        if staged is None and self._landing_zone.files(batch):
+            (self._result.not_staged if self._given else self._result.waiting).append(batch.key)
+            return False
+        before = self._settings.calendar.earlier(batch, self._settings.reach)
+        if (staged is None or not staged.inputs) and any(self._is_needed(other) for other in before):
+            self._result.waiting.append(batch.key)
+            return False
+        if batch in self._published:
+            return True
+        if staged is None and not any(self._stage.read(PARTIAL_POINTS, other) for other in before):
+            self._result.partitions.append(VerifiedPartition(batch.key, notes=["no raw files, nothing published"]))
+        else:
+            self._result.not_published.append(batch.key)
+        return False
+
+    def _is_needed(self, other: Batch) -> bool:
+        return self._stage.read(PARTIAL_POINTS, other) is None and bool(self._landing_zone.files(other))
+
+
+class _Comparison:
+    """Recomputes and compares, partition by partition; in several rounds of some series each if they do not fit together."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        landing_zone: LandingZone,
+        stage: Stage,
+        table: Table | None,
+        db: DuckDBPyConnection,
+        raw: RawPoints,
+        result: Verification,
+        first_differences: int,
+        progress: Progress,
+    ) -> None:
+        self._settings = settings
+        self._landing_zone = landing_zone
+        self._stage = stage
+        self._table = table
+        self._db = db
+        self._raw = raw
+        self._result = result
+        self._room = first_differences
+        self._progress = progress
+
+    def run(self, batches: Sequence[Batch]) -> None:
+        """Compare every batch; outcomes go into the result."""
+        partitions = {batch: VerifiedPartition(batch.key) for batch in batches}
+        self._result.partitions.extend(partitions.values())
+        seen: dict[Batch, RawCounts] = {}
+        before = {batch: self._settings.calendar.earlier(batch, 2) for batch in batches}
+        rows = {batch: self._rows_of(batch) for each in batches for batch in (each, *before[each])}
+        rounds = (
+            1 + max(sum(rows[each] for each in (batch, *before[batch][:1])) for batch in batches) * _BYTES_PER_ROW // self._settings.memory
+        )
+        self._progress.start(STAGE, rounds * sum(rows.values()))
+        for number in range(rounds):
+            self._raw.keep([])
+            series = f"hash(id) % {rounds} = {number}" if rounds > 1 else "true"
+            for batch in batches:
+                began = time.perf_counter()
+                for read, counts in self._raw.load(batch, series):
+                    self._progress.advance(STAGE, rows.get(read, 0))
+                    if read in seen:
+                        seen[read].points += counts.points
+                        seen[read].duplicates += counts.duplicates
+                    else:
+                        seen[read] = counts
+                self._compare(batch, partitions[batch], series)
+                partitions[batch].seconds += time.perf_counter() - began
+        for batch in batches:
+            partitions[batch].points = seen[batch].points
+            self._compare_manifests(batch, seen[batch], partitions[batch])
+        self._progress.finish(STAGE)
+
+    def _rows_of(self, batch: Batch) -> int:
+        from rollup_assets.storage.raw_files import count_rows
+
+        return sum(count_rows(self._landing_zone.place(file)) for file in self._landing_zone.files(batch))
+
+    # ------------------------------------------------------------------------------------------------------------ table
+
+    def _compare(self, batch: Batch, partition: VerifiedPartition, series: str) -> None:
+        points = [self._raw.table(each) for each in (*self._settings.calendar.earlier(batch, 1), batch)]
+        self._db.execute(f"CREATE OR REPLACE TEMP TABLE expected AS {expected_rows(batch, self._settings, points)}")
+        for resolution, rows in self._db.execute("SELECT resolution, count(*) FROM expected GROUP BY ALL ORDER BY ALL").fetchall():
+            name = format_duration(resolution)
+            partition.rows[name] = partition.rows.get(name, 0) + rows
+        self._find(batch, series)
+        flags = ", ".join(f"({self._differs(column)}) AS differs_{column}" for column in _COLUMNS)
+        any_flag = " OR ".join(f"differs_{column}" for column in _COLUMNS)
+        join = " AND ".join(f"e.{column} = f.{column}" for column in _KEY)
+        both = ", ".join(f"e.{column} AS expected_{column}, f.{column} AS found_{column}" for column in _COLUMNS)
+        key = ", ".join(f"coalesce(e.{column}, f.{column}) AS {column}" for column in _KEY)
+        self._db.execute(
+            f"""
+            CREATE OR REPLACE TEMP TABLE differences AS
+            SELECT * FROM (
+                SELECT {key}, coalesce(e.metric, f.metric) AS metric, {both}, {flags},
+                    e.id IS NULL OR f.copy > 1 AS is_extra, f.id IS NULL AS is_missing
+                FROM expected e FULL OUTER JOIN found f ON {join}
+            ) WHERE is_extra OR is_missing OR {any_flag}
+            """
+        )
+        extra, missing, rows = self._one("SELECT count(*) FILTER (is_extra), count(*) FILTER (is_missing), count(*) FROM differences")
+        partition.extra += extra
+        partition.missing += missing
+        partition.different += rows - extra - missing
+        if rows and self._room:
+            self._describe(batch)
+        for name in ("expected", "found", "differences"):
+            self._db.execute(f"DROP TABLE {name}")
+
+    def _find(self, batch: Batch, series: str) -> None:
+        """``found``: the table's rows of the batch's labels, the label in epoch microseconds; ``copy`` numbers rows with the same key."""
+        from rollup_assets.iceberg.reading import snapshot_dataset
+
+        if self._table is None:
+            self._db.execute("CREATE OR REPLACE TEMP TABLE found AS SELECT *, 1 AS copy FROM expected WHERE false")
+            return
+        # Small batches keep what Arrow holds beside DuckDB's own memory to a few MB.
+        reader = snapshot_dataset(self._table, batch).scanner(batch_size=32_768, batch_readahead=4, fragment_readahead=2).to_reader()
+        self._db.register("table_rows", reader)
+        self._db.execute(
+            f"""
+            CREATE OR REPLACE TEMP TABLE found AS
+            SELECT *, row_number() OVER (PARTITION BY {", ".join(_KEY)}) AS copy FROM (
+                SELECT * EXCLUDE (logical_timestamp), epoch_us(logical_timestamp) AS label FROM table_rows WHERE {series}
+            )
+            """
+        )
+        self._db.unregister("table_rows")
+
+    def _differs(self, column: str) -> str:
+        """Condition on ``e`` (expected) and ``f`` (found)."""
+        distinct = f"e.{column} IS DISTINCT FROM f.{column}"
+        if column in _SAME or (column in _ADDED and self._settings.value_type == "long"):
+            return distinct
+        error = f"e.{_ADDED[column]}" if column in _ADDED else _DERIVED[column]
+        # Sums of integers are exact, so what is derived from them has one rounding or two.
+        rounding = f" AND abs(e.{column} - f.{column}) > {_ROUNDING} * {error}" if self._settings.value_type == "double" else ""
+        apart = f"abs(e.{column} - f.{column}) > {RELATIVE_TOLERANCE} * greatest(abs(e.{column}), abs(f.{column})){rounding}"
+        return f"{distinct} AND (e.{column} IS NULL OR f.{column} IS NULL OR {apart})"
+
+    def _describe(self, batch: Batch) -> None:
+        """Report the first differences, value by value."""
+        cursor = self._db.execute(f"SELECT * FROM differences ORDER BY resolution, label, id LIMIT {self._room}")
+        names = [name for name, *_ in cursor.description or []]
+        for values in cursor.fetchall():
+            row = dict(zip(names, values, strict=True))
+            for column, expected, found in _pairs(row):
+                if self._room:
+                    self._room -= 1
+                    label = to_datetime(0).isoformat() if row["label"] is None else to_datetime(row["label"] // 1_000).isoformat()
+                    resolution = format_duration(row["resolution"])
+                    self._result.differences.append(
+                        Difference(batch.key, row["id"], str(row["metric"]), resolution, label, column, expected, found)
+                    )
+
+    def _one(self, query: str) -> tuple[int, ...]:
+        row = self._db.execute(query).fetchone()
+        assert row is not None
+        return row
+
+    # -------------------------------------------------------------------------------------------------------- manifests
+
+    def _compare_manifests(self, batch: Batch, seen: RawCounts, partition: VerifiedPartition) -> None:
+        """What DuckDB made of the raw rows and files against what the staged manifests say of them."""
+        staged, quarantined = self._stage.read(REPARTITIONED, batch), self._stage.read(QUARANTINED, batch)
+        if staged is None or quarantined is None:
+            return
+        files = self._landing_zone.files(batch)
+        if tuple(files) != staged.inputs:
+            partition.notes.append(f"raw files changed since they were staged; run `rollups backfill {batch} {batch}`")
+            return
+        claims = {
+            "accepted points": (seen.points, staged.counters["rows_accepted"]),
+            "duplicates": (seen.duplicates, staged.counters["duplicates"]),
+        }
+        reasons = {reason: rows for reason, rows in quarantined.counters["reasons"].items() if reason not in _WHOLE_FILE}
+        for reason in sorted(reasons.keys() | seen.reasons.keys()):
+            claims[f"rows quarantined as {reason}"] = (seen.reasons.get(reason, 0), reasons.get(reason, 0))
+        for name, (counted, claimed) in claims.items():
+            if counted != claimed:
+                partition.problems.append(f"{name}: raw files have {counted:,}, the manifest says {claimed:,}")
+        claimed_files = self._bad_files_staged(batch)
+        for path in sorted(seen.bad_files ^ claimed_files):
+            partition.problems.append(
+                f"{path}: DuckDB cannot read it as raw data, but it was not quarantined"
+                if path in seen.bad_files
+                else f"{path}: was quarantined as a whole, but DuckDB reads it as raw data"
+            )
+
+    def _bad_files_staged(self, batch: Batch) -> set[str]:
+        import pyarrow.compute as pc
+        import pyarrow.parquet as pq
+
+        manifest = self._stage.read(QUARANTINED, batch)
+        found: set[str] = set()
+        for file in manifest.files if manifest is not None else ():
+            assert manifest is not None
+            with self._stage.place(manifest, file, batch).open_input() as source:
+                table = pq.read_table(source, columns=["reason", "file"])
+            whole = table.filter(pc.is_in(table["reason"].cast("string"), value_set=_string_array(_WHOLE_FILE)))
+            found.update(whole["file"].to_pylist())
+        return found
+
+
+def _string_array(values: Sequence[str]) -> Any:
+    import pyarrow as pa
+
+    return pa.array(values, pa.string())
+
+
+def _pairs(row: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """(column, expected, found) of one row of ``differences``."""
+    summary = "count {}, sum {}, delta {}"
+    expected, found = (
+        summary.format(*(row[f"{side}_{column}"] for column in ("count_rollup", "sum_rollup", "delta_rollup")))
+        for side in ("expected", "found")
+    )
+    if row["is_missing"]:
+        return [("*", expected, "no row")]
+    if row["is_extra"]:
+        return [("*", "no row" if row["expected_count_rollup"] is None else "one row", found)]
+    return [(column, str(row[f"expected_{column}"]), str(row[f"found_{column}"])) for column in _COLUMNS if row[f"differs_{column}"]]
