@@ -1,0 +1,58 @@
+# One command a task. Each sets up .venv from requirements.lock when it is missing or stale.
+#
+#   make demo                              raw files to a published, verified table, on local files; no Java, no server
+#   make demo DATA=examples/host-metrics   the same on a real recording
+#   make dev                               the Dagster UI on the demo's data
+#   make test                              all tests
+#   make check                             formatting, lint, types, definitions
+#   make bench                             the benchmark, about 20 minutes
+#   make lock                              resolve the dependencies of setup.cfg anew
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DATA ?=
+
+ifneq ($(DATA),)
+export ROLLUP_HOME ?= .rollups/$(notdir $(patsubst %/,%,$(DATA)))
+else
+export ROLLUP_HOME ?= .rollups/demo
+endif
+
+.PHONY: demo dev test check format bench lock clean
+
+demo: $(READY)
+	$(BIN)/rollups demo $(if $(DATA),--data $(DATA))
+
+dev: $(READY)
+	$(BIN)/rollups dev
+
+test: $(READY)
+	env -u ROLLUP_HOME $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	env -u ROLLUP_HOME PATH="$(CURDIR)/$(BIN):$$PATH" dg check defs
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY)
+	env -u ROLLUP_HOME $(BIN)/python -m benchmarks
+
+lock: $(READY)
+	$(BIN)/uv pip compile setup.cfg --all-extras --python-version 3.11 --generate-hashes --no-emit-index-url --quiet --output-file requirements.lock
+
+clean:
+	rm -rf $(VENV) .rollups build dist *.egg-info
+
+# The lock file says what is installed; the stamp's age says whether it is.
+$(READY): requirements.lock setup.cfg pyproject.toml
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $(READY)
