@@ -133,4 +133,4 @@ def with_engine(pipeline: Pipeline, *, threads: int, memory: int) -> Pipeline:
     """The same pipeline on a local engine with other threads and memory, also less than the settings allow."""
     from rollup_assets.engines.local import LocalEngine
 
-    return dataclasses.replace(pipeline, engine=LocalEngine(threads=threads, memory=memory))
+    return dataclasses.replace(pipeline, engine=LocalEngine(threads=threads, memory=memory, scratch=pipeline.settings.home / "scratch"))

@@ -110,7 +110,9 @@ def split_files(task: SplitTask, emit: Emit, context: TaskContext) -> SplitResul
     return result
 
 
-def _split_file(task: SplitTask, number: int, file: InputFile, names: _Names, emit: Emit, context: TaskContext, result: SplitResult) -> None:
+def _split_file(
+    task: SplitTask, number: int, file: InputFile, names: _Names, emit: Emit, context: TaskContext, result: SplitResult
+) -> None:
     rows_read = 0
     reasons: dict[str, int] = {}
     bad: BadFile | None = None
@@ -193,6 +195,7 @@ def _split_rows(task: SplitTask, number: int, rows: RawRows, names: _Names, emit
         kernels.scatter_lags(columns["lag"], lag_base, destination, packed[-1])
 
     order = blocks.payload_order([column.dtype for column in packed])
+    without_lag = blocks.payload_order([column.dtype for column in packed[:5]])
     ends = start.tolist()
     for s in range(task.shards):
         first, last = ends[s], ends[s + 1]
@@ -200,8 +203,21 @@ def _split_rows(task: SplitTask, number: int, rows: RawRows, names: _Names, emit
             continue
         if news := names.news_for(s):
             emit(s, Header(blocks.NAMES, number, len(news)).pack(), [blocks.pack_names(news)])
-        header = Header(blocks.ROWS, number, last - first, value_code, org_code, metric_code, lag_code, value_base, org_base, lag_base)
-        emit(s, header.pack(), [packed[column][first:last] for column in order])
+        # Whether a shard has lags must not depend on which other rows were read together with its own.
+        has_lag = lag_code != 255 and bool(packed[5][first:last].any())
+        header = Header(
+            blocks.ROWS,
+            number,
+            last - first,
+            value_code,
+            org_code,
+            metric_code,
+            lag_code if has_lag else 255,
+            value_base,
+            org_base,
+            lag_base,
+        )
+        emit(s, header.pack(), [packed[column][first:last] for column in (order if has_lag else without_lag)])
 
 
 def quarantine_schema(value_column: str) -> pa.Schema:

@@ -81,7 +81,11 @@ def schema_problem(schema: pa.Schema, value_column: str) -> str | None:
         ("org_id", integer, "int32 or int64"),
         ("metric", text, "string, large_string or a dictionary of them"),
         ("logical_timestamp", time, "int64 (ms), int32 or timestamp"),
-        (value_column, floating if value_column == "double_value" else integer, "float64 or float32" if value_column == "double_value" else "int32 or int64"),
+        (
+            value_column,
+            floating if value_column == "double_value" else integer,
+            "float64 or float32" if value_column == "double_value" else "int32 or int64",
+        ),
         ("receive_timestamp", time, "int64 (ms), int32 or timestamp"),
     ]
     for name, accepts, types in wanted:
@@ -111,8 +115,14 @@ class RawFile:
 
         self._value_column = value_column
         try:
+            source = place.open_input()
+            metadata = pq.read_metadata(source)
+            # Asking for the dictionary of a column that is not there, or is a struct, is a KeyError.
+            paths = {metadata.schema.column(index).path for index in range(metadata.num_columns)}
             # Whole-file reads take two to three times as long as row group by row group on the calling thread.
-            self._file: pq.ParquetFile = pq.ParquetFile(place.open_input(), read_dictionary=["metric"], pre_buffer=not place.is_local)
+            self._file: pq.ParquetFile = pq.ParquetFile(
+                source, metadata=metadata, read_dictionary=["metric"] if "metric" in paths else None, pre_buffer=not place.is_local
+            )
             self._schema: pa.Schema = self._file.schema_arrow
         except (pa.ArrowException, OSError, ValueError) as error:
             raise UnreadableFileError(_first_line(error)) from error
@@ -170,7 +180,9 @@ def _whole(column: pa.ChunkedArray) -> pa.Array:
 def _integers(array: pa.Array) -> NDArray[np.int64]:
     import pyarrow as pa
 
-    return np.asarray(array.fill_null(0).cast(pa.int64()).to_numpy(zero_copy_only=False) if array.null_count else array.cast(pa.int64()).to_numpy())
+    return np.asarray(
+        array.fill_null(0).cast(pa.int64()).to_numpy(zero_copy_only=False) if array.null_count else array.cast(pa.int64()).to_numpy()
+    )
 
 
 def _milliseconds(array: pa.Array) -> NDArray[np.int64]:

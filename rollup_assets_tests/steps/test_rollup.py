@@ -166,7 +166,7 @@ def test_doubles_that_leave_their_range_become_infinite(tmp_path: Path) -> None:
 def test_the_step_into_the_first_point_of_an_open_window(tmp_path: Path) -> None:
     """A scrape a minute, jittered: the first step of an hourly row begins two batches before the batch that publishes it.
 
-    partial_points[t-1] alone knows all counts but not that step: delta, rate and resets of every hourly row would be wrong and no count notice.
+    partial_points[t-1] alone knows all counts but not that step: delta, rate and resets of hourly rows would be wrong, and no count notice.
     """
     pipeline = pipeline_of(THREE_HOURS, tmp_path)
     rows = []
