@@ -167,6 +167,9 @@ def partial_points(
             is_open = integers[level, COUNT] > 0 and integers[level, LABEL] == batch_length
             for column in range(out.integers.shape[1]):
                 out.integers[level, column, j] = integers[level, column] if is_open else 0
+            if details and not is_open:
+                # A code is a name also where it means nothing: the series' own, so that bytes do not depend on which other names there are.
+                out.integers[level, METRIC, j] = out.metric[j]
             for column in range(out.values.shape[1]):
                 out.values[level, column, j] = values[level, column] if is_open else zero
             if is_open and integers[level, OVERFLOWED] and overflowed < 0:

@@ -108,7 +108,8 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
         ),
         batch,
     )
-    problem = _quarantine_problem(pipeline, batch, counts, reasons, bad_files)
+    by_file = {path: rows for result in split for path, rows in (*result.quarantined_by_file.items(), *((bad.path, bad.rows) for bad in result.bad_files))}
+    problem = _quarantine_problem(pipeline, batch, counts, reasons, bad_files, by_file)
     if problem:
         _discard(pipeline, batch, attempt, (REPARTITIONED, PARTIAL_POINTS))
         raise QuarantineError(problem, quarantined)
@@ -154,7 +155,7 @@ def is_current(pipeline: Pipeline, staged: StagedBatch, batch: Batch, files: lis
         and version_of(list(manifest.inputs)) == version_of(files)
         and pipeline.stage.is_complete(manifest, batch)
         for manifest in manifests
-    ) and not _quarantine_problem(pipeline, batch, staged.repartitioned.counters, {}, [])
+    ) and not _quarantine_problem(pipeline, batch, staged.repartitioned.counters, {}, [], {})
 
 
 def _counts(split: list[SplitResult], merged: list[SortResult], raw_files: int) -> dict[str, int]:
@@ -177,7 +178,9 @@ def _reasons(split: list[SplitResult]) -> dict[str, int]:
     return dict(sorted(reasons.items()))
 
 
-def _quarantine_problem(pipeline: Pipeline, batch: Batch, counts: dict[str, int], reasons: dict[str, int], bad_files: list[BadFile]) -> str | None:
+def _quarantine_problem(
+    pipeline: Pipeline, batch: Batch, counts: dict[str, int], reasons: dict[str, int], bad_files: list[BadFile], by_file: dict[str, int]
+) -> str | None:
     """Why a batch may not be staged, with the way out; None if it may."""
     settings = pipeline.settings
     rerun = f"then run `rollups backfill {batch} {batch}`"
@@ -191,9 +194,12 @@ def _quarantine_problem(pipeline: Pipeline, batch: Batch, counts: dict[str, int]
     read, quarantined = counts["rows_read"], counts["rows_quarantined"]
     if quarantined > settings.quarantine_limit * read:
         why = ", ".join(f"{rows} {reason}" for reason, rows in reasons.items())
+        worst = sorted(by_file.items(), key=lambda found: (-found[1], found[0]))
+        where = ", ".join(f"{path} ({rows})" for path, rows in worst[:_FILES_NAMED])
+        where += f" and {len(worst) - _FILES_NAMED} more files" if len(worst) > _FILES_NAMED else ""
         return (
             f"batch {batch}: {quarantined} of {read} rows are quarantined ({quarantined / read:.2%}), more than "
-            f"ROLLUP_QUARANTINE_LIMIT={settings.quarantine_limit:g}: {why}. See the rows and their files in "
+            f"ROLLUP_QUARANTINE_LIMIT={settings.quarantine_limit:g}: {why}; in {where}. See the rows in "
             f"{pipeline.stage.folder(QUARANTINED, batch).uri}; correct the files in {settings.raw}, or raise the limit; {rerun}"
         )
     return None

@@ -60,6 +60,8 @@ class SplitResult:
     rows_read: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
     bad_files: list[BadFile] = field(default_factory=list)
+    quarantined_by_file: dict[str, int] = field(default_factory=dict)
+    """Rows quarantined one by one, by the path of their file."""
     seconds: dict[str, float] = field(default_factory=lambda: {"read": 0.0, "split": 0.0})
 
     @property
@@ -138,6 +140,8 @@ def _split_file(
         result.rows_read += rows_read
         for reason, count in reasons.items():
             result.reasons[reason] = result.reasons.get(reason, 0) + count
+        if reasons:
+            result.quarantined_by_file[file.path] = sum(reasons.values())
         return
     # Blocks of the file may be on their way already: a page can be damaged that comes after good ones.
     for bucket in range(task.shards + 1):

@@ -31,6 +31,7 @@ _SERIES = ("id", "org_id", "metric", "first_timestamp", "first_value", "last_tim
 _INTEGERS = ("count", "steps", "resets", "org_id", "metric", "lag_sum", "lag_count")
 _VALUES = ("sum", "min", "max", "delta")
 _PLAIN = 3
+_METRIC = _INTEGERS.index("metric")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +75,40 @@ class PartialPointsWriter:
         self._layout = layout
         self._writers: dict[bool, ParquetFileWriter] = {}
         self._shards: dict[bool, list[int]] = {False: [], True: []}
+        self._shard = -1
+        self._pending: list[PartialPoints] = []
+        self._names: list[str] = []
+        self._codes: dict[str, int] = {}
 
     def write(self, shard: int, partial: PartialPoints, names: Sequence[str]) -> None:
         """Append the partial points of a shard, or more of the same shard; ``partial.metric`` holds places in ``names``."""
+        if shard != self._shard:
+            self._write_pending(everything=True)
+            self._shard = shard
+        # A shard may come in pieces, as many as memory asks for, with names of their own; row groups must not tell.
+        codes = np.array([self._code(name) for name in names] or [0], np.int32)
+        integers = partial.integers
+        if integers.shape[1] > _PLAIN:
+            integers = integers.copy()
+            integers[:, _METRIC] = codes[integers[:, _METRIC]]
+        self._pending.append(partial._replace(metric=codes[partial.metric], integers=integers))
+        self._write_pending(everything=False)
+
+    def _code(self, name: str) -> int:
+        code = self._codes.setdefault(name, len(self._names))
+        if code == len(self._names):
+            self._names.append(name)
+        return code
+
+    def _write_pending(self, *, everything: bool) -> None:
+        """Write what fills row groups, or ``everything``."""
         import pyarrow as pa
 
+        waiting = sum(len(partial.id) for partial in self._pending)
+        whole = waiting if everything else waiting // PARTIAL_POINTS_ROW_GROUP * PARTIAL_POINTS_ROW_GROUP
+        if not whole:
+            return
+        partial = type(self._pending[0])(*(np.concatenate(columns, axis=-1) for columns in zip(*self._pending, strict=True)))
         details = partial.integers.shape[1] > _PLAIN
         schema = self._layout.schema(details=details)
         if details not in self._writers:
@@ -86,10 +116,11 @@ class PartialPointsWriter:
             values = [field.name for field in schema if field.type == pa.float64()]
             others = [field.name for field in schema if field.type == pa.int64() and field.name not in ("id", "org_id")]
             self._writers[details] = ParquetFileWriter(path, schema, partial_points(values, others))
-        for first in range(0, len(partial.id), PARTIAL_POINTS_ROW_GROUP):
-            rows = slice(first, first + PARTIAL_POINTS_ROW_GROUP)
-            self._writers[details].write(self._table(shard, partial, rows, names, schema))
-            self._shards[details].append(shard)
+        for first in range(0, whole, PARTIAL_POINTS_ROW_GROUP):
+            rows = slice(first, min(first + PARTIAL_POINTS_ROW_GROUP, whole))
+            self._writers[details].write(self._table(self._shard, partial, rows, self._names, schema))
+            self._shards[details].append(self._shard)
+        self._pending = [] if whole == waiting else [type(partial)(*(column[..., whole:].copy() for column in partial))]
 
     def _table(self, shard: int, partial: PartialPoints, rows: slice, names: Sequence[str], schema: pa.Schema) -> pa.Table:
         import pyarrow as pa
@@ -109,6 +140,7 @@ class PartialPointsWriter:
 
     def close(self) -> list[StagedFile]:
         """Finish the files."""
+        self._write_pending(everything=True)
         return [
             writer.close(f"{self._attempt}/{self._name(details=details)}", shards=tuple(self._shards[details]))
             for details, writer in sorted(self._writers.items())
