@@ -45,7 +45,7 @@ bench: $(READY)
 	env -u ROLLUP_HOME $(BIN)/python -m benchmarks
 
 lock: $(READY)
-	$(BIN)/uv pip compile setup.cfg --all-extras --python-version 3.11 --generate-hashes --no-emit-index-url --quiet --output-file requirements.lock
+	$(BIN)/uv pip compile setup.cfg --all-extras --python-version 3.11 --generate-hashes --no-emit-index-url --no-strip-extras --quiet --output-file requirements.lock
 
 clean:
 	rm -rf $(VENV) .rollups build dist *.egg-info

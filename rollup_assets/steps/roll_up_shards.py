@@ -77,12 +77,12 @@ class RollupResult:
 
 
 def segment_bounds(batch: Batch, resolutions: Sequence[int], level: int) -> NDArray[np.int64]:
-    """Upper bounds, in microseconds, of the label ranges that checksums are kept for at a resolution.
+    """Upper bounds, in epoch ms, of the label ranges that checksums are kept for at a resolution.
 
     The label that begins the batch; then the labels up to ``end - c`` for each coarser resolution c, coarsest first; then the rest.
     """
     tails = [batch.end - coarser for coarser in reversed(resolutions[level + 1 :])]
-    return np.array([batch.start, *(max(tail, batch.start) for tail in tails), batch.end], np.int64) * 1000
+    return np.array([batch.start, *(max(tail, batch.start) for tail in tails), batch.end], np.int64)
 
 
 def checksums(results: Sequence[RollupResult], resolutions: Sequence[int], value_dtype: np.dtype[Any]) -> dict[str, Any]:
@@ -182,7 +182,8 @@ class _ShardRoller:
         self.writers = [_ResolutionWriter(task, level, group[0]) for level in range(levels)]
         most_per_series = task.batch.length // task.resolutions[0] + 4
         self.rows: Rows = new_rows(encodings.ROLLUPS_ROW_GROUP, most_per_series, levels, task.value_dtype)
-        self.shard_column = np.empty(self.rows.capacity, np.int32)
+        self.shard_column = np.empty(encodings.ROLLUPS_ROW_GROUP, np.int32)
+        self.quotients = np.empty((3, encodings.ROLLUPS_ROW_GROUP))
         self.shard_starts: list[list[tuple[int, int]]] = [[] for _ in range(levels)]
         self.bounds = [segment_bounds(task.batch, task.resolutions, level) for level in range(levels)]
         self.last = np.full((levels, 2), np.iinfo(np.int64).min, np.int64)
@@ -345,8 +346,8 @@ class _ShardRoller:
             self._write(level, first, min(group, count - first))
         rest = used - count
         begin = level * rows.capacity
-        for columns in (rows.integers, rows.values, rows.doubles, rows.metric, rows.has_delta, rows.has_lag):
-            columns[..., begin : begin + rest] = columns[..., begin + count : begin + used]
+        for columns in (rows.integers, rows.values):
+            columns[:, begin : begin + rest] = columns[:, begin + count : begin + used]
         rows.used[level] = rest
         starts = self.shard_starts[level]
         current = [start for start in starts if start[0] <= count][-1:]
@@ -361,11 +362,17 @@ class _ShardRoller:
         rows, task = self.rows, self.task
         at = level * rows.capacity + first
         span = slice(at, at + count)
-        integers, values, doubles = rows.integers[:, span], rows.values[:, span], rows.doubles[:, span]
+        integers, values = rows.integers[:, span], rows.values[:, span]
         ids, labels = integers[kernels.OUT_ID], integers[kernels.OUT_LABEL]
-        has_delta, has_lag = rows.has_delta[span], rows.has_lag[span]
         counts, resets = integers[kernels.OUT_COUNT], integers[kernels.OUT_RESETS]
         total, delta = values[kernels.OUT_SUM], values[kernels.OUT_DELTA]
+        has_delta = integers[kernels.OUT_STEPS] > 0
+        has_lag = integers[kernels.OUT_LAG_COUNT] > 0
+        average, rate, lag = self.quotients[:, :count]
+        kernels.finish(
+            counts, total, integers[kernels.OUT_STEPS], delta, integers[kernels.OUT_LAG_COUNT], integers[kernels.OUT_LAG_SUM],
+            task.resolutions[level] / 1000.0, average, rate, lag,
+        )  # fmt: skip
         double = task.value_type == "double"
         self.result.repeated += sums.add_rows(
             ids, labels, counts, resets, counts if double else total, resets if double else delta, has_delta, self.bounds[level],
@@ -382,19 +389,19 @@ class _ShardRoller:
             pa.array(shard),
             pa.array(ids),
             pa.array(integers[kernels.OUT_ORG]),
-            compacted(rows.metric[span], self.names.names),
+            compacted(integers[kernels.OUT_METRIC], self.names.names),
             pa.array(np.full(count, task.resolutions[level], np.int32)),
-            pa.array(labels).view(pa.timestamp("us", "UTC")),
+            pa.array(labels * 1000).view(pa.timestamp("us", "UTC")),
             pa.array(counts),
             pa.array(total),
             pa.array(values[kernels.OUT_MIN]),
             pa.array(values[kernels.OUT_MAX]),
-            pa.array(doubles[kernels.OUT_AVERAGE]),
+            pa.array(average),
             pa.array(values[kernels.OUT_LATEST]),
             _nullable(delta, has_delta),
             pa.array(resets),
-            _nullable(doubles[kernels.OUT_RATE], has_delta),
-            _nullable(doubles[kernels.OUT_LAG], has_lag),
+            _nullable(rate, has_delta),
+            _nullable(lag, has_lag),
         ]
         self.writers[level].write(pa.Table.from_arrays(columns, schema=dictionary_schema(task.value_type)))
 
