@@ -92,58 +92,86 @@ def partial_points(
     org and metric are the caller's. ``details``: org, metric and lag of each window are wanted too (``out.integers`` has 7 columns).
     Returns (series, level) of the first overflow, or (-1, -1).
     """
+    # Arrays of named tuples are looked up once: in the loop each access costs reference counts.
+    times = points.time
+    point_values = points.value
+    orgs = points.org
+    metrics = points.metric
+    lags = points.lag
     levels = len(resolutions)
-    with_dimensions = len(points.org) > 0
-    with_lag = len(points.lag) > 0
+    with_dimensions = len(orgs) > 0
+    with_lag = len(lags) > 0
     integers = np.zeros((levels, INTEGERS), np.int64)
-    values = np.zeros((levels, VALUES), points.value.dtype)
+    values = np.zeros((levels, VALUES), point_values.dtype)
     finest = resolutions[0]
     for j in range(len(order)):
         code = order[j]
         begin = start[code]
         end = begin + kept[code]
-        out.first_time[j] = batch_start + points.time[begin]
-        out.first_value[j] = points.value[begin]
-        out.last_time[j] = batch_start + points.time[end - 1]
-        out.last_value[j] = points.value[end - 1]
-        i = first_open(points.time, begin, end, batch_length - resolutions[levels - 1])
+        out.first_time[j] = batch_start + times[begin]
+        out.first_value[j] = point_values[begin]
+        out.last_time[j] = batch_start + times[end - 1]
+        out.last_value[j] = point_values[end - 1]
+        i = first_open(times, begin, end, batch_length - resolutions[levels - 1])
+        label = np.int64(0)
         while i < end:
             # One finest window, whose first point is i.
-            label = (points.time[i] + finest - 1) // finest * finest
-            if integers[0, COUNT] > 0:
-                fold_complete(integers, values, 0, resolutions)
-            value = points.value[i]
+            time = np.int64(times[i])
+            label = label + finest if label < time <= label + finest else (time + finest - 1) // finest * finest
+            first = i
+            value = point_values[i]
             total = value
             smallest = value
             largest = value
             delta = value - value
-            steps = 0
-            resets = 0
-            lag_sum = np.int64(0)
-            lag_count = 0
+            steps = np.int64(0)
+            resets = np.int64(0)
             over = False
-            first = i
-            while i < end and points.time[i] <= label:
-                value = points.value[i]
-                if i > first:
-                    sum_before = total
-                    total = sum_before + value
-                    over |= sum_overflows(sum_before, value, total)
-                    smallest = min(smallest, value)
-                    largest = max(largest, value)
-                if i > begin and points.time[i] - points.time[i - 1] <= lookback:
-                    step, reset, wrapped = step_between(points.value[i - 1], value)
+            if i > begin and time - times[i - 1] <= lookback:
+                delta, reset, wrapped = step_between(point_values[i - 1], value)
+                over |= wrapped
+                steps += 1
+                resets += reset
+            i += 1
+            while i < end and times[i] <= label:
+                previous = value
+                value = point_values[i]
+                total_before = total
+                total = total_before + value
+                over |= sum_overflows(total_before, value, total)
+                smallest = min(smallest, value)
+                largest = max(largest, value)
+                if times[i] - times[i - 1] <= lookback:
+                    step, reset, wrapped = step_between(previous, value)
                     delta_before = delta
                     delta = delta_before + step
-                    over |= wrapped or sum_overflows(delta_before, step, delta)
+                    over |= wrapped | sum_overflows(delta_before, step, delta)
                     steps += 1
                     resets += reset
-                if with_lag and points.lag[i] != NO_LAG:
-                    lag_before = lag_sum
-                    lag_sum = lag_before + points.lag[i]
-                    over |= sum_overflows(lag_before, points.lag[i], lag_sum)
-                    lag_count += 1
                 i += 1
+            if not details and not over and levels > 1 and i < end and integers[1, COUNT] > 0 and label <= integers[1, LABEL]:
+                # Nearly every window: `fold`, from the scalars.
+                integers[1, COUNT] += i - first
+                integers[1, STEPS] += steps
+                integers[1, RESETS] += resets
+                total_before = values[1, SUM]
+                values[1, SUM] = total_before + total
+                delta_before = values[1, DELTA]
+                values[1, DELTA] = delta_before + delta
+                values[1, MIN] = min(values[1, MIN], smallest)
+                values[1, MAX] = max(values[1, MAX], largest)
+                if sum_overflows(total_before, total, values[1, SUM]) or sum_overflows(delta_before, delta, values[1, DELTA]):
+                    integers[1, OVERFLOWED] = 1
+                continue
+            lag_sum = np.int64(0)
+            lag_count = 0
+            if with_lag:
+                for q in range(first, i):
+                    if lags[q] != NO_LAG:
+                        lag_before = lag_sum
+                        lag_sum = lag_before + lags[q]
+                        over |= sum_overflows(lag_before, lags[q], lag_sum)
+                        lag_count += 1
             integers[0, LABEL] = label
             integers[0, COUNT] = i - first
             integers[0, STEPS] = steps
@@ -152,13 +180,15 @@ def partial_points(
             integers[0, LAG_COUNT] = lag_count
             integers[0, OVERFLOWED] = np.int64(over)
             if details:
-                integers[0, ORG] = points.org[first] if with_dimensions else out.org[j]
-                integers[0, METRIC] = metric_rank[points.metric[first]] if with_dimensions else out.metric[j]
+                integers[0, ORG] = orgs[first] if with_dimensions else out.org[j]
+                integers[0, METRIC] = metric_rank[metrics[first]] if with_dimensions else out.metric[j]
             values[0, SUM] = total
             values[0, MIN] = smallest
             values[0, MAX] = largest
             values[0, DELTA] = delta
             values[0, LATEST] = value
+            if i < end:
+                fold_complete(integers, values, 0, resolutions)
         overflowed = -1
         zero = out.first_value[j] - out.first_value[j]
         for level in range(levels):

@@ -216,50 +216,54 @@ def ingest(
     Rows before ``begin`` are done already. Returns (series known now, row of the block where the table was full or its length,
     rows whose dimensions differ from their series'). Arrays of ``points`` that have length 0 are left alone.
     """
-    n = len(block.id)
-    mask = np.uint64(len(table.slot_id) - 1)
-    room = len(table.id)
+    # Arrays of named tuples are looked up once: in the loop each access costs reference counts.
+    ids, times, values, orgs, metrics, lags, translation = block
+    slot_id, slot_code, series_id, series_org, series_metric, series_count, series_last, series_unsorted = table
+    out_code, out_time, out_value, out_org, out_metric, out_lag = points
+    n = len(ids)
+    mask = np.uint64(len(slot_id) - 1)
+    room = len(series_id)
     changed = 0
-    with_dimensions = len(points.org) > 0
-    with_lag = len(points.lag) > 0
-    lag_known = len(block.lag) > 0
-    keep_rows = len(points.code) > 0
+    with_dimensions = len(out_org) > 0
+    with_lag = len(out_lag) > 0
+    lag_known = len(lags) > 0
+    keep_rows = len(out_code) > 0
     for r in range(begin, n):
-        x = block.id[r]
+        x = ids[r]
         h = slot_of(x, mask)
-        while table.slot_code[h] >= 0 and table.slot_id[h] != x:
+        while slot_code[h] >= 0 and slot_id[h] != x:
             h = (h + np.uint64(1)) & mask
-        time = block.time[r]
-        org = block.org[r] + org_base
-        metric = block.metric[r]
-        if table.slot_code[h] < 0:
+        time = times[r]
+        org = orgs[r] + org_base
+        metric = translation[metrics[r]]
+        if slot_code[h] < 0:
             if series >= room:
                 return series, r, changed
-            table.slot_id[h] = x
-            table.slot_code[h] = series
-            table.id[series] = x
-            table.org[series] = org
-            table.metric[series] = block.translation[metric]
-            table.count[series] = 0
-            table.last[series] = -1
-            table.unsorted[series] = 0
+            slot_id[h] = x
+            slot_code[h] = series
+            series_id[series] = x
+            series_org[series] = org
+            series_metric[series] = metric
+            series_count[series] = 0
+            series_last[series] = -1
+            series_unsorted[series] = 0
             series += 1
-        code = table.slot_code[h]
-        changed += (table.org[code] != org) | (table.metric[code] != block.translation[metric])
-        table.unsorted[code] |= time <= table.last[code]
-        table.last[code] = time
-        table.count[code] += 1
+        code = slot_code[h]
+        changed += (series_org[code] != org) | (series_metric[code] != metric)
+        series_unsorted[code] |= time <= series_last[code]
+        series_last[code] = time
+        series_count[code] += 1
         if not keep_rows:
             continue
         at = row + r
-        points.code[at] = code
-        points.time[at] = time
-        points.value[at] = block.value[r] + value_base
+        out_code[at] = code
+        out_time[at] = time
+        out_value[at] = values[r] + value_base
         if with_dimensions:
-            points.org[at] = org
-            points.metric[at] = block.translation[metric]
+            out_org[at] = org
+            out_metric[at] = metric
         if with_lag:
-            points.lag[at] = block.lag[r] + lag_base - 1 if lag_known and block.lag[r] > 0 else NO_LAG
+            out_lag[at] = lags[r] + lag_base - 1 if lag_known and lags[r] > 0 else NO_LAG
     return series, n, changed
 
 
@@ -306,11 +310,19 @@ def place(points: ShardPoints, rows: int, order: Array, table: SeriesTable, rank
         start[code] = position
         kept[code] = position
         position += table.count[code]
+    codes, times, values, orgs, metrics, lags = points
+    _, out_times, out_values, out_orgs, out_metrics, out_lags = out
     for r in range(rows):
-        code = points.code[r]
+        code = codes[r]
         at = kept[code]
         kept[code] = at + 1
-        move_row(points, r, out, at, with_dimensions, with_lag)
+        out_times[at] = times[r]
+        out_values[at] = values[r]
+        if with_dimensions:
+            out_orgs[at] = orgs[r]
+            out_metrics[at] = metrics[r]
+        if with_lag:
+            out_lags[at] = lags[r]
     duplicates = 0
     for code in range(len(order)):
         kept[code] -= start[code]
@@ -366,29 +378,29 @@ def fill_row_group(
 
     Stops when ``out`` is full or the series end. Returns (rows filled, j, i).
     """
-    capacity = len(out.id)
-    with_dimensions = len(points.org) > 0
-    with_lag = len(points.lag) > 0
-    keep_receive = len(out.receive) > 0
+    _, times, values, orgs, metrics, lags = points
+    out_id, out_org, out_metric, out_time, out_value, out_receive = out
+    capacity = len(out_id)
+    with_dimensions = len(orgs) > 0
+    with_lag = len(lags) > 0
+    keep_receive = len(out_receive) > 0
     while j < len(order) and filled < capacity:
         code = order[j]
+        series = table.id[code]
+        org = table.org[code]
+        metric = rank[table.metric[code]]
         count = min(kept[code] - i, capacity - filled)
         source = start[code] + i
         for q in range(count):
-            out.id[filled + q] = table.id[code]
-            out.time[filled + q] = batch_start + points.time[source + q]
-            out.value[filled + q] = points.value[source + q]
-        if with_dimensions:
-            for q in range(count):
-                out.org[filled + q] = points.org[source + q]
-                out.metric[filled + q] = rank[points.metric[source + q]]
-        else:
-            out.org[filled : filled + count] = table.org[code]
-            out.metric[filled : filled + count] = rank[table.metric[code]]
+            out_id[filled + q] = series
+            out_time[filled + q] = batch_start + times[source + q]
+            out_value[filled + q] = values[source + q]
+            out_org[filled + q] = orgs[source + q] if with_dimensions else org
+            out_metric[filled + q] = rank[metrics[source + q]] if with_dimensions else metric
         if keep_receive:
             for q in range(count):
-                lag = points.lag[source + q] if with_lag else NO_LAG
-                out.receive[filled + q] = NO_LAG if lag == NO_LAG else batch_start + points.time[source + q] + lag
+                lag = lags[source + q] if with_lag else NO_LAG
+                out_receive[filled + q] = NO_LAG if lag == NO_LAG else batch_start + times[source + q] + lag
         filled += count
         i += count
         if i >= kept[code]:
