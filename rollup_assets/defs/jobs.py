@@ -8,17 +8,14 @@ import dagster as dg
 
 from rollup_assets.defs.assets.datapoints import STAGED
 from rollup_assets.defs.assets.rollups import IN_ORDER
-from rollup_assets.defs.partitions import batches
-from rollup_assets.settings import Settings
 
 JOB_NAME = "batches"
 
 
-def batches_job(settings: Settings) -> Any:
+def batches_job() -> Any:
     """The graph of one batch as a job, for one partition or a range of them; resolved once the assets are known."""
     return dg.define_asset_job(
         JOB_NAME,
         selection=[*STAGED, *IN_ORDER],
-        partitions_def=batches(settings),
         description="Stage, roll up and publish: `dg launch --job batches --partition KEY`, or `rollups backfill FROM TO` for a range.",
     )

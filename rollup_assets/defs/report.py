@@ -76,6 +76,7 @@ class PartitionReport:
     def __init__(self, context: dg.AssetExecutionContext, partition: str) -> None:
         self.partition = partition
         self._context = context
+        self._targets: dict[str, AssetCheckEvaluationTargetMaterializationData | None] = {}
 
     def observed(self, asset: str, data_version: str, metadata: Mapping[str, Any]) -> None:
         """An external asset was seen in this version."""
@@ -94,6 +95,7 @@ class PartitionReport:
             tags[f"dagster/input_data_version/{upstream}"] = _version_of_all(versions)
             tags[f"dagster/input_event_pointer/{upstream}"] = str(self._pointer(upstream, versions))
         self._context.log_event(dg.AssetMaterialization(made.asset, partition=self.partition, metadata=made.metadata, tags=tags))
+        self._targets.pop(made.asset, None)
         for outcome in made.checks:
             self.checked(outcome)
 
@@ -101,10 +103,6 @@ class PartitionReport:
         """A check was evaluated; recorded if the run was asked for it."""
         if dg.AssetCheckKey(dg.AssetKey(outcome.asset), outcome.name) not in self._context.selected_asset_check_keys:
             return
-        record = _latest(self._context.instance, outcome.asset, self.partition)
-        target = record and AssetCheckEvaluationTargetMaterializationData(
-            storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp
-        )
         self._context.log_event(
             dg.AssetCheckEvaluation(
                 asset_key=dg.AssetKey(outcome.asset),
@@ -113,10 +111,19 @@ class PartitionReport:
                 severity=dg.AssetCheckSeverity.WARN if outcome.warning else dg.AssetCheckSeverity.ERROR,
                 description=outcome.description,
                 metadata=outcome.metadata,
-                target_materialization_data=target,
+                target_materialization_data=self._target(outcome.asset),
                 partition=self.partition,
             )
         )
+
+    def _target(self, asset: str) -> AssetCheckEvaluationTargetMaterializationData | None:
+        """The partition's latest materialization, which its checks are about; looked up once for all of them."""
+        if asset not in self._targets:
+            record = _latest(self._context.instance, asset, self.partition)
+            self._targets[asset] = record and AssetCheckEvaluationTargetMaterializationData(
+                storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp
+            )
+        return self._targets[asset]
 
     def _pointer(self, upstream: str, versions: Mapping[str, str | None]) -> int:
         """The event up to which the inputs' versions are those that were read.

@@ -100,7 +100,7 @@ def roll_up_and_publish(settings: Settings, watcher: Watcher) -> dg.AssetsDefini
                 report.made(_rollups(pipeline, batch, rolled))
             if ROLLUP_TABLE in selected:
                 try:
-                    published = publish.publish(pipeline, batch, run_id=context.run_id, force=config.force)
+                    published = publish.publish(pipeline, batch, run_id=context.run.run_id, force=config.force)
                     made = _published(pipeline, batch, published)
                 except PublishHaltError as error:
                     report.checked(checks.CheckOutcome(ROLLUP_TABLE, checks.PUBLISHED_EQUALS_STAGED, False, False, str(error)))

@@ -1,0 +1,300 @@
+"""``rollups backfill``: the runs that a backfill in the UI would make, in this process and recorded where the UI looks for runs.
+
+Dagster's own commands cannot run a range of partitions of this graph from a terminal. Which batches are staged, rolled up and
+published, in which runs, and what became of each; how it is shown, and exit codes, stay out (``rollup_assets.cli``).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import socket
+import subprocess
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from rollup_assets.batches import Batch, BatchCalendar
+from rollup_assets.defs.assets.datapoints import STAGED
+from rollup_assets.defs.assets.rollups import IN_ORDER
+from rollup_assets.defs.jobs import JOB_NAME
+from rollup_assets.defs.partitions import PARTITIONS_PER_RUN
+from rollup_assets.defs.report import PartitionOutcome, Watcher
+from rollup_assets.engines.base import Progress
+from rollup_assets.errors import PublishHaltError, RollupError, UnknownPartitionError
+from rollup_assets.pipeline import Pipeline
+from rollup_assets.settings import Settings
+from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLUP_TABLE
+
+RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+BACKFILL_TAG, HOST_TAG, PROCESS_TAG = "rollups/backfill", "rollups/host", "rollups/process"
+UNFINISHED = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+# Dagster's "new user experience" asks for an e-mail address in the way of everything else; telemetry would leave the machine.
+NEW_HOME = "nux:\n  enabled: false\ntelemetry:\n  enabled: false\n"
+# Dagster's capture of a process's output would take the terminal away from a progress bar.
+KEEP_TERMINAL = {"compute_logs": {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}}
+
+
+@dataclass(frozen=True, slots=True)
+class BackfillResult:
+    """What became of each partition; keys in time order."""
+
+    published: tuple[str, ...]
+    """In the table as staged, whether or not anything had to be done."""
+    waiting: Mapping[str, str]
+    """Partition -> what it waits for. Nothing was published; this is no failure."""
+    failed: Mapping[str, str]
+    """Partition -> why. Everything that needs it failed too, and says so."""
+    skipped: tuple[str, ...]
+    """Trailing partitions that do not exist yet: their batch has not ended. They are published by a later backfill."""
+    runs: tuple[str, ...]
+    """Ids of the runs, in order."""
+    closed_runs: tuple[str, ...]
+    """Runs of killed backfills of this machine, which Dagster believed to be going on."""
+
+    @property
+    def success(self) -> bool:
+        """Whether no partition failed."""
+        return not self.failed
+
+
+@dataclass(slots=True)
+class _State:
+    published: set[str] = field(default_factory=set)
+    waiting: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    not_staged: set[str] = field(default_factory=set)
+    reported: set[str] = field(default_factory=set)
+    """Partitions that the current run has come to."""
+    halted: str | None = None
+    """Why nothing more may be published."""
+    runs: list[str] = field(default_factory=list)
+
+
+def run_backfill(
+    settings: Settings,
+    first: str,
+    last: str,
+    *,
+    force: bool = False,
+    progress: Progress | None = None,
+    on_partition: Callable[[PartitionOutcome], None] | None = None,
+) -> BackfillResult:
+    """Stage, roll up and publish the partitions ``first`` to ``last``, and publish the trailing ones that they have a say in.
+
+    Batches before ``first`` that are read and not staged, though they have raw files, are staged too. A failing partition stops only
+    itself and those that need it.
+
+    Args:
+        settings: of the table.
+        first: first partition key.
+        last: last partition key, included.
+        force: redo what is up to date.
+        progress: where the steps report how far they are; None: as lines in the runs' logs.
+        on_partition: told about each partition of each step as it ends; not about those that are not tried since they need a failed one.
+
+    Raises:
+        UnknownPartitionError: a key is malformed or not a partition, its batch has not ended, or ``last`` is before ``first``.
+    """
+    calendar = settings.calendar
+    batches, trailing, skipped = _targets(calendar, first, last, settings.reach)
+    pipeline = Pipeline.from_settings(settings)
+    state = _State()
+
+    def watch(outcome: PartitionOutcome) -> None:
+        _note(state, outcome)
+        if on_partition:
+            on_partition(outcome)
+
+    home = ensure_dagster_home(settings)
+    with dg.DagsterInstance.local_temp(str(home), overrides=KEEP_TERMINAL) as instance:
+        closed = close_dead_runs(instance)
+        runner = _Runner(settings, instance, Watcher(progress, watch), state, force)
+        runner.run(STAGED, _missing_before(pipeline, batches[0], settings.reach))
+        for begin in range(0, len(batches), PARTITIONS_PER_RUN):
+            chunk = batches[begin : begin + PARTITIONS_PER_RUN]
+            runner.run(STAGED, chunk)
+            runner.run(IN_ORDER, _needing_no_failed(state, calendar, chunk, settings.reach))
+        runner.run(IN_ORDER, _needing_no_failed(state, calendar, trailing, settings.reach))
+    return BackfillResult(
+        published=tuple(sorted(state.published)),
+        waiting=dict(sorted(state.waiting.items())),
+        failed=dict(sorted(state.failed.items())),
+        skipped=tuple(batch.key for batch in skipped),
+        runs=tuple(state.runs),
+        closed_runs=closed,
+    )
+
+
+def ensure_dagster_home(settings: Settings) -> Path:
+    """The folder where runs are recorded; made, with a quiet ``dagster.yaml``, if it is new. One that is there is left as it is."""
+    home = settings.dagster_home.expanduser().resolve()
+    if not home.exists():
+        home.mkdir(parents=True)
+        (home / "dagster.yaml").write_text(NEW_HOME)
+    return home
+
+
+def close_dead_runs(instance: dg.DagsterInstance) -> tuple[str, ...]:
+    """Report unfinished runs of backfills whose process is gone as failed; returns their ids.
+
+    A killed process cannot say that its run has ended, and Dagster would show it as going on for ever. Only processes of this machine
+    can be looked for.
+    """
+    closed = []
+    for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED, tags={HOST_TAG: socket.gethostname()})):
+        pid, _, began = run.tags.get(PROCESS_TAG, "").partition("@")
+        if pid.isdigit() and _began(int(pid)) != began:
+            instance.report_run_failed(run, f"Process {pid} of `rollups backfill` ended before this run did. Finished partitions stand.")
+            closed.append(run.run_id)
+    return tuple(closed)
+
+
+@dataclass(slots=True)
+class _Runner:
+    """Executes range runs of the job, one after the other."""
+
+    settings: Settings
+    instance: dg.DagsterInstance
+    watcher: Watcher
+    state: _State
+    force: bool
+    _job: dg.JobDefinition | None = None
+    _tags: dict[str, str] = field(default_factory=dict)
+
+    def run(self, assets: Sequence[str], batches: Iterable[Batch]) -> None:
+        """One run for each stretch of neighbouring batches."""
+        for stretch in _stretches(batches):
+            self._run(assets, stretch)
+
+    def _run(self, assets: Sequence[str], batches: Sequence[Batch]) -> None:
+        keys = [batch.key for batch in batches]
+        if self.state.halted:
+            self._not_tried(keys, self.state.halted)
+            return
+        self.state.reported.clear()
+        result = self._resolved_job().execute_in_process(
+            instance=self.instance,
+            asset_selection=[dg.AssetKey(asset) for asset in assets],
+            run_config=self._config(assets),
+            raise_on_error=False,
+            tags={**self._tags, RANGE_START: keys[0], RANGE_END: keys[-1]},
+        )
+        self.state.runs.append(result.run_id)
+        # Partitions that the step never came to: it stopped at one that made going on a guess, or could not begin.
+        missed = [key for key in keys if key not in self.state.reported]
+        self._not_tried(missed, self.state.halted or f"run {result.run_id} stopped: {_failure(result)}")
+        if assets == STAGED:
+            self.state.not_staged.update(missed)
+
+    def _not_tried(self, keys: Iterable[str], reason: str) -> None:
+        for key in keys:
+            self.state.failed.setdefault(key, f"not tried, since {reason}")
+
+    def _resolved_job(self) -> dg.JobDefinition:
+        from rollup_assets.definitions import build_definitions
+
+        if self._job is None:
+            self._job = build_definitions(self.settings, watcher=self.watcher).resolve_job_def(JOB_NAME)
+            self._tags = {
+                BACKFILL_TAG: uuid.uuid4().hex[:8],
+                HOST_TAG: socket.gethostname(),
+                PROCESS_TAG: f"{os.getpid()}@{_began(os.getpid())}",
+            }
+        return self._job
+
+    def _config(self, assets: Sequence[str]) -> dict[str, Any]:
+        step = "stage_datapoints" if assets == STAGED else "roll_up_and_publish"
+        return {
+            "ops": {step: {"config": {"force": self.force}}},
+            # The terminal belongs to the caller; the run's log is in the event log.
+            "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+        }
+
+
+def _targets(calendar: BatchCalendar, first: str, last: str, reach: int) -> tuple[list[Batch], list[Batch], list[Batch]]:
+    """The batches asked for, the trailing ones that exist, and the trailing ones that do not exist yet."""
+    begin, end = calendar.batch(first), calendar.batch(last)
+    if end < begin:
+        raise UnknownPartitionError(f"the last partition {last} is before the first one, {first}; exchange them")
+    latest = calendar.last_ended(dt.datetime.now(dt.UTC))
+    if latest is None or end > latest:
+        known = f"the latest one is {latest}" if latest else f"the first one, {calendar.first}, has not ended yet"
+        raise UnknownPartitionError(
+            f"partition {last} does not exist yet, since its batch ends at {end.end_time:%Y-%m-%d %H:%M} UTC; {known}"
+        )
+    trailing = [batch for count in range(1, reach + 1) if (batch := calendar.shifted(end, count)) is not None]
+    return (
+        list(calendar.between(begin, end)),
+        [batch for batch in trailing if batch <= latest],
+        [batch for batch in trailing if batch > latest],
+    )
+
+
+def _missing_before(pipeline: Pipeline, first: Batch, reach: int) -> list[Batch]:
+    """The batches before the first one that its rollups read, that have raw files and are not staged; in time order."""
+    return [
+        batch
+        for batch in reversed(pipeline.calendar.earlier(first, reach))
+        if pipeline.stage.read(PARTIAL_POINTS, batch) is None and pipeline.landing_zone.files(batch)
+    ]
+
+
+def _needing_no_failed(state: _State, calendar: BatchCalendar, batches: Iterable[Batch], reach: int) -> list[Batch]:
+    """The batches that can be rolled up; the others are noted as failed, as Dagster does in a backfill."""
+    ready = []
+    for batch in batches:
+        needed = {PARTIAL_POINTS: calendar.earlier(batch, reach), REPARTITIONED: [batch]}
+        failed = [f"{asset} {of}" for asset, needs in needed.items() for of in needs if of.key in state.not_staged]
+        if failed:
+            state.failed.setdefault(batch.key, f"needs {' and '.join(failed)}, which failed")
+        else:
+            ready.append(batch)
+    return ready
+
+
+def _note(state: _State, outcome: PartitionOutcome) -> None:
+    key = outcome.partition
+    state.reported.add(key)
+    if outcome.error is not None:
+        error = outcome.error
+        state.failed[key] = str(error) if isinstance(error, RollupError) else f"{type(error).__name__}: {error}"
+        if PARTIAL_POINTS in outcome.assets:
+            state.not_staged.add(key)
+        if isinstance(error, PublishHaltError):
+            state.halted = f"{key} stopped everything: {error}"
+    elif outcome.waiting is not None:
+        state.waiting[key] = outcome.waiting
+    elif ROLLUP_TABLE in outcome.assets:
+        state.published.add(key)
+
+
+def _stretches(batches: Iterable[Batch]) -> Iterator[list[Batch]]:
+    """Runs of neighbouring batches."""
+    for _, stretch in groupby(enumerate(batches), key=lambda item: item[1].start - item[0] * item[1].length):
+        yield [batch for _, batch in stretch]
+
+
+def _failure(result: dg.ExecuteInProcessResult) -> str:
+    """Why a run failed, in Dagster's words."""
+    for event in result.all_events:
+        if event.is_failure and event.message:
+            return event.message
+    return "it recorded no reason"
+
+
+def _began(pid: int) -> str | None:
+    """When a process of this machine began, as text that tells it from a later one with the same id; None if there is none."""
+    try:
+        # The 22nd field, counted behind the name, which may hold spaces and parentheses.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except FileNotFoundError:
+        if Path("/proc/self/stat").exists():
+            return None
+    found = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return found.stdout.strip() or None

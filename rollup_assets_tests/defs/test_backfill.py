@@ -1,0 +1,249 @@
+"""``rollups backfill``: which partitions are made, in which runs, and what is said of those that are not."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from rollup_assets.defs import backfill
+from rollup_assets.defs.backfill import BackfillResult, run_backfill
+from rollup_assets.defs.report import PartitionOutcome
+from rollup_assets.errors import UnknownPartitionError
+from rollup_assets.settings import Settings, load_settings
+from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLUP_TABLE, ROLLUPS
+from rollup_assets_tests.defs import fake_steps
+from rollup_assets_tests.defs.conftest import hour
+
+
+@pytest.fixture(scope="module")
+def new_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Dagster home with empty databases, to be copied: making them takes seconds."""
+    settings = load_settings(home=str(tmp_path_factory.mktemp("home")))
+    home = backfill.ensure_dagster_home(settings)
+    with dg.DagsterInstance.local_temp(str(home)) as instance:
+        instance.get_runs()
+    return home
+
+
+@pytest.fixture
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Settings without a Dagster home."""
+    fake_steps.install(monkeypatch)
+    return load_settings(home=str(tmp_path), threads=1, memory="256MiB")
+
+
+@pytest.fixture
+def settings(bare: Settings, new_home: Path) -> Settings:
+    shutil.copytree(new_home, bare.dagster_home)
+    return bare
+
+
+def fill(settings: Settings, first: int, last: int, **options: Any) -> BackfillResult:
+    return run_backfill(settings, hour(first), hour(last), **options)
+
+
+def hours(*counts: int) -> tuple[str, ...]:
+    return tuple(hour(count) for count in counts)
+
+
+def recorded(settings: Settings, asset: str) -> set[str]:
+    with dg.DagsterInstance.local_temp(str(settings.dagster_home)) as instance:
+        return set(instance.get_materialized_partitions(dg.AssetKey(asset)))
+
+
+def land(settings: Settings, *counts: int) -> None:
+    for count in counts:
+        fake_steps.land(settings, hour(count), 10 + count)
+
+
+def test_a_backfill_publishes_the_range_and_the_trailing_partitions(settings: Settings) -> None:
+    land(settings, 0, 1, 2)
+    result = fill(settings, 0, 2)
+    assert result.published == hours(0, 1, 2, 3, 4)
+    assert (result.waiting, result.failed, result.skipped, result.success) == ({}, {}, (), True)
+    assert recorded(settings, REPARTITIONED) == set(hours(0, 1, 2))
+    assert recorded(settings, ROLLUPS) == recorded(settings, ROLLUP_TABLE) == set(hours(0, 1, 2, 3, 4))
+
+
+def test_trailing_partitions_with_raw_files_of_their_own_wait_and_that_is_no_failure(settings: Settings) -> None:
+    land(settings, 0, 1, 2)
+    result = fill(settings, 0, 1)
+    assert result.published == hours(0, 1)
+    assert result.waiting.keys() == {hour(2), hour(3)}
+    assert result.success
+
+
+def test_the_batches_before_the_first_one_are_staged_where_they_are_missing_and_have_raw_files(settings: Settings) -> None:
+    land(settings, 0, 1, 3, 4)
+    result = fill(settings, 4, 4)
+    assert recorded(settings, REPARTITIONED) == set(hours(3, 4))  # 2 has no raw file; 1 is not read
+    assert recorded(settings, ROLLUPS) == set(hours(4, 5, 6))
+    assert result.published == hours(4, 5, 6)
+    fill(settings, 4, 4)
+    with dg.DagsterInstance.local_temp(str(settings.dagster_home)) as instance:
+        wanted = dg.AssetRecordsFilter(dg.AssetKey(REPARTITIONED), asset_partitions=[hour(3)])
+        assert len(instance.fetch_materializations(wanted, limit=9).records) == 1
+
+
+def test_a_failing_partition_stops_only_itself_and_those_that_need_it(settings: Settings) -> None:
+    land(settings, 0, 1, 2, 3, 4, 5, 6)
+    fake_steps.land(settings, hour(2), "quarantine")
+    result = fill(settings, 0, 6)
+    assert result.published == hours(0, 1, 5, 6, 7, 8)
+    assert result.failed.keys() == {hour(2), hour(3), hour(4)}
+    assert "quarantined" in result.failed[hour(2)]
+    assert result.failed[hour(3)] == f"needs {PARTIAL_POINTS} {hour(2)}, which failed"
+    assert recorded(settings, REPARTITIONED) == set(hours(0, 1, 3, 4, 5, 6))
+    assert not result.success
+
+
+def test_a_partition_that_cannot_be_published_leaves_the_others_alone(settings: Settings) -> None:
+    land(settings, 0, 1, 2)
+    fake_steps.land(settings, hour(1), "unbalanced")
+    result = fill(settings, 0, 2)
+    assert result.failed.keys() == {hour(1)}
+    assert result.published == hours(0, 2, 3, 4)
+
+
+def test_after_a_table_that_is_not_what_was_committed_nothing_else_is_tried(settings: Settings) -> None:
+    land(settings, 0, 1, 2)
+    fake_steps.land(settings, hour(1), "halt")
+    result = fill(settings, 0, 2)
+    assert result.published == hours(0)
+    assert set(hours(1, 2)) <= result.failed.keys()
+    assert "not tried" in result.failed[hour(2)]
+
+
+def test_a_long_range_is_cut_into_runs_of_at_most_so_many_partitions(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert backfill.PARTITIONS_PER_RUN == 24
+    monkeypatch.setattr(backfill, "PARTITIONS_PER_RUN", 2)
+    result = fill(settings, 0, 2)
+    assert len(result.published) == 5
+    with dg.DagsterInstance.local_temp(str(settings.dagster_home)) as instance:
+        ranges = [
+            (instance.get_run_by_id(run).tags[backfill.RANGE_START], instance.get_run_by_id(run).tags[backfill.RANGE_END])  # type: ignore[union-attr]
+            for run in result.runs
+        ]
+    assert ranges == [hours(0, 1), hours(0, 1), hours(2, 2), hours(2, 2), hours(3, 4)]
+
+
+def test_runs_are_those_of_the_job_and_recorded_where_the_ui_looks(bare: Settings) -> None:
+    settings = bare
+    land(settings, 0)
+    result = fill(settings, 0, 0)
+    assert "nux" in (settings.dagster_home / "dagster.yaml").read_text()
+    with dg.DagsterInstance.local_temp(str(settings.dagster_home)) as instance:
+        runs = instance.get_runs()
+        assert {run.run_id for run in runs} == set(result.runs)
+        assert {run.job_name for run in runs} == {"batches"}
+        assert all(run.is_success for run in runs)
+
+
+def test_a_home_that_is_there_keeps_its_configuration(bare: Settings) -> None:
+    settings = bare
+    settings.dagster_home.mkdir(parents=True)
+    (settings.dagster_home / "dagster.yaml").write_text("telemetry:\n  enabled: true\n")
+    backfill.ensure_dagster_home(settings)
+    assert (settings.dagster_home / "dagster.yaml").read_text() == "telemetry:\n  enabled: true\n"
+
+
+def test_force_redoes_what_is_up_to_date(settings: Settings) -> None:
+    land(settings, 0)
+    fill(settings, 0, 0)
+
+    def unchanged() -> list[bool]:
+        with dg.DagsterInstance.local_temp(str(settings.dagster_home)) as instance:
+            events = [instance.get_latest_materialization_event(dg.AssetKey(asset)) for asset in (REPARTITIONED, ROLLUP_TABLE)]
+        return [bool(event.asset_materialization.metadata["unchanged"].value) for event in events]  # type: ignore[union-attr]
+
+    fill(settings, 0, 0)
+    assert unchanged() == [True, True]
+    fill(settings, 0, 0, force=True)
+    assert unchanged() == [False, False]
+
+
+def test_the_caller_is_told_of_every_partition_and_gets_the_progress(settings: Settings) -> None:
+    land(settings, 0)
+    told: list[PartitionOutcome] = []
+    stages: list[str] = []
+
+    class Recorder:
+        def start(self, stage: str, total: int) -> None:
+            stages.append(f"{stage} {total}")
+
+        def advance(self, stage: str, rows: int) -> None: ...
+
+        def finish(self, stage: str) -> None: ...
+
+    fill(settings, 0, 0, progress=Recorder(), on_partition=told.append)
+    assert stages == ["read 1"]
+    assert [(outcome.partition, REPARTITIONED in outcome.assets) for outcome in told] == [
+        (hour(0), True),
+        (hour(0), False),
+        (hour(1), False),
+        (hour(2), False),
+    ]
+
+
+def latest(settings: Settings) -> Any:
+    found = settings.calendar.last_ended(dt.datetime.now(dt.UTC))
+    assert found
+    return found
+
+
+def test_trailing_partitions_that_do_not_exist_yet_are_skipped_and_named(settings: Settings) -> None:
+    last = latest(settings)
+    result = run_backfill(settings, last.key, last.key)
+    assert result.published == (last.key,)
+    assert result.skipped == tuple(settings.calendar.shifted(last, count).key for count in (1, 2))  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "says"),
+    [
+        ("2026-01-01", "2026-01-01-01:00", "not a partition key"),
+        ("2026-01-01-00:30", "2026-01-01-01:00", "does not begin a batch"),
+        ("2025-12-31-23:00", "2026-01-01-01:00", "before the first one"),
+        ("2026-01-01-02:00", "2026-01-01-01:00", "exchange them"),
+        ("2026-01-01-02:00", "2999-01-01-01:00", "does not exist yet"),
+    ],
+)
+def test_partitions_that_do_not_exist_are_refused_before_anything_is_made(bare: Settings, first: str, last: str, says: str) -> None:
+    with pytest.raises(UnknownPartitionError, match=says):
+        run_backfill(bare, first, last)
+    assert not bare.dagster_home.exists()
+
+
+def dead_process() -> int:
+    """Id of a process that has ended."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    return process.pid
+
+
+@pytest.mark.parametrize("process", ["dead", "reused", "alive", "elsewhere"])
+def test_the_runs_of_killed_backfills_are_closed_and_no_others(process: str) -> None:
+    pid, began = os.getpid(), backfill._began(os.getpid())
+    tags = {
+        backfill.HOST_TAG: "elsewhere" if process == "elsewhere" else socket.gethostname(),
+        backfill.PROCESS_TAG: {"alive": f"{pid}@{began}", "reused": f"{pid}@1", "dead": f"{dead_process()}@{began}", "elsewhere": "1@1"}[
+            process
+        ],
+    }
+    with dg.DagsterInstance.ephemeral() as instance:
+        run = dg.DagsterRun("batches", tags=tags, status=dg.DagsterRunStatus.STARTED)
+        instance.add_run(run)
+        closed = backfill.close_dead_runs(instance)
+        status = instance.get_run_by_id(run.run_id).status  # type: ignore[union-attr]
+    closes = process in ("dead", "reused")
+    assert closed == ((run.run_id,) if closes else ())
+    assert status == (dg.DagsterRunStatus.FAILURE if closes else dg.DagsterRunStatus.STARTED)
