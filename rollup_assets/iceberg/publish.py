@@ -409,7 +409,13 @@ def _verified(publication: _Publication, table: Table, snapshot_id: int | None, 
         raise PublishHaltError(_halt(publication, snapshot_id, f"does not hold the staged rows ({found})"))
     publication.timings["verify"] += time.perf_counter() - started
     timings = {name: round(seconds, 6) for name, seconds in publication.timings.items()}
-    return Replacement(snapshot_id, publication.attempt, changed, counts, timings)
+    return Replacement(snapshot_id, _attempt_of(table, snapshot_id) or publication.attempt, changed, counts, timings)
+
+
+def _attempt_of(table: Table, snapshot_id: int | None) -> str | None:
+    """The attempt that made a snapshot, if it was one of ours and has not expired."""
+    snapshot = None if snapshot_id is None else table.snapshot_by_id(snapshot_id)
+    return None if snapshot is None or snapshot.summary is None else snapshot.summary.get(ATTEMPT_PROPERTY)
 
 
 def _halt(publication: _Publication, snapshot_id: int | None, problem: str) -> str:

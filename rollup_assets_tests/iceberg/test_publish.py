@@ -53,6 +53,20 @@ def commits(monkeypatch: pytest.MonkeyPatch, wrapper: Callable[[Commit, int], An
         yield tried
 
 
+@contextlib.contextmanager
+def plans(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Yields a list that grows by one with each plan that is made."""
+    original, made = publishing._plan, list[int]()
+
+    def plan(*arguments: Any) -> Any:
+        made.append(len(made) + 1)
+        return original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(publishing, "_plan", plan)
+        yield made
+
+
 def publish_value(pipeline: Pipeline, batch: Batch, value: int, series: int = 3) -> Any:
     stage_rollups(pipeline, batch, series=series, value=value)
     return publish(pipeline, batch)
@@ -147,6 +161,26 @@ def test_a_foreign_append_into_the_range_between_plan_and_commit_is_replaced(pip
     assert_published(pipeline, (first, 5), (second, 1))
 
 
+def test_a_commit_of_another_range_between_plan_and_commit_is_no_conflict(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same plan is committed on top of it: neither is anything read again nor does anybody start over."""
+    first, second, third = batches_from(pipeline, 3)
+    publish_value(pipeline, first, 5)
+    publish_value(pipeline, third, 3)
+    stage_rollups(pipeline, second)
+
+    def come_between(apply: Commit, number: int) -> Any:
+        if number == 1:
+            load(pipeline).append(rollup_rows(pipeline.settings, third, 60_000, 2, value=3, first_id=1000))
+        return apply()
+
+    with commits(monkeypatch, come_between) as tried, plans(monkeypatch) as planned:
+        publish(pipeline, second)
+    assert planned == [1]
+    assert len(tried) == 3
+    assert value_by_batch(pipeline) == {first.key: {5}, second.key: {1}, third.key: {3}}
+    assert len(rows_of(load(pipeline))) == 3 * 3 * 61 + 2 * 60
+
+
 # What becomes of a commit
 
 
@@ -162,9 +196,9 @@ def test_a_lost_acknowledgement_is_found_in_the_table(pipeline: Pipeline, monkey
             raise ConnectionError("connection reset")
         return answer
 
-    with commits(monkeypatch, lose) as tried:
+    with commits(monkeypatch, lose) as tried, plans(monkeypatch) as planned:
         result = publish(pipeline, second)
-    assert tried == [1]
+    assert tried == planned == [1]
     assert result.snapshot_id == load(pipeline).metadata.current_snapshot_id
     assert len(load(pipeline).snapshots()) == 2
     assert_published(pipeline, (first, 5), (second, 1))
@@ -252,8 +286,9 @@ def test_a_catalog_that_is_away_for_a_moment_is_asked_again(pipeline: Pipeline, 
 
     with commits(monkeypatch, lose) as tried, monkeypatch.context() as patch:
         patch.setattr(SqlCatalog, "load_table", load_table)
-        publish(pipeline, second)
-    assert tried == [1]
+        with plans(monkeypatch) as planned:
+            publish(pipeline, second)
+    assert tried == planned == [1]
     assert_published(pipeline, (first, 5), (second, 1))
 
 
@@ -354,9 +389,13 @@ def test_a_straddling_file_over_several_days_is_rewritten_into_its_partitions(pi
     from pyiceberg.partitioning import PartitionSpec
 
     ensure_table(pipeline.settings)
-    late, midnight = batches_from(pipeline, 2, first=23)
+    early, late, midnight = batches_from(pipeline, 3, first=22)
     rows = pa.concat_tables(
-        [rollup_rows(pipeline.settings, of, resolution, 3) for of in (late, midnight) for resolution in pipeline.settings.resolutions]
+        [
+            rollup_rows(pipeline.settings, of, resolution, 3)
+            for of in (early, late, midnight)
+            for resolution in pipeline.settings.resolutions
+        ]
     )
     place = Path(load(pipeline).location(), "data", "unpartitioned.parquet")
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -373,7 +412,7 @@ def test_a_straddling_file_over_several_days_is_rewritten_into_its_partitions(pi
         update.add_field("logical_timestamp", "day", "logical_timestamp_day")
     assert load(pipeline).spec() != PartitionSpec()
     publish_value(pipeline, late, 8)
-    assert_published(pipeline, (late, 8), (midnight, 1))
+    assert_published(pipeline, (early, 1), (late, 8), (midnight, 1))
 
 
 def test_foreign_rows_inside_the_range_go_and_those_outside_stay(pipeline: Pipeline) -> None:

@@ -149,7 +149,7 @@ def test_a_receipt_lost_after_the_commit_is_written_without_a_second_snapshot(pi
     (pipeline.stage.folder(ROLLUP_TABLE, first) / "manifest.json").delete_file()
     again = publish(pipeline, first)
     assert again.snapshot_id == before.snapshot_id
-    assert again.receipt.counters["rows"] == before.receipt.counters["rows"]
+    assert again.receipt.counters == before.receipt.counters
     assert len(snapshots(pipeline)) == 2
 
 
