@@ -26,7 +26,7 @@ def build_definitions(settings: Settings | None = None, *, watcher: Watcher | No
         SettingsError: a setting is malformed or contradicts another one.
     """
     settings = settings or load_settings()
-    job = batches_job(settings)
+    job = batches_job()
     return dg.Definitions(
         assets=all_assets(settings, watcher or Watcher()),
         jobs=[job],

@@ -352,9 +352,10 @@ def _equal(left: Sequence[Checksum], right: Sequence[Checksum]) -> bool:
             sum(int(term) for term in left if isinstance(term, str)) - sum(int(term) for term in right if isinstance(term, str))
         ) % _MODULUS == 0
     terms = [*map(_value_and_magnitude, left), *((-value, magnitude) for value, magnitude in map(_value_and_magnitude, right))]
+    if not all(math.isfinite(number) for term in terms for number in term):
+        return True  # Sums of finite doubles can overflow; nothing can be said about those.
     difference, magnitude = sum(value for value, _ in terms), max(magnitude for _, magnitude in terms)
-    # Sums of finite doubles can overflow; nothing can be said about those.
-    return not math.isfinite(magnitude) or abs(difference) <= TOLERANCE * magnitude
+    return abs(difference) <= TOLERANCE * magnitude
 
 
 def _value_and_magnitude(term: Checksum) -> tuple[float, float]:
