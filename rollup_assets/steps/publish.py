@@ -6,11 +6,12 @@ Decides what may be published; how the table gets there is :mod:`rollup_assets.i
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rollup_assets.batches import Batch
 from rollup_assets.errors import NotStagedError, StageCorruptError, StaleInputError
 from rollup_assets.pipeline import Pipeline
+from rollup_assets.steps.planning import content_parameters
 from rollup_assets.steps.results import CODE_VERSION, Published
 from rollup_assets.storage.manifests import ROLLUP_TABLE, ROLLUPS, Manifest
 
@@ -59,7 +60,7 @@ def publish(pipeline: Pipeline, batch: Batch, *, run_id: str = "", force: bool =
             summary_properties(batch, rollups.digest, run_id, CODE_VERSION),
             still_current=lambda: _check_unreplaced(pipeline, batch, rollups),
         )
-        if receipt is not None and not replacement.changed and receipt.digest == rollups.digest:
+        if receipt is not None and not replacement.changed and _is_receipt_of(receipt, rollups):
             return Published(receipt, receipt.counters["snapshot_id"], unchanged=True)
         receipt = _receipt(pipeline, batch, rollups, replacement)
         pipeline.stage.write(receipt, batch)
@@ -86,17 +87,8 @@ def _current_rollups(pipeline: Pipeline, batch: Batch) -> Manifest:
 
 
 def _check_parameters(pipeline: Pipeline, batch: Batch, rollups: Manifest) -> None:
-    settings = pipeline.settings
-    wanted: dict[str, Any] = {
-        "shards": settings.shards,
-        "resolutions": list(settings.resolutions),
-        "lookback": settings.lookback,
-        "batch": settings.batch,
-        "value_type": settings.value_type,
-    }
-    for name, value in wanted.items():
+    for name, value in content_parameters(pipeline.settings).items():
         found = rollups.parameters.get(name)
-        found = list(found) if isinstance(found, list | tuple) else found
         if found != value:
             raise StaleInputError(
                 f"the rollups of batch {batch.key} were made with {name} = {found}, the settings say {value}; nothing was published. "
@@ -138,10 +130,15 @@ def _rows(manifest: Manifest) -> dict[str, int]:
     return {str(resolution): int(count) for resolution, count in manifest.counters["rows"].items()}
 
 
+def _is_receipt_of(receipt: Manifest, rollups: Manifest) -> bool:
+    """Same content in the same files: lost files that were made anew have the same digest, and the table still names the lost ones."""
+    return receipt.digest == rollups.digest and receipt.counters.get("staged_attempt") == rollups.attempt
+
+
 def _still_holds(receipt: Manifest, rollups: Manifest, table: Table, batch: Batch) -> bool:
     from rollup_assets.iceberg.reading import range_counts
 
-    if receipt.digest != rollups.digest:
+    if not _is_receipt_of(receipt, rollups):
         return False
     live = {str(resolution): rows for resolution, rows in range_counts(table, batch).rows.items()}
     return Counter(live) == Counter(_rows(rollups))
@@ -159,6 +156,7 @@ def _receipt(pipeline: Pipeline, batch: Batch, rollups: Manifest, replacement: R
         counters={
             "snapshot_id": replacement.snapshot_id,
             "attempt": replacement.attempt,
+            "staged_attempt": rollups.attempt,
             "rows": {str(resolution): replacement.counts.rows.get(resolution, 0) for resolution in sorted(resolutions)},
             "files": {str(resolution): replacement.counts.files.get(resolution, 0) for resolution in sorted(resolutions)},
         },

@@ -18,6 +18,7 @@ from rollup_assets.iceberg.catalog import data_location, load_catalog
 from rollup_assets.iceberg.schema import arrow_schema
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.settings import Settings, load_settings
+from rollup_assets.steps.planning import content_parameters
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.landing_zone import LandingZone
 from rollup_assets.storage.manifests import (
@@ -44,16 +45,6 @@ def pipeline_in(home: Path, **overrides: Any) -> Pipeline:
         stage=Stage(Place.parse(settings.stage)),
         engine=None,  # type: ignore[arg-type]
     )
-
-
-def parameters(settings: Settings) -> dict[str, Any]:
-    return {
-        "shards": settings.shards,
-        "resolutions": list(settings.resolutions),
-        "lookback": settings.lookback,
-        "batch": settings.batch,
-        "value_type": settings.value_type,
-    }
 
 
 def rollup_rows(settings: Settings, batch: Batch, resolution: int, series: int, value: int = 1, first_id: int = 0) -> pa.Table:
@@ -94,7 +85,7 @@ def stage_upstream(pipeline: Pipeline, batch: Batch, version: str = "1") -> dict
             partition=of.key,
             attempt=new_attempt(),
             code_version="1",
-            parameters=parameters(pipeline.settings),
+            parameters=content_parameters(pipeline.settings),
             counters=counters,
             digest=content_digest((), counters),
         )
@@ -135,7 +126,7 @@ def stage_rollups(
         partition=batch.key,
         attempt=attempt,
         code_version="1",
-        parameters=parameters(settings),
+        parameters=content_parameters(settings),
         upstream=stage_upstream(pipeline, batch),
         files=tuple(staged),
         counters=counters,

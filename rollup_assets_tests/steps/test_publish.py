@@ -68,6 +68,7 @@ def test_the_receipt(pipeline: Pipeline) -> None:
     assert receipt.counters == {
         "snapshot_id": result.snapshot_id,
         "attempt": receipt.attempt,
+        "staged_attempt": rollups.attempt,
         "rows": {"60000": 360, "300000": 72, "3600000": 6},
         "files": {"60000": 2, "300000": 2, "3600000": 2},
     }
@@ -174,6 +175,21 @@ def test_a_table_that_was_rolled_back_is_brought_forward_again(pipeline: Pipelin
     assert publish(pipeline, first).unchanged
     assert not publish(pipeline, second).unchanged
     assert value_by_batch(pipeline) == {first.key: {1}, second.key: {1}}
+
+
+def test_lost_data_files_that_were_made_anew_are_published_although_their_content_is_the_same(pipeline: Pipeline) -> None:
+    """Metadata still counts the rows of files that are gone; only the manifest's attempt tells that there are new ones."""
+    (batch,) = batches_from(pipeline, 1)
+    rollups = stage_rollups(pipeline, batch)
+    publish(pipeline, batch)
+    anew = []
+    for file in rollups.files:
+        path = Path(file.path)
+        anew.append(file.model_copy(update={"path": str(path.rename(path.with_stem(f"{path.stem}-anew")))}))
+    edit(pipeline, batch, files=tuple(anew), attempt="anew")
+    assert not publish(pipeline, batch).unchanged
+    assert value_by_batch(pipeline) == {batch.key: {1}}
+    assert publish(pipeline, batch).unchanged
 
 
 # What may not be published
