@@ -27,7 +27,8 @@ FORMAT_VERSION = 1
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Checksums of doubles may be infinite; the default writes them as null, which is not what was computed.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
 
 class InputFile(_Record):
@@ -61,7 +62,9 @@ class Manifest(_Record):
     code_version: str
     parameters: dict[str, Any] = Field(description="settings that decide the content")
     inputs: tuple[InputFile, ...] = ()
-    upstream: dict[str, dict[str, str | None]] = Field(default={}, description="asset -> partition -> content digest read; None: not there, and rightly so")
+    upstream: dict[str, dict[str, str | None]] = Field(
+        default={}, description="asset -> partition -> content digest read; None: not there, and rightly so"
+    )
     files: tuple[StagedFile, ...] = ()
     counters: dict[str, Any] = Field(default={}, description="row counts and checksums; part of the content")
     digest: str = Field(description="content digest; Dagster's data version")
