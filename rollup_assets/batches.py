@@ -83,7 +83,9 @@ class BatchCalendar:
             raise UnknownPartitionError(f"{key!r} is not a partition key; write one like {self.first.key!r} ({KEY_FORMAT}, UTC)") from error
         start = to_milliseconds(moment)
         if start < self.start:
-            raise UnknownPartitionError(f"partition {key} is before the first one, {self.first.key}; set ROLLUP_START to an earlier day to include it")
+            raise UnknownPartitionError(
+                f"partition {key} is before the first one, {self.first.key}; set ROLLUP_START to an earlier day to include it"
+            )
         if (start - self.start) % self.length:
             before = self.containing(start)
             raise UnknownPartitionError(f"partition {key} does not begin a batch; the one that contains it is {before.key}")

@@ -7,6 +7,7 @@ root. Nothing else reads the environment; what a setting does stays out.
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import os
 import re
 from pathlib import Path, PurePosixPath
@@ -76,7 +77,6 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-
 class Settings(BaseSettings):
     """The settings of one rollup table; immutable.
 
@@ -90,17 +90,25 @@ class Settings(BaseSettings):
     stage: str = Field(default="", description="staged assets, path or URI; <home>/stage unless set")
     warehouse: str = Field(default="", description="Iceberg warehouse, path or URI; <home>/warehouse unless set")
     catalog: str = Field(default="", description="catalog URI; sqlite:///<home>/catalog.db unless set")
-    catalog_name: str = Field(default="rollups", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="name of the catalog, the same for every engine")
-    table: str = Field(default="metrics.rollups", pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+$", description="namespace.table")
+    catalog_name: str = Field(
+        default="rollups", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="name of the catalog, the same for every engine"
+    )
+    table: str = Field(
+        default="metrics.rollups", pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+$", description="namespace.table"
+    )
     start: dt.datetime = Field(default=dt.datetime(2026, 1, 1, tzinfo=dt.UTC), description="start of the first partition, UTC")
     batch: int = Field(default=3_600_000, description="batch length in ms; divides a day")
-    resolutions: Annotated[tuple[int, ...], NoDecode] = Field(default=(60_000, 300_000, 3_600_000), description="window lengths in ms, finest first")
+    resolutions: Annotated[tuple[int, ...], NoDecode] = Field(
+        default=(60_000, 300_000, 3_600_000), description="window lengths in ms, finest first"
+    )
     lookback: int = Field(default=0, description="longest gap in ms that a step may span; the batch length unless set")
     shards: int = Field(default=16, ge=1, le=4096, description="metric_shard_id = Iceberg bucket(shards, id)")
     value_type: Literal["long", "double"] = Field(default="long", description="long (long_value, int64) or double (double_value, float64)")
     quarantine_limit: float = Field(default=0.01, ge=0.0, le=1.0, description="share of rows above which a batch fails")
     quarantine_files: int = Field(default=0, ge=0, description="bad files tolerated in a batch")
-    raw_layout: str = Field(default="year=%Y/month=%m/day=%d/hour=%H", description="folder of a batch in the landing zone, strftime of its start")
+    raw_layout: str = Field(
+        default="year=%Y/month=%m/day=%d/hour=%H", description="folder of a batch in the landing zone, strftime of its start"
+    )
     keep_snapshots: int = Field(default=100, ge=1, description="Iceberg snapshots kept; older ones expire as part of publishing")
     threads: int = Field(default_factory=_cores, ge=1, le=1024, description="threads of the local engine")
     memory: int = Field(default_factory=_half_of_memory, description="bytes that the local engine may use for its data")
@@ -108,7 +116,12 @@ class Settings(BaseSettings):
 
     @classmethod
     def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], init_settings: Any, env_settings: Any, dotenv_settings: Any, file_secret_settings: Any
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: Any,
+        env_settings: Any,
+        dotenv_settings: Any,
+        file_secret_settings: Any,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments, then the environment, then ``.env``."""
         return init_settings, env_settings, dotenv_settings
@@ -163,7 +176,9 @@ class Settings(BaseSettings):
                 "shorten the lookback or lengthen the batch"
             )
         if self.memory < MINIMUM_MEMORY:
-            raise ValueError(f"ROLLUP_MEMORY={self.memory} is below {MINIMUM_MEMORY // 2**20}MiB, the least the local engine works with; raise it")
+            raise ValueError(
+                f"ROLLUP_MEMORY={self.memory} is below {MINIMUM_MEMORY // 2**20}MiB, the least the local engine works with; raise it"
+            )
         _check_layout(self.raw_layout, self.calendar)
         return self
 
@@ -195,7 +210,7 @@ def load_settings(**overrides: Any) -> Settings:
         SettingsError: one sentence that names the setting and says what to change.
     """
     try:
-        return Settings(_env_file=project_root() / ".env", **overrides)  # type: ignore[call-arg]
+        return Settings(_env_file=project_root() / ".env", **overrides)
     except ValidationError as error:
         raise SettingsError("; ".join(_sentence(problem) for problem in error.errors())) from None
 
@@ -230,7 +245,10 @@ def _check_batch(batch: int, start: dt.datetime) -> None:
     if batch <= 0 or DAY_MS % batch:
         raise ValueError(f"{text} does not divide a day; choose one that does, such as 15m, 1h, 6h or 1d")
     if batch % MINUTE_MS or (3_600_000 % batch and batch % 3_600_000):
-        raise ValueError(f"{text} is neither a divisor of an hour nor whole hours, and Dagster has no such partitions; choose 15m, 30m, 1h, 2h, 6h, 12h or 1d")
+        raise ValueError(
+            f"{text} is neither a divisor of an hour nor whole hours, and Dagster has no such partitions; "
+            "choose 15m, 30m, 1h, 2h, 6h, 12h or 1d"
+        )
     if (to_milliseconds(start)) % batch:
         raise ValueError(f"ROLLUP_START={start:%Y-%m-%d-%H:%M} is not on a boundary of {text}; move it to one, such as midnight")
 
@@ -239,7 +257,7 @@ def _check_resolutions(resolutions: tuple[int, ...], batch: int) -> None:
     names = ",".join(format_duration(resolution) for resolution in resolutions)
     if not resolutions:
         raise ValueError("ROLLUP_RESOLUTIONS is empty; name at least one, such as 1m")
-    for finer, coarser in zip(resolutions, resolutions[1:], strict=False):
+    for finer, coarser in itertools.pairwise(resolutions):
         if coarser <= finer or coarser % finer:
             raise ValueError(
                 f"ROLLUP_RESOLUTIONS={names}: {format_duration(coarser)} is not a multiple of {format_duration(finer)}; "
@@ -273,7 +291,9 @@ def _check_layout(layout: str, calendar: BatchCalendar) -> None:
             raise ValueError(f"{text} puts the batches {other} and {batch} into one folder; add the missing part of the time")
     for batch in of_a_day:
         if len({to_datetime(ms).strftime(layout) for ms in range(batch.start, batch.end, MINUTE_MS)}) > 1:
-            raise ValueError(f"{text} has several folders inside the batch {batch}; use one as coarse as ROLLUP_BATCH={format_duration(calendar.length)}")
+            raise ValueError(
+                f"{text} has several folders inside the batch {batch}; use one as coarse as ROLLUP_BATCH={format_duration(calendar.length)}"
+            )
     for folder in folders:
         outer = next((str(parent) for parent in PurePosixPath(folder).parents if str(parent) in folders), None)
         if outer:

@@ -77,7 +77,9 @@ class TaskContext(Protocol):
 class Engine(Protocol):
     """Runs the tasks of a step."""
 
-    def map(self, task: Callable[[Item, TaskContext], Result], items: Sequence[Item], *, stage: str, rows: int, progress: Progress) -> list[Result]:
+    def map(
+        self, task: Callable[[Item, TaskContext], Result], items: Sequence[Item], *, stage: str, rows: int, progress: Progress
+    ) -> list[Result]:
         """Run ``task`` on every item; results in the order of the items. The first error ends the step and is raised as it is."""
 
     def map_shuffle(

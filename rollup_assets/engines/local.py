@@ -1,7 +1,7 @@
 """The local engine: a step's tasks on the threads of this process.
 
-Kernels, Arrow and file operations release the interpreter lock, so threads are enough. Blocks that ``map_shuffle`` moves are written to one file a
-map task and read back bucket by bucket: memory stays bounded whatever passes through.
+Kernels, Arrow and file operations release the interpreter lock, so threads are enough. Blocks that ``map_shuffle`` moves are
+written to one file a map task and read back bucket by bucket: memory stays bounded whatever passes through.
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ class LocalEngine:
         self.memory = memory
         self.scratch = scratch
 
-    def map(self, task: Callable[[Item, TaskContext], Result], items: Sequence[Item], *, stage: str, rows: int, progress: Progress) -> list[Result]:
+    def map(
+        self, task: Callable[[Item, TaskContext], Result], items: Sequence[Item], *, stage: str, rows: int, progress: Progress
+    ) -> list[Result]:
         """See :class:`rollup_assets.engines.base.Engine`."""
         with self._folder() as folder:
             return self._run(task, items, folder, stage, rows, progress)

@@ -1,35 +1,44 @@
 """Checksums of rollup rows that tell whether sums agree *for every series*, without grouping by series.
 
-A checksum is the sum of ``weight(id) * x`` over rows. Weights are pseudo-random, so two sets of rows have equal checksums, but for a chance of
-about 2**-60, only if each series' sums are equal. For int64 the arithmetic is modulo 2**64 and exact.
+A checksum is the sum of ``weight(id) * x`` over rows. Weights are pseudo-random, so two sets of rows have equal checksums, but for
+a chance of about 2**-60, only if each series' sums are equal. For int64 the arithmetic is modulo 2**64 and exact.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from rollup_assets.kernels.compiling import kernel
-
-Array = NDArray[np.generic]
+from rollup_assets.kernels.compiling import Array, Number, kernel
 
 
 @kernel
-def weight(series: int) -> int:
+def weight(series: Number) -> Number:
     """An odd pseudo-random uint64 of an id: splitmix64's finalizer (Steele, Lea, Flood 2014)."""
     z = np.uint64(series) + np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return (z ^ (z >> np.uint64(31))) | np.uint64(1)  # type: ignore[return-value]
+    return (z ^ (z >> np.uint64(31))) | np.uint64(1)
 
 
 @kernel
-def add_rows(ids: Array, labels: Array, counts: Array, resets: Array, sums: Array, deltas: Array, present: Array, bounds: Array, out: Array, last: Array) -> int:
-    """Add rows in series order to checksums by segment of their labels; returns rows that do not come after the row before them in their series.
+def add_rows(
+    ids: Array,
+    labels: Array,
+    counts: Array,
+    resets: Array,
+    sums: Array,
+    deltas: Array,
+    present: Array,
+    bounds: Array,
+    out: Array,
+    last: Array,
+) -> int:
+    """Add rows in series order to checksums by segment of their labels; returns rows that do not come after the row before them in
+    their series.
 
-    ids, labels, counts, resets int64[n]; sums, deltas int64[n]; present bool[n]: whether delta is not null; bounds int64[s] ascending: segment i has
-    the labels up to ``bounds[i]``, the last bound none exceeds; out uint64[s, 4]: counts, resets, sums, deltas; last int64[2]: id and label of the row
-    before the first, kept up to date.
+    ids, labels, counts, resets int64[n]; sums, deltas int64[n]; present bool[n]: whether delta is not null; bounds int64[s]
+    ascending: segment i has the labels up to ``bounds[i]``, the last bound none exceeds; out uint64[s, 4]: counts, resets, sums,
+    deltas; last int64[2]: id and label of the row before the first, kept up to date.
     """
     repeated = 0
     series = last[0]

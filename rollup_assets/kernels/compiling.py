@@ -6,18 +6,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 from numba import njit
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Number = Any
+"""A scalar of any width, Python's or numpy's: compiled code tells them apart, type checkers cannot."""
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
 
 def kernel(function: Function) -> Function:
     """Compile a kernel."""
-    return njit(nogil=True, cache=True)(function)  # type: ignore[no-any-return]
-
-
-def inlined(function: Function) -> Function:
-    """Compile a function that kernels call in their inner loops."""
-    return njit(nogil=True, cache=True, inline="never")(function)  # type: ignore[no-any-return]
+    compiled: Any = njit(nogil=True, cache=True)(function)
+    return cast(Function, compiled)

@@ -9,14 +9,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from rollup_assets.kernels.compiling import kernel
+from rollup_assets.kernels.compiling import Array, kernel
 from rollup_assets.kernels.partial import PartialPoints
 from rollup_assets.kernels.repartition import slot_of
 from rollup_assets.kernels.windows import COUNT, DELTA, RESETS, STEPS, step_between, sum_overflows
-
-Array = NDArray[np.generic]
 
 
 class Carry(NamedTuple):
@@ -56,8 +53,8 @@ def add_first_steps(
 ) -> tuple[int, int]:
     """Add the step into each series' first point to the open windows that contain it, in place.
 
-    partial: of batch t-1, which ends at ``end`` (epoch ms); earlier_row int32[k]: the series' row in the last points of batch t-2, -1: none;
-    earlier_time, earlier_value: those last points. Returns (series, level) of the first overflow, or (-1, -1).
+    partial: of batch t-1, which ends at ``end`` (epoch ms); earlier_row int32[k]: the series' row in the last points of batch t-2,
+    -1: none; earlier_time, earlier_value: those last points. Returns (series, level) of the first overflow, or (-1, -1).
     """
     for j in range(len(partial.id)):
         row = earlier_row[j]

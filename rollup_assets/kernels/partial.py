@@ -9,9 +9,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from rollup_assets.kernels.compiling import kernel
+from rollup_assets.kernels.compiling import Array, kernel
 from rollup_assets.kernels.repartition import NO_LAG, ShardPoints
 from rollup_assets.kernels.windows import (
     COUNT,
@@ -35,8 +34,6 @@ from rollup_assets.kernels.windows import (
     step_between,
     sum_overflows,
 )
-
-Array = NDArray[np.generic]
 
 
 class PartialPoints(NamedTuple):

@@ -9,11 +9,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from rollup_assets.kernels.compiling import kernel
+from rollup_assets.kernels.compiling import Array, Number, kernel
 
-Array = NDArray[np.generic]
 NO_LAG = np.iinfo(np.int64).min
 """Lag of a point without a receive timestamp."""
 
@@ -21,7 +19,7 @@ MINIMUM_TABLE = 1 << 12
 
 
 @kernel
-def bucket_hash(value: int) -> int:
+def bucket_hash(value: Number) -> Number:
     """Iceberg's bucket hash of a long: murmur3_x86_32 of its 8 little-endian bytes, sign bit cleared.
 
     Source: Apache Iceberg table spec, appendix B. numba widens a product of two uint32: every one is cast back.
@@ -43,7 +41,7 @@ def bucket_hash(value: int) -> int:
     h = np.uint32((h ^ (h >> np.uint32(16))) * np.uint32(0x85EBCA6B))
     h = np.uint32((h ^ (h >> np.uint32(13))) * np.uint32(0xC2B2AE35))
     h = np.uint32(h ^ (h >> np.uint32(16)))
-    return np.uint32(h & np.uint32(0x7FFFFFFF))  # type: ignore[return-value]
+    return np.uint32(h & np.uint32(0x7FFFFFFF))
 
 
 @kernel
@@ -137,7 +135,7 @@ class SeriesTable(NamedTuple):
     id: Array  # int64[m / 2]
     org: Array  # int64, of the point seen first
     metric: Array  # int32, of the point seen first
-    count: Array  # int64, points
+    points: Array  # int64, how many it has
     last: Array  # int32, time offset of the point seen last
     unsorted: Array  # uint8, 1 if a point came that is not later than the one before it
 
@@ -190,9 +188,9 @@ def grown(table: SeriesTable, series: int) -> SeriesTable:
 
 
 @kernel
-def slot_of(id_: int, mask: int) -> int:
+def slot_of(id_: Number, mask: Number) -> Number:
     """Where the search for an id begins: multiplicative hashing, the middle bits."""
-    return ((np.uint64(id_) * np.uint64(0xD6E8FEB86659FD93)) >> np.uint64(24)) & mask  # type: ignore[return-value]
+    return ((np.uint64(id_) * np.uint64(0xD6E8FEB86659FD93)) >> np.uint64(24)) & mask
 
 
 @kernel
@@ -268,7 +266,7 @@ def ingest(
 
 
 @kernel
-def greater(points: ShardPoints, rank: Array, a: int, b: int, with_dimensions: bool, with_lag: bool) -> bool:
+def greater(points: ShardPoints, rank: Array, a: int, b: int, with_dimensions: bool, with_lag: bool) -> Number:
     """Whether row a is the one to keep of two rows with the same id and time: (value, metric, org_id, receive_timestamp), greatest wins."""
     if points.value[a] != points.value[b]:
         return points.value[a] > points.value[b]
@@ -295,7 +293,9 @@ def move_row(points: ShardPoints, source: int, out: ShardPoints, target: int, wi
 
 
 @kernel
-def place(points: ShardPoints, rows: int, order: Array, table: SeriesTable, rank: Array, start: Array, kept: Array, out: ShardPoints) -> int:
+def place(
+    points: ShardPoints, rows: int, order: Array, table: SeriesTable, rank: Array, start: Array, kept: Array, out: ShardPoints
+) -> int:
     """Sort the points of a shard by series and time, and drop duplicates.
 
     order int64[k]: codes in the order in which the series get their places. start, kept int64[k], by code: where a series begins in
@@ -309,7 +309,7 @@ def place(points: ShardPoints, rows: int, order: Array, table: SeriesTable, rank
         code = order[j]
         start[code] = position
         kept[code] = position
-        position += table.count[code]
+        position += table.points[code]
     codes, times, values, orgs, metrics, lags = points
     _, out_times, out_values, out_orgs, out_metrics, out_lags = out
     for r in range(rows):
@@ -372,7 +372,17 @@ class RowGroup(NamedTuple):
 
 @kernel
 def fill_row_group(
-    order: Array, j: int, i: int, filled: int, start: Array, kept: Array, table: SeriesTable, rank: Array, batch_start: int, points: ShardPoints, out: RowGroup
+    order: Array,
+    j: int,
+    i: int,
+    filled: int,
+    start: Array,
+    kept: Array,
+    table: SeriesTable,
+    rank: Array,
+    batch_start: int,
+    points: ShardPoints,
+    out: RowGroup,
 ) -> tuple[int, int, int]:
     """Append sorted points to ``out`` from row ``filled`` on, beginning at point i of the j-th series of ``order``.
 
@@ -451,7 +461,9 @@ def codes_of_ids(ids: Array, table: SeriesTable, out: Array) -> None:
 
 @kernel
 def note_first_points(block: Block, value_base: int, org_base: int, lag_base: int, codes: Array, rank: Array, first: FirstPoints) -> None:
-    """Keep each series' first point, of several at the same time the one that the duplicates rule keeps. codes int32[n]: the rows' series."""
+    """Keep each series' first point, of several at the same time the one that the duplicates rule keeps. codes int32[n]: the rows'
+    series.
+    """
     lag_known = len(block.lag) > 0
     for r in range(len(codes)):
         code = codes[r]

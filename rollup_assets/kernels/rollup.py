@@ -1,8 +1,8 @@
 """Rollups: one pass over the sorted points of a shard gives the windows of every resolution.
 
 A window complete at the finest resolution is emitted and folded into the open coarser one. Windows labelled with the batch's start come
-from the partial points of the batch before, plus the point at exactly that moment. Windows labelled with the batch's end stay open: they are
-``kernels.partial``'s.
+from the partial points of the batch before, plus the point at exactly that moment. Windows labelled with the batch's end stay open:
+they are ``kernels.partial``'s.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from rollup_assets.kernels.compiling import kernel
+from rollup_assets.kernels.compiling import Array, Number, kernel
 from rollup_assets.kernels.merge import Carry
 from rollup_assets.kernels.repartition import NO_LAG
 from rollup_assets.kernels.windows import (
@@ -38,8 +37,6 @@ from rollup_assets.kernels.windows import (
     step_between,
     sum_overflows,
 )
-
-Array = NDArray[np.generic]
 
 # Columns of Rows.integers and Rows.values.
 OUT_ID, OUT_ORG, OUT_METRIC, OUT_LABEL, OUT_COUNT, OUT_STEPS, OUT_RESETS, OUT_LAG_SUM, OUT_LAG_COUNT = range(9)
@@ -92,7 +89,11 @@ def new_rows(limit: int, most_per_series: int, resolutions: int, value_dtype: np
     capacity = limit + most_per_series
     width = resolutions * capacity + STRIDE_PADDING
     return Rows(
-        np.empty((OUT_INTEGERS, width), np.int64), np.empty((OUT_VALUES, width), value_dtype), np.zeros(resolutions, np.int64), limit, capacity
+        np.empty((OUT_INTEGERS, width), np.int64),
+        np.empty((OUT_VALUES, width), value_dtype),
+        np.zeros(resolutions, np.int64),
+        limit,
+        capacity,
     )
 
 
@@ -109,7 +110,19 @@ def new_state(resolutions: int, value_dtype: np.dtype[np.generic]) -> State:
 
 
 @kernel
-def emit(integers: Array, values: Array, row: int, level: int, label: int, series: int, cursor: Array, out: Array, out_values: Array, used: Array, capacity: int) -> None:
+def emit(
+    integers: Array,
+    values: Array,
+    row: int,
+    level: int,
+    label: int,
+    series: int,
+    cursor: Array,
+    out: Array,
+    out_values: Array,
+    used: Array,
+    capacity: int,
+) -> None:
     """Append the window in row ``row`` of the state to the rows of resolution ``level``."""
     q = level * capacity + used[level]
     used[level] += 1
@@ -142,9 +155,21 @@ def note_overflow(cursor: Array, series: int, label: int, level: int) -> None:
 
 @kernel
 def push_up(
-    integers: Array, values: Array, level: int, series: int, batch_end: int, resolutions: Array, cursor: Array, out: Array, out_values: Array, used: Array, capacity: int
+    integers: Array,
+    values: Array,
+    level: int,
+    series: int,
+    batch_end: int,
+    resolutions: Array,
+    cursor: Array,
+    out: Array,
+    out_values: Array,
+    used: Array,
+    capacity: int,
 ) -> None:
-    """Fold the window in row ``level``, complete and emitted, upwards, after emitting the coarser ones that its label shows to be complete."""
+    """Fold the window in row ``level``, complete and emitted, upwards, after emitting the coarser ones that its label shows to be
+    complete.
+    """
     for row in range(complete_up_to(integers, level, resolutions), level, -1):
         label = integers[row, LABEL]
         if label < batch_end:
@@ -155,8 +180,22 @@ def push_up(
 
 @kernel
 def emit_carried(
-    carry: Carry, carried: int, has_point: bool, value: int, lag: int, org: int, metric: int, step: int, reset: int, stepped: bool, wrapped: bool,
-    series: int, batch_start: int, levels: int, state: State, rows: Rows,
+    carry: Carry,
+    carried: Number,
+    has_point: bool,
+    value: Number,
+    lag: Number,
+    org: Number,
+    metric: Number,
+    step: Number,
+    reset: Number,
+    stepped: bool,
+    wrapped: bool,
+    series: Number,
+    batch_start: int,
+    levels: int,
+    state: State,
+    rows: Rows,
 ) -> None:
     """Emit the windows labelled with the batch's start: partial points of the batch before, plus the point at exactly that moment.
 
@@ -234,12 +273,21 @@ def is_full(used: Array, limit: int) -> bool:
 
 @kernel
 def roll_up(
-    points: Points, begin: int, final: bool, batch_start: int, batch_end: int, resolutions: Array, lookback: int, carry: Carry, state: State, rows: Rows
+    points: Points,
+    begin: int,
+    final: bool,
+    batch_start: int,
+    batch_end: int,
+    resolutions: Array,
+    lookback: int,
+    carry: Carry,
+    state: State,
+    rows: Rows,
 ) -> int:
     """Roll up the points of a chunk from ``begin`` on; ``final``: no chunk of the shard comes after it.
 
-    Returns the row to go on with. It is ``len(points.id)``, plus 1 if ``final``, when the chunk is done; less when ``rows`` is full: empty it and
-    call again.
+    Returns the row to go on with. It is ``len(points.id)``, plus 1 if ``final``, when the chunk is done; less when ``rows`` is
+    full: empty it and call again.
     """
     # Arrays of named tuples are looked up once: in the loop each access costs reference counts (77 -> 15 ns a point).
     ids = points.id
@@ -368,7 +416,22 @@ def roll_up(
                         break
                     row = carry.alone[cursor[NEXT_ALONE]]
                     emit_carried(
-                        carry, row, False, zero, NO_LAG, 0, 0, zero, 0, False, False, carry.partial.id[row], batch_start, levels, state, rows
+                        carry,
+                        row,
+                        False,
+                        zero,
+                        NO_LAG,
+                        0,
+                        0,
+                        zero,
+                        0,
+                        False,
+                        False,
+                        carry.partial.id[row],
+                        batch_start,
+                        levels,
+                        state,
+                        rows,
                     )
                     cursor[NEXT_ALONE] += 1
                 if is_full(used, limit):
@@ -456,10 +519,21 @@ def roll_up(
 
 
 @kernel
-def finish(counts: Array, sums: Array, steps: Array, deltas: Array, lag_counts: Array, lag_sums: Array, seconds: float, average: Array, rate: Array, lag: Array) -> None:
+def finish(
+    counts: Array,
+    sums: Array,
+    deltas: Array,
+    lag_counts: Array,
+    lag_sums: Array,
+    seconds: float,
+    average: Array,
+    rate: Array,
+    lag: Array,
+) -> None:
     """The columns that are quotients: average = sum / count, rate = delta / seconds, lag = lag sum / lag count. All float64[n].
 
-    One division at the end of each, from exact sums: never an average of averages. Where there is no step or no lag the result is not defined.
+    One division at the end of each, from exact sums: never an average of averages. Where there is no step or no lag the result is
+    not defined.
     """
     for r in range(len(counts)):
         average[r] = np.float64(sums[r]) / np.float64(counts[r])

@@ -12,11 +12,8 @@ from typing import Any
 import numpy as np
 from numba import types
 from numba.extending import overload
-from numpy.typing import NDArray
 
-from rollup_assets.kernels.compiling import kernel
-
-Array = NDArray[np.generic]
+from rollup_assets.kernels.compiling import Array, kernel
 
 # Columns of the integer state. The first three are all that partial points need unless dimensions change or lags are known.
 COUNT, STEPS, RESETS, ORG, METRIC, LAG_SUM, LAG_COUNT, LABEL, OVERFLOWED = range(9)
@@ -30,7 +27,9 @@ VALUES = 5
 
 
 def sum_overflows(a: Any, b: Any, total: Any) -> bool:
-    """Whether ``total = a + b`` wrapped around; never for float64. (Hacker's Delight, 2-13: the signs of both operands differ from the sum's.)"""
+    """Whether ``total = a + b`` wrapped around; never for float64. (Hacker's Delight, 2-13: the signs of both operands differ from the
+    sum's.)
+    """
     raise NotImplementedError("compiled code only")
 
 
@@ -43,7 +42,9 @@ def _sum_overflows(a, b, total):  # type: ignore[no-untyped-def]  # noqa: ARG001
 
 @kernel
 def step_between(previous: Any, value: Any) -> tuple[Any, int, bool]:
-    """(step, 1 if it is a reset, whether it overflows) from one value of a series to the next: ``value - previous``, or ``value`` after a reset."""
+    """(step, 1 if it is a reset, whether it overflows) from one value of a series to the next: ``value - previous``, or ``value``
+    after a reset.
+    """
     if value < previous:
         return value, 1, False
     step = value - previous
@@ -76,7 +77,9 @@ def absorb(integers: Array, values: Array, finer: int, coarser: int) -> None:
 
 @kernel
 def fold(integers: Array, values: Array, level: int, resolutions: Array) -> None:
-    """Move the window in row ``level`` up into row ``level + 1``: into the open window there, or as its beginning. Row ``level`` is then empty."""
+    """Move the window in row ``level`` up into row ``level + 1``: into the open window there, or as its beginning. Row ``level`` is
+    then empty.
+    """
     up = level + 1
     if up < len(resolutions):
         if integers[up, COUNT] > 0:

@@ -1,7 +1,7 @@
 """Staging one batch: raw files to ``repartitioned_datapoints``, ``partial_points`` and ``quarantined_datapoints``, made together.
 
-The tasks are in ``steps.split`` and ``steps.sort``; here are the decisions: whether there is anything to do, whether the batch is fit to be staged,
-and the three manifests.
+The tasks are in ``steps.split`` and ``steps.sort``; here are the decisions: whether there is anything to do, whether the batch is
+fit to be staged, and the three manifests.
 """
 
 from __future__ import annotations
@@ -108,7 +108,11 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
         ),
         batch,
     )
-    by_file = {path: rows for result in split for path, rows in (*result.quarantined_by_file.items(), *((bad.path, bad.rows) for bad in result.bad_files))}
+    by_file = {
+        path: rows
+        for result in split
+        for path, rows in (*result.quarantined_by_file.items(), *((bad.path, bad.rows) for bad in result.bad_files))
+    }
     problem = _quarantine_problem(pipeline, batch, counts, reasons, bad_files, by_file)
     if problem:
         _discard(pipeline, batch, attempt, (REPARTITIONED, PARTIAL_POINTS))
@@ -121,7 +125,8 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
         for place, resolution in enumerate(settings.resolutions)
     }
     open_counts = {
-        str(resolution): sum(result.open_counts[place] for result in merged if result.open_counts) for place, resolution in enumerate(settings.resolutions)
+        str(resolution): sum(result.open_counts[place] for result in merged if result.open_counts)
+        for place, resolution in enumerate(settings.resolutions)
     }
     # Partial points first: whoever finds the datapoints' manifest finds theirs too.
     partial = pipeline.stage.commit(
@@ -132,7 +137,9 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
         ),
         batch,
     )
-    repartitioned = pipeline.stage.commit(manifest(REPARTITIONED, [file for result in merged for file in result.datapoints], dict(counts)), batch)
+    repartitioned = pipeline.stage.commit(
+        manifest(REPARTITIONED, [file for result in merged for file in result.datapoints], dict(counts)), batch
+    )
     return StagedBatch(repartitioned, partial, quarantined, unchanged=False)
 
 
@@ -188,7 +195,8 @@ def _quarantine_problem(
         named = "; ".join(f"{bad.path}: {bad.reason} ({bad.detail})" for bad in bad_files[:_FILES_NAMED])
         more = f"; and {len(bad_files) - _FILES_NAMED} more" if len(bad_files) > _FILES_NAMED else ""
         return (
-            f"batch {batch}: {counts['bad_files']} bad files, ROLLUP_QUARANTINE_FILES={settings.quarantine_files} allows no more: {named}{more}. "
+            f"batch {batch}: {counts['bad_files']} bad files, ROLLUP_QUARANTINE_FILES={settings.quarantine_files} allows no more: "
+            f"{named}{more}. "
             f"Correct or remove them in {settings.raw}, or allow them with ROLLUP_QUARANTINE_FILES={counts['bad_files']}; {rerun}"
         )
     read, quarantined = counts["rows_read"], counts["rows_quarantined"]
@@ -207,8 +215,8 @@ def _quarantine_problem(
 
 def _timings(split: list[SplitResult], merged: list[SortResult]) -> dict[str, float]:
     timings: dict[str, float] = {}
-    for result in (*split, *merged):
-        for stage, seconds in result.seconds.items():
+    for measured in (*(result.seconds for result in split), *(result.seconds for result in merged)):
+        for stage, seconds in measured.items():
             timings[stage] = timings.get(stage, 0.0) + seconds
     return timings
 

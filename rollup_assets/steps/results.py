@@ -41,7 +41,8 @@ class Waiting:
     def reason(self) -> str:
         """One sentence with the command that ends the waiting."""
         first, last = self.waiting_for[0].split()[-1], self.waiting_for[-1].split()[-1]
-        return f"waiting for {', '.join(self.waiting_for)}: raw files are there but not staged; run `rollups backfill {min(first, last)} {max(first, last)}`"
+        command = f"rollups backfill {min(first, last)} {max(first, last)}"
+        return f"waiting for {', '.join(self.waiting_for)}: raw files are there but not staged; run `{command}`"
 
 
 @dataclass(frozen=True, slots=True)

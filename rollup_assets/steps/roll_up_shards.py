@@ -99,7 +99,8 @@ def checksums(results: Sequence[RollupResult], resolutions: Sequence[int], value
             sums: dict[str, Any] = {name: str(int(integers[segments, place].sum(dtype=np.uint64))) for place, name in enumerate(names)}
             if double:
                 sums |= {
-                    name: [float(doubles[segments, place].sum()), float(doubles[segments, place + 2].sum())] for place, name in enumerate(_DOUBLE_SUMS)
+                    name: [float(doubles[segments, place].sum()), float(doubles[segments, place + 2].sum())]
+                    for place, name in enumerate(_DOUBLE_SUMS)
                 }
             return sums
 
@@ -233,9 +234,10 @@ class _ShardRoller:
             self.result.points += count
             self.context.advance(count)
         self._chunk(self._no_points(), carry, state, final=True)
-        if int(state.cursor[kernels.NEXT_SERIES]) != series:
+        found = int(state.cursor[kernels.NEXT_SERIES])
+        if found != series:
             raise StageCorruptError(
-                f"batch {self.task.batch}, shard {shard}: {int(state.cursor[kernels.NEXT_SERIES])} series in the datapoints, {series} in the partial points; "
+                f"batch {self.task.batch}, shard {shard}: {found} series in the datapoints, {series} in the partial points; "
                 f"stage it again with `rollups backfill {self.task.batch} {self.task.batch} --force`"
             )
         self.result.series += series
@@ -248,7 +250,9 @@ class _ShardRoller:
             at = kernels.roll_up(points, at, final, batch.start, batch.end, self.resolutions, self.task.lookback, carry, state, self.rows)
             if state.cursor[kernels.OVERFLOW_LEVEL] >= 0:
                 level = int(state.cursor[kernels.OVERFLOW_LEVEL])
-                raise overflow(int(state.cursor[kernels.OVERFLOW_ID]), self.task.resolutions[level], int(state.cursor[kernels.OVERFLOW_LABEL]))
+                raise overflow(
+                    int(state.cursor[kernels.OVERFLOW_ID]), self.task.resolutions[level], int(state.cursor[kernels.OVERFLOW_LABEL])
+                )
             self._lap("roll up")
             for level in range(len(self.resolutions)):
                 self._flush(level, everything=False)
@@ -296,7 +300,8 @@ class _ShardRoller:
         """What the shard takes over from earlier batches, and how many series it has in this one."""
         from rollup_assets.kernels import merge, windows
 
-        metric, org, ids = self.own.series(shard, self.names.code_of) if self.own else (np.empty(0, np.int32), *[np.empty(0, np.int64)] * 2)
+        none = np.empty(0, np.int64)
+        metric, org, ids = self.own.series(shard, self.names.code_of) if self.own else (none.astype(np.int32), none, none)
         partial = self.previous.read(shard, self.names.code_of) if self.previous else self._no_partial_points()
         if len(partial.id) == 0:
             return merge.Carry(partial, np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.int64)), len(ids)
@@ -370,7 +375,7 @@ class _ShardRoller:
         has_lag = integers[kernels.OUT_LAG_COUNT] > 0
         average, rate, lag = self.quotients[:, :count]
         kernels.finish(
-            counts, total, integers[kernels.OUT_STEPS], delta, integers[kernels.OUT_LAG_COUNT], integers[kernels.OUT_LAG_SUM],
+            counts, total, delta, integers[kernels.OUT_LAG_COUNT], integers[kernels.OUT_LAG_SUM],
             task.resolutions[level] / 1000.0, average, rate, lag,
         )  # fmt: skip
         double = task.value_type == "double"

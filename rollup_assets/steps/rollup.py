@@ -140,8 +140,8 @@ def _by_resolution(results: list[RollupResult], name: str, resolutions: tuple[in
 def find_inputs(pipeline: Pipeline, batch: Batch) -> RollupInputs | Waiting:
     """The manifests that a batch is rolled up from, or what it waits for.
 
-    An earlier batch that is not staged is fine where raw has no file for it. Otherwise a batch without points waits for it, and one with points
-    cannot be made. A batch whose own raw files are not staged waits.
+    An earlier batch that is not staged is fine where raw has no file for it. Otherwise a batch without points waits for it, and one
+    with points cannot be made. A batch whose own raw files are not staged waits.
     """
     stage, landing_zone, calendar = pipeline.stage, pipeline.landing_zone, pipeline.calendar
     datapoints = stage.read(REPARTITIONED, batch)

@@ -1,7 +1,8 @@
 """The sort task: the blocks of some shards to sorted shard files and partial points, and the quarantined rows to their file.
 
-A shard that does not fit the task's memory is sorted in runs: its series are cut into ranges of the final order, the rows are spilled once more by
-range, and each range is sorted by itself. The files are the same either way. Runs on any engine; manifests and checks stay out.
+A shard that does not fit the task's memory is sorted in runs: its series are cut into ranges of the final order, the rows are
+spilled once more by range, and each range is sorted by itself. The files are the same either way. Runs on any engine; manifests and
+checks stay out.
 """
 
 from __future__ import annotations
@@ -154,7 +155,9 @@ def sort_shards(task: SortTask, group: Sequence[int], sources: Sequence[Blocks],
 class _ShardSorter:
     """Sorts one shard."""
 
-    def __init__(self, task: SortTask, shard: int, rows: ShardBlocks, partial: PartialPointsWriter, context: TaskContext, result: SortResult) -> None:
+    def __init__(
+        self, task: SortTask, shard: int, rows: ShardBlocks, partial: PartialPointsWriter, context: TaskContext, result: SortResult
+    ) -> None:
         self.task = task
         self.shard = shard
         self.rows = rows
@@ -239,7 +242,11 @@ class _ShardSorter:
         start = np.empty(series, np.int64)
         kept = np.empty(series, np.int64)
         # Where dimensions change, the first point of a series, known only when it is sorted, decides its place.
-        order = np.arange(series) if self.dimensions_change else np.lexsort((table.id[:series], table.org[:series], rank[table.metric[:series]]))
+        order = (
+            np.arange(series)
+            if self.dimensions_change
+            else np.lexsort((table.id[:series], table.org[:series], rank[table.metric[:series]]))
+        )
         sorted_points = self._points(source.rows, "sorted", with_code=False)
         self.result.duplicates += kernels.place(points, source.rows, order, table, rank, start, kept, sorted_points)
         org, metric = table.org[:series], rank[table.metric[:series]]
@@ -319,7 +326,7 @@ class _ShardSorter:
         # A run begins where the rows so far pass the next multiple of what fits; half of it, so that a long last series does no harm.
         run_of = np.empty(series, np.uint16)
         most = max(1, self._most_rows(dimensions=self.dimensions_change) // 2)
-        run_of[order] = np.unique((np.cumsum(table.count[order]) - 1) // most, return_inverse=True)[1]
+        run_of[order] = np.unique((np.cumsum(table.points[order]) - 1) // most, return_inverse=True)[1]
         _BUFFERS.clear()
         spilled = SpillFile(Path(self.context.scratch_folder()) / "runs")
         try:
@@ -372,7 +379,16 @@ class _ShardSorter:
                     spilled.emit(run, Header(blocks.NAMES, 0, len(news)).pack(), [blocks.pack_names(news)])
                     told[run] = len(self.rows.names)
                 part = Header(
-                    blocks.ROWS, 0, last - first, header.value, header.org, blocks.INT32, header.lag, header.value_base, header.org_base, header.lag_base
+                    blocks.ROWS,
+                    0,
+                    last - first,
+                    header.value,
+                    header.org,
+                    blocks.INT32,
+                    header.lag,
+                    header.value_base,
+                    header.org_base,
+                    header.lag_base,
                 )
                 spilled.emit(run, part.pack(), [columns[column][first:last] for column in order])
 
@@ -380,8 +396,9 @@ class _ShardSorter:
 def overflow(series: int, resolution: int, label: int) -> RollupOverflowError:
     """The error that names a window whose sum, step or delta does not fit int64; label in epoch ms."""
     return RollupOverflowError(
-        f"series {series}, the {format_duration(resolution)} window labelled {to_datetime(label):%Y-%m-%d %H:%M:%S} UTC: a sum, step or delta overflows "
-        "int64; correct the raw values, or store them as doubles (ROLLUP_VALUE_TYPE=double, with a table of its own)"
+        f"series {series}, the {format_duration(resolution)} window labelled {to_datetime(label):%Y-%m-%d %H:%M:%S} UTC: "
+        "a sum, step or delta overflows int64; correct the raw values, or store them as doubles "
+        "(ROLLUP_VALUE_TYPE=double, with a table of its own)"
     )
 
 

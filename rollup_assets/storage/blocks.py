@@ -1,7 +1,8 @@
 """The packed blocks that travel from split to sort tasks: what a header says and how columns lie in the payload.
 
-Three kinds: rows of a shard, metric names that the rows' codes refer to, and the notice that all rows of a raw file are to be dropped because the
-file turned out to be damaged. Columns are as narrow as the block's values allow. Moving blocks stays out (engines).
+Three kinds: rows of a shard, metric names that the rows' codes refer to, and the notice that all rows of a raw file are to be
+dropped because the file turned out to be damaged. Columns are as narrow as the block's values allow. Moving blocks stays out
+(engines).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Encodings of the files we write, with what was measured (36 M points of 100k series, 2 cores).
 
-BYTE_STREAM_SPLIT with a fast codec beats DELTA_BINARY_PACKED for sparse integers (20.4 ns and 2.08 B -> 11.5 ns and 1.09 B a value) and ties
-when dense; a dictionary for such columns takes two to four times as long. PLAIN suits columns that zstd folds, labels and constants.
-Spark 4.1 with Iceberg 1.12, DuckDB, Polars and PyIceberg read both.
+BYTE_STREAM_SPLIT with a fast codec beats DELTA_BINARY_PACKED for sparse integers (20.4 ns and 2.08 B -> 11.5 ns and 1.09 B a value)
+and ties when dense; a dictionary for such columns takes two to four times as long. PLAIN suits columns that zstd folds, labels and
+constants. Spark 4.1 with Iceberg 1.12, DuckDB, Polars and PyIceberg read both.
 """
 
 from __future__ import annotations
@@ -22,7 +22,11 @@ DATAPOINTS = Encoding(
 DATAPOINTS_ROW_GROUP = 1 << 18
 
 QUARANTINED = Encoding(
-    compression="zstd", level=1, dictionary=("reason", "file", "detail", "metric", "org_id"), columns={"row_number": _DELTA}, statistics=True
+    compression="zstd",
+    level=1,
+    dictionary=("reason", "file", "detail", "metric", "org_id"),
+    columns={"row_number": _DELTA},
+    statistics=True,
 )
 QUARANTINED_ROW_GROUP = 1 << 17
 
@@ -32,7 +36,8 @@ ROLLUPS = Encoding(
     dictionary=("id", "org_id", "metric"),
     columns={
         **dict.fromkeys(
-            ("sum_rollup", "min_rollup", "max_rollup", "average_rollup", "latest_rollup", "delta_rollup", "rate_rollup", "lag_rollup"), _SPLIT
+            ("sum_rollup", "min_rollup", "max_rollup", "average_rollup", "latest_rollup", "delta_rollup", "rate_rollup", "lag_rollup"),
+            _SPLIT,
         ),
         "count_rollup": _DELTA,
         "resets_rollup": _DELTA,
@@ -53,4 +58,6 @@ def partial_points(value_columns: list[str], other_columns: list[str]) -> Encodi
         columns={**dict.fromkeys(value_columns, _SPLIT), **dict.fromkeys(other_columns, _DELTA)},
         statistics=False,
     )
+
+
 PARTIAL_POINTS_ROW_GROUP = 1 << 17

@@ -71,7 +71,11 @@ class Place:
     def write_bytes(self, content: bytes) -> None:
         """Write or replace the file atomically: a rename on local disks, one PUT on object stores."""
         self.filesystem.create_dir(posixpath.dirname(self.path), recursive=True)
-        target = Place(self.filesystem, posixpath.join(posixpath.dirname(self.path), f".{self.name}.{uuid.uuid4().hex}")) if self.is_local else self
+        target = (
+            Place(self.filesystem, posixpath.join(posixpath.dirname(self.path), f".{self.name}.{uuid.uuid4().hex}"))
+            if self.is_local
+            else self
+        )
         with target.filesystem.open_output_stream(target.path) as stream:
             stream.write(content)
         if target is not self:

@@ -1,7 +1,7 @@
 """Writing Parquet: encodings, row groups of a fixed size, and the digest of the bytes.
 
-How rows are cut into row groups and files depends on the data alone, never on threads, memory or engine, and nothing in a file tells who wrote
-it or when: the same rows give the same bytes.
+How rows are cut into row groups and files depends on the data alone, never on threads, memory or engine, and nothing in a file
+tells who wrote it or when: the same rows give the same bytes.
 """
 
 from __future__ import annotations
@@ -108,4 +108,6 @@ class ParquetFileWriter:
         """Finish the file; returns what a manifest says of it, under the name ``path``."""
         self._writer.close()
         self._stream.close()
-        return StagedFile(path=path, rows=self.rows, size=self._stream.size, digest=self._stream.hexdigest, shards=shards, resolution=resolution)
+        return StagedFile(
+            path=path, rows=self.rows, size=self._stream.size, digest=self._stream.hexdigest, shards=shards, resolution=resolution
+        )

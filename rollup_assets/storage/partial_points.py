@@ -1,8 +1,8 @@
 """Partial points at rest: one Parquet file per group of shards, one or more row groups a shard.
 
-Columns: the series (``metric_shard_id, id, org_id, metric``), its first and last point of the batch, and for each resolution the open window's
-state, named like ``count_1m``. Windows' own dimensions and lags are in separate files, made only where a series' dimensions change within the
-batch or receive times are known. What they mean stays in ``kernels.partial``.
+Columns: the series (``metric_shard_id, id, org_id, metric``), its first and last point of the batch, and for each resolution the
+open window's state, named like ``count_1m``. Windows' own dimensions and lags are in separate files, made only where a series'
+dimensions change within the batch or receive times are known. What they mean stays in ``kernels.partial``.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ class PartialPointsWriter:
         ]
 
 
-def _named(codes: NDArray[np.int32], names: Sequence[str]) -> pa.Array:
+def _named(codes: NDArray[Any], names: Sequence[str]) -> pa.Array:
     """Dictionary array of names, numbered by first appearance so that the bytes do not depend on which other names there are."""
     import pyarrow as pa
 
@@ -155,7 +155,9 @@ def _named(codes: NDArray[np.int32], names: Sequence[str]) -> pa.Array:
     by_appearance = np.argsort(first)
     place = np.empty(len(used), np.int32)
     place[by_appearance] = np.arange(len(used), dtype=np.int32)
-    return pa.DictionaryArray.from_arrays(pa.array(place[inverse].astype(np.int32)), pa.array([names[code] for code in used[by_appearance]], pa.string()))
+    return pa.DictionaryArray.from_arrays(
+        pa.array(place[inverse].astype(np.int32)), pa.array([names[code] for code in used[by_appearance]], pa.string())
+    )
 
 
 class PartialPointsReader:
@@ -191,7 +193,8 @@ class PartialPointsReader:
                 for place, name in enumerate(_VALUES):
                     values[level, place, rows] = _column(table, f"{name}_{suffix}", code_of)
             at += table.num_rows
-        return PartialPoints(*series, integers, values)
+        ids, org, metric, first_time, first_value, last_time, last_value = series
+        return PartialPoints(ids, org, metric, first_time, first_value, last_time, last_value, integers, values)
 
     def series(self, shard: int, code_of: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         """(metric codes int32, org ids, ids) of a shard's series, in order."""
@@ -205,7 +208,8 @@ class PartialPointsReader:
         tables = list(self._tables(shard, names))
         kinds = {"metric": np.dtype(np.int32), "last_value": np.dtype(self._layout.value_dtype)}
         first, second, third = (
-            np.concatenate([np.empty(0, kinds.get(name, np.dtype(np.int64))), *(_column(table, name, code_of) for table in tables)]) for name in names
+            np.concatenate([np.empty(0, kinds.get(name, np.dtype(np.int64))), *(_column(table, name, code_of) for table in tables)])
+            for name in names
         )
         return first, second, third
 
@@ -231,4 +235,4 @@ def _column(table: pa.Table, name: str, code_of: Any) -> NDArray[Any]:
     if not pa.types.is_dictionary(array.type):
         array = array.dictionary_encode()
     codes = np.array([code_of(text) for text in array.dictionary.to_pylist()] or [0], np.int32)
-    return codes[array.indices.to_numpy(zero_copy_only=False)]
+    return np.asarray(codes[array.indices.to_numpy(zero_copy_only=False)])
