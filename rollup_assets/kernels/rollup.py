@@ -377,7 +377,8 @@ def roll_up(
                         values[1, MIN] = min(values[1, MIN], smallest)
                         values[1, MAX] = max(values[1, MAX], largest)
                         values[1, LATEST] = last_value
-                        if with_lag:
+                        # Not `with_lag`: the window may have begun in the chunk before, and this one may be without receive times.
+                        if lag_count > 0:
                             lag_before = integers[1, LAG_SUM]
                             integers[1, LAG_SUM] = lag_before + lag_sum
                             integers[1, LAG_COUNT] += lag_count
