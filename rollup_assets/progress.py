@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import threading
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
+
+from rollup_assets.storage.manifests import ROLLUP_TABLE
+
+if TYPE_CHECKING:
+    from rollup_assets.defs.report import PartitionOutcome
 
 
 class _Rows(ProgressColumn):
@@ -48,6 +54,20 @@ class TerminalProgress:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._bars.stop()
+
+    def say(self, text: str) -> None:
+        """Print a line above the bars, in rich's markup; without a terminal just the line."""
+        self._bars.console.print(text, highlight=False, soft_wrap=True)
+
+    def partition(self, outcome: PartitionOutcome) -> None:
+        """A line for a partition of a backfill that is published, waits or failed."""
+        if outcome.error is not None:
+            first_line = (str(outcome.error) or type(outcome.error).__name__).splitlines()[0]
+            self.say(f"{outcome.partition}  [red]failed[/]     {escape(first_line)}")
+        elif outcome.waiting is not None:
+            self.say(f"{outcome.partition}  [yellow]waiting[/]    {escape(outcome.waiting)}")
+        elif ROLLUP_TABLE in outcome.assets:
+            self.say(f"{outcome.partition}  [green]published[/]")
 
     def start(self, stage: str, total: int, *, unit: str = "rows") -> None:
         """A stage begins; ``total`` rows are known to lie ahead (0: unknown)."""

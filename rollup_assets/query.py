@@ -23,6 +23,7 @@ def query(settings: Settings, sql: str) -> pa.Table:
         QueryError: there is no table yet, or DuckDB refuses the statement; says why.
     """
     import duckdb
+    import pyarrow as pa
 
     from rollup_assets.iceberg.catalog import load_table, open_catalog
     from rollup_assets.iceberg.reading import snapshot_dataset
@@ -34,11 +35,12 @@ def query(settings: Settings, sql: str) -> pa.Table:
                 f"there is no table {settings.table} in {settings.home} yet; "
                 "publish to it with `rollups backfill FROM TO`, or try `rollups demo`"
             )
-        with duckdb.connect(
-            config={"threads": settings.threads, "memory_limit": f"{settings.memory // 2**20}MiB", "TimeZone": "UTC"}
-        ) as db:
+        with duckdb.connect(config={"threads": settings.threads, "memory_limit": f"{settings.memory // 2**20}MiB"}) as db:
+            db.execute("SET TimeZone = 'UTC'")
             db.register(VIEW, snapshot_dataset(table))
             try:
-                return db.execute(sql).to_arrow_table()
+                answer = db.sql(sql)
+                # A statement such as SET has no answer.
+                return pa.table({}) if answer is None else answer.to_arrow_table()
             except duckdb.Error as error:
                 raise QueryError(str(error)) from None

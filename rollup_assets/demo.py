@@ -1,0 +1,251 @@
+"""``rollups demo``: from raw files to a verified, published table, and what there is to see in it.
+
+Puts the other modules to work in the order in which a user would; computes nothing of its own. Runs again without harm: raw data
+that is there stays, and what is up to date is not done twice.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import shutil
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from rollup_assets.batches import Batch, to_datetime
+from rollup_assets.charts import axis, columns, spread
+from rollup_assets.errors import GeneratorError
+from rollup_assets.progress import TerminalProgress, compact
+from rollup_assets.query import query
+from rollup_assets.settings import Settings, format_duration, project_root
+from rollup_assets.status import batches_with_raw
+from rollup_assets.storage.filesystems import Place
+from rollup_assets.storage.landing_zone import LandingZone
+from rollup_assets.storage.manifests import REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Stage
+from rollup_assets.terminal import print_backfill, print_generated, print_verification
+
+HOURS = 6
+_WIDTH = 66
+
+
+def run_demo(settings: Settings, *, data: Path | None, series: int, console: Console | None = None) -> bool:
+    """The whole demonstration. False if a partition failed or differs from its raw data.
+
+    Args:
+        settings: of the table; everything is written where they say.
+        data: a folder of raw files in the landing zone's layout, copied unless raw data is there already; None: generate some.
+        series: how many series to generate.
+        console: where to print; standard output unless given.
+
+    Raises:
+        GeneratorError: ``data`` has no raw files.
+    """
+    console = console or Console()
+    seconds: dict[str, float] = {}
+    began = time.perf_counter()
+    console.rule("1. raw data", align="left")
+    batches = _copy(settings, data, console) if data is not None else _generate(settings, series, console)
+    seconds["raw data"] = time.perf_counter() - began
+
+    console.rule(f"2. backfill {batches[0]} {batches[-1]}, through Dagster", align="left")
+    published = _backfill(settings, batches, console)
+    seconds["backfill"] = time.perf_counter() - began - sum(seconds.values())
+
+    console.rule("3. verify: raw data recomputed by DuckDB, every value compared", align="left")
+    agrees = _verify(settings, console)
+    seconds["verify"] = time.perf_counter() - began - sum(seconds.values())
+
+    console.rule("4. what is in the table", align="left")
+    _show_counts(settings, console)
+    _show_series(settings, console)
+    console.rule("5. where the time went", align="left")
+    _show_times(settings, batches, console)
+    console.print(f"{', '.join(f'{name} {value:.1f} s' for name, value in seconds.items())}, all together {sum(seconds.values()):.1f} s")
+    console.rule("6. go on", align="left")
+    _show_next(settings, console)
+    return published and agrees
+
+
+def _generate(settings: Settings, series: int, console: Console) -> list[Batch]:
+    from rollup_assets.generator.landing import GeneratorOptions, generate
+
+    calendar = settings.calendar
+    wanted = [batch for ahead in range(max(1, HOURS * 3_600_000 // settings.batch)) if (batch := calendar.shifted(calendar.first, ahead))]
+    present = batches_with_raw(_landing_zone(settings), calendar)
+    if set(present) - set(wanted) or len(present) == len(wanted):
+        console.print(
+            f"{len(present)} batches with raw files are in {escape(settings.raw)}; they stay as they are", soft_wrap=True, highlight=False
+        )
+        return present
+    # Batches do not depend on each other: if an earlier demo was interrupted, the missing ones are what it would have made.
+    with TerminalProgress() as progress:
+        made = generate(settings, wanted, GeneratorOptions(series=series), keep_existing=True, progress=progress)
+    print_generated(console, made, settings.raw)
+    return wanted
+
+
+def _copy(settings: Settings, data: Path, console: Console) -> list[Batch]:
+    """Copy raw files, batch by batch, into an empty landing zone."""
+    calendar, target = settings.calendar, _landing_zone(settings)
+    present = batches_with_raw(target, calendar)
+    if present:
+        console.print(
+            f"{len(present)} batches with raw files are in {escape(settings.raw)}; they stay as they are", soft_wrap=True, highlight=False
+        )
+        return present
+    source = LandingZone(Place.parse(str(data.resolve())), settings.raw_layout)
+    batches = batches_with_raw(source, calendar)
+    if not batches:
+        raise GeneratorError(
+            f"{data} has no raw files from {calendar.first} on in folders like {calendar.first.start_time.strftime(settings.raw_layout)}; "
+            "point --data at the folder above those, or set ROLLUP_RAW_LAYOUT and ROLLUP_START to match it"
+        )
+    files = 0
+    for batch in batches:
+        folder = target.folder(batch)
+        hidden = (
+            Place(folder.filesystem, posixpath.join(posixpath.dirname(folder.path), f".{folder.name}.copying"))
+            if folder.is_local
+            else folder
+        )
+        if folder.is_local:
+            hidden.delete_folder()
+        for file in source.files(batch):
+            files += 1
+            inside = str(source.place(file).path)[len(source.folder(batch).path) :].lstrip("/")
+            with source.place(file).open_input() as raw, (hidden / inside).open_output() as copy:
+                shutil.copyfileobj(raw, copy, 2**22)
+        if folder.is_local:
+            folder.filesystem.move(hidden.path, folder.path)
+    console.print(
+        f"{files} files of {len(batches)} batches copied from {escape(str(data))} to {escape(settings.raw)}",
+        soft_wrap=True,
+        highlight=False,
+    )
+    return batches
+
+
+def _landing_zone(settings: Settings) -> LandingZone:
+    return LandingZone(Place.parse(settings.raw), settings.raw_layout)
+
+
+def _backfill(settings: Settings, batches: Sequence[Batch], console: Console) -> bool:
+    from rollup_assets.defs.backfill import run_backfill
+
+    with TerminalProgress() as progress:
+        result = run_backfill(settings, batches[0].key, batches[-1].key, progress=progress, on_partition=progress.partition)
+    print_backfill(console, result)
+    return result.success
+
+
+def _verify(settings: Settings, console: Console) -> bool:
+    from rollup_assets.verification import verify
+
+    with TerminalProgress() as progress:
+        found = verify(settings, progress=progress)
+    print_verification(console, found)
+    return found.agrees
+
+
+# ------------------------------------------------------------------------------------------------------------------- shown
+
+
+def _show_counts(settings: Settings, console: Console) -> None:
+    answer = query(
+        settings,
+        """
+        SELECT resolution, count(*) AS n, count(DISTINCT id) AS series, sum(count_rollup)::BIGINT AS points, max(logical_timestamp) AS last
+        FROM rollups GROUP BY 1 ORDER BY 1
+        """,
+    ).to_pylist()
+    table = Table("resolution", box=None, pad_edge=False)
+    for column in ("rows", "series", "points in them", "last label (UTC)"):
+        table.add_column(column, justify="right")
+    for row in answer:
+        table.add_row(
+            format_duration(row["resolution"]), f"{row['n']:,}", f"{row['series']:,}", f"{row['points']:,}", f"{row['last']:%Y-%m-%d %H:%M}"
+        )
+    console.print(table)
+
+
+def _show_series(settings: Settings, console: Console) -> None:
+    """One counter, as its rate per second, at every resolution."""
+    finest = settings.resolutions[0]
+    chosen = query(
+        settings,
+        f"""
+        SELECT id, arg_min(metric, logical_timestamp) AS metric, arg_min(org_id, logical_timestamp) AS org_id
+        FROM rollups WHERE resolution = {finest} GROUP BY id
+        HAVING sum(resets_rollup) <= 2 AND count(delta_rollup) > 1 AND sum(delta_rollup) > 0
+        -- Long, without being flat or all spikes.
+        ORDER BY count(*) DESC, abs(stddev_pop(rate_rollup) / avg(rate_rollup) - 0.3), id LIMIT 1
+        """,
+    ).to_pylist()
+    if not chosen:
+        console.print("no series looks like a counter, so there is no chart")
+        return
+    series = chosen[0]
+    rows = query(
+        settings,
+        f"SELECT resolution, epoch_ms(logical_timestamp) AS label, rate_rollup AS rate FROM rollups WHERE id = {series['id']} ORDER BY ALL",
+    ).to_pylist()
+    begin = min(row["label"] - row["resolution"] for row in rows if row["resolution"] == finest)
+    end = max(row["label"] for row in rows)
+    console.print(
+        f"\n[bold]{escape(series['metric'])}[/], series {series['id']} of org {series['org_id']}: rate per second", highlight=False
+    )
+    for number, resolution in enumerate(settings.resolutions):
+        height = max(2, 5 - 2 * number)
+        windows = [
+            (row["label"] - resolution, row["label"], row["rate"])
+            for row in rows
+            if row["resolution"] == resolution and row["rate"] is not None
+        ]
+        if not windows:
+            continue
+        rates = [rate for *_, rate in windows]
+        lines = columns(spread(windows, begin, end, _WIDTH), height)
+        notes = [f"{compact(max(rates))}", *[""] * (height - 2), f"{compact(min(rates))}"]
+        for name, line, note in zip((format_duration(resolution), *[""] * (height - 1)), lines, notes, strict=True):
+            console.print(f"{name:>4} [cyan]{line}[/] [dim]{note}[/]", highlight=False)
+    step = 3_600_000 if end - begin > 7_200_000 else 900_000
+    ticks = [(ms, f"{to_datetime(ms):%H:%M}") for ms in range(-(-begin // step) * step, end, step)]
+    console.print(f"     [dim]{axis(begin, end, ticks, _WIDTH)}[/]\n", highlight=False)
+
+
+def _show_times(settings: Settings, batches: Sequence[Batch], console: Console) -> None:
+    """Seconds of every stage over all partitions, as their manifests have them, largest first."""
+    stage = Stage(Place.parse(settings.stage))
+    last = settings.calendar.shifted(batches[-1], settings.reach) or batches[-1]
+    steps = {REPARTITIONED: "stage", ROLLUPS: "roll up", ROLLUP_TABLE: "publish"}
+    seconds: Counter[tuple[str, str]] = Counter()
+    for batch in settings.calendar.between(batches[0], last):
+        for asset, step in steps.items():
+            manifest = stage.read(asset, batch)
+            if manifest is not None:
+                # The total is time on the wall, the stages add up what threads took side by side.
+                seconds.update({(step, name): spent for name, spent in manifest.timings.items() if name != "total"})
+    total = sum(seconds.values())
+    table = Table("", "step", "stage", box=None, pad_edge=False)
+    table.add_column("time", justify="right")
+    table.add_column("of total", justify="right")
+    for number, ((step, name), spent) in enumerate(seconds.most_common(), start=1):
+        table.add_row(f"{number}.", step, name, f"{1_000 * spent:,.0f} ms", f"{100 * spent / total if total else 0:.2f}%")
+    console.print(table)
+
+
+def _show_next(settings: Settings, console: Console) -> None:
+    home = settings.home
+    home = home.relative_to(project_root()) if home.is_relative_to(project_root()) else home
+    prefix = "" if home == Path(".rollups") else f"ROLLUP_HOME={home} "
+    for what, command in (
+        ("the graph, its partitions and checks in the browser", f"{prefix}rollups dev"),
+        ("ask SQL", f'{prefix}rollups sql "select resolution, count(*), sum(count_rollup) from rollups group by 1"'),
+        ("what is staged, published or stale", f"{prefix}rollups status"),
+    ):
+        console.print(f"{what}:\n    {escape(command)}", soft_wrap=True, highlight=False)

@@ -1,0 +1,168 @@
+"""What commands print: outcomes in, lines and tables out. Finding anything out stays out."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from rollup_assets.defs.backfill import BackfillResult
+    from rollup_assets.generator.landing import Generated
+    from rollup_assets.status import PartitionStatus
+    from rollup_assets.verification import Verification
+
+ROWS_SHOWN = 200
+
+
+def print_generated(console: Console, made: Generated, raw: str) -> None:
+    """What was generated, and what is wrong with it."""
+    console.print(
+        f"{made.rows:,} rows of {made.series:,} series in {_count(made.files, 'file')}, {bytes_text(made.bytes)}, in {escape(raw)}",
+        soft_wrap=True,
+    )
+    dirt = [f"{rows:,} {kind.replace('_', ' ')}" for kind, rows in made.dirt.items() if rows]
+    console.print(f"of them {', '.join(dirt)}" if dirt else "nothing is wrong with them", soft_wrap=True)
+
+
+def print_backfill(console: Console, result: BackfillResult) -> None:
+    """What became of the partitions, in a few lines."""
+
+    def say(text: str) -> None:
+        console.print(text, soft_wrap=True, highlight=False)
+
+    if result.closed_runs:
+        say(f"closed {_count(len(result.closed_runs), 'run')} of a killed backfill: {', '.join(result.closed_runs)}")
+    say(f"[green]{_count(len(result.published), 'partition')} published[/] in {_count(len(result.runs), 'run')}")
+    for partition, reason in result.waiting.items():
+        say(f"[yellow]waiting[/] {partition}: {escape(reason)}")
+    for partition in result.skipped:
+        say(f"[yellow]skipped[/] {partition}: its batch has not ended yet; a later backfill publishes it")
+    for partition, reason in result.failed.items():
+        say(f"[red]failed[/] {partition}: {escape(reason)}")
+
+
+def print_verification(console: Console, found: Verification) -> None:
+    """A line for each partition, then the first differences."""
+    table = _table("partition", "", "points", "rows", "different", "missing", "extra", "seconds")
+    for partition in found.partitions:
+        counts = (partition.points, sum(partition.rows.values()), partition.different, partition.missing, partition.extra)
+        verdict = "[green]agrees[/]" if partition.agrees else "[red]differs[/]"
+        table.add_row(partition.partition, verdict, *(f"{count:,}" for count in counts), f"{partition.seconds:.1f}")
+    if found.partitions:
+        console.print(table)
+    for partition in found.partitions:
+        for remark in (*partition.problems, *partition.notes):
+            console.print(f"{partition.partition}: {escape(remark)}", soft_wrap=True, highlight=False)
+    for partition_key in found.waiting:
+        console.print(f"[yellow]waiting[/] {partition_key}: raw data is not staged yet; not compared", highlight=False)
+    for partition_key in found.not_staged:
+        console.print(
+            f"[red]not staged[/] {partition_key}: has raw files; run rollups backfill {partition_key} {partition_key}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    for partition_key in found.not_published:
+        console.print(
+            f"[red]not published[/] {partition_key}: run rollups backfill {partition_key} {partition_key}", highlight=False, soft_wrap=True
+        )
+    if found.differences:
+        total = sum(partition.different + partition.missing + partition.extra for partition in found.partitions)
+        table = Table(
+            "partition",
+            "series",
+            "metric",
+            "resolution",
+            "label",
+            "column",
+            "expected",
+            "found",
+            title=f"first differences, of {total:,} rows",
+        )
+        for difference in found.differences:
+            table.add_row(*(escape(str(value)) for value in dataclasses.astuple(difference)))
+        console.print(table)
+    compared = f"{found.rows:,} rows of {_count(len(found.partitions), 'partition')}"
+    if found.agrees:
+        console.print(f"[green]{compared} agree with raw data[/] (doubles within {found.tolerance:g})", highlight=False)
+    else:
+        console.print(f"[red]{compared} were compared; not everything agrees with raw data[/]", highlight=False)
+
+
+def print_status(console: Console, found: Sequence[PartitionStatus]) -> None:
+    """A line for each partition."""
+    colors = {"published": "green", "empty": "dim", "waiting": "yellow", "stale": "yellow", "quarantined": "red", "not staged": "yellow"}
+    table = _table("partition", "state", "raw files", "size", "points", "quarantined", "published")
+    for partition in found:
+        table.add_row(
+            partition.partition,
+            f"[{colors.get(partition.state, 'default')}]{partition.state}[/]",
+            str(partition.raw_files or ""),
+            bytes_text(partition.raw_bytes) if partition.raw_files else "",
+            "" if partition.points is None else f"{partition.points:,}",
+            f"{partition.quarantined:,}" if partition.quarantined else "",
+            f"{sum(partition.rows.values()):,}" if partition.published else "",
+        )
+    console.print(table)
+    for partition in found:
+        for remark in _remarks(partition):
+            console.print(f"{partition.partition}: {escape(remark)}", soft_wrap=True, highlight=False)
+
+
+def _remarks(partition: PartitionStatus) -> list[str]:
+    remarks = []
+    if partition.over_limit:
+        remarks.append(
+            f"{partition.quarantined:,} of {partition.rows_read:,} rows are quarantined, or a whole file is: more than the limit allows"
+        )
+    if partition.waiting_for:
+        remarks.append(f"waits for {', '.join(partition.waiting_for)} to be staged")
+    return remarks + partition.stale
+
+
+def print_rows(console: Console, answer: pa.Table) -> None:
+    """The first rows of an answer as a table."""
+    import pyarrow.types as pt
+
+    table = Table()
+    for field in answer.schema:
+        is_number = pt.is_integer(field.type) or pt.is_floating(field.type) or pt.is_decimal(field.type)
+        table.add_column(escape(field.name), justify="right" if is_number else "left")
+    for row in answer.slice(0, ROWS_SHOWN).to_pylist():
+        table.add_row(*("[dim]null[/]" if value is None else escape(_text(value)) for value in row.values()))
+    console.print(table)
+    if answer.num_rows > ROWS_SHOWN:
+        console.print(f"the first {ROWS_SHOWN} of {answer.num_rows:,} rows; --csv and --json print all")
+
+
+def _text(value: object) -> str:
+    if isinstance(value, dt.datetime):
+        return value.replace(tzinfo=None).isoformat(sep=" ")
+    return f"{value:,.6g}" if isinstance(value, float) else str(value)
+
+
+def bytes_text(count: float) -> str:
+    """Bytes in three digits and binary units: ``29.7 MiB``."""
+    for size, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count:.0f} B"
+
+
+def _table(*columns: str) -> Table:
+    """A plain table; the first two columns are texts, the others numbers."""
+    table = Table(box=None, pad_edge=False)
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number < 2 else "right", no_wrap=True)
+    return table
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number:,} {noun}s"
