@@ -124,7 +124,7 @@ def _split_file(
             bad = BadFile(file.path, SCHEMA_MISMATCH, raw.problem, raw.row_count)
         else:
             started = time.perf_counter()
-            for rows in raw.rows(task.batch):
+            for rows in raw.rows(task.batch, context.memory):
                 read = time.perf_counter()
                 result.seconds["read"] += read - started
                 rows_read += len(rows.id)

@@ -26,8 +26,11 @@ ROW_REASONS = ("null_id", "null_timestamp", "null_value", "non_finite_value", "n
 UNREADABLE_FILE = "unreadable_file"
 SCHEMA_MISMATCH = "schema_mismatch"
 
-# More rows than this are never decoded at once: a row group may be as large as its file.
+# A row group may be as large as its file: more rows than this are never decoded at once, and fewer where memory is short. A row takes
+# about 40 bytes decoded and as much again packed, and what Arrow holds of the row group's pages comes on top.
 MOST_ROWS = 1 << 20
+FEWEST_ROWS = 1 << 16
+_BYTES_PER_ROW = 256
 _MS_PER_UNIT = {"s": (1_000, 1), "ms": (1, 1), "us": (1, 1_000), "ns": (1, 1_000_000)}
 _NO_RECEIVE = np.iinfo(np.int64).min
 
@@ -129,8 +132,8 @@ class RawFile:
         self.row_count: int = self._file.metadata.num_rows
         self.problem = schema_problem(self._schema, value_column)
 
-    def rows(self, batch: Batch) -> Iterator[RawRows]:
-        """The file's rows in order, classified for ``batch``."""
+    def rows(self, batch: Batch, memory: int) -> Iterator[RawRows]:
+        """The file's rows in order, classified for ``batch``, as many at once as ``memory`` bytes allow."""
         import pyarrow as pa
 
         columns = ["id", "org_id", "metric", "logical_timestamp", self._value_column]
@@ -138,21 +141,21 @@ class RawFile:
             columns.append("receive_timestamp")
         position = 0
         try:
-            for table in self._tables(columns):
+            for table in self._tables(columns, max(FEWEST_ROWS, min(MOST_ROWS, memory // _BYTES_PER_ROW))):
                 if table.num_rows:
                     yield _normalised(table, position, self._value_column, batch)
                 position += table.num_rows
         except (pa.ArrowException, OSError, ValueError) as error:
             raise UnreadableFileError(_first_line(error)) from error
 
-    def _tables(self, columns: list[str]) -> Iterator[pa.Table]:
+    def _tables(self, columns: list[str], most_rows: int) -> Iterator[pa.Table]:
         import pyarrow as pa
 
         for group in range(self._file.num_row_groups):
-            if self._file.metadata.row_group(group).num_rows <= MOST_ROWS:
+            if self._file.metadata.row_group(group).num_rows <= most_rows:
                 yield self._file.read_row_group(group, columns=columns, use_threads=False)
             else:
-                for batch in self._file.iter_batches(MOST_ROWS, row_groups=[group], columns=columns, use_threads=False):
+                for batch in self._file.iter_batches(most_rows, row_groups=[group], columns=columns, use_threads=False):
                     yield pa.Table.from_batches([batch])
 
 
