@@ -14,7 +14,7 @@ import dagster as dg
 from rollup_assets.batches import Batch, to_datetime
 from rollup_assets.iceberg.schema import COLUMNS
 from rollup_assets.settings import Settings, format_duration
-from rollup_assets.storage.manifests import Manifest, Stage
+from rollup_assets.storage.manifests import ROLLUPS, Manifest, Stage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,7 +25,26 @@ ON_THE_CLOCK = "total"
 _LAST_TIME = (
     62_135_596_800_000  # beyond about the years 1 and 3938 a timestamp is shown as the number it is: quarantined ones can be anything
 )
-_DESCRIPTIONS = {column.name: column.description for column in COLUMNS}
+_OF_ROLLUPS = {column.name: column.description for column in COLUMNS}
+_OF_POINTS = {
+    "metric_shard_id": _OF_ROLLUPS["metric_shard_id"],
+    "id": "series",
+    "org_id": "organization",
+    "metric": "name of the metric",
+    "logical_timestamp": "event time in UTC epoch milliseconds",
+    "receive_timestamp": "when the platform received the point, UTC epoch milliseconds",
+    "long_value": "the value",
+    "double_value": "the value",
+    "reason": "why the row or file cannot be used",
+    "file": "raw file, relative to the landing zone",
+    "row_number": "position in the file, from 0; null for a whole file",
+    "rows": "rows this stands for: 1, or those of a whole file",
+    "detail": "what is wrong with a whole file",
+    "first_timestamp": "first accepted point of the batch, UTC epoch milliseconds",
+    "first_value": "its value",
+    "last_timestamp": "last accepted point of the batch, UTC epoch milliseconds",
+    "last_value": "its value",
+}
 _PER_RESOLUTION = {"rows": "rows", "counts": "points", "carried": "points_carried", "windows": "open_windows", "files": "files"}
 
 Metadata = dict[str, Any]
@@ -45,7 +64,7 @@ def of_staged(stage: Stage, batch: Batch, manifest: Manifest, *, unchanged: bool
     sample = first_rows(stage, batch, manifest)
     if sample is not None:
         metadata["preview"] = dg.MetadataValue.md(markdown(sample))
-        metadata["dagster/column_schema"] = column_schema(sample.schema)
+        metadata["dagster/column_schema"] = column_schema(sample.schema, _OF_ROLLUPS if manifest.asset == ROLLUPS else _OF_POINTS)
     return metadata
 
 
@@ -115,14 +134,14 @@ def markdown(rows: pa.Table) -> str:
     return "\n".join(lines)
 
 
-def column_schema(schema: pa.Schema) -> dg.TableSchema:
-    """Names, types and nullability of staged columns, described where they are the table's."""
+def column_schema(schema: pa.Schema, descriptions: Mapping[str, str]) -> dg.TableSchema:
+    """Names, types and nullability of staged columns."""
     return dg.TableSchema(
         columns=[
             dg.TableColumn(
                 field.name,
                 str(field.type),
-                description=_DESCRIPTIONS.get(field.name),
+                description=descriptions.get(field.name),
                 constraints=dg.TableColumnConstraints(nullable=field.nullable),
             )
             for field in schema
