@@ -6,6 +6,7 @@ that is there stays, and what is up to date is not done twice.
 
 from __future__ import annotations
 
+import datetime as dt
 import posixpath
 import shutil
 import time
@@ -49,7 +50,7 @@ def run_demo(settings: Settings, *, data: Path | None, series: int, console: Con
     seconds: dict[str, float] = {}
     began = time.perf_counter()
     console.rule("1. raw data", align="left")
-    batches = _copy(settings, data, console) if data is not None else _generate(settings, series, console)
+    batches = _ended(settings, _copy(settings, data, console) if data is not None else _generate(settings, series, console), console)
     seconds["raw data"] = time.perf_counter() - began
 
     console.rule(f"2. backfill {batches[0]} {batches[-1]}, through Dagster", align="left")
@@ -69,6 +70,20 @@ def run_demo(settings: Settings, *, data: Path | None, series: int, console: Con
     console.rule("6. go on", align="left")
     _show_next(settings, console)
     return published and agrees
+
+
+def _ended(settings: Settings, batches: list[Batch], console: Console) -> list[Batch]:
+    """The batches that exist as partitions: those that have ended."""
+    latest = settings.calendar.last_ended(dt.datetime.now(dt.UTC))
+    ended = [batch for batch in batches if latest is not None and batch <= latest]
+    if not ended:
+        raise GeneratorError(
+            f"no batch with raw files in {settings.raw} has ended yet, so there is nothing to publish; "
+            f"come back after {batches[0].end_time:%Y-%m-%d %H:%M} UTC"
+        )
+    if len(ended) < len(batches):
+        console.print(f"{batches[len(ended)]} and later have not ended yet; they are left out", highlight=False)
+    return ended
 
 
 def _generate(settings: Settings, series: int, console: Console) -> list[Batch]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -51,7 +50,7 @@ def print_backfill(console: Console, result: BackfillResult) -> None:
 
 def print_verification(console: Console, found: Verification) -> None:
     """A line for each partition, then the first differences."""
-    table = _table("partition", "", "points", "rows", "different", "missing", "extra", "seconds")
+    table = _table("partition", "", "points", "rows", "different", "missing", "extra", "s")
     for partition in found.partitions:
         counts = (partition.points, sum(partition.rows.values()), partition.different, partition.missing, partition.extra)
         verdict = "[green]agrees[/]" if partition.agrees else "[red]differs[/]"
@@ -75,20 +74,14 @@ def print_verification(console: Console, found: Verification) -> None:
         )
     if found.differences:
         total = sum(partition.different + partition.missing + partition.extra for partition in found.partitions)
-        table = Table(
-            "partition",
-            "series",
-            "metric",
-            "resolution",
-            "label",
-            "column",
-            "expected",
-            "found",
-            title=f"first differences, of {total:,} rows",
-        )
-        for difference in found.differences:
-            table.add_row(*(escape(str(value)) for value in dataclasses.astuple(difference)))
-        console.print(table)
+        console.print(f"first differences, of {total:,} rows:")
+        for each in found.differences:
+            console.print(
+                f"  {each.partition}  {each.resolution} {each.label}  series {each.id} ({escape(each.metric)})  "
+                f"[bold]{each.column}[/]: expected {escape(each.expected)}, found {escape(each.found)}",
+                soft_wrap=True,
+                highlight=False,
+            )
     compared = f"{found.rows:,} rows of {_count(len(found.partitions), 'partition')}"
     if found.agrees:
         console.print(f"[green]{compared} agree with raw data[/] (doubles within {found.tolerance:g})", highlight=False)
@@ -134,7 +127,7 @@ def print_rows(console: Console, answer: pa.Table) -> None:
     table = Table()
     for field in answer.schema:
         is_number = pt.is_integer(field.type) or pt.is_floating(field.type) or pt.is_decimal(field.type)
-        table.add_column(escape(field.name), justify="right" if is_number else "left")
+        table.add_column(escape(field.name), justify="right" if is_number else "left", no_wrap=True)
     for row in answer.slice(0, ROWS_SHOWN).to_pylist():
         table.add_row(*("[dim]null[/]" if value is None else escape(_text(value)) for value in row.values()))
     console.print(table)

@@ -1,0 +1,228 @@
+"""The command ``rollups``: what it prints and its exit status, from raw data to a verified table."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from rollup_assets.cli import app
+from rollup_assets_tests.verification.naive_table import content_of, replace
+
+Run = Callable[..., Any]
+FIRST, LAST = "2026-01-01-00:00", "2026-01-01-02:00"
+
+
+def runner(home: Path, patch: pytest.MonkeyPatch) -> Run:
+    for name, value in {"HOME": home, "SHARDS": 4, "THREADS": 2, "MEMORY": "256MiB"}.items():
+        patch.setenv(f"ROLLUP_{name}", str(value))
+
+    def run(*arguments: object, status: int = 0) -> Any:
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        assert result.exit_code == status, f"{result.output}\n{result.exception!r}"
+        assert status == 0 or isinstance(result.exception, SystemExit), "an error of ours, not a traceback"
+        return json.loads(result.stdout) if "--json" in arguments else result
+
+    return run
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    return runner(tmp_path, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three generated hours, published; tests must leave them so."""
+    made = tmp_path_factory.mktemp("published")
+    with pytest.MonkeyPatch.context() as patch:
+        go = runner(made, patch)
+        go("generate", "--hours", 3, "--series", 400, "--files", 3, "--interval", "20s")
+        result = go("backfill", FIRST, LAST, "--json")
+    assert (result["success"], result["failed"], result["waiting"]) == (True, {}, {})
+    assert result["published"] == [f"2026-01-01-0{hour}:00" for hour in range(5)]
+    return made
+
+
+@pytest.fixture
+def ready(home: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    return runner(home, monkeypatch)
+
+
+def plain(text: str) -> str:
+    """Without colours, and with lines that the console wrapped joined."""
+    return re.sub(r"\s+", " ", re.sub(r"\x1b\[[0-9;]*m", "", text))
+
+
+# ------------------------------------------------------------------------------------------------------------------- help
+
+
+@pytest.mark.parametrize("command", ["generate", "backfill", "verify", "sql", "status", "demo", "dev"])
+def test_every_command_has_help_with_examples(run: Run, command: str) -> None:
+    text = plain(run(command, "--help").output)
+    assert "For example" in text
+    assert f"rollups {command}" in text
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """Half a second instead of five."""
+    code = "import sys, rollup_assets.cli; print(*sys.modules)"
+    modules = set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+    assert not modules & {"dagster", "pyarrow", "duckdb", "pyiceberg", "numba", "numpy", "pydantic"}
+
+
+# --------------------------------------------------------------------------------------------------------------- generate
+
+
+def test_generate_tells_what_it_wrote_and_what_to_do_next(run: Run, tmp_path: Path) -> None:
+    text = plain(run("generate", "--from", "2026-01-02-07:00", "--hours", 2, "--series", 20, "--files", 1, "--bad-files", 1).output)
+    assert "rows of 20 series in" in text
+    assert "1 bad files" in text
+    assert "next: rollups backfill 2026-01-02-07:00 2026-01-02-08:00" in text
+    assert len(list((tmp_path / "raw_datapoints").rglob("hour=07/*.parquet"))) == 3
+
+
+def test_generate_follows_settings_and_its_value_type(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROLLUP_RAW", str(tmp_path / "elsewhere"))
+    monkeypatch.setenv("ROLLUP_RAW_LAYOUT", "%Y%m%d-%H")
+    made = run(
+        "generate", "--hours", 1, "--series", 20, "--files", 1, "--late", 0, "--value-type", "double", "--no-receive-timestamps", "--json"
+    )
+    (file,) = (tmp_path / "elsewhere" / "20260101-00").iterdir()
+    assert pq.read_schema(file).field("double_value").type == pa.float64()
+    assert made["raw"] == str(tmp_path / "elsewhere")
+    assert made["rows"] == pq.read_metadata(file).num_rows
+
+
+def test_generate_refuses_to_overwrite(run: Run) -> None:
+    run("generate", "--hours", 1, "--series", 20)
+    refused = run("generate", "--hours", 1, "--series", 20, status=1)
+    assert "existing raw data is never overwritten" in plain(refused.stderr)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--from", "yesterday"), ("--from", "2025-01-01-00:00"), ("--interval", "ten"), ("--hours", 0), ("--nonsense",)],
+)
+def test_generate_with_bad_arguments_ends_with_2(run: Run, arguments: tuple[object, ...]) -> None:
+    run("generate", *arguments, status=2)
+
+
+# ---------------------------------------------------------------------------------------------- backfill, verify, sql, status
+
+
+def test_the_table_has_all_accepted_points_at_every_resolution(ready: Run) -> None:
+    answer = ready("sql", "select resolution, sum(count_rollup) as points from rollups group by 1", "--json")
+    points = sum(partition["points"] or 0 for partition in ready("status", "--json"))
+    assert [row["points"] for row in answer] == [points] * 3
+    assert points > 100_000
+
+
+def test_verify_agrees_with_what_the_product_published(ready: Run) -> None:
+    found = ready("verify", "--json")
+    assert found["agrees"] is True
+    assert found["differences"] == []
+    assert [partition["problems"] for partition in found["partitions"]] == [[]] * 5
+    assert "agree with raw data" in plain(ready("verify", "2026-01-01-01:00", LAST).output)
+
+
+def test_verify_ends_with_1_and_names_what_differs(ready: Run, home: Path, make_pipeline: Callable[..., Any]) -> None:
+    pipeline = make_pipeline(home)
+    table = content_of(pipeline)
+    latest = table.schema.get_field_index("latest_rollup")
+    values = table["latest_rollup"].to_pylist()
+    try:
+        replace(pipeline, table.set_column(latest, table.schema.field(latest), pa.array([values[0] + 1, *values[1:]])))
+        text = plain(ready("verify", status=1).output)
+    finally:
+        replace(pipeline, table)
+    assert f"latest_rollup: expected {values[0]}, found {values[0] + 1}" in text
+    assert f"series {table['id'][0]}" in text
+
+
+def test_verify_of_a_partition_that_is_not_staged_ends_with_1(run: Run) -> None:
+    run("generate", "--hours", 1, "--series", 20)
+    assert "not staged 2026-01-01-00:00: has raw files; run rollups backfill" in plain(run("verify", FIRST, status=1).output)
+    assert run("verify", "--json")["agrees"] is True
+
+
+@pytest.mark.parametrize("command", ["backfill", "verify", "status"])
+def test_partitions_that_do_not_exist_end_with_2(run: Run, command: str) -> None:
+    for first, last in (("2026-01-01", "2026-01-01"), ("2026-01-01-00:30", LAST), ("2025-12-31-23:00", LAST), (LAST, FIRST)):
+        assert run(command, first, last, status=2).stderr.startswith("error: ")
+
+
+def test_partitions_of_the_future_cannot_be_backfilled(run: Run) -> None:
+    assert "does not exist yet" in plain(run("backfill", "2999-01-01-00:00", "2999-01-01-00:00", status=2).stderr)
+
+
+def test_a_setting_that_contradicts_another_is_told_in_one_sentence(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROLLUP_LOOKBACK", "2h")
+    assert "shorten the lookback" in plain(run("status", status=2).stderr)
+
+
+def test_a_failing_partition_ends_with_1_and_is_named_and_the_others_are_published(run: Run, tmp_path: Path) -> None:
+    run("generate", "--hours", 2, "--series", 40, "--files", 1)
+    folder = tmp_path / "raw_datapoints/year=2026/month=01/day=01/hour=05"
+    folder.mkdir(parents=True)
+    (folder / "torn.parquet").write_bytes(b"PAR1")
+    result = run("backfill", FIRST, "2026-01-01-05:00", "--json", status=1)
+    assert "hour=05/torn.parquet" in result["failed"]["2026-01-01-05:00"]
+    assert result["published"] == [f"2026-01-01-0{hour}:00" for hour in range(5)]
+    found = {partition["partition"]: partition["state"] for partition in run("status", "--json")}
+    assert (found[FIRST], found["2026-01-01-05:00"]) == ("published", "quarantined")
+    assert run("verify", FIRST, "2026-01-01-04:00", "--json")["agrees"] is True
+    assert run("verify", FIRST, "2026-01-01-05:00", "--json", status=1)["not_staged"] == ["2026-01-01-05:00"]
+
+
+def test_a_second_backfill_changes_nothing(ready: Run) -> None:
+    before = ready("status", "--json")
+    ready("backfill", FIRST, LAST)
+    assert ready("status", "--json") == before
+
+
+def test_status_shows_each_partition(ready: Run) -> None:
+    text = plain(ready("status").output)
+    assert text.count("published") >= 5
+    assert "2026-01-01-04:00" in text
+    (one,) = ready("status", FIRST, "--json")
+    assert (one["state"], one["raw_files"], one["stale"]) == ("published", 4, [])
+    assert set(one["rows"]) == {"60000", "300000", "3600000"}
+
+
+def test_status_of_nothing_says_how_to_begin(run: Run) -> None:
+    assert "rollups generate" in plain(run("status").output)
+
+
+def test_sql_prints_a_table_json_or_csv(ready: Run) -> None:
+    statement = (
+        "select metric, sum(count_rollup) as points, max(logical_timestamp) as last, null as nothing from rollups group by 1 order by 1"
+    )
+    as_json = ready("sql", statement, "--json")
+    rows = list(csv.DictReader(io.StringIO(ready("sql", statement, "--csv").stdout)))
+    assert [row["metric"] for row in rows] == [row["metric"] for row in as_json]
+    assert isinstance(as_json[0]["points"], int)
+    assert as_json[0]["last"].endswith("+00:00")
+    table = plain(ready("sql", statement).output)
+    assert "points" in table
+    assert as_json[0]["metric"] in table
+    assert "the first 200 of" in plain(ready("sql", "select * from rollups").output)
+
+
+def test_sql_prints_one_format_at_a_time() -> None:
+    assert CliRunner().invoke(app, ["sql", "select 1", "--csv", "--json"]).exit_code == 2
+
+
+def test_sql_that_cannot_be_answered_ends_with_1(ready: Run) -> None:
+    assert ready("sql", "select nosuch from rollups", status=1).stderr.startswith("error: ")

@@ -1,0 +1,64 @@
+"""``rollups demo`` on generated data and on a recording, twice each."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from rollup_assets_tests.test_cli import plain, runner
+
+RECORDING = Path(__file__).resolve().parent.parent / "examples" / "host-metrics"
+
+
+def raw_files(home: Path) -> dict[str, tuple[int, int]]:
+    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in (home / "raw_datapoints").rglob("*") if path.is_file()}
+
+
+def test_demo_generates_publishes_verifies_and_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = runner(tmp_path, monkeypatch)
+    text = plain(run("demo", "--series", 100).output)
+    for piece in ("nulls", "8 partitions published", "agree with raw data", "rate per second", "of total", "rollups dev", "rollups sql"):
+        assert piece in text, piece
+    before = raw_files(tmp_path)
+    again = plain(run("demo", "--series", 100).output)
+    assert "6 batches with raw files are in" in again
+    assert "agree with raw data" in again
+    assert raw_files(tmp_path) == before
+
+
+def test_demo_copies_a_recording_once_and_only_into_an_empty_landing_zone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tmp_path / "recording"
+    for hour in (10, 11):
+        folder = f"year=2026/month=11/day=22/hour={hour}"
+        (data / folder).mkdir(parents=True)
+        for file in sorted((RECORDING / folder).iterdir())[:2]:
+            shutil.copy(file, data / folder)
+    home = tmp_path / "home"
+    run = runner(home, monkeypatch)
+    text = plain(run("demo", "--data", data).output)
+    assert "4 files of 2 batches copied" in text
+    assert "agree with raw data" in text
+    assert sorted(path.name for path in (home / "raw_datapoints").rglob("*.parquet")) == sorted(
+        path.name for path in data.rglob("*.parquet")
+    )
+    before = raw_files(home)
+    assert "stay as they are" in plain(run("demo", "--data", RECORDING).output)
+    assert raw_files(home) == before
+
+
+def test_demo_refuses_a_folder_without_raw_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "empty").mkdir()
+    refused = runner(tmp_path / "home", monkeypatch)("demo", "--data", tmp_path / "empty", status=1)
+    assert "has no raw files" in plain(refused.stderr)
+
+
+def test_demo_leaves_other_raw_data_alone_and_shows_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = runner(tmp_path, monkeypatch)
+    run("generate", "--from", "2026-02-01-00:00", "--hours", 1, "--series", 40, "--files", 1)
+    before = raw_files(tmp_path)
+    text = plain(run("demo").output)
+    assert "backfill 2026-02-01-00:00 2026-02-01-00:00" in text
+    assert "agree with raw data" in text
+    assert raw_files(tmp_path) == before

@@ -1,0 +1,66 @@
+"""SQL over the current snapshot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rollup_assets.errors import QueryError
+from rollup_assets.pipeline import Pipeline
+from rollup_assets.query import query
+from rollup_assets_tests.conftest import MakePipeline
+from rollup_assets_tests.naive import Point
+from rollup_assets_tests.verification.naive_table import append, arrow_of, rows_of
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory, make_pipeline: MakePipeline) -> Pipeline:
+    made = make_pipeline(tmp_path_factory.mktemp("query"))
+    first = made.calendar.first
+    points = [Point(series, 1, "cpu", first.start + 30_000 * number, 10 * number) for series in (-1, 7) for number in range(1, 20)]
+    append(made, arrow_of(made, rows_of(made, points, [first])))
+    return made
+
+
+def test_counts_by_resolution(pipeline: Pipeline) -> None:
+    answer = query(pipeline.settings, "select resolution, count(*) n, sum(count_rollup)::bigint points from rollups group by 1 order by 1")
+    assert answer.to_pylist() == [{"resolution": 60_000, "n": 20, "points": 38}, {"resolution": 300_000, "n": 4, "points": 38}]
+
+
+def test_times_are_utc_whatever_the_machine_says(pipeline: Pipeline) -> None:
+    answer = query(
+        pipeline.settings,
+        "select date_trunc('hour', logical_timestamp)::varchar as hour, max(logical_timestamp) as last from rollups group by 1",
+    )
+    (row,) = answer.to_pylist()
+    assert row["hour"].startswith("2026-01-01 00:00:00")
+    assert row["last"].isoformat() == "2026-01-01T00:10:00+00:00"
+
+
+def test_filters_on_every_kind_of_column(pipeline: Pipeline) -> None:
+    for condition in ("id = -1", "resolution = 60000", "metric = 'cpu'", "logical_timestamp > timestamptz '2026-01-01 00:05:00Z'"):
+        (row,) = query(
+            pipeline.settings, f"select count(*) n, count(*) filter ({condition}) all_of_them from rollups where {condition}"
+        ).to_pylist()
+        assert row["n"] == row["all_of_them"] > 0
+
+
+def test_describe_tells_the_columns(pipeline: Pipeline) -> None:
+    columns = {row["column_name"]: row["column_type"] for row in query(pipeline.settings, "describe rollups").to_pylist()}
+    assert columns["sum_rollup"] == "BIGINT"
+    assert columns["logical_timestamp"] == "TIMESTAMP WITH TIME ZONE"
+
+
+def test_a_statement_without_an_answer_gives_no_rows(pipeline: Pipeline) -> None:
+    assert query(pipeline.settings, "set threads = 1").num_rows == 0
+
+
+def test_what_duckdb_refuses_is_told_in_its_words(pipeline: Pipeline) -> None:
+    with pytest.raises(QueryError, match="nosuch"):
+        query(pipeline.settings, "select nosuch from rollups")
+
+
+def test_without_a_table_the_error_says_how_to_get_one(tmp_path: Path, make_pipeline: MakePipeline) -> None:
+    with pytest.raises(QueryError, match=r"no table metrics.rollups .*rollups backfill"):
+        query(make_pipeline(tmp_path).settings, "select 1")

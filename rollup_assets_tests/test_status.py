@@ -1,0 +1,161 @@
+"""Where partitions stand, from the first raw file to a stale rollup."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+
+import pytest
+
+from rollup_assets.batches import Batch
+from rollup_assets.pipeline import Pipeline
+from rollup_assets.status import PartitionStatus, batch_of_folder, batches_with_raw, status
+from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS
+from rollup_assets_tests.conftest import MakePipeline
+from rollup_assets_tests.landing import write_bytes, write_rows
+from rollup_assets_tests.naive import RawRow
+from rollup_assets_tests.verification.naive_table import land_and_stage, receipt, stage
+
+LATER = dt.datetime(2026, 6, 1, tzinfo=dt.UTC)
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path, make_pipeline: MakePipeline) -> Pipeline:
+    return make_pipeline(tmp_path)
+
+
+def batches(pipeline: Pipeline, count: int) -> list[Batch]:
+    return [batch for ahead in range(count) if (batch := pipeline.calendar.shifted(pipeline.calendar.first, ahead))]
+
+
+def states(pipeline: Pipeline, now: dt.datetime = LATER) -> dict[str, str]:
+    return {found.partition[-5:]: found.state for found in status(pipeline.settings, now=now)}
+
+
+def one(pipeline: Pipeline, batch: Batch) -> PartitionStatus:
+    (found,) = status(pipeline.settings, [batch])
+    return found
+
+
+def land(pipeline: Pipeline, batch: Batch, name: str = "a.parquet") -> None:
+    write_rows(pipeline, batch, name, [RawRow(7, 1, "m", batch.start, 5)])
+
+
+def stage_good(pipeline: Pipeline, *chosen: Batch) -> None:
+    land_and_stage(pipeline, {batch: {"a.parquet": [RawRow(7, 1, "m", batch.start, 5)]} for batch in chosen})
+
+
+def test_nothing_at_all(pipeline: Pipeline) -> None:
+    assert states(pipeline) == {}
+    assert one(pipeline, pipeline.calendar.first).state == "empty"
+
+
+def test_raw_files_make_their_partition_unstaged_and_the_next_two_waiting(pipeline: Pipeline) -> None:
+    land(pipeline, batches(pipeline, 1)[0])
+    assert states(pipeline) == {"00:00": "not staged", "01:00": "waiting", "02:00": "waiting"}
+
+
+def test_trailing_partitions_that_have_not_ended_are_not_listed(pipeline: Pipeline) -> None:
+    land(pipeline, batches(pipeline, 1)[0])
+    assert states(pipeline, now=dt.datetime(2026, 1, 1, 2, 30, tzinfo=dt.UTC)) == {"00:00": "not staged", "01:00": "waiting"}
+
+
+def test_staged_rolled_up_published(pipeline: Pipeline) -> None:
+    batch = batches(pipeline, 1)[0]
+    stage_good(pipeline, batch)
+    assert (one(pipeline, batch).state, one(pipeline, batch).points) == ("staged", 1)
+    stage(pipeline, ROLLUPS, batch, {})
+    assert one(pipeline, batch).state == "rolled up"
+    published(pipeline, batch)
+    assert one(pipeline, batch).state == "published"
+
+
+def published(pipeline: Pipeline, batch: Batch) -> None:
+    receipt(pipeline, batch)
+    rollups, table = pipeline.stage.read(ROLLUPS, batch), pipeline.stage.read(ROLLUP_TABLE, batch)
+    assert rollups is not None
+    assert table is not None
+    upstream = {
+        asset: {each.key: found.digest if (found := pipeline.stage.read(asset, each)) else None for each in chosen}
+        for asset, chosen in ((REPARTITIONED, [batch]), (PARTIAL_POINTS, [batch, *pipeline.calendar.earlier(batch, 2)]))
+    }
+    pipeline.stage.write(rollups.model_copy(update={"upstream": upstream}), batch)
+    pipeline.stage.write(table.model_copy(update={"digest": rollups.digest}), batch)
+
+
+def test_a_new_raw_file_makes_its_partition_stale(pipeline: Pipeline) -> None:
+    batch = batches(pipeline, 1)[0]
+    stage_good(pipeline, batch)
+    published(pipeline, batch)
+    assert one(pipeline, batch).stale == []
+    land(pipeline, batch, "late.parquet")
+    assert one(pipeline, batch).state == "stale"
+    assert one(pipeline, batch).stale == ["raw files have changed since they were staged"]
+
+
+def test_restaging_makes_exactly_the_partitions_stale_that_read_it(pipeline: Pipeline) -> None:
+    of = batches(pipeline, 4)
+    stage_good(pipeline, *of)
+    for batch in of:
+        published(pipeline, batch)
+    manifest = pipeline.stage.read(PARTIAL_POINTS, of[0])
+    assert manifest is not None
+    pipeline.stage.write(manifest.model_copy(update={"digest": "other"}), of[0])
+    assert [found.state for found in status(pipeline.settings, of)] == ["stale", "stale", "stale", "published"]
+    assert one(pipeline, of[2]).stale == ["partial_points 2026-01-01-00:00 has changed since it was rolled up"]
+
+
+def test_rollups_that_changed_after_publishing_are_named(pipeline: Pipeline) -> None:
+    batch = batches(pipeline, 1)[0]
+    stage_good(pipeline, batch)
+    published(pipeline, batch)
+    rollups = pipeline.stage.read(ROLLUPS, batch)
+    assert rollups is not None
+    pipeline.stage.write(rollups.model_copy(update={"digest": "newer"}), batch)
+    assert one(pipeline, batch).stale == ["rollups have changed since they were published"]
+
+
+def test_other_settings_or_code_make_everything_stale(tmp_path: Path, make_pipeline: MakePipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = make_pipeline(tmp_path)
+    batch = pipeline.calendar.first
+    stage_good(pipeline, batch)
+    published(pipeline, batch)
+    assert "made with lookback = 3600000" in one(make_pipeline(tmp_path, lookback="30m"), batch).stale[0]
+    monkeypatch.setattr("rollup_assets.status.CODE_VERSION", "99")
+    assert "made by code version" in one(pipeline, batch).stale[0]
+
+
+def test_a_batch_over_its_limit_is_quarantined_until_its_raw_files_change(pipeline: Pipeline) -> None:
+    """Its quarantine is staged, its datapoints are not (or are those of earlier raw files)."""
+    batch = pipeline.calendar.first
+    write_bytes(pipeline, batch, "bad.parquet", b"")
+    stage(pipeline, QUARANTINED, batch, {"rows_read": 0, "rows_quarantined": 0, "bad_files": 1, "reasons": {"unreadable_file": 0}})
+    assert one(pipeline, batch).state == "quarantined"
+    (Path(pipeline.landing_zone.folder(batch).path) / "bad.parquet").unlink()
+    land(pipeline, batch)
+    assert one(pipeline, batch).state == "not staged"
+
+
+def test_batches_are_found_by_their_folders(pipeline: Pipeline) -> None:
+    """Hidden files, folders that are no batch's and batches before the first one do not count."""
+    of = batches(pipeline, 30)
+    land(pipeline, of[25], "deep/er.parquet")
+    land(pipeline, of[3])
+    write_bytes(pipeline, of[5], "_SUCCESS", b"")
+    root = Path(pipeline.landing_zone.root.path)
+    for name in (
+        "README.md",
+        "year=2026/notes.txt",
+        "year=2026/month=13/day=01/hour=00/a.parquet",
+        "year=2025/month=12/day=31/hour=23/a.parquet",
+    ):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    assert batches_with_raw(pipeline.landing_zone, pipeline.calendar) == [of[3], of[25]]
+
+
+def test_folders_of_the_stage_name_their_batch(pipeline: Pipeline) -> None:
+    batch = batches(pipeline, 10)[9]
+    assert batch_of_folder(batch.folder, pipeline.calendar) == batch
+    assert batch_of_folder("2026-01-01-0930", pipeline.calendar) is None
+    assert batch_of_folder("lost+found", pipeline.calendar) is None

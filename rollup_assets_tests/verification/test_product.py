@@ -1,0 +1,64 @@
+"""Verification and the product agree on generated data with everything in it that can go wrong; only both being right explains that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rollup_assets.generator.dirt import Dirt
+from rollup_assets.generator.landing import GeneratorOptions, generate
+from rollup_assets.pipeline import Pipeline
+from rollup_assets.steps.publish import publish
+from rollup_assets.steps.repartition import stage_batch
+from rollup_assets.steps.results import RolledUp
+from rollup_assets.steps.rollup import roll_up
+from rollup_assets.verification import verify
+from rollup_assets_tests.conftest import MakePipeline
+
+FILTHY = Dirt(duplicates=0.05, late=0.1, out_of_order=0.3, nulls=0.02, non_finite=0.01, outside=0.02)
+
+
+def published(pipeline: Pipeline, options: GeneratorOptions, hours: int) -> int:
+    """Generate, stage, roll up and publish; returns how many points were accepted."""
+    calendar = pipeline.calendar
+    batches = [batch for ahead in range(hours + 2) if (batch := calendar.shifted(calendar.first, ahead))]
+    generate(pipeline.settings, batches[:hours], options)
+    points = sum(stage_batch(pipeline, batch).repartitioned.counters["rows_accepted"] for batch in batches)
+    for batch in batches:
+        assert isinstance(roll_up(pipeline, batch), RolledUp)
+        publish(pipeline, batch)
+    return points
+
+
+@pytest.mark.parametrize("value_type", ["long", "double"])
+def test_generated_data_with_bad_files(tmp_path: Path, make_pipeline: MakePipeline, value_type: str) -> None:
+    """Receive times that end before their shard does, series that come and go, one bad file of each kind."""
+    pipeline = make_pipeline(tmp_path, value_type=value_type, shards=16, quarantine_limit=0.2, quarantine_files=4)
+    points = published(pipeline, GeneratorOptions(series=600, interval=30_000, files=3, dirt=FILTHY, bad_files=8), hours=4)
+    found = verify(pipeline.settings)
+    assert found.differences == []
+    assert [partition.problems for partition in found.partitions] == [[]] * 6
+    assert found.agrees
+    assert sum(partition.points for partition in found.partitions) == points > 100_000
+    assert found.rows > 50_000
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"resolutions": "10m", "lookback": "20m"},
+        {"resolutions": "1m,1h", "lookback": "30s"},
+        {"batch": "1d", "resolutions": "1h,6h", "raw_layout": "%Y%m%d"},
+    ],
+    ids=lambda settings: str(settings["resolutions"]),
+)
+def test_other_settings(tmp_path: Path, make_pipeline: MakePipeline, settings: dict[str, str]) -> None:
+    """Also a reach of one batch, steps that exceed the lookback, and batches of a day."""
+    pipeline = make_pipeline(tmp_path, quarantine_limit=0.2, **settings)
+    interval = pipeline.settings.batch // 60
+    published(pipeline, GeneratorOptions(series=150, interval=interval, files=2, dirt=FILTHY, receive_timestamps=False), hours=3)
+    found = verify(pipeline.settings)
+    assert found.differences == []
+    assert found.agrees
+    assert found.rows > 500
