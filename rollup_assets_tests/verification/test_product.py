@@ -15,6 +15,8 @@ from rollup_assets.steps.results import RolledUp
 from rollup_assets.steps.rollup import roll_up
 from rollup_assets.verification import verify
 from rollup_assets_tests.conftest import MakePipeline
+from rollup_assets_tests.landing import write_rows
+from rollup_assets_tests.naive import RawRow
 
 FILTHY = Dirt(duplicates=0.05, late=0.1, out_of_order=0.3, nulls=0.02, non_finite=0.01, outside=0.02)
 
@@ -62,3 +64,24 @@ def test_other_settings(tmp_path: Path, make_pipeline: MakePipeline, settings: d
     assert found.differences == []
     assert found.agrees
     assert found.rows > 500
+
+
+@pytest.mark.parametrize("received", ["none", "first", "last", "all"])
+def test_lags_of_series_that_end_with_their_shard(tmp_path: Path, make_pipeline: MakePipeline, received: str) -> None:
+    """The last windows of a shard are closed when no point, and so no receive time, comes after them."""
+    pipeline = make_pipeline(tmp_path, shards=1)
+    batch = pipeline.calendar.first
+    minutes = (0, 1, 2, 7, 8, 30, 31)
+    rows = [
+        RawRow(series, 1, f"m{series}", time := batch.start + 60_000 * minute + 10_000, minute, time + 7 * minute + 1 if stamped else None)
+        for series, stamped in ((1, received in ("first", "all")), (2, received in ("last", "all")))
+        for minute in minutes
+    ]
+    write_rows(pipeline, batch, "a.parquet", rows)
+    for each in pipeline.calendar.between(batch, pipeline.calendar.batch("2026-01-01-02:00")):
+        stage_batch(pipeline, each)
+        roll_up(pipeline, each)
+        publish(pipeline, each)
+    found = verify(pipeline.settings)
+    assert found.differences == []
+    assert found.agrees
