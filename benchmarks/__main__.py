@@ -1,0 +1,95 @@
+"""The command line: measure, write results, and make the tables and plots of ``docs/performance.md`` from them."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from benchmarks import contenders, report
+from benchmarks.contenders import Contender
+from benchmarks.measure import machine
+from benchmarks.runner import ROOT, Bench, first_run, measure
+from benchmarks.summary import summarized
+
+RESULTS = Path(__file__).parent / "results"
+ROWS, REPEAT = 36_000_000, 5
+PACKAGES = ("numpy", "numba", "pyarrow", "pyiceberg", "duckdb", "polars")
+console = Console(highlight=False, soft_wrap=True)
+
+
+def main(
+    rows: Annotated[int, typer.Option(help="Raw points, one series for every 360.")] = ROWS,
+    repeat: Annotated[int, typer.Option(help="How many times everything runs.")] = REPEAT,
+    only: Annotated[str, typer.Option(help="Only contenders whose name contains this, such as 'DuckDB' or 'rollups-1m warm'.")] = "",
+    shape: Annotated[str, typer.Option(help="The points: 'scrapes', or 'fleet' as `rollups generate` makes them.")] = "scrapes",
+    threads: Annotated[int, typer.Option(help="Threads and cores for everyone.")] = 2,
+    forms: Annotated[bool, typer.Option("--forms", help="Measure every form of the peers' queries instead, to choose the fastest.")] = False,
+    work: Annotated[Path, typer.Option(help="Folder for data; several GB.")] = ROOT / ".rollups" / "benchmark",
+    output: Annotated[Path | None, typer.Option(help="Results, JSON. With the default rows, repeat and contenders those in benchmarks/results.")] = None,
+    report_only: Annotated[bool, typer.Option("--report", help="Measure nothing; make tables and plots from the results.")] = False,
+) -> None:
+    """Every stage beside DuckDB, Polars and the decode + encode floor."""
+    if report_only:
+        report.write(ROOT)
+        return
+    chosen = contenders.all_forms() if forms else [*contenders.all_contenders(), first_run()]
+    wanted = [contender for contender in chosen if only in contender.name]
+    if not wanted:
+        console.print(f"no contender's name contains {only!r}; there are: {', '.join(contender.name for contender in chosen)}")
+        raise typer.Exit(2)
+    bench = Bench(work.resolve(), rows, threads, shape)
+    console.print(f"{rows:,} points, {repeat} times {len(wanted)} contenders, {threads} threads; preparing")
+    bench.prepare()
+    runs, outputs = measure(bench, wanted, repeat, console.print)
+    results = {**_circumstances(bench, repeat), "forms": _forms(wanted), "outputs": outputs, "runs": runs, "summary": summarized(runs)}
+    complete = not only and rows == ROWS and (forms or repeat >= REPEAT)
+    target = output or (RESULTS / f"{'forms' if forms else shape}.json" if complete else None)
+    if target is not None:
+        target.write_text(json.dumps(results, indent=1) + "\n")
+        console.print(f"results are in {target}")
+    for line in report.lines(results):
+        console.print(line)
+    if complete and not forms and output is None:
+        report.write(ROOT)
+
+
+def _circumstances(bench: Bench, repeat: int) -> dict[str, Any]:
+    """What one needs to know to repeat or doubt the figures."""
+    from importlib.metadata import version
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603, S607
+
+    raw = [Path(path) for path in bench.full.raw_files]
+    return {
+        "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
+        "date": dt.datetime.now(dt.UTC).date().isoformat(),
+        "commit": git("rev-parse", "HEAD"),
+        "changed": sorted(line[3:] for line in git("status", "--porcelain", "--", "rollup_assets", "benchmarks/*.py").splitlines()),
+        "machine": machine(),
+        "versions": {name: version(name) for name in PACKAGES},
+        "repeat": repeat,
+        "threads": bench.threads,
+        "data": {
+            "shape": bench.shape,
+            "series": bench.rows // 360,
+            "raw_files": len(raw),
+            "raw_bytes": sum(path.stat().st_size for path in raw),
+            "rows": bench.rows,
+        },
+    }
+
+
+def _forms(wanted: list[Contender]) -> dict[str, str]:
+    return {f"{contender.engine} {contender.task}": contender.form for contender in wanted if contender.form and contender.start == "warm"}
+
+
+if __name__ == "__main__":
+    typer.run(main)

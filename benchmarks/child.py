@@ -1,0 +1,43 @@
+"""One process of the benchmark: prepares a site, runs one contender, or checks outputs. Started by ``benchmarks.runner``, answers in a JSON file."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def main(job: dict[str, Any]) -> dict[str, Any]:
+    """Do a job."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: job["threads"]])
+    from benchmarks.sites import Site
+
+    full, small = Site(Path(job["full"])), Site(Path(job["small"]))
+    if job["do"] == "prepare":
+        from benchmarks import data, ours
+
+        for site, rows in ((full, job["rows"]), (small, job["small_rows"])):
+            data.generate(site, rows, job["shape"])
+            ours.prepare(site, job["threads"])
+        return {}
+    if job["do"] == "check":
+        from benchmarks import check
+
+        return check.check(full, job["contender"])
+    from benchmarks.contenders import WARM, Contender, run
+    from benchmarks.measure import Stopwatch
+
+    contender = Contender(**job["contender"])
+    if contender.start == WARM:
+        run(contender, small, job["threads"], Stopwatch())
+        # Peers have written the small site's answer to its own folder; nothing of it is left in the measured one.
+    watch = Stopwatch()
+    details = run(contender, full, job["threads"], watch)
+    return {"wall": watch.wall, "cpu": watch.cpu, **details}
+
+
+if __name__ == "__main__":
+    job = json.loads(sys.argv[1])
+    Path(job["answer"]).write_text(json.dumps(main(job)))

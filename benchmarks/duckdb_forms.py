@@ -1,0 +1,148 @@
+"""DuckDB's contenders: several ways in which its experts would write each task; the fastest one competes.
+
+All with as many threads as we have and ``preserve_insertion_order = false``; memory as DuckDB likes. The shard is ``id & 15``, which costs less than
+Iceberg's hash. Rollups have neither delta nor shard, and no order.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.measure import Stopwatch
+from benchmarks.sites import BATCH_END, Site
+
+if TYPE_CHECKING:
+    import duckdb
+
+_POINTS = "id, org_id, metric, logical_timestamp, long_value"
+_LABEL = "(logical_timestamp + 59999) // 60000 * 60000"
+# The window labelled with the batch's end stays open: it is the next batch's.
+_CLOSED = f"logical_timestamp <= {BATCH_END - 60_000}"
+_AGGREGATES = """
+    count(*) AS count_rollup, sum(long_value)::BIGINT AS sum_rollup, min(long_value) AS min_rollup, max(long_value) AS max_rollup,
+    sum(long_value)::DOUBLE / count(*) AS average_rollup, arg_max(long_value, logical_timestamp) AS latest_rollup
+"""
+
+
+def _connect(site: Site, threads: int) -> duckdb.DuckDBPyConnection:
+    import duckdb
+
+    return duckdb.connect(config={"threads": threads, "preserve_insertion_order": False, "temp_directory": str(site.output / "spill")})
+
+
+def _read(files: list[str]) -> str:
+    return f"read_parquet({files!r})"
+
+
+def _copy(db: duckdb.DuckDBPyConnection, query: str, target: Path, compression: str, more: str = "") -> None:
+    db.execute(f"COPY ({query}) TO '{target}' (FORMAT parquet, COMPRESSION {compression}{more})")
+
+
+def _sort_with(query: str, compression: str) -> Callable[[Site, int, Stopwatch], dict[str, Any]]:
+    def sort(site: Site, threads: int, watch: Stopwatch) -> dict[str, Any]:
+        db = _connect(site, threads)
+        with watch.time("sort and write"):
+            _copy(db, query.format(raw=_read(site.raw_files)), site.output / "sorted.parquet", compression)
+        return {}
+
+    return sort
+
+
+_ORDER_BY = f"SELECT {_POINTS} FROM {{raw}} ORDER BY id & 15, metric, org_id, id, logical_timestamp"
+# A series has one metric and org: its place in the order is looked up, and two integers are compared instead of five columns.
+_BY_PLACE = """
+    WITH series AS (
+        SELECT id AS series, row_number() OVER (ORDER BY id & 15, metric, org_id, id)::INTEGER AS place
+        FROM (SELECT id, any_value(metric) AS metric, any_value(org_id) AS org_id FROM {raw} GROUP BY id)
+    )
+    SELECT id, org_id, metric, logical_timestamp, long_value FROM {raw} JOIN series ON id = series ORDER BY place, logical_timestamp
+"""
+
+
+def _rollups(db: duckdb.DuckDBPyConnection, source: str, target: Path, compression: str, *, series_join: bool = False, keys: str = "id, label") -> None:
+    if series_join:
+        query = f"""
+            SELECT * FROM (SELECT id, {_LABEL} AS label, {_AGGREGATES} FROM {source} WHERE {_CLOSED} GROUP BY id, label)
+            JOIN (SELECT id, any_value(org_id) AS org_id, any_value(metric) AS metric FROM {source} GROUP BY id) USING (id)
+        """
+    elif keys == "id, label":
+        query = f"""
+            SELECT id, any_value(org_id) AS org_id, any_value(metric) AS metric, {_LABEL} AS label, {_AGGREGATES}
+            FROM {source} WHERE {_CLOSED} GROUP BY id, label
+        """
+    else:
+        query = f"SELECT id, org_id, metric, {_LABEL} AS label, {_AGGREGATES} FROM {source} WHERE {_CLOSED} GROUP BY id, org_id, metric, label"
+    _copy(db, query, target, compression)
+
+
+def _rollups_of(files_of: Callable[[Site], list[str]], compression: str, **form: Any) -> Callable[[Site, int, Stopwatch], dict[str, Any]]:
+    def roll_up(site: Site, threads: int, watch: Stopwatch) -> dict[str, Any]:
+        db = _connect(site, threads)
+        with watch.time("rollups"):
+            _rollups(db, _read(files_of(site)), site.output / "rollups.parquet", compression, **form)
+        return {}
+
+    return roll_up
+
+
+def _shard_by_shard(compression: str) -> Callable[[Site, int, Stopwatch], dict[str, Any]]:
+    """A query a sorted file, so that hash tables stay small; several at a time, one thread each."""
+
+    def roll_up(site: Site, threads: int, watch: Stopwatch) -> dict[str, Any]:
+        files = list(enumerate(site.sorted_files))
+        errors: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                db = _connect(site, 1)
+                while files:
+                    number, file = files.pop()
+                    _rollups(db, _read([file]), site.output / f"rollups-{number}.parquet", compression)
+            except BaseException as error:
+                errors.append(error)
+
+        with watch.time("rollups"):
+            workers = [threading.Thread(target=work) for _ in range(threads)]
+            for worker in workers:
+                worker.start()
+            for worker in workers:
+                worker.join()
+        if errors:
+            raise errors[0]
+        return {}
+
+    return roll_up
+
+
+def _sorted(site: Site) -> list[str]:
+    return site.sorted_files
+
+
+def _raw(site: Site) -> list[str]:
+    return site.raw_files
+
+
+FORMS: dict[str, dict[str, Callable[[Site, int, Stopwatch], dict[str, Any]]]] = {
+    "repartition": {
+        "order by, lz4": _sort_with(_ORDER_BY, "lz4_raw"),
+        "order by, snappy": _sort_with(_ORDER_BY, "snappy"),
+        "order by, zstd": _sort_with(_ORDER_BY, "zstd"),
+        "order by place of series, lz4": _sort_with(_BY_PLACE, "lz4_raw"),
+    },
+    "rollups-1m": {
+        "group by id and label, zstd": _rollups_of(_sorted, "zstd"),
+        "group by id and label, lz4": _rollups_of(_sorted, "lz4_raw"),
+        "group by all keys, lz4": _rollups_of(_sorted, "lz4_raw", keys="all"),
+        "dimensions joined, lz4": _rollups_of(_sorted, "lz4_raw", series_join=True),
+        "shard by shard, lz4": _shard_by_shard("lz4_raw"),
+    },
+    "raw-to-1m": {
+        "group by id and label, zstd": _rollups_of(_raw, "zstd"),
+        "group by id and label, lz4": _rollups_of(_raw, "lz4_raw"),
+        "group by all keys, lz4": _rollups_of(_raw, "lz4_raw", keys="all"),
+        "dimensions joined, lz4": _rollups_of(_raw, "lz4_raw", series_join=True),
+    },
+}

@@ -1,0 +1,92 @@
+"""This project's stages, through the functions that its assets call."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.measure import Stopwatch
+from benchmarks.sites import BATCH_KEY, EARLIER_KEYS, ONE, RESOLUTIONS, THREE, Site
+
+if TYPE_CHECKING:
+    from rollup_assets.pipeline import Pipeline
+    from rollup_assets.storage.manifests import Manifest
+
+
+def open_pipeline(site: Site, home: str, threads: int) -> Pipeline:
+    """The pipeline of a home, with default settings but for threads and resolutions."""
+    from rollup_assets.pipeline import Pipeline
+    from rollup_assets.settings import load_settings
+
+    return Pipeline.from_settings(load_settings(home=site.home(home), raw=str(site.landing_zone), threads=threads, resolutions=RESOLUTIONS[home]))
+
+
+def prepare(site: Site, threads: int) -> None:
+    """Publish the batches before; stage and roll up the batch itself, in both homes."""
+    from rollup_assets.steps.publish import publish
+    from rollup_assets.steps.repartition import stage_batch
+    from rollup_assets.steps.rollup import roll_up
+
+    for home in RESOLUTIONS:
+        pipeline = open_pipeline(site, home, threads)
+        for key in EARLIER_KEYS:
+            batch = pipeline.batch(key)
+            stage_batch(pipeline, batch)
+            roll_up(pipeline, batch)
+            publish(pipeline, batch)
+        site.save_published(home)
+        batch = pipeline.batch(BATCH_KEY)
+        stage_batch(pipeline, batch)
+        roll_up(pipeline, batch)
+
+
+def repartition(site: Site, threads: int, watch: Stopwatch) -> dict[str, Any]:
+    """Raw files to sorted shards, partial points and quarantined rows."""
+    from rollup_assets.steps.repartition import stage_batch
+
+    pipeline = open_pipeline(site, THREE, threads)
+    with watch.time("repartition"):
+        staged = stage_batch(pipeline, pipeline.batch(BATCH_KEY), force=True)
+    return _details(staged.repartitioned)
+
+
+def rollups_three(site: Site, threads: int, watch: Stopwatch) -> dict[str, Any]:
+    """Sorted shards to rollups of 1 min, 5 min and 1 h."""
+    return _rollups(site, THREE, threads, watch)
+
+
+def rollups_one(site: Site, threads: int, watch: Stopwatch) -> dict[str, Any]:
+    """Sorted shards to rollups of 1 min."""
+    return _rollups(site, ONE, threads, watch)
+
+
+def _rollups(site: Site, home: str, threads: int, watch: Stopwatch) -> dict[str, Any]:
+    from rollup_assets.steps.results import RolledUp
+    from rollup_assets.steps.rollup import roll_up
+
+    pipeline = open_pipeline(site, home, threads)
+    with watch.time("rollups"):
+        rolled_up = roll_up(pipeline, pipeline.batch(BATCH_KEY), force=True)
+    assert isinstance(rolled_up, RolledUp)
+    return _details(rolled_up.manifest)
+
+
+def publish(site: Site, threads: int, watch: Stopwatch) -> dict[str, Any]:
+    """Rollups to a snapshot of the table, in a SQLite catalog."""
+    from rollup_assets.steps import publish as step
+
+    pipeline = open_pipeline(site, THREE, threads)
+    with watch.time("publish"):
+        published = step.publish(pipeline, pipeline.batch(BATCH_KEY), force=True)
+    return {"timings": published.receipt.timings, "rows": sum(published.receipt.counters["rows"].values())}
+
+
+def raw_to_published(site: Site, threads: int, watch: Stopwatch) -> dict[str, Any]:
+    """All of it, one step after the other in one process."""
+    found = repartition(site, threads, watch)
+    rollups_three(site, threads, watch)
+    publish(site, threads, watch)
+    return {"rows": found["rows"]}
+
+
+def _details(manifest: Manifest) -> dict[str, Any]:
+    return {"timings": manifest.timings, "rows": manifest.rows, "bytes": manifest.bytes, "files": len(manifest.files)}

@@ -1,0 +1,2 @@
+def lines(r): return []
+def write(r): pass

@@ -1,0 +1,141 @@
+"""Runs contenders, each in its own process, in turn, and notes what each cost. Imports little: a child's peak memory begins with its parent's."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.contenders import FIRST, OURS, RAW_TO_PUBLISHED, Contender, reset
+from benchmarks.sites import Site
+
+ROOT = Path(__file__).parent.parent
+SMALL_ROWS = 360_000
+
+
+class ChildError(Exception):
+    """A process of the benchmark failed; the message names it and ends with what it said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """One benchmark: its data, and how its processes are started."""
+
+    work: Path
+    rows: int
+    threads: int
+    shape: str
+    small_rows: int = SMALL_ROWS
+
+    @property
+    def full(self) -> Site:
+        """What is measured."""
+        return Site(self.work / f"{self.shape}-{self.rows}")
+
+    @property
+    def small(self) -> Site:
+        """What processes warm up on."""
+        return Site(self.work / f"{self.shape}-{self.small_rows}-small")
+
+    def prepare(self) -> None:
+        """Make the data, and everything that single stages start from."""
+        self._process({"do": "prepare", "rows": self.rows, "small_rows": self.small_rows, "shape": self.shape})
+
+    def check(self, contender: Contender) -> dict[str, Any]:
+        """What the contender that ran last has written, and whether it equals ours."""
+        return self._process({"do": "check", "contender": contender.to_dict()})[0]
+
+    def run(self, contender: Contender) -> dict[str, Any]:
+        """Run a contender once. Its input is in the file cache, nothing of its output is there, and no earlier output waits to be written."""
+        environment: dict[str, str] = {}
+        full = self.full
+        if contender.start == FIRST:
+            full = self.small
+            environment["NUMBA_CACHE_DIR"] = str(self.work / f"compiled-{os.getpid()}-{time.time_ns()}")
+        reset(contender, full)
+        reset(contender, self.small)
+        _read_through([*full.raw_files, *full.sorted_files])
+        os.sync()
+        job = {"do": "run", "contender": contender.to_dict(), "full": str(full.root)}
+        answer, usage = self._process(job, environment)
+        written = sum(path.stat().st_size for path in full.output.rglob("*") if path.is_file())
+        return {**contender.to_dict(), **usage, **answer, **({"bytes": written} if written else {})}
+
+    def _process(self, job: dict[str, Any], environment: dict[str, str] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+        self.work.mkdir(parents=True, exist_ok=True)
+        answer = self.work / "answer.json"
+        answer.unlink(missing_ok=True)
+        whole = {"full": str(self.full.root), "small": str(self.small.root), "threads": self.threads, "answer": str(answer), **job}
+        settings = {name: value for name, value in os.environ.items() if not name.startswith("ROLLUP_")}
+        settings |= {"POLARS_MAX_THREADS": str(self.threads), "PYTHONPATH": str(ROOT), **(environment or {})}
+        busy, started = _busy_seconds(), time.perf_counter()
+        # `python -P`: the checkout comes from PYTHONPATH alone, the working directory decides nothing.
+        process = subprocess.Popen(  # noqa: S603
+            [sys.executable, "-P", "-m", "benchmarks.child", json.dumps(whole)],
+            cwd=self.work, env=settings, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert process.stderr is not None
+        errors = process.stderr.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        wall = time.perf_counter() - started
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode or not answer.exists():
+            raise ChildError(f"{job} ended with status {process.returncode}:\n{errors[-2_000:]}")
+        cpu = usage.ru_utime + usage.ru_stime
+        others = max(0.0, _busy_seconds() - busy - cpu) / (wall * (os.cpu_count() or 1))
+        costs = {"process_wall": wall, "process_cpu": cpu, "peak_bytes": usage.ru_maxrss * 1024, "others_share": round(others, 3)}
+        return json.loads(answer.read_text()), costs
+
+
+def measure(
+    bench: Bench, contenders: Sequence[Contender], repeat: int, say: Callable[[str], None]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """All contenders in turn, ``repeat`` times, every other time backwards; outputs are compared the first time.
+
+    Returns the runs, and what was written.
+
+    Raises:
+        ChildError: a process failed.
+        ValueError: a contender's answer is not ours; names it.
+    """
+    runs: list[dict[str, Any]] = []
+    outputs: list[dict[str, Any]] = []
+    for turn in range(repeat):
+        for contender in contenders if turn % 2 == 0 else reversed(contenders):
+            if contender.start == FIRST and turn:
+                continue
+            run = {"turn": turn, **bench.run(contender)}
+            runs.append(run)
+            seconds = f"{sum(run['wall'].values()):6.2f} s, CPU {sum(run['cpu'].values()):6.2f} s, peak {run['peak_bytes'] >> 20:5d} MiB"
+            say(f"{turn + 1}/{repeat}  {contender.name:<64} {seconds}, others {run['others_share']:.0%}")
+            if turn == 0 and contender.start == "warm" and contender.engine != "floor" and contender.task != "publish":
+                checked = bench.check(contender)
+                if not checked["equal"]:
+                    raise ValueError(f"{contender.name} answers something else: {checked['found']}")
+                outputs.append({"engine": contender.engine, "task": contender.task, "form": contender.form, **checked["found"]})
+    return runs, outputs
+
+
+def first_run() -> Contender:
+    """All stages of the small site in a process that finds nothing compiled."""
+    return Contender(OURS, RAW_TO_PUBLISHED, FIRST)
+
+
+def _read_through(paths: Sequence[str]) -> None:
+    buffer = bytearray(1 << 20)
+    for path in paths:
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123
+            while file.readinto(buffer):
+                pass
+
+
+def _busy_seconds() -> float:
+    """CPU seconds that all processes of the machine have used since it started."""
+    user, nice, system, _, _, irq, softirq, *_ = (int(part) for part in Path("/proc/stat").read_text().splitlines()[0].split()[1:])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
