@@ -100,6 +100,7 @@ def run_backfill(
 
     Raises:
         UnknownPartitionError: a key is malformed or not a partition, its batch has not ended, or ``last`` is before ``first``.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; finished partitions stand.
     """
     calendar = settings.calendar
     batches, trailing, skipped = _targets(calendar, first, last, settings.reach)
@@ -186,6 +187,10 @@ class _Runner:
             tags={**self._tags, RANGE_START: keys[0], RANGE_END: keys[-1]},
         )
         self.state.runs.append(result.run_id)
+        if _was_interrupted(result):
+            raise KeyboardInterrupt(
+                f"run {result.run_id} was interrupted; finished partitions stand, run the same command again for the rest"
+            )
         # Partitions that the step never came to: it stopped at one that made going on a guess, or could not begin.
         missed = [key for key in keys if key not in self.state.reported]
         self._not_tried(missed, self.state.halted or f"run {result.run_id} stopped: {_failure(result)}")
@@ -278,6 +283,12 @@ def _stretches(batches: Iterable[Batch]) -> Iterator[list[Batch]]:
     """Runs of neighbouring batches."""
     for _, stretch in groupby(enumerate(batches), key=lambda item: item[1].start - item[0] * item[1].length):
         yield [batch for _, batch in stretch]
+
+
+def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
+    """Whether the run ended with Ctrl-C or SIGTERM, which Dagster catches and takes for a failure of the step."""
+    failures = (event.step_failure_data.error for event in result.get_step_failure_events())
+    return any(error is not None and error.cls_name == "DagsterExecutionInterruptedError" for error in failures)
 
 
 def _failure(result: dg.ExecuteInProcessResult) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -198,6 +199,22 @@ def latest(settings: Settings) -> Any:
     found = settings.calendar.last_ended(dt.datetime.now(dt.UTC))
     assert found
     return found
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_the_whole_backfill_and_not_just_the_run(settings: Settings, sent: signal.Signals) -> None:
+    """Dagster takes it for a failure of the step, after which the other runs would go on."""
+    land(settings, 0, 1)
+    told: list[PartitionOutcome] = []
+
+    def interrupt(outcome: PartitionOutcome) -> None:
+        told.append(outcome)
+        os.kill(os.getpid(), sent)
+
+    with pytest.raises(KeyboardInterrupt, match="finished partitions stand"):
+        fill(settings, 0, 1, on_partition=interrupt)
+    assert [outcome.partition for outcome in told] == [hour(0)]
+    assert recorded(settings, REPARTITIONED) == {hour(0)}
 
 
 def test_trailing_partitions_that_do_not_exist_yet_are_skipped_and_named(settings: Settings) -> None:

@@ -1,0 +1,126 @@
+"""A process killed anywhere, and run again, leaves the table as if it had never been killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rollup_assets.iceberg.catalog import load_catalog, load_table
+from rollup_assets.iceberg.reading import snapshot_dataset
+from rollup_assets.pipeline import Pipeline
+from rollup_assets.settings import Settings, load_settings
+from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS
+
+KEYS = ("2026-01-01-00:00", "2026-01-01-01:00")
+MAKE = """
+import sys
+from rollup_assets.pipeline import Pipeline
+from rollup_assets.settings import load_settings
+from rollup_assets.steps.publish import publish
+from rollup_assets.steps.repartition import stage_batch
+from rollup_assets.steps.rollup import roll_up
+
+pipeline = Pipeline.from_settings(load_settings())
+for key in sys.argv[1:]:
+    batch = pipeline.batch(key)
+    stage_batch(pipeline, batch)
+    roll_up(pipeline, batch)
+    publish(pipeline, batch)
+"""
+
+
+def start(home: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", MAKE, *KEYS], env={**os.environ, "ROLLUP_HOME": str(home)})
+
+
+def settings_of(home: Path) -> Settings:
+    return load_settings(home=home)
+
+
+def rows_of(home: Path) -> list[dict[str, object]]:
+    settings = settings_of(home)
+    table = load_table(load_catalog(settings), settings)
+    assert table is not None
+    order = [(name, "ascending") for name in ("resolution", "metric_shard_id", "metric", "org_id", "id", "logical_timestamp")]
+    rows: list[dict[str, object]] = snapshot_dataset(table).to_table().sort_by(order).to_pylist()
+    return rows
+
+
+def manifest(home: Path, asset: str, key: str = KEYS[1]) -> Path:
+    return home / "stage" / asset / key.replace(":", "") / "manifest.json"
+
+
+def data_files(home: Path) -> int:
+    return len(list((home / "warehouse").rglob("data/**/*.parquet")))
+
+
+def metadata_files(home: Path) -> int:
+    return len(list((home / "warehouse").rglob("*.metadata.json")))
+
+
+# Each names a moment in making the second batch; the process is killed as soon as it is seen.
+MOMENTS: dict[str, Callable[[Path], bool]] = {
+    "spilling": lambda home: manifest(home, ROLLUP_TABLE, KEYS[0]).exists() and any((home / "scratch").glob("*/blocks-*")),
+    "writing points": lambda home: any((home / "stage" / REPARTITIONED / KEYS[1].replace(":", "")).glob("*/*.parquet")),
+    "quarantine staged": lambda home: manifest(home, QUARANTINED).exists(),
+    "partial points staged": lambda home: manifest(home, PARTIAL_POINTS).exists(),
+    "points staged": lambda home: manifest(home, REPARTITIONED).exists(),
+    "writing rollups": lambda home: manifest(home, REPARTITIONED).exists() and data_files(home) > 3,
+    "rollups staged": lambda home: manifest(home, ROLLUPS).exists(),
+    "committing": lambda home: manifest(home, ROLLUPS).exists() and metadata_files(home) > 2,
+    "published": lambda home: manifest(home, ROLLUP_TABLE).exists(),
+}
+
+
+@pytest.fixture(scope="module")
+def landing_zone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Raw files of two batches, with dirt, large enough that each moment lasts."""
+    home = tmp_path_factory.mktemp("raw")
+    command = ["generate", "--hours", "2", "--series", "300", "--outside", "0.002"]
+    subprocess.run([sys.executable, "-m", "rollup_assets.cli", *command], env={**os.environ, "ROLLUP_HOME": str(home)}, check=True)
+    return home / "raw_datapoints"
+
+
+@pytest.fixture(scope="module")
+def expected(landing_zone: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
+    home = home_with(landing_zone, tmp_path_factory.mktemp("whole"))
+    assert start(home).wait() == 0
+    return rows_of(home)
+
+
+def home_with(landing_zone: Path, home: Path) -> Path:
+    (home / "raw_datapoints").symlink_to(landing_zone)
+    return home
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_killed_run_is_repeated_to_the_same_table(
+    moment: str, landing_zone: Path, expected: list[dict[str, object]], tmp_path: Path
+) -> None:
+    """Whatever was half done when the process was killed, running it again gives the same rows, and nothing is left in scratch."""
+    home = home_with(landing_zone, tmp_path)
+    process = start(home)
+    deadline = time.monotonic() + 120
+    while process.poll() is None and not MOMENTS[moment](home):
+        assert time.monotonic() < deadline, f"{moment}: never seen"
+        time.sleep(0.0005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+    assert start(home).wait() == 0
+    assert rows_of(home) == expected
+    assert not list((home / "scratch").iterdir())
+    pipeline = Pipeline.from_settings(settings_of(home))
+    for key in KEYS:
+        batch = pipeline.batch(key)
+        for asset in (REPARTITIONED, PARTIAL_POINTS, QUARANTINED, ROLLUPS):
+            staged = pipeline.stage.read(asset, batch)
+            assert staged is not None
+            assert pipeline.stage.is_complete(staged, batch)
