@@ -10,9 +10,10 @@ import datetime as dt
 import itertools
 import os
 import re
-from pathlib import Path, PurePosixPath
+from fractions import Fraction
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import unquote
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
@@ -23,7 +24,14 @@ from rollup_assets.errors import SettingsError
 _DURATION_UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": DAY_MS}
 _SIZE_UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 MINIMUM_MEMORY = 256 * 2**20
-_LAYOUT_FIELDS = frozenset("YmdHMjyGVu")
+_FORMS = {
+    "catalog_name": "a name of letters, digits and underscores, such as rollups",
+    "table": "a namespace and a name of letters, digits and underscores, such as metrics.rollups",
+}
+# No ISO weeks: a week's year beside a calendar year repeats folders years apart.
+_LAYOUT_FIELDS = frozenset("YmdHMjy")
+# Partition keys need years of four digits, and timestamps in ns, which Arrow and Parquet may hold, end in 2262.
+_EARLIEST, _LATEST = dt.datetime(1700, 1, 1, tzinfo=dt.UTC), dt.datetime(2200, 1, 1, tzinfo=dt.UTC)
 
 
 def project_root() -> Path:
@@ -45,7 +53,7 @@ def parse_duration(text: str) -> int:
     Raises:
         ValueError: the text is not a positive whole number and a unit.
     """
-    match = re.fullmatch(r"(\d+)\s*(ms|s|m|h|d)", text.strip())
+    match = re.fullmatch(r"([0-9]{1,15})\s*(ms|s|m|h|d)", text.strip())
     if not match or int(match[1]) == 0:
         raise ValueError(f"{text!r} is not a duration; write a positive whole number and a unit, such as 30s, 5m, 1h or 1d")
     return int(match[1]) * _DURATION_UNITS[match[2]]
@@ -63,10 +71,10 @@ def parse_size(text: str) -> int:
     Raises:
         ValueError: the text is not a number and a unit.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]i?B)?", text.strip())
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGT]i?B)?", text.strip())
     if not match:
         raise ValueError(f"{text!r} is not a size; write a number and a unit, such as 512MiB or 2GiB")
-    return int(float(match[1]) * _SIZE_UNITS[match[2] or ""])
+    return int(Fraction(match[1]) * _SIZE_UNITS[match[2] or ""])
 
 
 def _half_of_memory() -> int:
@@ -101,7 +109,9 @@ class Settings(BaseSettings):
     resolutions: Annotated[tuple[int, ...], NoDecode] = Field(
         default=(60_000, 300_000, 3_600_000), description="window lengths in ms, finest first"
     )
-    lookback: int = Field(default=0, description="longest gap in ms that a step may span; the batch length unless set")
+    lookback: int = Field(
+        default_factory=lambda valid: int(valid["batch"]), description="longest gap in ms that a step may span; the batch length unless set"
+    )
     shards: int = Field(default=16, ge=1, le=4096, description="metric_shard_id = Iceberg bucket(shards, id)")
     value_type: Literal["long", "double"] = Field(default="long", description="long (long_value, int64) or double (double_value, float64)")
     quarantine_limit: float = Field(default=0.01, ge=0.0, le=1.0, description="share of rows above which a batch fails")
@@ -129,6 +139,8 @@ class Settings(BaseSettings):
     @field_validator("start", mode="before")
     @classmethod
     def _parse_start(cls, value: object) -> object:
+        if isinstance(value, dt.datetime):
+            return value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)
         if not isinstance(value, str):
             return value
         for form in ("%Y-%m-%d", KEY_FORMAT):
@@ -158,19 +170,24 @@ class Settings(BaseSettings):
     def _fill_defaults(cls, values: dict[str, Any]) -> dict[str, Any]:
         values = {name: value for name, value in values.items() if value is not None}
         root = project_root()
-        home = Path(values.get("home") or ".rollups").expanduser()
-        home = values["home"] = (root / home).resolve()
+        located = _absolute("ROLLUP_HOME", str(values.get("home") or ".rollups"), root)
+        if "://" in located:
+            raise ValueError(
+                f"ROLLUP_HOME={located} is not a local folder; make it one, and ROLLUP_RAW, ROLLUP_STAGE and ROLLUP_WAREHOUSE URIs"
+            )
+        home = values["home"] = Path(located)
         for name, default in (("raw", home / "raw_datapoints"), ("stage", home / "stage"), ("warehouse", home / "warehouse")):
-            values[name] = _absolute(str(values.get(name) or default), root)
+            values[name] = _absolute(f"ROLLUP_{name.upper()}", str(values.get(name) or default), root)
         values["catalog"] = _absolute_catalog(str(values.get("catalog") or f"sqlite:///{home / 'catalog.db'}"), root)
-        values.setdefault("lookback", values.get("batch", cls.model_fields["batch"].default))
         return values
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         _check_batch(self.batch, self.start)
         _check_resolutions(self.resolutions, self.batch)
-        if self.lookback <= 0 or self.lookback > self.batch:
+        if self.lookback <= 0:
+            raise ValueError(f"ROLLUP_LOOKBACK={self.lookback} is not positive; leave it out, or write a duration such as 30m")
+        if self.lookback > self.batch:
             raise ValueError(
                 f"ROLLUP_LOOKBACK={format_duration(self.lookback)} is longer than ROLLUP_BATCH={format_duration(self.batch)}; "
                 "shorten the lookback or lengthen the batch"
@@ -212,32 +229,45 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         return Settings(_env_file=project_root() / ".env", **overrides)
     except ValidationError as error:
-        raise SettingsError("; ".join(_sentence(problem) for problem in error.errors())) from None
+        # A default that follows from another setting is missing because that one is wrong: it is no second problem.
+        problems = [problem for problem in error.errors() if problem["type"] != "default_factory_not_called"]
+        raise SettingsError("; ".join(_sentence(problem) for problem in problems)) from None
 
 
 def _sentence(problem: Any) -> str:
     message = str(problem["msg"]).removeprefix("Value error, ")
     if not problem["loc"]:
         return message
-    name = f"ROLLUP_{str(problem['loc'][0]).upper()}"
-    return f"{name}: {message}" if name not in message else message
+    field = str(problem["loc"][0])
+    name = f"ROLLUP_{field.upper()}"
+    if problem["type"] == "value_error":
+        return f"{name}: {message}"
+    wanted = _FORMS.get(field) or message.removeprefix("Input should be ")
+    return f"{name}={problem['input']}: should be {wanted}"
 
 
-def _absolute(location: str, root: Path) -> str:
+def _absolute(name: str, location: str, root: Path) -> str:
     """An absolute path, or the URI unchanged; ``file://`` URIs become paths."""
-    parts = urlsplit(location)
-    if parts.scheme == "file":
-        return str(Path(parts.path))
-    if len(parts.scheme) > 1:
+    if location.startswith("file:"):
+        path = location.removeprefix("file:").removeprefix("//")
+        if not path.startswith("/"):
+            raise ValueError(f"{name}={location} names a host or a relative path; write file:///path, or just the path")
+        location = unquote(path)
+    elif "://" in location:
         return location.rstrip("/")
-    return str((root / Path(location).expanduser()).resolve())
+    try:
+        return str((root / Path(location).expanduser()).resolve())
+    except RuntimeError as error:  # an unknown user's home, or links that go round
+        raise ValueError(f"{name}={location} cannot be resolved ({error}); write an absolute path") from error
 
 
 def _absolute_catalog(uri: str, root: Path) -> str:
     prefix = "sqlite:///"
+    if "://" not in uri:
+        raise ValueError(f"ROLLUP_CATALOG={uri} is not a URI; write sqlite:///{uri} for a file, or the URI of a database or REST catalog")
     if not uri.startswith(prefix) or ":memory:" in uri:
         return uri
-    return prefix + str((root / Path(uri.removeprefix(prefix)).expanduser()).resolve())
+    return prefix + _absolute("ROLLUP_CATALOG", uri.removeprefix(prefix), root)
 
 
 def _check_batch(batch: int, start: dt.datetime) -> None:
@@ -249,14 +279,18 @@ def _check_batch(batch: int, start: dt.datetime) -> None:
             f"{text} is neither a divisor of an hour nor whole hours, and Dagster has no such partitions; "
             "choose 15m, 30m, 1h, 2h, 6h, 12h or 1d"
         )
+    if not _EARLIEST <= start < _LATEST:
+        raise ValueError(f"ROLLUP_START={start.date()} is out of range; choose a day between {_EARLIEST.date()} and {_LATEST.date()}")
     if (to_milliseconds(start)) % batch:
         raise ValueError(f"ROLLUP_START={start:%Y-%m-%d-%H:%M} is not on a boundary of {text}; move it to one, such as midnight")
 
 
 def _check_resolutions(resolutions: tuple[int, ...], batch: int) -> None:
-    names = ",".join(format_duration(resolution) for resolution in resolutions)
     if not resolutions:
         raise ValueError("ROLLUP_RESOLUTIONS is empty; name at least one, such as 1m")
+    names = ",".join(format_duration(resolution) for resolution in resolutions)
+    if resolutions[0] <= 0:
+        raise ValueError(f"ROLLUP_RESOLUTIONS={names}: {resolutions[0]} is not positive; write durations such as 1m")
     for finer, coarser in itertools.pairwise(resolutions):
         if coarser <= finer or coarser % finer:
             raise ValueError(
@@ -268,15 +302,13 @@ def _check_resolutions(resolutions: tuple[int, ...], batch: int) -> None:
             f"ROLLUP_RESOLUTIONS={names}: {format_duration(resolutions[-1])} does not divide ROLLUP_BATCH={format_duration(batch)}; "
             "lengthen the batch or drop that resolution"
         )
-    if resolutions[-1] >= 2**31:
-        raise ValueError(f"ROLLUP_RESOLUTIONS={names}: {format_duration(resolutions[-1])} does not fit the table's int column; drop it")
 
 
 def _check_layout(layout: str, calendar: BatchCalendar) -> None:
     """Each batch needs one folder of its own, and none finer: two batches of a day must differ, and no minute inside one may."""
     text = f"ROLLUP_RAW_LAYOUT={layout}"
-    if layout.startswith("/") or ".." in layout.split("/"):
-        raise ValueError(f"{text} leaves the landing zone; write a folder relative to ROLLUP_RAW")
+    if any(part in ("", ".", "..") for part in layout.split("/")):
+        raise ValueError(f"{text} is not a plain path; write folders below ROLLUP_RAW, with one / between them")
     unknown = set(re.findall(r"%(.)", layout)) - _LAYOUT_FIELDS
     if unknown:
         raise ValueError(f"{text} has %{sorted(unknown)[0]}, which is not a part of a UTC time; use %Y %m %d %H %M %j")
@@ -292,9 +324,6 @@ def _check_layout(layout: str, calendar: BatchCalendar) -> None:
     for batch in of_a_day:
         if len({to_datetime(ms).strftime(layout) for ms in range(batch.start, batch.end, MINUTE_MS)}) > 1:
             raise ValueError(
-                f"{text} has several folders inside the batch {batch}; use one as coarse as ROLLUP_BATCH={format_duration(calendar.length)}"
+                f"{text} has several folders inside the batch {batch}; drop the finest part of the time, or set "
+                f"ROLLUP_BATCH={format_duration(calendar.length)} to the length of a folder: 1h where it ends in %H, 1d where in %d"
             )
-    for folder in folders:
-        outer = next((str(parent) for parent in PurePosixPath(folder).parents if str(parent) in folders), None)
-        if outer:
-            raise ValueError(f"{text} puts the folder {folder} inside the folder of another batch, {outer}; give each batch its own")

@@ -1,0 +1,420 @@
+"""Settings: every name, default, unit and check, and each contradiction refused in one sentence that names the setting."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rollup_assets import settings as module
+from rollup_assets.errors import SettingsError
+from rollup_assets.settings import Settings, format_duration, load_settings, parse_duration, parse_size
+
+MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
+
+
+PROJECT_ROOT = module.project_root
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project's root of its own, so that no ``.env`` of the checkout decides anything."""
+    monkeypatch.setattr(module, "project_root", lambda: tmp_path)
+    return tmp_path
+
+
+def with_environment(monkeypatch: pytest.MonkeyPatch, **environment: str) -> Settings:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    return load_settings()
+
+
+# ------------------------------------------------------------------------------------------------------------------- defaults
+
+
+def test_defaults(root: Path) -> None:
+    """Every setting has its documented default, and there is no other setting."""
+    home = root / ".rollups"
+    assert load_settings().model_dump() == {
+        "home": home,
+        "raw": str(home / "raw_datapoints"),
+        "stage": str(home / "stage"),
+        "warehouse": str(home / "warehouse"),
+        "catalog": f"sqlite:///{home}/catalog.db",
+        "catalog_name": "rollups",
+        "table": "metrics.rollups",
+        "start": dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
+        "batch": HOUR,
+        "resolutions": (MINUTE, 5 * MINUTE, HOUR),
+        "lookback": HOUR,
+        "shards": 16,
+        "value_type": "long",
+        "quarantine_limit": 0.01,
+        "quarantine_files": 0,
+        "raw_layout": "year=%Y/month=%m/day=%d/hour=%H",
+        "keep_snapshots": 100,
+        "threads": len(os.sched_getaffinity(0)),
+        "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2,
+        "engine": "local",
+    }
+
+
+def test_every_setting_is_described() -> None:
+    assert all(field.description for field in Settings.model_fields.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("raw", "s3://bucket/raw/", "s3://bucket/raw"),
+        ("stage", "/data/stage/", "/data/stage"),
+        ("stage", "file:///data/my%20stage", "/data/my stage"),
+        ("stage", "file:/data/stage", "/data/stage"),
+        ("warehouse", "s3://bucket/warehouse", "s3://bucket/warehouse"),
+        ("catalog", "postgresql+psycopg2://user@host:5432/db?sslmode=require", "postgresql+psycopg2://user@host:5432/db?sslmode=require"),
+        ("catalog", "https://host/catalog/", "https://host/catalog/"),
+        ("catalog", "sqlite:////data/catalog.db", "sqlite:////data/catalog.db"),
+        ("catalog_name", "prod_1", "prod_1"),
+        ("table", "a.b.c", "a.b.c"),
+        ("start", "2025-06-30", dt.datetime(2025, 6, 30, tzinfo=dt.UTC)),
+        ("start", " 2025-06-30-06:00 ", dt.datetime(2025, 6, 30, 6, tzinfo=dt.UTC)),
+        ("start", "1969-12-31", dt.datetime(1969, 12, 31, tzinfo=dt.UTC)),
+        ("resolutions", "1m", (MINUTE,)),
+        ("resolutions", " 10s , 1m,1h ", (10_000, MINUTE, HOUR)),
+        ("resolutions", "1ms,1s", (1, 1000)),
+        ("lookback", "1ms", 1),
+        ("lookback", "90s", 90_000),
+        ("lookback", "60m", HOUR),
+        ("shards", "4096", 4096),
+        ("value_type", "double", "double"),
+        ("quarantine_limit", "0", 0.0),
+        ("quarantine_limit", "1", 1.0),
+        ("quarantine_files", "7", 7),
+        ("raw_layout", "%Y%m%d%H", "%Y%m%d%H"),
+        ("raw_layout", "%Y-%j/%H", "%Y-%j/%H"),
+        ("raw_layout", "%Y-%m-%d/%H%M", None),
+        ("keep_snapshots", "1", 1),
+        ("threads", "3", 3),
+        ("memory", "256MiB", 2**28),
+        ("memory", "1.5 GiB", 3 * 2**29),
+        ("memory", "2GB", 2 * 10**9),
+        ("memory", str(2**30), 2**30),
+        ("engine", "local", "local"),
+    ],
+)
+@pytest.mark.parametrize("source", ["environment", ".env", "argument"])
+def test_a_setting_is_read_as_text(name: str, text: str, value: object, source: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the environment, from ``.env`` in the project's root and as an argument, with the same meaning."""
+    overrides: dict[str, Any] = {}
+    if source == "environment":
+        monkeypatch.setenv(f"ROLLUP_{name.upper()}", text)
+    elif source == ".env":
+        (root / ".env").write_text(f'ROLLUP_{name.upper()}="{text}"\n')
+    else:
+        overrides = {name: text}
+    if value is None:
+        with pytest.raises(SettingsError):
+            load_settings(**overrides)
+    else:
+        assert getattr(load_settings(**overrides), name) == value
+
+
+@pytest.mark.parametrize(
+    ("batch", "layout"), [("1d", "year=%Y/month=%m/day=%d"), ("24h", "%Y/%j"), ("1h", "%y%m%d%H"), ("1m", "%Y/%m/%d/%H/%M")]
+)
+def test_batches_and_their_layouts(batch: str, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given as text in the environment, the batch length is the lookback unless that is set."""
+    found = with_environment(monkeypatch, ROLLUP_BATCH=batch, ROLLUP_RAW_LAYOUT=layout, ROLLUP_RESOLUTIONS="1m")
+    assert found.batch == found.lookback == parse_duration(batch)
+    assert load_settings(lookback="1m").lookback == MINUTE
+
+
+# ------------------------------------------------------------------------------------------------------------------ where from
+
+
+def test_arguments_go_before_the_environment_and_that_before_the_env_file(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root / ".env").write_text("ROLLUP_SHARDS=2\nROLLUP_TABLE=from.file\nROLLUP_THREADS=2\nOTHER=1\n")
+    found = with_environment(monkeypatch, ROLLUP_SHARDS="3", ROLLUP_THREADS="3")
+    assert (found.shards, found.table, found.threads) == (3, "from.file", 3)
+    assert load_settings(threads=4).threads == 4
+
+
+def test_an_env_file_elsewhere_is_not_read(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The project's root has it, not the working directory."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / ".env").write_text("ROLLUP_SHARDS=2\n")
+    monkeypatch.chdir(elsewhere)
+    assert load_settings().shards == 16
+
+
+def test_an_empty_variable_is_not_set(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = with_environment(monkeypatch, ROLLUP_RAW="", ROLLUP_SHARDS="", ROLLUP_LOOKBACK="", ROLLUP_RESOLUTIONS="")
+    assert (found.raw, found.shards, found.lookback) == (str(root / ".rollups/raw_datapoints"), 16, HOUR)
+
+
+def test_the_root_is_the_checkout_wherever_one_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert PROJECT_ROOT() == Path(module.__file__).resolve().parents[1]
+
+
+def test_an_installed_package_finds_the_root_by_its_workspace_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At or above the working directory; else that directory itself."""
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "site-packages/rollup_assets/settings.py"))
+    inner = tmp_path / "project/some/where"
+    inner.mkdir(parents=True)
+    monkeypatch.chdir(inner)
+    assert PROJECT_ROOT() == inner
+    (tmp_path / "project/workspace.yaml").touch()
+    assert PROJECT_ROOT() == tmp_path / "project"
+
+
+def test_relative_paths_resolve_against_the_root(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    found = with_environment(
+        monkeypatch,
+        ROLLUP_HOME="data/../home",
+        ROLLUP_RAW="raw",
+        ROLLUP_STAGE="./stage",
+        ROLLUP_WAREHOUSE="../warehouse",
+        ROLLUP_CATALOG="sqlite:///db/catalog.db",
+    )
+    assert found.home == root / "home"
+    assert (found.raw, found.stage, found.warehouse) == (str(root / "raw"), str(root / "stage"), str(root.parent / "warehouse"))
+    assert found.catalog == f"sqlite:///{root}/db/catalog.db"
+
+
+@pytest.mark.parametrize("home", ["elsewhere", "/data/rollups", "file:///data/rollups", "~/rollups"])
+def test_home_moves_the_four_defaults(home: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = with_environment(monkeypatch, ROLLUP_HOME=home)
+    expected = {"elsewhere": root / home, "~/rollups": Path.home() / "rollups"}.get(home, Path("/data/rollups"))
+    assert found.home == expected
+    assert (found.raw, found.stage, found.warehouse) == tuple(str(expected / name) for name in ("raw_datapoints", "stage", "warehouse"))
+    assert found.catalog == f"sqlite:///{expected}/catalog.db"
+    assert found.dagster_home == expected / "dagster"
+    monkeypatch.setenv("DAGSTER_HOME", "/dagster")
+    assert found.dagster_home == Path("/dagster")
+
+
+def test_settings_survive_being_written_out() -> None:
+    """What was read once and is given again means the same, also with one of them changed."""
+    chosen = load_settings(home="elsewhere", batch="1d", raw_layout="%Y%m%d", lookback="2h")
+    assert load_settings(**chosen.model_dump()) == chosen
+    assert load_settings(**{**chosen.model_dump(), "raw": "/other"}).stage == chosen.stage
+
+
+def test_start_as_a_moment_in_another_time_zone() -> None:
+    """Is the same moment in UTC; without a time zone it is UTC."""
+    moment = dt.datetime(2026, 1, 1, 2, tzinfo=dt.timezone(dt.timedelta(hours=2)))
+    assert load_settings(start=moment).calendar.first.key == "2026-01-01-00:00"
+    assert load_settings(start=dt.datetime(2026, 1, 1)).start == dt.datetime(2026, 1, 1, tzinfo=dt.UTC)  # noqa: DTZ001
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load_settings().shards = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("lookback", "resolutions", "reach"),
+    [("1h", "1m,5m,1h", 2), ("1ms", "1m", 1), ("59m", "1m", 1), ("60m", "1m", 2), ("1ms", "1h", 2), ("1h", "1h", 2)],
+)
+def test_reach_is_how_many_earlier_batches_matter(lookback: str, resolutions: str, reach: int) -> None:
+    assert load_settings(lookback=lookback, resolutions=resolutions).reach == reach
+
+
+# -------------------------------------------------------------------------------------------------------------------- refused
+
+DAILY = "year=%Y/month=%m/day=%d"
+
+
+@pytest.mark.parametrize(
+    ("environment", "named", "says"),
+    [
+        # batch
+        ({"BATCH": "7h"}, "BATCH", "does not divide a day"),
+        ({"BATCH": "2d"}, "BATCH", "does not divide a day"),
+        ({"BATCH": "90m", "RESOLUTIONS": "1m"}, "BATCH", "neither a divisor of an hour nor whole hours"),
+        ({"BATCH": "30s", "RESOLUTIONS": "10s"}, "BATCH", "neither a divisor of an hour nor whole hours"),
+        ({"BATCH": "1"}, "BATCH", "is not a duration"),
+        ({"BATCH": "1.5h"}, "BATCH", "is not a duration"),
+        ({"BATCH": "-1h"}, "BATCH", "is not a duration"),
+        ({"BATCH": "0h"}, "BATCH", "is not a duration"),
+        ({"BATCH": "9" * 400 + "d"}, "BATCH", "is not a duration"),
+        # resolutions
+        ({"RESOLUTIONS": "1m,90s"}, "RESOLUTIONS", "90s is not a multiple of 1m"),
+        ({"RESOLUTIONS": "5m,1m"}, "RESOLUTIONS", "finest first"),
+        ({"RESOLUTIONS": "1m,1m"}, "RESOLUTIONS", "finest first"),
+        ({"RESOLUTIONS": "2m,5m,1h"}, "RESOLUTIONS", "5m is not a multiple of 2m"),
+        ({"RESOLUTIONS": "1m,1d"}, "RESOLUTIONS", "does not divide ROLLUP_BATCH=1h"),
+        ({"RESOLUTIONS": "7m"}, "RESOLUTIONS", "does not divide ROLLUP_BATCH=1h"),
+        ({"RESOLUTIONS": "1m,,5m"}, "RESOLUTIONS", "is not a duration"),
+        ({"RESOLUTIONS": ","}, "RESOLUTIONS", "is not a duration"),
+        ({"RESOLUTIONS": "60000"}, "RESOLUTIONS", "is not a duration"),
+        ({"RESOLUTIONS": "0.5ms"}, "RESOLUTIONS", "is not a duration"),
+        # lookback
+        ({"LOOKBACK": "61m"}, "LOOKBACK", "longer than ROLLUP_BATCH=1h"),
+        ({"LOOKBACK": "0s"}, "LOOKBACK", "is not a duration"),
+        ({"LOOKBACK": "0.1ms"}, "LOOKBACK", "is not a duration"),
+        ({"LOOKBACK": "100us"}, "LOOKBACK", "is not a duration"),
+        # start
+        ({"START": "2026-01-01-00:30"}, "START", "not on a boundary of ROLLUP_BATCH=1h"),
+        ({"START": "2026-01-01-01:00", "BATCH": "1d", "RAW_LAYOUT": DAILY}, "START", "not on a boundary of ROLLUP_BATCH=1d"),
+        ({"START": "tomorrow"}, "START", "is not a day"),
+        ({"START": "1767225600"}, "START", "is not a day"),
+        ({"START": "2026-01-01T00:00:00+02:00"}, "START", "is not a day"),
+        ({"START": "2026-02-30"}, "START", "is not a day"),
+        ({"START": "0001-01-01"}, "START", "out of range"),
+        ({"START": "9999-12-31"}, "START", "out of range"),
+        # layout
+        ({"RAW_LAYOUT": DAILY}, "RAW_LAYOUT", "into one folder"),
+        ({"RAW_LAYOUT": "hour=%H"}, "RAW_LAYOUT", "into one folder"),
+        ({"RAW_LAYOUT": "%m/%d/%H"}, "RAW_LAYOUT", "into one folder"),
+        ({"RAW_LAYOUT": "%Y/%d/%H"}, "RAW_LAYOUT", "into one folder"),
+        ({"RAW_LAYOUT": "%Y/%m/%H"}, "RAW_LAYOUT", "into one folder"),
+        ({"RAW_LAYOUT": "%j/%H"}, "RAW_LAYOUT", "into one folder"),
+        ({"RAW_LAYOUT": "all"}, "RAW_LAYOUT", "into one folder"),
+        ({"BATCH": "15m", "RESOLUTIONS": "1m"}, "RAW_LAYOUT", "into one folder"),
+        ({"RAW_LAYOUT": "%Y/%m/%d/%H/%M"}, "RAW_LAYOUT", "several folders inside the batch"),
+        ({"BATCH": "1d"}, "RAW_LAYOUT", "several folders inside the batch"),
+        ({"BATCH": "6h"}, "RAW_LAYOUT", "several folders inside the batch"),
+        ({"RAW_LAYOUT": "%Y/%m/%d/%H/%S"}, "RAW_LAYOUT", "%S"),
+        ({"RAW_LAYOUT": "%Y/%V/%u/%H"}, "RAW_LAYOUT", "not a part of a UTC time"),
+        ({"RAW_LAYOUT": "%Y/%b/%d/%H"}, "RAW_LAYOUT", "%b"),
+        ({"RAW_LAYOUT": "/raw/%Y/%m/%d/%H"}, "RAW_LAYOUT", "below ROLLUP_RAW"),
+        ({"RAW_LAYOUT": "../%Y/%m/%d/%H"}, "RAW_LAYOUT", "below ROLLUP_RAW"),
+        ({"RAW_LAYOUT": "%Y/./%m/%d/%H"}, "RAW_LAYOUT", "below ROLLUP_RAW"),
+        ({"RAW_LAYOUT": "%Y/%m/%d/%H/"}, "RAW_LAYOUT", "below ROLLUP_RAW"),
+        # names
+        ({"TABLE": "rollups"}, "TABLE", "such as metrics.rollups"),
+        ({"TABLE": "metrics."}, "TABLE", "such as metrics.rollups"),
+        ({"TABLE": "metrics.roll ups"}, "TABLE", "such as metrics.rollups"),
+        ({"TABLE": "metrics.rollups\n"}, "TABLE", "such as metrics.rollups"),
+        ({"TABLE": "metrics/../x.y"}, "TABLE", "such as metrics.rollups"),
+        ({"CATALOG_NAME": "my-catalog"}, "CATALOG_NAME", "such as rollups"),
+        ({"CATALOG": "catalog.db"}, "CATALOG", "write sqlite:///catalog.db"),
+        # places
+        ({"HOME": "s3://bucket/home"}, "HOME", "not a local folder"),
+        ({"HOME": "~no_such_user_anywhere/rollups"}, "HOME", "cannot be resolved"),
+        ({"RAW": "file://host/raw"}, "RAW", "file:///path"),
+        # numbers
+        ({"SHARDS": "0"}, "SHARDS", "greater than or equal to 1"),
+        ({"SHARDS": "4097"}, "SHARDS", "less than or equal to 4096"),
+        ({"SHARDS": "many"}, "SHARDS", "a valid integer"),
+        ({"QUARANTINE_LIMIT": "-0.1"}, "QUARANTINE_LIMIT", "greater than or equal to 0"),
+        ({"QUARANTINE_LIMIT": "1.01"}, "QUARANTINE_LIMIT", "less than or equal to 1"),
+        ({"QUARANTINE_LIMIT": "nan"}, "QUARANTINE_LIMIT", "less than or equal to 1"),
+        ({"QUARANTINE_LIMIT": "1%"}, "QUARANTINE_LIMIT", "a valid number"),
+        ({"QUARANTINE_FILES": "-1"}, "QUARANTINE_FILES", "greater than or equal to 0"),
+        ({"KEEP_SNAPSHOTS": "0"}, "KEEP_SNAPSHOTS", "greater than or equal to 1"),
+        ({"THREADS": "0"}, "THREADS", "greater than or equal to 1"),
+        ({"THREADS": "1.5"}, "THREADS", "a valid integer"),
+        ({"MEMORY": "100MiB"}, "MEMORY", "256MiB"),
+        ({"MEMORY": "2"}, "MEMORY", "256MiB"),
+        ({"MEMORY": "lots"}, "MEMORY", "is not a size"),
+        ({"MEMORY": "2gb"}, "MEMORY", "is not a size"),
+        ({"MEMORY": "-1GiB"}, "MEMORY", "is not a size"),
+        # choices
+        ({"VALUE_TYPE": "float"}, "VALUE_TYPE", "'long' or 'double'"),
+        ({"ENGINE": "flink"}, "ENGINE", "'local'"),
+    ],
+)
+def test_a_contradiction_is_refused_in_one_sentence(
+    environment: dict[str, str], named: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sentence begins with the setting and says what to change; only what was set is blamed."""
+    with pytest.raises(SettingsError) as caught:
+        with_environment(monkeypatch, **{f"ROLLUP_{name}": value for name, value in environment.items()})
+    message = str(caught.value)
+    assert message.startswith(f"ROLLUP_{named}")
+    assert says in message
+    assert message.rstrip().count("\n") == 0 or "\n" in "".join(environment.values())
+    assert "validation error" not in message
+    assert "pydantic" not in message
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        ({"resolutions": ()}, "RESOLUTIONS"),
+        ({"resolutions": (0,)}, "RESOLUTIONS"),
+        ({"resolutions": (-60_000, 60_000)}, "RESOLUTIONS"),
+        ({"lookback": 0}, "LOOKBACK"),
+        ({"lookback": -1}, "LOOKBACK"),
+        ({"batch": 0}, "BATCH"),
+        ({"batch": -HOUR}, "BATCH"),
+    ],
+)
+def test_numbers_that_no_text_can_give_are_refused_too(overrides: dict[str, Any], named: str) -> None:
+    with pytest.raises(SettingsError, match=f"^ROLLUP_{named}"):
+        load_settings(**overrides)
+
+
+def test_two_malformed_settings_are_both_named() -> None:
+    with pytest.raises(SettingsError, match=r"ROLLUP_SHARDS=0: .*; ROLLUP_ENGINE=x: "):
+        load_settings(shards=0, engine="x")
+
+
+# -------------------------------------------------------------------------------------------------------- durations and sizes
+
+
+@given(st.integers(1, 10**12))
+def test_durations_round_trip(ms: int) -> None:
+    assert parse_duration(format_duration(ms)) == ms
+
+
+def test_durations_are_written_as_short_as_possible() -> None:
+    assert [format_duration(ms) for ms in (1, 1500, 90_000, MINUTE, 90 * MINUTE, HOUR, DAY)] == [
+        "1ms",
+        "1500ms",
+        "90s",
+        "1m",
+        "90m",
+        "1h",
+        "1d",
+    ]
+
+
+@given(st.integers(0, 2**70))
+def test_a_size_without_a_unit_is_bytes_exactly(size: int) -> None:
+    assert parse_size(str(size)) == size
+
+
+def test_sizes() -> None:
+    sizes = {"1KiB": 1024, "1KB": 1000, "0.5MiB": 2**19, "3GiB": 3 * 2**30, "1.1GB": 1_100_000_000, "2 TiB": 2**41, "5TB": 5 * 10**12}
+    assert {text: parse_size(text) for text in sizes} == sizes
+
+
+# --------------------------------------------------------------------------------------------------------------- processes
+
+
+def run_python(code: str, **environment: str) -> str:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("ROLLUP_")}
+    return subprocess.run(
+        [sys.executable, "-c", code], env=inherited | environment, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[1]
+    ).stdout.strip()
+
+
+def test_the_time_zone_of_the_machine_decides_nothing(tmp_path: Path) -> None:
+    code = (
+        "from rollup_assets.settings import load_settings\n"
+        "settings = load_settings()\n"
+        "first = settings.calendar.first\n"
+        "print(first.start, first.key, first.start_time.strftime(settings.raw_layout), settings.calendar.batch('2026-03-29-02:00').start)\n"
+    )
+    for zone in ("UTC", "America/Sao_Paulo", "Asia/Kolkata", "Europe/Berlin"):
+        found = run_python(code, TZ=zone, ROLLUP_START="2026-01-01-23:00", ROLLUP_HOME=str(tmp_path))
+        assert found == "1767308400000 2026-01-01-23:00 year=2026/month=01/day=01/hour=23 1774749600000"
+
+
+def test_importing_settings_does_not_import_what_only_steps_need() -> None:
+    heavy = ("pyarrow", "numpy", "numba", "pyiceberg", "duckdb", "dagster")
+    assert run_python(f"import sys, rollup_assets.settings; print([name for name in {heavy} if name in sys.modules])") == "[]"
