@@ -79,8 +79,11 @@ class BatchCalendar:
         """
         try:
             moment = dt.datetime.strptime(key, KEY_FORMAT).replace(tzinfo=dt.UTC)
-        except ValueError as error:
-            raise UnknownPartitionError(f"{key!r} is not a partition key; write one like {self.first.key!r} ({KEY_FORMAT}, UTC)") from error
+        except ValueError:
+            moment = None
+        # strptime also reads "2026-1-1-0:0", which no partition is called.
+        if moment is None or moment.strftime(KEY_FORMAT) != key:
+            raise UnknownPartitionError(f"{key!r} is not a partition key; write one like {self.first.key!r} ({KEY_FORMAT}, UTC)")
         start = to_milliseconds(moment)
         if start < self.start:
             raise UnknownPartitionError(
