@@ -16,28 +16,27 @@ from rollup_assets.iceberg.catalog import load_catalog, load_table
 from rollup_assets.iceberg.reading import snapshot_dataset
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.settings import Settings, load_settings
-from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS
-
-KEYS = ("2026-01-01-00:00", "2026-01-01-01:00")
-MAKE = """
-import sys
-from rollup_assets.pipeline import Pipeline
-from rollup_assets.settings import load_settings
 from rollup_assets.steps.publish import publish
 from rollup_assets.steps.repartition import stage_batch
 from rollup_assets.steps.rollup import roll_up
+from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS
 
-pipeline = Pipeline.from_settings(load_settings())
-for key in sys.argv[1:]:
-    batch = pipeline.batch(key)
-    stage_batch(pipeline, batch)
-    roll_up(pipeline, batch)
-    publish(pipeline, batch)
-"""
+KEYS = ("2026-01-01-00:00", "2026-01-01-01:00")
+
+
+def make(home: Path) -> None:
+    """Stage, roll up and publish both batches."""
+    pipeline = Pipeline.from_settings(settings_of(home))
+    for key in KEYS:
+        batch = pipeline.batch(key)
+        stage_batch(pipeline, batch)
+        roll_up(pipeline, batch)
+        publish(pipeline, batch)
 
 
 def start(home: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", MAKE, *KEYS], env={**os.environ, "ROLLUP_HOME": str(home)})
+    """The same in a process that can be killed."""
+    return subprocess.Popen([sys.executable, "-m", __name__, str(home)])
 
 
 def settings_of(home: Path) -> Settings:
@@ -91,7 +90,7 @@ def landing_zone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def expected(landing_zone: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
     home = home_with(landing_zone, tmp_path_factory.mktemp("whole"))
-    assert start(home).wait() == 0
+    make(home)
     return rows_of(home)
 
 
@@ -114,7 +113,7 @@ def test_a_killed_run_is_repeated_to_the_same_table(
     process.send_signal(signal.SIGKILL)
     process.wait()
 
-    assert start(home).wait() == 0
+    make(home)
     assert rows_of(home) == expected
     assert not list((home / "scratch").iterdir())
     pipeline = Pipeline.from_settings(settings_of(home))
@@ -124,3 +123,7 @@ def test_a_killed_run_is_repeated_to_the_same_table(
             staged = pipeline.stage.read(asset, batch)
             assert staged is not None
             assert pipeline.stage.is_complete(staged, batch)
+
+
+if __name__ == "__main__":
+    make(Path(sys.argv[1]))
