@@ -24,16 +24,18 @@ def shard_groups(shards: int, points: int) -> list[list[int]]:
 
 
 def split_tasks(files: Sequence[InputFile]) -> list[tuple[InputFile, ...]]:
-    """Files in path order, cut into tasks of about the same size."""
+    """Files in path order, cut into at most 65 tasks of about the same size: each has a spill file open while its batch is staged."""
     total = sum(file.size for file in files)
     size = max(total // _SPLIT_TASKS, _SMALLEST_SPLIT_TASK)
     tasks: list[tuple[InputFile, ...]] = []
     pending: list[InputFile] = []
+    waiting = 0
     for file in files:
         pending.append(file)
-        if sum(other.size for other in pending) >= size:
+        waiting += file.size
+        if waiting >= size:
             tasks.append(tuple(pending))
-            pending = []
+            pending, waiting = [], 0
     if pending:
         tasks.append(tuple(pending))
     return tasks
