@@ -76,10 +76,15 @@ class Place:
             if self.is_local
             else self
         )
-        with target.filesystem.open_output_stream(target.path) as stream:
-            stream.write(content)
-        if target is not self:
-            self.filesystem.move(target.path, self.path)
+        try:
+            with target.filesystem.open_output_stream(target.path) as stream:
+                stream.write(content)
+            if target is not self:
+                self.filesystem.move(target.path, self.path)
+        except BaseException:
+            if target is not self:
+                target.delete_file()
+            raise
 
     def open_input(self) -> NativeFile:
         """Random access to the file."""

@@ -1,0 +1,111 @@
+"""The landing zone: which raw files belong to a batch, and when the version of that set changes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rollup_assets.batches import BatchCalendar
+from rollup_assets.storage.filesystems import Place
+from rollup_assets.storage.landing_zone import LandingZone, version_of
+from rollup_assets.storage.manifests import InputFile
+
+HOUR = 3_600_000
+CALENDAR = BatchCalendar(1_767_225_600_000, HOUR)
+BATCH = CALENDAR.batch("2026-01-01-09:00")
+FOLDER = "year=2026/month=01/day=01/hour=09"
+NOON = 1_767_268_800_000_000_000
+
+
+@pytest.fixture
+def zone(tmp_path: Path) -> LandingZone:
+    return LandingZone(Place.parse(str(tmp_path)), "year=%Y/month=%m/day=%d/hour=%H")
+
+
+def put(zone: LandingZone, path: str, content: bytes = b"x", mtime_ns: int = NOON) -> Path:
+    found = Path(zone.root.path) / path
+    found.parent.mkdir(parents=True, exist_ok=True)
+    found.write_bytes(content)
+    os.utime(found, ns=(mtime_ns, mtime_ns))
+    return found
+
+
+def test_a_batch_without_a_folder_has_no_files(zone: LandingZone) -> None:
+    assert zone.files(BATCH) == []
+
+
+def test_which_files_belong_to_a_batch(zone: LandingZone) -> None:
+    """Every file in or below its folder, unless its name or that of a folder in between begins with ``_`` or ``.``."""
+    belonging = ["b.parquet", "a.parquet", "sub/a.parquet", "sub/deeper/a", "no-ending", "a_b.parquet", "sub.d/x_.parquet", "empty.parquet"]
+    for name in belonging:
+        put(zone, f"{FOLDER}/{name}", b"" if name.startswith("empty") else b"xyz")
+    for name in ("_SUCCESS", ".hidden.parquet", "_tmp/a.parquet", ".staging/a.parquet", "sub/_tmp/a.parquet", "sub/.x/deeper/a.parquet"):
+        put(zone, f"{FOLDER}/{name}")
+    for other in ("hour=08", "hour=10", "hour=09x", "hour=0"):
+        put(zone, f"year=2026/month=01/day=01/{other}/a.parquet")
+    put(zone, "a.parquet")
+    (Path(zone.root.path) / FOLDER / "empty-folder").mkdir()
+
+    found = zone.files(BATCH)
+    assert [file.path for file in found] == sorted(f"{FOLDER}/{name}" for name in belonging)
+    assert {file.path: file.size for file in found}[f"{FOLDER}/empty.parquet"] == 0
+    assert {file.version for file in found} == {f"mtime:{NOON}"}
+    assert all(zone.place(file).exists() for file in found)
+
+
+def test_the_landing_zone_itself_may_have_any_name(tmp_path: Path) -> None:
+    """Hidden are names below a batch's folder; where the landing zone lies, and what its layout is, does not matter."""
+    zone = LandingZone(Place.parse(str(tmp_path / ".hidden/_raw")), "_in/%Y%m%d%H")
+    put(zone, "_in/2026010109/a.parquet")
+    assert [file.path for file in zone.files(BATCH)] == ["_in/2026010109/a.parquet"]
+
+
+def test_a_landing_zone_elsewhere_than_on_a_disk() -> None:
+    zone = LandingZone(Place.parse("mock:///raw"), "%Y%m%d%H")
+    (zone.folder(BATCH) / "a.parquet").write_bytes(b"1234")
+    (file,) = zone.files(BATCH)
+    assert (file.path, file.size) == ("2026010109/a.parquet", 4)
+    assert zone.place(file).read_bytes() == b"1234"
+
+
+# ------------------------------------------------------------------------------------------------------------------ version
+
+
+def test_the_version_changes_with_size_or_time_or_name_and_not_otherwise(zone: LandingZone) -> None:
+    path = put(zone, f"{FOLDER}/a.parquet", b"1234")
+    put(zone, f"{FOLDER}/b.parquet")
+    version = version_of(zone.files(BATCH))
+    assert version_of(zone.files(BATCH)) == version
+
+    put(zone, f"{FOLDER}/_ignored")
+    put(zone, "year=2026/month=01/day=01/hour=10/a.parquet")
+    path.read_bytes()
+    path.chmod(0o600)
+    assert version_of(zone.files(BATCH)) == version
+
+    put(zone, f"{FOLDER}/a.parquet", b"12345")
+    larger = version_of(zone.files(BATCH))
+    put(zone, f"{FOLDER}/a.parquet", b"1234", mtime_ns=NOON + 1)
+    later = version_of(zone.files(BATCH))
+    path.rename(path.with_name("c.parquet"))
+    renamed = version_of(zone.files(BATCH))
+    path.with_name("c.parquet").unlink()
+    fewer = version_of(zone.files(BATCH))
+    assert len({version, larger, later, renamed, fewer, version_of([])}) == 6
+
+    put(zone, f"{FOLDER}/a.parquet", b"4321")
+    assert version_of(zone.files(BATCH)) == version, "the same size and time: taken for the same"
+
+
+names = st.text(st.sampled_from("ab/12"), min_size=1, max_size=4)
+inputs = st.lists(st.builds(InputFile, path=names, size=st.integers(0, 120), version=st.sampled_from(["mtime:1", "mtime:12"])), max_size=3)
+
+
+@given(inputs, inputs)
+def test_different_sets_of_files_have_different_versions(one: list[InputFile], other: list[InputFile]) -> None:
+    """Also where names, sizes and times run into each other."""
+    assert (version_of(one) == version_of(other)) == (one == other)
