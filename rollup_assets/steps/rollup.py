@@ -48,6 +48,7 @@ def roll_up(pipeline: Pipeline, batch: Batch, *, force: bool = False, progress: 
     Raises:
         NotStagedError: the batch has points and an earlier one that it needs is not staged.
         StaleInputError: an input was staged with other settings.
+        StageCorruptError: a staged file is missing or has another size.
         RollupOverflowError: a window overflows int64.
         ReconciliationError: counts or deltas do not agree; the files are discarded.
     """
@@ -94,6 +95,9 @@ def _roll_up(pipeline: Pipeline, batch: Batch, inputs: RollupInputs, progress: P
         previous=found[0] if found else None,
         earlier=found[1] if len(found) > 1 else None,
     )
+    for read_from, manifest in ((batch, inputs.datapoints), (batch, inputs.own), *inputs.earlier):
+        if manifest:
+            pipeline.stage.require_complete(manifest, read_from)
     accepted = int(inputs.datapoints.counters["rows_accepted"]) if inputs.datapoints else 0
     open_windows = int(task.previous[1].counters["series"]) if task.previous else 0
     results = pipeline.engine.map(

@@ -163,6 +163,21 @@ class Stage:
         infos = (self.place(manifest, file, batch).info() for file in manifest.files)
         return all(info.is_file and info.size == file.size for info, file in zip(infos, manifest.files, strict=True))
 
+    def require_complete(self, manifest: Manifest, batch: Batch) -> None:
+        """Whoever is about to read a partition asks for this: a reader's own error would not say what to do.
+
+        Raises:
+            StageCorruptError: a file is missing or has another size; the message names it and the command that makes it anew.
+        """
+        for file in manifest.files:
+            info = self.place(manifest, file, batch).info()
+            if not info.is_file or info.size != file.size:
+                problem = f"has {info.size} bytes instead of {file.size}" if info.is_file else "is missing"
+                raise StageCorruptError(
+                    f"staged file {file.path} of {manifest.asset} {batch} {problem}; "
+                    f"run `rollups backfill {batch} {batch}` to stage it again"
+                )
+
     def discard(self, manifest: Manifest, batch: Batch) -> None:
         """Delete the files of an attempt that no manifest names."""
         for file in manifest.files:

@@ -833,3 +833,39 @@ def test_wide_rows_of_one_file_do_not_mix_up_row_numbers(tmp_path: Path) -> None
     write_rows(pipeline, batch, "a.parquet", rows, Shape(row_group=9))
     refused = staged.quarantined(pipeline, batch, stage(pipeline, batch).quarantined)
     assert [row["row_number"] for row in refused] == list(range(0, 100, 7))
+
+
+def test_row_groups_too_large_to_decode_at_once_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row numbers go on across the pieces."""
+    from rollup_assets.storage import raw_files
+
+    monkeypatch.setattr(raw_files, "MOST_ROWS", 8)
+    pipeline = pipeline_of(ONE_BATCH, tmp_path, quarantine_limit=1.0)
+    batch = first_batch(pipeline)
+    rows = [row if index % 7 else RawRow(None, 1, "m", TODAY, 1) for index, row in enumerate(crowd(14, ONE_BATCH, 5, 100))]
+    path = write_rows(pipeline, batch, "a.parquet", rows, Shape(row_group=30, metric=pa.dictionary(pa.int32(), pa.string())))
+    assert_staged(pipeline, batch, {path: rows}, stage(pipeline, batch))
+
+
+def test_more_metrics_than_fit_a_narrow_code(tmp_path: Path) -> None:
+    """70,000 names, in two row groups: codes change their width on the way."""
+    pipeline = pipeline_of(ONE_BATCH, tmp_path, shards=2)
+    batch = first_batch(pipeline)
+    rows = [RawRow(index, 1, f"metric-{index}", TODAY + index, index) for index in range(70_000)]
+    write_rows(pipeline, batch, "a.parquet", rows, Shape(row_group=40_000))
+    found = staged.points(pipeline, batch, stage(pipeline, batch).repartitioned)
+    assert {(point.id, point.metric) for points in found.values() for point in points} == {(row.id, row.metric) for row in rows}
+
+
+def test_org_ids_and_values_far_apart_survive(tmp_path: Path) -> None:
+    """Each row group packs its columns as narrow as its own values allow."""
+    pipeline = pipeline_of(Grid(TODAY, HOUR, 1, (MINUTE,), HOUR), tmp_path)
+    batch = first_batch(pipeline)
+    spreads = [(0, 2**16 - 1), (0, 2**16), (-(2**31), -1), (-(2**31), 0), (INT64_MIN, INT64_MAX), (-5, -5), (2**62, 2**62 + 3)]
+    rows = [
+        RawRow(index, org_id, "m", TODAY + 10 * index + place, spread[1 - place], TODAY + 10 * index + org_id % 2**40)
+        for index, spread in enumerate(spreads)
+        for place, org_id in enumerate(spread)
+    ]
+    path = write_rows(pipeline, batch, "a.parquet", rows, Shape(row_group=2))
+    assert_staged(pipeline, batch, {path: rows}, stage(pipeline, batch))

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rollup_assets.batches import Batch, to_milliseconds
-from rollup_assets.errors import NotStagedError, QuarantineError, RollupOverflowError, StaleInputError
+from rollup_assets.errors import NotStagedError, QuarantineError, RollupOverflowError, StageCorruptError, StaleInputError
 from rollup_assets.settings import parse_duration
 from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLUPS, Manifest
 from rollup_assets_tests import naive, staged
@@ -755,3 +755,62 @@ def test_an_overflow_leaves_the_earlier_rollups_in_place(tmp_path: Path) -> None
         try_roll_up(pipeline, batch)
     assert pipeline.stage.read(ROLLUPS, batch) == before
     assert sorted(path for path in Path(pipeline.settings.warehouse).rglob("*") if path.is_file()) == files
+
+
+# ---------------------------------------------------------------------------------------------------------- many row groups and files
+
+
+@pytest.mark.parametrize(("row_group", "file_rows"), [(1, 1), (7, 7), (50, 120), (1000, 100_000)])
+def test_rows_that_fill_many_row_groups_and_files_equal_the_model(
+    row_group: int, file_rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What millions of rows do: buffers that run full within a shard, row groups that hold several shards, several files a resolution."""
+    from rollup_assets.storage import encodings, partial_points
+
+    monkeypatch.setattr(encodings, "ROLLUPS_ROW_GROUP", row_group)
+    monkeypatch.setattr(encodings, "ROLLUPS_FILE_ROWS", file_rows)
+    monkeypatch.setattr(encodings, "DATAPOINTS_ROW_GROUP", row_group)
+    monkeypatch.setattr(partial_points, "PARTIAL_POINTS_ROW_GROUP", row_group)
+    grid = Grid(TODAY, HOUR, 2, RESOLUTIONS, HOUR)
+    pipeline = pipeline_of(grid, tmp_path, shards=5)
+    rows = crowd(33, grid, 40, 800)
+    land(pipeline, rows)
+    manifests = run(pipeline, grid)
+    for batch, manifest in manifests.items():
+        found = staged.rollup_rows(pipeline, batch, manifest)
+        assert all(shard == naive.bucket_of(row.id, 5) for shard, row in found)
+        assert all(file.rows <= file_rows + row_group for file in manifest.files)
+        assert len(found) == sum(manifest.counters["rows"].values())
+    assert_same(merged(rows_of(pipeline, manifests).values()), naive.rollups_of(accepted(rows), RESOLUTIONS, HOUR))
+
+
+# ---------------------------------------------------------------------------------------------------------------------- damaged stage
+
+
+@pytest.mark.parametrize("asset", [REPARTITIONED, PARTIAL_POINTS])
+@pytest.mark.parametrize("damage", ["missing", "truncated"])
+def test_a_damaged_staged_file_is_named_with_the_command_that_mends_it(asset: str, damage: str, tmp_path: Path) -> None:
+    pipeline = pipeline_of(THREE_HOURS, tmp_path)
+    land(pipeline, crowd(34, THREE_HOURS, 20, 600))
+    run(pipeline, THREE_HOURS)
+    first, second, _ = batches_of(pipeline, THREE_HOURS)
+    broken = second if asset == REPARTITIONED else first
+    manifest = pipeline.stage.read(asset, broken)
+    assert manifest is not None
+    place = pipeline.stage.place(manifest, manifest.files[0], broken)
+    if damage == "missing":
+        place.delete_file()
+    else:
+        content = place.read_bytes()
+        assert content
+        place.write_bytes(content[: len(content) // 2])
+    with pytest.raises(StageCorruptError) as raised:
+        roll_up(pipeline, second, force=True)
+    assert manifest.files[0].path in str(raised.value)
+    assert broken.key in str(raised.value)
+    assert "rollups backfill" in str(raised.value)
+    # The command stages it again, and the rows come out as before.
+    before = pipeline.stage.read(ROLLUPS, second)
+    stage(pipeline, broken)
+    assert before is not None
+    assert roll_up(pipeline, second, force=True).manifest.digest == before.digest
