@@ -1,4 +1,7 @@
-"""A backfill that is killed, wherever it is, and run again gives the same table as one that was left alone."""
+"""A backfill that is killed and run again gives the same table as one that was left alone, and the dead run is closed.
+
+Killing the steps at every point of theirs is `test_kill.py`.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ import pytest
 
 from rollup_assets.defs.backfill import run_backfill
 from rollup_assets.settings import Settings
-from rollup_assets.storage.manifests import REPARTITIONED, ROLLUP_TABLE, ROLLUPS
+from rollup_assets.storage.manifests import ROLLUP_TABLE, ROLLUPS
 from rollup_assets_tests.integration.tables import hours, land, recorded, rows
 
 HOURS = 3
@@ -32,14 +35,13 @@ def left_alone(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     return settings
 
 
-@pytest.mark.parametrize("asset", [REPARTITIONED, ROLLUPS])
-def test_killed_and_run_again_it_is_the_table_of_one_left_alone(tmp_path: Path, left_alone: Settings, asset: str) -> None:
-    """Killed a moment after the first partition of an asset is in place: within another write, commit or event, as luck has it."""
+def test_killed_and_run_again_it_is_the_table_of_one_left_alone(tmp_path: Path, left_alone: Settings) -> None:
+    """Killed a moment after the first rollups are in place: within another write, commit or event, as luck has it."""
     settings, environment = land(tmp_path, HOURS)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("ROLLUP_", "DAGSTER"))}
     first, last = hours(0, HOURS - 1)[0], hours(0, HOURS - 1)[-1]
     with subprocess.Popen([sys.executable, "-c", BACKFILL, first, last], env=inherited | environment) as process:
-        manifest = Path(settings.stage, asset, settings.calendar.batch(first).folder, "manifest.json")
+        manifest = Path(settings.stage, ROLLUPS, settings.calendar.batch(first).folder, "manifest.json")
         deadline = time.monotonic() + 120
         while not manifest.exists() and process.poll() is None:
             assert time.monotonic() < deadline
