@@ -760,7 +760,7 @@ def test_an_overflow_leaves_the_earlier_rollups_in_place(tmp_path: Path) -> None
 # ---------------------------------------------------------------------------------------------------------- many row groups and files
 
 
-@pytest.mark.parametrize(("row_group", "file_rows"), [(1, 1), (7, 7), (50, 120), (1000, 100_000)])
+@pytest.mark.parametrize(("row_group", "file_rows"), [(3, 3), (50, 120), (1000, 100_000)])
 def test_rows_that_fill_many_row_groups_and_files_equal_the_model(
     row_group: int, file_rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
