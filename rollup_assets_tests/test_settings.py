@@ -127,7 +127,15 @@ def test_a_setting_is_read_as_text(name: str, text: str, value: object, source: 
 
 
 @pytest.mark.parametrize(
-    ("batch", "layout"), [("1d", "year=%Y/month=%m/day=%d"), ("24h", "%Y/%j"), ("1h", "%y%m%d%H"), ("1m", "%Y/%m/%d/%H/%M")]
+    ("batch", "layout"),
+    [
+        ("1d", "year=%Y/month=%m/day=%d"),
+        ("6h", "year=%Y/month=%m/day=%d/hour=%H"),
+        ("15m", "%Y%m%d/%H%M"),
+        ("24h", "%Y/%j"),
+        ("1h", "%y%m%d%H"),
+        ("1m", "%Y/%m/%d/%H/%M"),
+    ],
 )
 def test_batches_and_their_layouts(batch: str, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Given as text in the environment, the batch length is the lookback unless that is set."""
@@ -275,7 +283,6 @@ DAILY = "year=%Y/month=%m/day=%d"
         # layout
         ({"RAW_LAYOUT": DAILY}, "RAW_LAYOUT", "into one folder"),
         ({"RAW_LAYOUT": "hour=%H"}, "RAW_LAYOUT", "into one folder"),
-        ({"RAW_LAYOUT": "%m/%d/%H"}, "RAW_LAYOUT", "into one folder"),
         ({"RAW_LAYOUT": "%Y/%d/%H"}, "RAW_LAYOUT", "into one folder"),
         ({"RAW_LAYOUT": "%Y/%m/%H"}, "RAW_LAYOUT", "into one folder"),
         ({"RAW_LAYOUT": "%j/%H"}, "RAW_LAYOUT", "into one folder"),
@@ -283,7 +290,7 @@ DAILY = "year=%Y/month=%m/day=%d"
         ({"BATCH": "15m", "RESOLUTIONS": "1m"}, "RAW_LAYOUT", "into one folder"),
         ({"RAW_LAYOUT": "%Y/%m/%d/%H/%M"}, "RAW_LAYOUT", "several folders inside the batch"),
         ({"BATCH": "1d"}, "RAW_LAYOUT", "several folders inside the batch"),
-        ({"BATCH": "6h"}, "RAW_LAYOUT", "several folders inside the batch"),
+        ({"BATCH": "1d", "LOOKBACK": "1h"}, "RAW_LAYOUT", "several folders inside the batch"),
         ({"RAW_LAYOUT": "%Y/%m/%d/%H/%S"}, "RAW_LAYOUT", "%S"),
         ({"RAW_LAYOUT": "%Y/%V/%u/%H"}, "RAW_LAYOUT", "not a part of a UTC time"),
         ({"RAW_LAYOUT": "%Y/%b/%d/%H"}, "RAW_LAYOUT", "%b"),

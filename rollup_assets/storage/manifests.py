@@ -10,7 +10,7 @@ import hashlib
 import json
 import uuid
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -23,7 +23,7 @@ PARTIAL_POINTS = "partial_points"
 QUARANTINED = "quarantined_datapoints"
 ROLLUPS = "rollups"
 ROLLUP_TABLE = "rollup_table"
-FORMAT_VERSION = 1
+FORMAT_VERSION: Final = 1
 
 
 class _Record(BaseModel):
@@ -69,7 +69,7 @@ class Manifest(_Record):
     counters: dict[str, Any] = Field(default={}, description="row counts and checksums; part of the content")
     digest: str = Field(description="content digest; Dagster's data version")
     timings: dict[str, float] = Field(default={}, description="seconds of wall time per stage; not part of the content")
-    format_version: int = FORMAT_VERSION
+    format_version: Literal[1] = FORMAT_VERSION
 
     @property
     def rows(self) -> int:

@@ -1,0 +1,162 @@
+"""Parquet files: what is said of a file is true of its bytes, and the same rows give the same bytes."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import xxhash
+
+from rollup_assets.settings import load_settings
+from rollup_assets.storage import encodings
+from rollup_assets.storage.filesystems import Place
+from rollup_assets.storage.manifests import StagedFile
+from rollup_assets.storage.parquet import Encoding, ParquetFileWriter
+from rollup_assets.storage.partial_points import PartialPointsLayout
+
+SCHEMA = pa.schema([pa.field("id", pa.int64(), nullable=False), ("metric", pa.string()), ("value", pa.float64())])
+ENCODING = Encoding(compression="zstd", level=1, dictionary=("metric",), columns={"value": "BYTE_STREAM_SPLIT"}, statistics=True)
+
+
+def rows(count: int, start: int = 0) -> pa.Table:
+    numbers = range(start, start + count)
+    columns = [
+        pa.array(numbers, pa.int64()),
+        pa.array([f"m{n % 3}" for n in numbers]),
+        pa.array([None if n % 5 == 0 else n / 7 for n in numbers]),
+    ]
+    return pa.Table.from_arrays(columns, schema=SCHEMA)
+
+
+def write(path: Path, tables: list[pa.Table]) -> StagedFile:
+    writer = ParquetFileWriter(Place.parse(str(path)), SCHEMA, ENCODING)
+    for table in tables:
+        writer.write(table)
+    return writer.close("some/name", shards=(3, 4), resolution=60_000)
+
+
+def test_digest_size_and_rows_are_those_of_the_file(tmp_path: Path) -> None:
+    file = write(tmp_path / "new" / "a.parquet", [rows(1000), rows(10, 1000)])
+    content = (tmp_path / "new" / "a.parquet").read_bytes()
+    assert file == StagedFile(
+        path="some/name", rows=1010, size=len(content), digest=xxhash.xxh3_128(content).hexdigest(), shards=(3, 4), resolution=60_000
+    )
+    assert pq.read_table(tmp_path / "new" / "a.parquet").equals(rows(1010))
+
+
+def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
+    """However they lie in memory: in chunks, cut out of a larger table, or in one piece."""
+    whole = rows(1000)
+    chunked = pa.concat_tables([whole.slice(0, 10), whole.slice(10)])
+    cut = rows(1500).slice(0, 1000)
+    digests = {write(tmp_path / f"{number}.parquet", [table]).digest for number, table in enumerate((whole, chunked, cut))}
+    assert len(digests) == 1
+    assert write(tmp_path / "other.parquet", [rows(1000, 1)]).digest not in digests
+
+
+def test_each_table_is_one_row_group(tmp_path: Path) -> None:
+    sizes = [5, 200_000, 1]
+    write(tmp_path / "a.parquet", [rows(size) for size in sizes])
+    metadata = pq.read_metadata(tmp_path / "a.parquet")
+    assert [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)] == sizes
+
+
+def test_a_file_tells_neither_when_it_was_written_nor_what_held_it_in_memory(tmp_path: Path) -> None:
+    """No serialized Arrow schema, no metadata of our own: other engines write the same bytes."""
+    write(tmp_path / "a.parquet", [rows(3)])
+    assert not pq.read_metadata(tmp_path / "a.parquet").metadata
+    assert str(tmp_path).encode() not in (tmp_path / "a.parquet").read_bytes()
+
+
+def test_a_file_without_rows_is_a_file(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.parquet", [])
+    assert file.rows == 0
+    assert file.size == (tmp_path / "a.parquet").stat().st_size
+    assert pq.read_table(tmp_path / "a.parquet").num_rows == 0
+
+
+# ---------------------------------------------------------------------------------------------------------------- encodings
+
+
+def datapoints(value: str) -> pa.Schema:
+    kind = pa.float64() if value == "double_value" else pa.int64()
+    names = pa.dictionary(pa.int32(), pa.string())
+    integers = pa.int64()
+    columns = {
+        "id": integers,
+        "org_id": integers,
+        "metric": names,
+        "logical_timestamp": integers,
+        value: kind,
+        "receive_timestamp": integers,
+    }
+    return pa.schema(columns)
+
+
+def all_schemas() -> dict[str, tuple[pa.Schema, Encoding, set[str]]]:
+    """Every kind of file we write: schema, encoding, and the columns that are deliberately PLAIN."""
+    from pyiceberg.io.pyarrow import schema_to_pyarrow
+
+    from rollup_assets.iceberg.schema import iceberg_schema
+    from rollup_assets.steps.split import quarantine_schema
+
+    found: dict[str, tuple[pa.Schema, Encoding, set[str]]] = {}
+    for value_type, details in itertools.product(("long", "double"), (False, True)):
+        settings = load_settings(value_type=value_type)
+        name = f"{value_type}{', details' if details else ''}"
+        layout = PartialPointsLayout(settings.resolutions, "float64" if value_type == "double" else "int64")
+        partial = layout.schema(details=details)
+        doubles = [field.name for field in partial if field.type == pa.float64()]
+        others = [field.name for field in partial if field.type == pa.int64() and field.name not in ("id", "org_id")]
+        dictionaries = {field.name for field in partial if pa.types.is_dictionary(field.type) and field.name != "metric"}
+        found[f"partial points, {name}"] = (partial, encodings.partial_points(doubles, others), {"id"} | dictionaries)
+        if details:
+            continue
+        quarantine_plain = {"rows", "id", "logical_timestamp", "receive_timestamp", settings.value_column}
+        found[f"datapoints, {name}"] = (datapoints(settings.value_column), encodings.DATAPOINTS, set())
+        found[f"quarantined, {name}"] = (quarantine_schema(settings.value_column), encodings.QUARANTINED, quarantine_plain)
+        rollups = schema_to_pyarrow(iceberg_schema(value_type), include_field_ids=False)
+        found[f"rollups, {name}"] = (rollups, encodings.ROLLUPS, {"metric_shard_id", "resolution", "logical_timestamp"})
+    return found
+
+
+SCHEMAS = all_schemas()
+
+
+@pytest.mark.parametrize("kind", SCHEMAS)
+def test_every_column_has_an_encoding_that_fits_it(kind: str, tmp_path: Path) -> None:
+    """BYTE_STREAM_SPLIT for fixed widths, DELTA_BINARY_PACKED for integers, a dictionary, or PLAIN where that is meant; as written."""
+    schema, encoding, plain = SCHEMAS[kind]
+    for field in schema:
+        chosen = "DICTIONARY" if field.name in encoding.dictionary else encoding.columns.get(field.name, "PLAIN")
+        if chosen == "BYTE_STREAM_SPLIT":
+            assert pa.types.is_integer(field.type) or pa.types.is_floating(field.type), field
+        elif chosen == "DELTA_BINARY_PACKED":
+            assert pa.types.is_integer(field.type), field
+        elif chosen == "PLAIN":
+            assert field.name in plain, field
+        assert field.name not in encoding.dictionary or field.name not in encoding.columns
+
+    def column(kind: pa.DataType) -> pa.Array:
+        if pa.types.is_dictionary(kind):
+            return pa.array(["a", "b", "a"]).dictionary_encode()
+        return pa.array(["a", "b", "a"]) if pa.types.is_string(kind) or pa.types.is_large_string(kind) else pa.array([1, 2, 1]).cast(kind)
+
+    table = pa.Table.from_arrays([column(field.type).cast(field.type) for field in schema], schema=schema)
+    writer = ParquetFileWriter(Place.parse(str(tmp_path / "a.parquet")), schema, encoding)
+    writer.write(table)
+    writer.close("a")
+    group = pq.read_metadata(tmp_path / "a.parquet").row_group(0)
+    for place, field in enumerate(schema):
+        written = set(group.column(place).encodings)
+        if field.name in encoding.dictionary:
+            assert "RLE_DICTIONARY" in written
+        else:
+            assert encoding.columns.get(field.name, "PLAIN") in written
+            assert "RLE_DICTIONARY" not in written
+        assert group.column(place).compression == encoding.compression.upper()
+    back = pq.read_table(tmp_path / "a.parquet")
+    assert back.to_pydict() == table.to_pydict()

@@ -1,0 +1,126 @@
+"""Spilled blocks: what was emitted is read back, by bucket, in the order of tasks and within one of emission."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rollup_assets.storage import spill
+from rollup_assets.storage.spill import SpilledBlocks, SpillFile
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[SpillFile]:
+    found = SpillFile(tmp_path / "blocks")
+    yield found
+    found.close()
+
+
+def read(files: list[SpillFile], bucket: int) -> list[tuple[int, bytes, bytes]]:
+    return [(task, header, bytes(payload)) for task, header, payload in SpilledBlocks(files, bucket)]
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    emitted=st.lists(
+        st.lists(st.tuples(st.integers(0, 3), st.binary(max_size=4), st.lists(st.binary(max_size=300), max_size=5)), max_size=8),
+        max_size=4,
+    )
+)
+def test_blocks_come_back_by_bucket_in_the_order_of_tasks_and_of_emission(
+    emitted: list[list[tuple[int, bytes, list[bytes]]]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Also empty ones, as often as they are asked for."""
+    folder = tmp_path_factory.mktemp("spill")
+    files = [SpillFile(folder / f"blocks-{task}") for task in range(len(emitted))]
+    for file, blocks in zip(files, emitted, strict=True):
+        for bucket, header, buffers in blocks:
+            file.emit(bucket, header, buffers)
+    for bucket in range(5):
+        expected = [
+            (task, header, b"".join(buffers)) for task, blocks in enumerate(emitted) for to, header, buffers in blocks if to == bucket
+        ]
+        assert read(files, bucket) == expected
+        source = SpilledBlocks(files, bucket)
+        for _ in range(2):
+            assert [(task, header, bytes(payload)) for task, header, payload in source] == expected
+            assert list(source.headers()) == [(task, header) for task, header, _ in expected]
+    for file in files:
+        file.close()
+
+
+@pytest.mark.parametrize("count", [999, 1000, 1001, 2500])
+def test_more_buffers_than_the_operating_system_takes_at_once(count: int, file: SpillFile) -> None:
+    """With empty ones among them."""
+    buffers = [b"" if number % 7 == 0 else str(number).encode() for number in range(count)]
+    file.emit(1, b"header", buffers)
+    file.emit(1, b"next", [b"end"])
+    assert read([file], 1) == [(0, b"header", b"".join(buffers)), (0, b"next", b"end")]
+
+
+def test_a_write_that_the_operating_system_cuts_short_goes_on_where_it_ended(file: SpillFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within a buffer and at its end."""
+    real = os.writev
+
+    def short(descriptor: int, views: list[memoryview]) -> int:
+        return real(descriptor, [views[0][:3]] if len(views[0]) != 6 else views[:1])
+
+    monkeypatch.setattr(spill.os, "writev", short)
+    file.emit(0, b"", [b"0123456789", b"abcdef", b"", b"xyz", b"."])
+    monkeypatch.undo()
+    assert read([file], 0) == [(0, b"", b"0123456789abcdefxyz.")]
+
+
+def test_a_read_that_the_operating_system_cuts_short_goes_on_where_it_ended(file: SpillFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.emit(0, b"", [b"0123456789"])
+    real = os.preadv
+    monkeypatch.setattr(spill.os, "preadv", lambda descriptor, views, offset: real(descriptor, [views[0][:3]], offset))
+    assert read([file], 0) == [(0, b"", b"0123456789")]
+
+
+def test_anything_with_the_buffer_protocol_can_be_emitted(file: SpillFile) -> None:
+    """Copied before the call returns: the caller's arrays may change afterwards."""
+    array = np.arange(6, dtype=np.int64)
+    wide = np.arange(6, dtype=np.float64).reshape(2, 3)
+    arrow = pa.py_buffer(b"arrow")
+    expected = array.tobytes() + wide.tobytes() + b"arrow" + array[2:4].tobytes() + b"end"
+    file.emit(0, b"", [array, wide, arrow, array[2:4], np.empty(0, np.int32), np.empty((3, 0)), memoryview(b"end")])
+    array[:] = 0
+    assert read([file], 0) == [(0, b"", expected)]
+
+
+def test_payloads_are_aligned_for_every_type(file: SpillFile) -> None:
+    """Kernels are compiled for aligned arrays, whatever blocks lie before in the file."""
+    for size in (1, 3, 8, 100_000):
+        file.emit(0, b"", [np.full(size, 7, np.int8)])
+    for _, _, payload in SpilledBlocks([file], 0):
+        address = np.frombuffer(payload, np.uint8).ctypes.data
+        assert address % 8 == 0
+
+
+def test_a_file_that_ends_early_is_an_error_and_not_zeros(file: SpillFile) -> None:
+    file.emit(0, b"", [b"0123456789"])
+    os.truncate(file.path, 5)
+    with pytest.raises(OSError, match="ended early"):
+        read([file], 0)
+
+
+def test_closing_deletes_the_file(tmp_path: Path) -> None:
+    found = SpillFile(tmp_path / "blocks")
+    found.emit(0, b"", [b"x"])
+    found.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_spill_file_never_takes_over_another_one(tmp_path: Path) -> None:
+    (tmp_path / "blocks").write_bytes(b"precious")
+    with pytest.raises(FileExistsError):
+        SpillFile(tmp_path / "blocks")
+    assert (tmp_path / "blocks").read_bytes() == b"precious"
