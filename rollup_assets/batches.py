@@ -14,6 +14,7 @@ from rollup_assets.errors import UnknownPartitionError
 
 KEY_FORMAT = "%Y-%m-%d-%H:%M"
 DAY_MS = 86_400_000
+HOUR_MS = 3_600_000
 MINUTE_MS = 60_000
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
@@ -98,6 +99,18 @@ class BatchCalendar:
     def first(self) -> Batch:
         """The first batch."""
         return Batch(self.start, self.start + self.length)
+
+    @property
+    def folder_unit(self) -> int:
+        """The part of time that tells one batch's start from the next, in ms: a day, an hour or a minute."""
+        return next(unit for unit in (DAY_MS, HOUR_MS, MINUTE_MS) if self.length % unit == 0)
+
+    def of_folder(self, name: str) -> Batch | None:
+        """The batch with this :attr:`Batch.folder`, such as ``2026-01-01-0900``; None if there is none."""
+        try:
+            return self.batch(f"{name[:-2]}:{name[-2:]}")
+        except UnknownPartitionError:
+            return None
 
     def containing(self, ms: int) -> Batch:
         """The batch whose range contains the epoch millisecond ``ms`` (also before the first one)."""

@@ -24,7 +24,6 @@ from rollup_assets.errors import GeneratorError
 from rollup_assets.progress import TerminalProgress, compact
 from rollup_assets.query import query
 from rollup_assets.settings import Settings, format_duration, project_root
-from rollup_assets.status import batches_with_raw
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.landing_zone import LandingZone
 from rollup_assets.storage.manifests import REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Stage
@@ -91,7 +90,7 @@ def _generate(settings: Settings, series: int, console: Console) -> list[Batch]:
 
     calendar = settings.calendar
     wanted = [batch for ahead in range(max(1, HOURS * 3_600_000 // settings.batch)) if (batch := calendar.shifted(calendar.first, ahead))]
-    present = batches_with_raw(_landing_zone(settings), calendar)
+    present = _landing_zone(settings).batches()
     if set(present) - set(wanted) or len(present) == len(wanted):
         console.print(
             f"{len(present)} batches with raw files are in {escape(settings.raw)}; they stay as they are", soft_wrap=True, highlight=False
@@ -107,14 +106,14 @@ def _generate(settings: Settings, series: int, console: Console) -> list[Batch]:
 def _copy(settings: Settings, data: Path, console: Console) -> list[Batch]:
     """Copy raw files, batch by batch, into an empty landing zone."""
     calendar, target = settings.calendar, _landing_zone(settings)
-    present = batches_with_raw(target, calendar)
+    present = target.batches()
     if present:
         console.print(
             f"{len(present)} batches with raw files are in {escape(settings.raw)}; they stay as they are", soft_wrap=True, highlight=False
         )
         return present
-    source = LandingZone(Place.parse(str(data.resolve())), settings.raw_layout)
-    batches = batches_with_raw(source, calendar)
+    source = LandingZone(Place.parse(str(data.resolve())), settings.raw_layout, calendar)
+    batches = source.batches()
     if not batches:
         raise GeneratorError(
             f"{data} has no raw files from {calendar.first} on in folders like {calendar.first.start_time.strftime(settings.raw_layout)}; "
@@ -146,7 +145,7 @@ def _copy(settings: Settings, data: Path, console: Console) -> list[Batch]:
 
 
 def _landing_zone(settings: Settings) -> LandingZone:
-    return LandingZone(Place.parse(settings.raw), settings.raw_layout)
+    return LandingZone(Place.parse(settings.raw), settings.raw_layout, settings.calendar)
 
 
 def _backfill(settings: Settings, batches: Sequence[Batch], console: Console) -> bool:

@@ -26,6 +26,10 @@ class UnknownPartitionError(RollupError):
     """A partition key is malformed, not aligned to the batch length, or outside the table's range."""
 
 
+class LandingZoneError(RollupError):
+    """The landing zone has files where no batch looks for them."""
+
+
 class QuarantineError(RollupError):
     """A batch has more quarantined rows or files than the settings allow; its datapoints are not staged.
 

@@ -28,7 +28,7 @@ class Pipeline:
 
         return cls(
             settings=settings,
-            landing_zone=LandingZone(Place.parse(settings.raw), settings.raw_layout),
+            landing_zone=LandingZone(Place.parse(settings.raw), settings.raw_layout, settings.calendar),
             stage=Stage(Place.parse(settings.stage)),
             engine=LocalEngine(threads=settings.threads, memory=settings.memory, scratch=settings.home / "scratch"),
         )

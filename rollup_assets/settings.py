@@ -305,7 +305,7 @@ def _check_resolutions(resolutions: tuple[int, ...], batch: int) -> None:
 
 
 def _check_layout(layout: str, calendar: BatchCalendar) -> None:
-    """Each batch needs one folder of its own, and none finer: two batches of a day must differ, and no minute inside one may."""
+    """Each batch needs one folder of its own, named after its start, and none finer than the parts of time that a start has."""
     text = f"ROLLUP_RAW_LAYOUT={layout}"
     if any(part in ("", ".", "..") for part in layout.split("/")):
         raise ValueError(f"{text} is not a plain path; write folders below ROLLUP_RAW, with one / between them")
@@ -321,8 +321,9 @@ def _check_layout(layout: str, calendar: BatchCalendar) -> None:
         other = folders.setdefault(folder, batch)
         if other != batch:
             raise ValueError(f"{text} puts the batches {other} and {batch} into one folder; add the missing part of the time")
+    unit = calendar.folder_unit
     for batch in of_a_day:
-        if len({to_datetime(ms).strftime(layout) for ms in range(batch.start, batch.end, MINUTE_MS)}) > 1:
+        if len({to_datetime(ms).strftime(layout) for ms in range(batch.start, batch.start + unit, MINUTE_MS)}) > 1:
             raise ValueError(
                 f"{text} has several folders inside the batch {batch}; drop the finest part of the time, or set "
                 f"ROLLUP_BATCH={format_duration(calendar.length)} to the length of a folder: 1h where it ends in %H, 1d where in %d"

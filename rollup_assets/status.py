@@ -8,15 +8,15 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
-from rollup_assets.batches import Batch, BatchCalendar, to_milliseconds
-from rollup_assets.errors import UnknownPartitionError
+from rollup_assets.batches import Batch
+from rollup_assets.errors import RollupError
+from rollup_assets.pipeline import Pipeline
 from rollup_assets.settings import Settings
-from rollup_assets.steps.results import CODE_VERSION
-from rollup_assets.storage.filesystems import Place
-from rollup_assets.storage.landing_zone import LandingZone
-from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Manifest, Stage
+from rollup_assets.steps.planning import content_parameters
+from rollup_assets.steps.results import CODE_VERSION, Waiting
+from rollup_assets.steps.rollup import find_inputs
+from rollup_assets.storage.manifests import QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Manifest, Stage
 
 
 @dataclass(slots=True)
@@ -60,56 +60,31 @@ class PartitionStatus:
         return "staged" if self.staged else "empty"
 
 
-def batch_of_folder(name: str, calendar: BatchCalendar) -> Batch | None:
-    """The batch whose folder in the stage has this name, such as ``2026-01-01-0900``; None if there is none."""
-    try:
-        return calendar.batch(f"{name[:-2]}:{name[-2:]}")
-    except UnknownPartitionError:
-        return None
-
-
-def batches_with_raw(landing_zone: LandingZone, calendar: BatchCalendar) -> list[Batch]:
-    """Batches from the first partition on that have raw files, in order; found from the folders' names."""
-    depth = landing_zone.layout.strip("/").count("/") + 1
-    root = landing_zone.root.path.rstrip("/")
-    folders = {tuple(str(info.path)[len(root) :].strip("/").split("/")[:depth]) for info in landing_zone.root.files()}
-    found = set()
-    for folder in {"/".join(parts) for parts in folders}:
-        try:
-            moment = dt.datetime.strptime(folder, landing_zone.layout.strip("/")).replace(tzinfo=dt.UTC)
-        except ValueError:
-            continue
-        batch = calendar.containing(to_milliseconds(moment))
-        if batch.start >= calendar.start and landing_zone.files(batch):
-            found.add(batch)
-    return sorted(found)
-
-
 def status(settings: Settings, batches: Iterable[Batch] | None = None, *, now: dt.datetime | None = None) -> list[PartitionStatus]:
     """The partitions of ``batches``; without them, all that have raw files or anything staged, and those that follow from them.
 
     A partition that has not ended at ``now`` (default: the clock) is only listed if it has raw files or is asked for.
     """
-    landing_zone = LandingZone(Place.parse(settings.raw), settings.raw_layout)
-    stage = Stage(Place.parse(settings.stage))
-    chosen = list(batches) if batches is not None else _known(settings, landing_zone, stage, now or dt.datetime.now(dt.UTC))
-    return [_status(batch, settings, landing_zone, stage) for batch in chosen]
+    pipeline = Pipeline.from_settings(settings)
+    chosen = list(batches) if batches is not None else _known(pipeline, now or dt.datetime.now(dt.UTC))
+    return [_status(pipeline, batch) for batch in chosen]
 
 
-def _known(settings: Settings, landing_zone: LandingZone, stage: Stage, now: dt.datetime) -> list[Batch]:
-    calendar = settings.calendar
-    found = set(batches_with_raw(landing_zone, calendar))
+def _known(pipeline: Pipeline, now: dt.datetime) -> list[Batch]:
+    calendar, landing_zone, stage = pipeline.calendar, pipeline.landing_zone, pipeline.stage
+    found = set(landing_zone.batches())
     for asset in (REPARTITIONED, QUARANTINED, ROLLUPS, ROLLUP_TABLE):
-        found.update(batch for name in stage.partitions(asset) if (batch := batch_of_folder(name, calendar)) is not None)
+        found.update(batch for name in stage.partitions(asset) if (batch := calendar.of_folder(name)) is not None)
     last = calendar.last_ended(now)
     with_points = [batch for batch in found if landing_zone.files(batch)]
-    following = (calendar.shifted(batch, ahead) for batch in with_points for ahead in range(1, settings.reach + 1))
+    following = (calendar.shifted(batch, ahead) for batch in with_points for ahead in range(1, pipeline.settings.reach + 1))
     found.update(batch for batch in following if batch is not None and last is not None and batch <= last)
     return sorted(found)
 
 
-def _status(batch: Batch, settings: Settings, landing_zone: LandingZone, stage: Stage) -> PartitionStatus:
-    files = landing_zone.files(batch)
+def _status(pipeline: Pipeline, batch: Batch) -> PartitionStatus:
+    settings, stage = pipeline.settings, pipeline.stage
+    files = pipeline.landing_zone.files(batch)
     result = PartitionStatus(batch.key, raw_files=len(files), raw_bytes=sum(file.size for file in files))
     staged, quarantined = stage.read(REPARTITIONED, batch), stage.read(QUARANTINED, batch)
     if staged is not None:
@@ -123,7 +98,7 @@ def _status(batch: Batch, settings: Settings, landing_zone: LandingZone, stage: 
         result.quarantined = quarantined.counters["rows_quarantined"]
         # Over its limit a batch stages what is wrong with it, and keeps the datapoints of its earlier raw files.
         result.over_limit = quarantined.inputs == tuple(files) and (staged is None or staged.inputs != quarantined.inputs)
-    result.waiting_for = _waiting_for(batch, staged, settings, landing_zone, stage)
+    result.waiting_for = _waiting_for(pipeline, batch)
     rollups, receipt = stage.read(ROLLUPS, batch), stage.read(ROLLUP_TABLE, batch)
     if rollups is not None:
         result.rolled_up = True
@@ -138,23 +113,18 @@ def _status(batch: Batch, settings: Settings, landing_zone: LandingZone, stage: 
     return result
 
 
-def _waiting_for(batch: Batch, staged: Manifest | None, settings: Settings, landing_zone: LandingZone, stage: Stage) -> list[str]:
-    """Neighbours that an empty partition needs staged; a partition with points of its own does not wait, it fails without them."""
-    if (staged is not None and staged.inputs) or (staged is None and landing_zone.files(batch)):
+def _waiting_for(pipeline: Pipeline, batch: Batch) -> list[str]:
+    """Other partitions that this one waits for; one whose own raw files are not staged is called that instead."""
+    try:
+        found = find_inputs(pipeline, batch)
+    except RollupError:
         return []
-    before = reversed(settings.calendar.earlier(batch, settings.reach))
-    return [other.key for other in before if stage.read(PARTIAL_POINTS, other) is None and landing_zone.files(other)]
+    needed = [name.split()[-1] for name in found.waiting_for] if isinstance(found, Waiting) else []
+    return sorted(key for key in needed if key != batch.key)
 
 
 def _outdated(manifest: Manifest, settings: Settings) -> list[str]:
-    wanted: dict[str, Any] = {
-        "shards": settings.shards,
-        "resolutions": list(settings.resolutions),
-        "lookback": settings.lookback,
-        "batch": settings.batch,
-        "value_type": settings.value_type,
-    }
-    found = {name: list(value) if isinstance(value, tuple) else value for name, value in manifest.parameters.items()}
+    wanted, found = content_parameters(settings), manifest.parameters
     reasons = [f"{manifest.asset}: made with {name} = {found.get(name)}" for name, value in wanted.items() if found.get(name) != value]
     if manifest.code_version != CODE_VERSION:
         reasons.append(f"{manifest.asset}: made by code version {manifest.code_version}, this is {CODE_VERSION}")

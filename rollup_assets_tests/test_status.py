@@ -9,7 +9,7 @@ import pytest
 
 from rollup_assets.batches import Batch
 from rollup_assets.pipeline import Pipeline
-from rollup_assets.status import PartitionStatus, batch_of_folder, batches_with_raw, status
+from rollup_assets.status import PartitionStatus, status
 from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS
 from rollup_assets_tests.conftest import MakePipeline
 from rollup_assets_tests.landing import write_bytes, write_rows
@@ -151,11 +151,11 @@ def test_batches_are_found_by_their_folders(pipeline: Pipeline) -> None:
     ):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
-    assert batches_with_raw(pipeline.landing_zone, pipeline.calendar) == [of[3], of[25]]
+    assert pipeline.landing_zone.batches() == [of[3], of[25]]
 
 
 def test_folders_of_the_stage_name_their_batch(pipeline: Pipeline) -> None:
     batch = batches(pipeline, 10)[9]
-    assert batch_of_folder(batch.folder, pipeline.calendar) == batch
-    assert batch_of_folder("2026-01-01-0930", pipeline.calendar) is None
-    assert batch_of_folder("lost+found", pipeline.calendar) is None
+    assert pipeline.calendar.of_folder(batch.folder) == batch
+    assert pipeline.calendar.of_folder("2026-01-01-0930") is None
+    assert pipeline.calendar.of_folder("lost+found") is None

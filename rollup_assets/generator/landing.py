@@ -81,7 +81,7 @@ def generate(
 
     """
     _check(options, settings)
-    landing_zone = LandingZone(Place.parse(settings.raw), settings.raw_layout)
+    landing_zone = LandingZone(Place.parse(settings.raw), settings.raw_layout, settings.calendar)
     taken = [batch for batch in batches if landing_zone.files(batch)]
     if taken and not keep_existing:
         raise GeneratorError(

@@ -80,10 +80,23 @@ def add_rows(
 
 
 @kernel
-def add_double_rows(ids: Array, labels: Array, sums: Array, deltas: Array, present: Array, bounds: Array, out: Array) -> None:
+def add_double_rows(
+    ids: Array,
+    labels: Array,
+    sums: Array,
+    deltas: Array,
+    present: Array,
+    counts: Array,
+    smallest: Array,
+    largest: Array,
+    bounds: Array,
+    out: Array,
+) -> None:
     """The same for float64 sums and deltas, with weights in [0.5, 1.5): equal to rounding only.
 
-    out float64[s, 4]: sums, deltas, and the magnitudes of both.
+    out float64[s, 4]: sums, deltas, and for each the magnitude that its rounding is relative to. That is not the result's own,
+    which may be 0 where large values cancel, but the largest that the sum can have passed through: count * the largest value, and
+    for a delta, whose steps up may be undone by negative values after resets, twice that besides.
     """
     segment = 0
     for r in range(len(ids)):
@@ -92,8 +105,9 @@ def add_double_rows(ids: Array, labels: Array, sums: Array, deltas: Array, prese
         while labels[r] > bounds[segment]:
             segment += 1
         w = 0.5 + np.float64(weight(ids[r]) >> np.uint64(11)) / 9007199254740992.0
+        passed = counts[r] * max(abs(smallest[r]), abs(largest[r]))
         out[segment, 0] += w * sums[r]
-        out[segment, 2] += abs(w * sums[r])
+        out[segment, 2] += w * passed
         if present[r]:
             out[segment, 1] += w * deltas[r]
-            out[segment, 3] += abs(w * deltas[r])
+            out[segment, 3] += w * (abs(deltas[r]) + 2.0 * passed)

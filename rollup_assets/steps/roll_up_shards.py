@@ -305,13 +305,7 @@ class _ShardRoller:
         partial = self.previous.read(shard, self.names.code_of) if self.previous else self._no_partial_points()
         if len(partial.id) == 0:
             return merge.Carry(partial, np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.int64)), len(ids)
-        if self.earlier:
-            known, times, values = self.earlier.last_points(shard)
-            at, level = merge.add_first_steps(
-                partial, merge.rows_of_ids(known, partial.id), times, values, self.task.batch.start, self.resolutions, self.task.lookback
-            )
-            if at >= 0:
-                raise overflow(int(partial.id[at]), self.task.resolutions[level], self.task.batch.start)
+        self._earlier_steps(shard, partial)
         for place in range(len(self.resolutions)):
             self.result.carried[place] += int(partial.integers[place, windows.COUNT].sum())
         row_of_series = merge.rows_of_ids(partial.id, ids)
@@ -321,6 +315,18 @@ class _ShardRoller:
         ranks = self.names.ranks()
         before = merge.keys_before(ranks[metric], org, ids, ranks[partial.metric[alone]], partial.org[alone], partial.id[alone])
         return merge.Carry(partial, row_of_series, alone, before), len(ids)
+
+    def _earlier_steps(self, shard: int, partial: PartialPoints) -> None:
+        """Give the open windows the step into their series' first point, which only the batch before knows."""
+        from rollup_assets.kernels import merge
+
+        if self.earlier is None:
+            return
+        known, times, values = self.earlier.last_points(shard)
+        rows = merge.rows_of_ids(known, partial.id)
+        at, level = merge.add_first_steps(partial, rows, times, values, self.task.batch.start, self.resolutions, self.task.lookback)
+        if at >= 0:
+            raise overflow(int(partial.id[at]), self.task.resolutions[level], self.task.batch.start)
 
     def _no_partial_points(self) -> PartialPoints:
         from rollup_assets.kernels import windows
@@ -384,7 +390,10 @@ class _ShardRoller:
             self.result.integer_sums[level], self.last[level],
         )  # fmt: skip
         if double:
-            sums.add_double_rows(ids, labels, total, delta, has_delta, self.bounds[level], self.result.double_sums[level])
+            sums.add_double_rows(
+                ids, labels, total, delta, has_delta, counts, values[kernels.OUT_MIN], values[kernels.OUT_MAX], self.bounds[level],
+                self.result.double_sums[level],
+            )  # fmt: skip
         self.result.rows[level] += count
         self.result.counts[level] += int(counts.sum())
         shard = self.shard_column[:count]

@@ -5,10 +5,12 @@ Read-only. What is inside the files stays out (``storage.raw_files``).
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 from dataclasses import dataclass
 
-from rollup_assets.batches import Batch
+from rollup_assets.batches import Batch, BatchCalendar, to_datetime, to_milliseconds
+from rollup_assets.errors import LandingZoneError
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.manifests import InputFile
 
@@ -19,19 +21,49 @@ class LandingZone:
 
     root: Place
     layout: str
+    calendar: BatchCalendar
 
     def folder(self, batch: Batch) -> Place:
         """The folder of a batch."""
         return self.root / batch.start_time.strftime(self.layout)
 
     def files(self, batch: Batch) -> list[InputFile]:
-        """Every file in or below the batch's folder whose name does not begin with ``_`` or ``.``, in path order."""
-        folder = self.folder(batch)
+        """Every file in or below the batch's folder whose name does not begin with ``_`` or ``.``, in path order.
+
+        Raises:
+            LandingZoneError: there are files in a folder that the layout gives to a time inside the batch, which nothing would read.
+        """
+        for inside in range(batch.start + self.calendar.folder_unit, batch.end, self.calendar.folder_unit):
+            finer = self.root / to_datetime(inside).strftime(self.layout)
+            if finer != self.folder(batch) and self._files(finer):
+                raise LandingZoneError(
+                    f"{finer.uri} lies inside the batch {batch}, whose files belong in {self.folder(batch).uri}: nothing would read it; "
+                    "set ROLLUP_BATCH to the length of a folder, or move the files"
+                )
+        return self._files(self.folder(batch))
+
+    def _files(self, folder: Place) -> list[InputFile]:
         return [
             InputFile(path=str(info.path)[len(self.root.path) :].lstrip("/"), size=info.size, version=_version(info.mtime_ns))
             for info in folder.files()
             if not any(part.startswith(("_", ".")) for part in str(info.path)[len(folder.path) :].strip("/").split("/"))
         ]
+
+    def batches(self) -> list[Batch]:
+        """Batches from the first partition on that have raw files, in order; found from the folders' names."""
+        depth = self.layout.strip("/").count("/") + 1
+        root = self.root.path.rstrip("/")
+        folders = {tuple(str(info.path)[len(root) :].strip("/").split("/")[:depth]) for info in self.root.files()}
+        found = set()
+        for folder in {"/".join(parts) for parts in folders}:
+            try:
+                moment = dt.datetime.strptime(folder, self.layout.strip("/")).replace(tzinfo=dt.UTC)
+            except ValueError:
+                continue
+            batch = self.calendar.containing(to_milliseconds(moment))
+            if batch.start >= self.calendar.start and self.files(batch):
+                found.add(batch)
+        return sorted(found)
 
     def place(self, file: InputFile) -> Place:
         """Where an input file lies."""

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from rollup_assets.batches import Batch, to_datetime
 from rollup_assets.engines.base import NoProgress, Progress
 from rollup_assets.settings import Settings, format_duration
-from rollup_assets.status import batch_of_folder
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.landing_zone import LandingZone
 from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, Stage
@@ -47,13 +46,13 @@ def verify(
     """
     from rollup_assets.iceberg.catalog import load_table, open_catalog
 
-    landing_zone = LandingZone(Place.parse(settings.raw), settings.raw_layout)
+    landing_zone = LandingZone(Place.parse(settings.raw), settings.raw_layout, settings.calendar)
     stage = Stage(Place.parse(settings.stage))
     result = Verification()
     with open_catalog(settings) as catalog:
         table = load_table(catalog, settings)
         in_table = _batches_in_table(settings, table) if table is not None else set()
-        receipts = {batch for name in stage.partitions(ROLLUP_TABLE) if (batch := batch_of_folder(name, settings.calendar)) is not None}
+        receipts = {batch for name in stage.partitions(ROLLUP_TABLE) if (batch := settings.calendar.of_folder(name)) is not None}
         chooser = _Chooser(settings, landing_zone, stage, published=in_table | receipts, given=batches is not None, result=result)
         chosen = [batch for batch in sorted(set(in_table | receipts if batches is None else batches)) if chooser.is_comparable(batch)]
         if chosen:

@@ -41,7 +41,7 @@ def pipeline_in(home: Path, **overrides: Any) -> Pipeline:
     settings = load_settings(home=str(home), shards=overrides.pop("shards", 4), **overrides)
     return Pipeline(
         settings=settings,
-        landing_zone=LandingZone(Place.parse(settings.raw), settings.raw_layout),
+        landing_zone=LandingZone(Place.parse(settings.raw), settings.raw_layout, settings.calendar),
         stage=Stage(Place.parse(settings.stage)),
         engine=None,  # type: ignore[arg-type]
     )

@@ -84,23 +84,26 @@ def test_repeated_and_unordered_windows_are_counted(labels: list[int], repeated:
 @quick
 @given(rows=rows)
 def test_add_double_rows(rows: dict[tuple[int, int], tuple[int, int, int, int, bool]]) -> None:
-    """Sums in row order, bit by bit, and the sums of magnitudes."""
+    """Sums in row order, bit by bit, and the magnitudes that they can have passed through."""
     keys = sorted(rows)
     expected = [[0.0] * 4 for _ in BOUNDS]
     for series, label in keys:
-        _, _, total, delta, present = rows[series, label]
+        count, _, total, delta, present = rows[series, label]
         w = 0.5 + float(weight(series) >> 11) / 2**53
         segment = expected[segment_of(label)]
         segment[0] += w * (total / 7)
-        segment[2] += abs(w * (total / 7))
+        passed = count * max(abs(total / 3), abs(delta / 3))
+        segment[2] += w * passed
         if present:
             segment[1] += w * (delta / 7)
-            segment[3] += abs(w * (delta / 7))
+            segment[3] += w * (abs(delta / 7) + 2.0 * passed)
     out = np.zeros((len(BOUNDS), 4))
     kernels.add_double_rows(
         np.array([series for series, _ in keys], np.int64), np.array([label for _, label in keys], np.int64),
         np.array([rows[key][2] / 7 for key in keys], np.float64), np.array([rows[key][3] / 7 for key in keys], np.float64),
-        np.array([rows[key][4] for key in keys], np.bool_), np.array(BOUNDS, np.int64), out,
+        np.array([rows[key][4] for key in keys], np.bool_), np.array([rows[key][0] for key in keys], np.int64),
+        np.array([rows[key][2] / 3 for key in keys], np.float64), np.array([rows[key][3] / 3 for key in keys], np.float64),
+        np.array(BOUNDS, np.int64), out,
     )  # fmt: skip
     assert out.tolist() == expected
 

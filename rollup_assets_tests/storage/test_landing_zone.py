@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rollup_assets.batches import BatchCalendar
+from rollup_assets.errors import LandingZoneError
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.landing_zone import LandingZone, version_of
 from rollup_assets.storage.manifests import InputFile
@@ -23,7 +24,7 @@ NOON = 1_767_268_800_000_000_000
 
 @pytest.fixture
 def zone(tmp_path: Path) -> LandingZone:
-    return LandingZone(Place.parse(str(tmp_path)), "year=%Y/month=%m/day=%d/hour=%H")
+    return LandingZone(Place.parse(str(tmp_path)), "year=%Y/month=%m/day=%d/hour=%H", CALENDAR)
 
 
 def put(zone: LandingZone, path: str, content: bytes = b"x", mtime_ns: int = NOON) -> Path:
@@ -59,13 +60,13 @@ def test_which_files_belong_to_a_batch(zone: LandingZone) -> None:
 
 def test_the_landing_zone_itself_may_have_any_name(tmp_path: Path) -> None:
     """Hidden are names below a batch's folder; where the landing zone lies, and what its layout is, does not matter."""
-    zone = LandingZone(Place.parse(str(tmp_path / ".hidden/_raw")), "_in/%Y%m%d%H")
+    zone = LandingZone(Place.parse(str(tmp_path / ".hidden/_raw")), "_in/%Y%m%d%H", CALENDAR)
     put(zone, "_in/2026010109/a.parquet")
     assert [file.path for file in zone.files(BATCH)] == ["_in/2026010109/a.parquet"]
 
 
 def test_a_landing_zone_elsewhere_than_on_a_disk() -> None:
-    zone = LandingZone(Place.parse("mock:///raw"), "%Y%m%d%H")
+    zone = LandingZone(Place.parse("mock:///raw"), "%Y%m%d%H", CALENDAR)
     (zone.folder(BATCH) / "a.parquet").write_bytes(b"1234")
     (file,) = zone.files(BATCH)
     assert (file.path, file.size) == ("2026010109/a.parquet", 4)
@@ -109,3 +110,21 @@ inputs = st.lists(st.builds(InputFile, path=names, size=st.integers(0, 120), ver
 def test_different_sets_of_files_have_different_versions(one: list[InputFile], other: list[InputFile]) -> None:
     """Also where names, sizes and times run into each other."""
     assert (version_of(one) == version_of(other)) == (one == other)
+
+
+SIX_HOURS = BatchCalendar(CALENDAR.start, 6 * 3_600_000)
+
+
+def test_batches_longer_than_their_unit_have_the_folder_of_their_start(tmp_path: Path) -> None:
+    """A batch of six hours reads ``hour=06``; files in ``hour=07``, which no batch would read, are an error that names the folder."""
+    zone = LandingZone(Place.parse(str(tmp_path)), "day=%d/hour=%H", SIX_HOURS)
+    batch = SIX_HOURS.containing(CALENDAR.start + 7 * 3_600_000)
+    (tmp_path / "day=01/hour=06").mkdir(parents=True)
+    (tmp_path / "day=01/hour=06/a.parquet").write_bytes(b"a")
+    assert [file.path for file in zone.files(batch)] == ["day=01/hour=06/a.parquet"]
+    (tmp_path / "day=01/hour=07").mkdir()
+    (tmp_path / "day=01/hour=07/_temporary").write_bytes(b"")
+    assert zone.files(batch)
+    (tmp_path / "day=01/hour=07/b.parquet").write_bytes(b"b")
+    with pytest.raises(LandingZoneError, match=r"hour=07 lies inside the batch 2026-01-01-06:00.*ROLLUP_BATCH"):
+        zone.files(batch)
