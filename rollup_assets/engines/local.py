@@ -113,15 +113,23 @@ class LocalEngine:
             finally:
                 context.clean()
 
+        def stop(futures: Sequence[Future[Result]]) -> None:
+            stopped.set()
+            for future in futures:
+                future.cancel()
+
         progress.start(stage, rows)
         try:
             with ThreadPoolExecutor(running, thread_name_prefix="task") as threads:
                 futures = [threads.submit(run, item) for item in items]
-                wait(futures, return_when=FIRST_EXCEPTION)
-                if any(future.done() and future.exception() for future in futures):
-                    stopped.set()
-                    for future in futures:
-                        future.cancel()
+                try:
+                    wait(futures, return_when=FIRST_EXCEPTION)
+                    failed = any(future.done() and future.exception() for future in futures)
+                except BaseException:  # an interrupt, which must not wait for the step's end
+                    stop(futures)
+                    raise
+                if failed:
+                    stop(futures)
             raise_first(futures)
             return [future.result() for future in futures]
         finally:

@@ -1,0 +1,286 @@
+"""The local engine: results in order, every block moved once, the real error raised, nothing left behind."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rollup_assets.engines.base import Blocks, Emit, NoProgress, TaskContext
+from rollup_assets.engines.local import LocalEngine
+
+
+class Watched:
+    """Progress that is written down."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, str, int]] = []
+        self._lock = threading.Lock()
+
+    def start(self, stage: str, total: int) -> None:
+        self._note("start", stage, total)
+
+    def advance(self, stage: str, rows: int) -> None:
+        self._note("advance", stage, rows)
+
+    def finish(self, stage: str) -> None:
+        self._note("finish", stage, 0)
+
+    def _note(self, kind: str, stage: str, rows: int) -> None:
+        with self._lock:
+            self.events.append((kind, stage, rows))
+
+    def done(self, stage: str) -> int:
+        return sum(rows for kind, of, rows in self.events if kind == "advance" and of == stage)
+
+    def stages(self) -> list[tuple[str, str]]:
+        return [(kind, stage) for kind, stage, _ in self.events if kind != "advance"]
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> LocalEngine:
+    return LocalEngine(threads=3, memory=3 << 20, scratch=tmp_path / "scratch")
+
+
+def left(engine: LocalEngine) -> list[Path]:
+    return sorted(engine.scratch.rglob("*"))
+
+
+def run(engine: LocalEngine, task: Any, items: Sequence[Any], progress: Any = None) -> list[Any]:
+    return engine.map(task, items, stage="stage", rows=0, progress=progress or NoProgress())
+
+
+# ---------------------------------------------------------------------------------------------------------------------- map
+
+
+def test_results_are_in_the_order_of_the_items_whichever_is_done_first(engine: LocalEngine) -> None:
+    def task(item: int, context: TaskContext) -> int:  # noqa: ARG001
+        time.sleep(0.02 if item % 3 == 0 else 0)
+        return item * item
+
+    assert run(engine, task, range(20)) == [item * item for item in range(20)]
+    assert run(engine, task, []) == []
+    assert left(engine) == []
+
+
+def test_tasks_run_at_the_same_time_and_never_more_than_threads(engine: LocalEngine) -> None:
+    together = threading.Barrier(3)
+    running: set[int] = set()
+    most = []
+
+    def task(item: int, context: TaskContext) -> None:  # noqa: ARG001
+        running.add(item)
+        most.append(len(running))
+        if item < 3:
+            together.wait(timeout=20)
+        running.discard(item)
+
+    run(engine, task, range(12))
+    assert max(most) == 3
+
+
+@pytest.mark.parametrize(("items", "share"), [(1, 3 << 20), (2, 3 << 19), (3, 1 << 20), (50, 1 << 20)])
+def test_running_tasks_share_the_memory(items: int, share: int, engine: LocalEngine) -> None:
+    assert run(engine, lambda item, context: context.memory, range(items)) == [share] * items  # noqa: ARG005
+
+
+# -------------------------------------------------------------------------------------------------------------- map_shuffle
+
+blocks_of_tasks = st.lists(st.lists(st.tuples(st.integers(0, 6), st.binary(max_size=50)), max_size=10), max_size=6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(emitted=blocks_of_tasks, cuts=st.sets(st.integers(1, 6)), threads=st.integers(1, 4))
+def test_every_block_is_moved_once_in_the_order_of_tasks_and_of_emission(
+    emitted: list[list[tuple[int, bytes]]], cuts: set[int], threads: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """To the group that has its bucket, whatever the number of threads; results in the order of items and of groups."""
+    engine = LocalEngine(threads=threads, memory=1 << 20, scratch=tmp_path_factory.mktemp("scratch"))
+    bounds = [0, *sorted(cuts), 7]
+    groups = [list(range(first, last)) for first, last in itertools.pairwise(bounds)]
+
+    def split(task: int, emit: Emit, context: TaskContext) -> int:  # noqa: ARG001
+        for number, (bucket, payload) in enumerate(emitted[task]):
+            emit(bucket, b"%d:%d" % (task, number), [payload[:1], payload[1:]])
+        return len(emitted[task])
+
+    def merge(group: Sequence[int], sources: Sequence[Blocks], context: TaskContext) -> tuple[list[int], list[Any]]:  # noqa: ARG001
+        found = []
+        for bucket, source in zip(group, sources, strict=True):
+            once = [(bucket, task, header, bytes(payload)) for task, header, payload in source]
+            assert [(bucket, task, header, bytes(payload)) for task, header, payload in source] == once
+            assert list(source.headers()) == [(task, header) for _, task, header, _ in once]
+            found += once
+        return list(group), found
+
+    counts, merged = engine.map_shuffle(split, range(len(emitted)), merge, groups, stages=("split", "merge"), rows=0, progress=NoProgress())
+    assert counts == [len(blocks) for blocks in emitted]
+    assert [group for group, _ in merged] == groups
+    expected = [
+        (bucket, task, b"%d:%d" % (task, number), payload)
+        for group in groups
+        for bucket in group
+        for task, blocks in enumerate(emitted)
+        for number, (to, payload) in enumerate(blocks)
+        if to == bucket
+    ]
+    assert [block for _, blocks in merged for block in blocks] == expected
+    assert left(engine) == []
+
+
+# ------------------------------------------------------------------------------------------------------------------- errors
+
+
+def test_the_first_real_error_is_raised_and_not_its_consequence(engine: LocalEngine) -> None:
+    """The other tasks stop where they report progress, and those that have not begun never begin."""
+    begun: list[int] = []
+    both = threading.Barrier(2)
+
+    def task(item: int, context: TaskContext) -> None:
+        begun.append(item)
+        if item == 1:
+            both.wait(timeout=20)
+            raise ValueError("the reason")
+        if item == 0:
+            both.wait(timeout=20)
+            while True:
+                time.sleep(0.001)
+                context.advance(1)
+        time.sleep(0.05)
+
+    with pytest.raises(ValueError, match=r"^the reason$"):
+        run(LocalEngine(threads=2, memory=1, scratch=engine.scratch), task, range(1000))
+    assert len(begun) < 1000
+    assert left(engine) == []
+
+
+def test_of_several_real_errors_the_first_item_s_is_raised(engine: LocalEngine) -> None:
+    both = threading.Barrier(2)
+
+    def task(item: int, context: TaskContext) -> None:  # noqa: ARG001
+        both.wait(timeout=20)
+        raise ValueError(str(item))
+
+    with pytest.raises(ValueError, match=r"^0$"):
+        run(engine, task, range(2))
+
+
+@pytest.mark.parametrize("where", ["split", "merge"])
+def test_after_an_error_nothing_is_left_and_no_file_is_open(where: str, engine: LocalEngine) -> None:
+    open_before = set(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    progress = Watched()
+
+    def split(item: int, emit: Emit, context: TaskContext) -> None:
+        Path(context.scratch_folder(), "spilled").write_bytes(b"x")
+        emit(0, b"", [b"x" * 1000])
+        if where == "split" and item == 3:
+            raise ValueError("broken")
+
+    def merge(group: Sequence[int], sources: Sequence[Blocks], context: TaskContext) -> None:  # noqa: ARG001
+        Path(context.scratch_folder(), "spilled").write_bytes(b"x")
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        engine.map_shuffle(split, range(5), merge, [[0], [1]], stages=("split", "merge"), rows=5, progress=progress)
+    assert left(engine) == []
+    assert set(os.listdir("/proc/self/fd")) <= open_before  # noqa: PTH208
+    stages = ["split", "merge"][: 1 if where == "split" else 2]
+    assert progress.stages() == [(kind, stage) for stage in stages for kind in ("start", "finish")]
+
+
+def test_an_interrupt_stops_the_running_tasks() -> None:
+    """Ctrl-C does not wait for the step to end: tasks stop at their next report, and the scratch folder is deleted."""
+    code = """
+import sys, time
+from pathlib import Path
+from rollup_assets.engines.base import NoProgress
+from rollup_assets.engines.local import LocalEngine
+
+def task(item, context):
+    print("begun", flush=True)
+    for _ in range(3000):
+        time.sleep(0.01)
+        context.advance(1)
+
+scratch = Path(sys.argv[1])
+try:
+    LocalEngine(threads=1, memory=1, scratch=scratch).map(task, range(100), stage="s", rows=0, progress=NoProgress())
+except KeyboardInterrupt:
+    print("interrupted", list(scratch.iterdir()), flush=True)
+"""
+    with tempfile.TemporaryDirectory() as scratch:
+        process = subprocess.Popen([sys.executable, "-c", code, scratch], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "begun\n"
+            process.send_signal(signal.SIGINT)
+            # One task alone would go on for half a minute, all of them for most of an hour.
+            found, _ = process.communicate(timeout=20)
+        finally:
+            process.kill()
+            process.wait()
+    assert found == "interrupted []\n"
+
+
+# ------------------------------------------------------------------------------------------------------------------ scratch
+
+
+def test_a_task_s_scratch_folder_is_its_own_and_gone_when_it_ends(engine: LocalEngine) -> None:
+    def task(item: int, context: TaskContext) -> list[str]:
+        folders = [context.scratch_folder(), context.scratch_folder()]
+        for folder in folders:
+            assert os.listdir(folder) == []  # noqa: PTH208
+            Path(folder, "file").write_bytes(bytes(item))
+        return folders
+
+    found = [folder for folders in run(engine, task, range(10)) for folder in folders]
+    assert len(set(found)) == 20
+    assert not any(Path(folder).exists() for folder in found)
+    assert left(engine) == []
+
+
+def test_leftovers_of_dead_processes_are_deleted_and_those_of_living_ones_are_not(engine: LocalEngine) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    living = [engine.scratch / f"{pid}-abc" for pid in (os.getpid(), os.getppid())]
+    foreign = engine.scratch / "somebody's"
+    gone = [engine.scratch / f"{dead.pid}-abc", engine.scratch / f"{dead.pid}-def"]
+    for folder in (*living, foreign, *gone):
+        folder.mkdir(parents=True)
+        (folder / "blocks-0").touch()
+    run(engine, lambda item, context: None, [1])  # noqa: ARG005
+    assert sorted(engine.scratch.iterdir()) == sorted([*living, foreign])
+    assert all((folder / "blocks-0").exists() for folder in living)
+
+
+# ----------------------------------------------------------------------------------------------------------------- progress
+
+
+def test_progress_adds_up_and_every_stage_is_finished(engine: LocalEngine) -> None:
+    progress = Watched()
+
+    def split(item: int, emit: Emit, context: TaskContext) -> None:
+        for _ in range(item):
+            context.advance(1)
+        emit(item % 2, b"", [b"x"])
+
+    def merge(group: Sequence[int], sources: Sequence[Blocks], context: TaskContext) -> None:
+        context.advance(sum(1 for source in sources for _ in source) * len(group))
+
+    engine.map_shuffle(split, range(10), merge, [[0], [1]], stages=("split", "merge"), rows=45, progress=progress)
+    assert Counter(progress.events)["start", "split", 45] == 1
+    assert (progress.done("split"), progress.done("merge")) == (45, 10)
+    assert progress.stages() == [("start", "split"), ("finish", "split"), ("start", "merge"), ("finish", "merge")]
