@@ -117,16 +117,9 @@ def pipeline_of(grid: Grid, home: Path, **overrides: Any) -> Pipeline:
     from rollup_assets.pipeline import Pipeline
     from rollup_assets.settings import load_settings
 
-    settings = load_settings(
-        home=str(home),
-        start=to_datetime(grid.start),
-        **{**SMALL, "resolutions": grid.resolutions if HOUR % grid.resolutions[-1] == 0 else (HOUR,), **overrides},
-    )
-    # No strftime layout gives batches of half an hour or two hours one folder each, so settings refuse them; the steps do not mind.
-    layout = {} if grid.length == HOUR else {"raw_layout": "%Y-%m-%d-%H%M"}
-    return Pipeline.from_settings(
-        settings.model_copy(update={"batch": grid.length, "resolutions": grid.resolutions, "lookback": grid.lookback, **layout})
-    )
+    layout = {} if grid.length >= HOUR else {"raw_layout": "%Y-%m-%d-%H%M"}
+    chosen = {"batch": grid.length, "resolutions": grid.resolutions, "lookback": grid.lookback, **layout, **overrides}
+    return Pipeline.from_settings(load_settings(home=str(home), start=to_datetime(grid.start), **{**SMALL, **chosen}))
 
 
 def with_engine(pipeline: Pipeline, *, threads: int, memory: int) -> Pipeline:

@@ -268,7 +268,7 @@ def test_any_split_into_batches_gives_the_same_rows(data: st.DataObject, fresh_h
     start = data.draw(st.sampled_from((TODAY, AROUND_EPOCH)))
     rows = data.draw(histories(Grid(start, HOUR, 4, resolutions, lookback)))
     results = []
-    for length in (HOUR // 2, HOUR, 2 * HOUR, 4 * HOUR):
+    for length in (HOUR // 2, HOUR, 2 * HOUR):
         grid = Grid(start, length, 4 * HOUR // length, resolutions, lookback)
         pipeline = pipeline_of(grid, fresh_home())
         land(pipeline, rows)
