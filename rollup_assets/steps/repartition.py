@@ -16,7 +16,7 @@ from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps.planning import content_parameters, shard_groups, split_tasks
 from rollup_assets.steps.results import CODE_VERSION, StagedBatch
 from rollup_assets.steps.sort import SortResult, SortTask, sort_shards
-from rollup_assets.steps.split import BadFile, SplitResult, SplitTask, split_files
+from rollup_assets.steps.split import SplitResult, SplitTask, split_files
 from rollup_assets.storage.landing_zone import version_of
 from rollup_assets.storage.manifests import (
     PARTIAL_POINTS,
@@ -28,6 +28,7 @@ from rollup_assets.storage.manifests import (
     content_digest,
     new_attempt,
 )
+from rollup_assets.storage.quarantine import BadFile
 from rollup_assets.storage.raw_files import count_rows
 
 _FILES_NAMED = 3

@@ -17,10 +17,11 @@ from rollup_assets.batches import Batch, to_datetime
 from rollup_assets.engines.base import TaskContext
 from rollup_assets.errors import StageCorruptError
 from rollup_assets.iceberg.schema import ValueType, arrow_schema
-from rollup_assets.steps.sort import compacted, overflow
+from rollup_assets.steps.overflow import window_overflow
 from rollup_assets.storage import encodings
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.manifests import Manifest, Stage, StagedFile
+from rollup_assets.storage.metric_names import MetricNames, dictionary_array
 from rollup_assets.storage.parquet import ParquetFileWriter
 from rollup_assets.storage.partial_points import PartialPointsLayout, PartialPointsReader
 
@@ -113,26 +114,6 @@ def checksums(results: Sequence[RollupResult], resolutions: Sequence[int], value
     return found
 
 
-class _Names:
-    """Metric names of a task, coded in the order of appearance."""
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-        self._codes: dict[str, int] = {}
-
-    def code_of(self, name: str) -> int:
-        code = self._codes.setdefault(name, len(self.names))
-        if code == len(self.names):
-            self.names.append(name)
-        return code
-
-    def ranks(self) -> NDArray[np.int32]:
-        """The place of each code in the order of the names."""
-        ranks = np.empty(max(len(self.names), 1), np.int32)
-        ranks[sorted(range(len(self.names)), key=self.names.__getitem__)] = np.arange(len(self.names), dtype=np.int32)
-        return ranks
-
-
 class _ResolutionWriter:
     """Writes the rollup rows of one resolution: row groups and files of a fixed number of rows."""
 
@@ -179,7 +160,7 @@ class _ShardRoller:
         levels = len(task.resolutions)
         self.resolutions = np.array(task.resolutions, np.int64)
         self.layout = PartialPointsLayout(task.resolutions, task.value_dtype.name)
-        self.names = _Names()
+        self.names = MetricNames()
         self.writers = [_ResolutionWriter(task, level, group[0]) for level in range(levels)]
         most_per_series = task.batch.length // task.resolutions[0] + 4
         self.rows: Rows = new_rows(encodings.ROLLUPS_ROW_GROUP, most_per_series, levels, task.value_dtype)
@@ -250,7 +231,7 @@ class _ShardRoller:
             at = kernels.roll_up(points, at, final, batch.start, batch.end, self.resolutions, self.task.lookback, carry, state, self.rows)
             if state.cursor[kernels.OVERFLOW_LEVEL] >= 0:
                 level = int(state.cursor[kernels.OVERFLOW_LEVEL])
-                raise overflow(
+                raise window_overflow(
                     int(state.cursor[kernels.OVERFLOW_ID]), self.task.resolutions[level], int(state.cursor[kernels.OVERFLOW_LABEL])
                 )
             self._lap("roll up")
@@ -293,7 +274,7 @@ class _ShardRoller:
                 columns["org_id"].to_numpy(),
                 metric.indices.to_numpy(),
                 lag,
-                np.array([self.names.code_of(name) for name in metric.dictionary.to_pylist()], np.int32),
+                self.names.codes_of(metric.dictionary.to_pylist()),
             )
 
     def _carry(self, shard: int) -> tuple[Carry, int]:
@@ -326,7 +307,7 @@ class _ShardRoller:
         rows = merge.rows_of_ids(known, partial.id)
         at, level = merge.add_first_steps(partial, rows, times, values, self.task.batch.start, self.resolutions, self.task.lookback)
         if at >= 0:
-            raise overflow(int(partial.id[at]), self.task.resolutions[level], self.task.batch.start)
+            raise window_overflow(int(partial.id[at]), self.task.resolutions[level], self.task.batch.start)
 
     def _no_partial_points(self) -> PartialPoints:
         from rollup_assets.kernels import windows
@@ -403,7 +384,7 @@ class _ShardRoller:
             pa.array(shard),
             pa.array(ids),
             pa.array(integers[kernels.OUT_ORG]),
-            compacted(integers[kernels.OUT_METRIC], self.names.names),
+            dictionary_array(integers[kernels.OUT_METRIC], self.names.names),
             pa.array(np.full(count, task.resolutions[level], np.int32)),
             pa.array(labels * 1000).view(pa.timestamp("us", "UTC")),
             pa.array(counts),

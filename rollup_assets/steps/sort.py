@@ -8,7 +8,7 @@ checks stay out.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,25 +16,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rollup_assets.batches import Batch, to_datetime
+from rollup_assets.batches import Batch
 from rollup_assets.engines.base import Blocks, TaskContext
-from rollup_assets.errors import RollupOverflowError
-from rollup_assets.settings import format_duration
 from rollup_assets.steps.buffers import Buffers
-from rollup_assets.steps.split import quarantine_schema
-from rollup_assets.storage import blocks, encodings
+from rollup_assets.steps.overflow import window_overflow
+from rollup_assets.steps.shard_blocks import ShardBlocks, dropped_files
+from rollup_assets.storage import blocks
 from rollup_assets.storage.blocks import Header
+from rollup_assets.storage.datapoints import DatapointsWriter
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.manifests import StagedFile
-from rollup_assets.storage.parquet import ParquetFileWriter
 from rollup_assets.storage.partial_points import PartialPointsLayout, PartialPointsWriter
+from rollup_assets.storage.quarantine import QuarantineWriter
 from rollup_assets.storage.spill import SpilledBlocks, SpillFile
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from rollup_assets.kernels.partial import PartialPoints
-    from rollup_assets.kernels.repartition import Block, RowGroup, SeriesTable, ShardPoints
+    from rollup_assets.kernels.repartition import SeriesTable, ShardPoints
 
 _BUFFERS = Buffers()
 
@@ -102,41 +100,6 @@ class _Stopwatch:
         self._started = now
 
 
-class ShardBlocks:
-    """The row blocks of one shard, unpacked one after the other, with metric codes made the shard's own."""
-
-    def __init__(self, source: Blocks) -> None:
-        self._source = source
-        headers = [(task, Header.unpack(header)) for task, header in source.headers()]
-        self._dropped = {(task, header.file) for task, header in headers if header.kind == blocks.DROP_FILE}
-        kept = [header for task, header in headers if header.kind == blocks.ROWS and (task, header.file) not in self._dropped]
-        self.rows = sum(header.rows for header in kept)
-        self.has_lag = any(header.has_lag for header in kept)
-        self.names: list[str] = []
-        """Metric names by code; complete after one iteration."""
-        self._codes: dict[str, int] = {}
-
-    def code_of(self, name: str) -> int:
-        """The shard's code of a name."""
-        code = self._codes.setdefault(name, len(self.names))
-        if code == len(self.names):
-            self.names.append(name)
-        return code
-
-    def __iter__(self) -> Iterator[tuple[Header, Block]]:
-        from rollup_assets.kernels.repartition import Block
-
-        translations: dict[int, NDArray[np.int32]] = {}
-        for task, packed, payload in self._source:
-            header = Header.unpack(packed)
-            if header.kind == blocks.NAMES:
-                codes = [self.code_of(name) for name in blocks.unpack_names(payload, header.rows)]
-                translations[task] = np.concatenate([translations.get(task, np.empty(0, np.int32)), np.array(codes, np.int32)])
-            elif header.kind == blocks.ROWS and (task, header.file) not in self._dropped:
-                ids, times, values, orgs, metrics, lags = header.columns(payload)
-                yield header, Block(ids, times, values, orgs, metrics, lags, translations[task])
-
-
 def sort_shards(task: SortTask, group: Sequence[int], sources: Sequence[Blocks], context: TaskContext) -> SortResult:
     """Sort the shards of a group, one after the other."""
     result = SortResult(open_counts=[0] * len(task.resolutions), open_windows=[0] * len(task.resolutions))
@@ -169,7 +132,15 @@ class _ShardSorter:
         self.dimensions_change = False
 
     def run(self) -> None:
-        writer = _DatapointsWriter(self.task, self.shard, self.has_lag, min(self.rows.rows, encodings.DATAPOINTS_ROW_GROUP))
+        writer = DatapointsWriter(
+            self.task.datapoints_folder,
+            self.task.attempt,
+            self.task.batch,
+            self.shard,
+            self.task.value_column,
+            self.has_lag,
+            self.rows.rows,
+        )
         if self.rows.rows <= self._most_rows(dimensions=False):
             table, series, self.dimensions_change = self._series(keep_rows=True)
             if not self.dimensions_change:
@@ -227,18 +198,19 @@ class _ShardSorter:
         self.watch.lap("sort")
         return found
 
-    def _sort(self, source: ShardBlocks, writer: _DatapointsWriter) -> None:
+    def _sort(self, source: ShardBlocks, writer: DatapointsWriter) -> None:
         """Sort blocks that fit into memory."""
         points = self._points(source.rows)
         table, series, _ = self._ingest(source, points)
         self.watch.lap("sort")
         self._finish(source, table, series, points, writer)
 
-    def _finish(self, source: ShardBlocks, table: SeriesTable, series: int, points: ShardPoints, writer: _DatapointsWriter) -> None:
+    def _finish(self, source: ShardBlocks, table: SeriesTable, series: int, points: ShardPoints, writer: DatapointsWriter) -> None:
         """Sort unpacked rows, write them, and their partial points."""
         from rollup_assets.kernels import repartition as kernels
 
-        rank, names = _ranks(source.names)
+        rank = source.names.ranks()
+        names = sorted(source.names.names)
         start = np.empty(series, np.int64)
         kept = np.empty(series, np.int64)
         # Where dimensions change, the first point of a series, known only when it is sorted, decides its place.
@@ -306,19 +278,19 @@ class _ShardSorter:
             partial,
         )
         if series >= 0:
-            raise overflow(int(ids[series]), self.task.resolutions[level], self.task.batch.end)
+            raise window_overflow(int(ids[series]), self.task.resolutions[level], self.task.batch.end)
         for place in range(levels):
             counts = partial.integers[place, windows.COUNT]
             self.result.open_counts[place] += int(counts.sum())
             self.result.open_windows[place] += int(np.count_nonzero(counts))
         return partial
 
-    def _sort_in_runs(self, table: SeriesTable, series: int, writer: _DatapointsWriter) -> None:
+    def _sort_in_runs(self, table: SeriesTable, series: int, writer: DatapointsWriter) -> None:
         """Spill the shard's rows by ranges of its final order that fit into memory, and sort range after range.
 
         A single series is never cut: at one accepted point a millisecond it has at most 3.6 million an hour.
         """
-        rank, _ = _ranks(self.rows.names)
+        rank = self.rows.names.ranks()
         org, metric = table.org[:series], table.metric[:series]
         if self.dimensions_change:
             org, metric = self._first_dimensions(table, series, rank)
@@ -375,9 +347,9 @@ class _ShardSorter:
                 first, last = int(start[run]), int(start[run + 1])
                 if first == last:
                     continue
-                if news := self.rows.names[told[run] :]:
+                if news := self.rows.names.names[told[run] :]:
                     spilled.emit(run, Header(blocks.NAMES, 0, len(news)).pack(), [blocks.pack_names(news)])
-                    told[run] = len(self.rows.names)
+                    told[run] = len(self.rows.names.names)
                 part = Header(
                     blocks.ROWS,
                     0,
@@ -393,156 +365,14 @@ class _ShardSorter:
                 spilled.emit(run, part.pack(), [columns[column][first:last] for column in order])
 
 
-def overflow(series: int, resolution: int, label: int) -> RollupOverflowError:
-    """The error that names a window whose sum, step or delta does not fit int64; label in epoch ms."""
-    return RollupOverflowError(
-        f"series {series}, the {format_duration(resolution)} window labelled {to_datetime(label):%Y-%m-%d %H:%M:%S} UTC: "
-        "a sum, step or delta overflows int64; correct the raw values, or store them as doubles "
-        "(ROLLUP_VALUE_TYPE=double, with a table of its own)"
-    )
-
-
-def _ranks(names: Sequence[str]) -> tuple[NDArray[np.int32], list[str]]:
-    """(rank of each name, names by rank). Python compares strings by code point, which is the order of their UTF-8 bytes."""
-    ordered = sorted(names)
-    place = {name: rank for rank, name in enumerate(ordered)}
-    return np.array([place[name] for name in names] or [0], np.int32), ordered
-
-
-class _DatapointsWriter:
-    """Writes the sorted points of one shard in row groups of a fixed size, whatever the pieces they come in."""
-
-    def __init__(self, task: SortTask, shard: int, has_receive: bool, row_group: int) -> None:
-        import pyarrow as pa
-
-        from rollup_assets.kernels.repartition import RowGroup
-
-        self._task = task
-        self._shard = shard
-        self._path = f"{task.attempt}/shard-{shard:05d}.parquet"
-        value = pa.float64() if task.value_dtype == np.float64 else pa.int64()
-        fields = [
-            pa.field("id", pa.int64(), nullable=False),
-            pa.field("org_id", pa.int64(), nullable=False),
-            pa.field("metric", pa.dictionary(pa.int32(), pa.string()), nullable=False),
-            pa.field("logical_timestamp", pa.int64(), nullable=False),
-            pa.field(task.value_column, value, nullable=False),
-        ]
-        if has_receive:
-            fields.append(pa.field("receive_timestamp", pa.int64()))
-        self._schema = pa.schema(fields)
-        self._writer = ParquetFileWriter(task.datapoints_folder / self._path, self._schema, encodings.DATAPOINTS)
-        self._has_receive = has_receive
-        self._names: list[str] = []
-        self._codes: dict[str, int] = {}
-        self._filled = 0
-        self._group: RowGroup = RowGroup(
-            np.empty(row_group, np.int64),
-            np.empty(row_group, np.int64),
-            np.empty(row_group, np.int32),
-            np.empty(row_group, np.int64),
-            np.empty(row_group, task.value_dtype),
-            np.empty(row_group if has_receive else 0, np.int64),
-        )
-
-    def write(
-        self,
-        order: NDArray[np.int64],
-        start: NDArray[np.int64],
-        kept: NDArray[np.int64],
-        table: SeriesTable,
-        rank: NDArray[np.int32],
-        names: Sequence[str],
-        points: ShardPoints,
-    ) -> None:
-        """Append sorted points; ``rank`` gives each metric code its place in ``names``."""
-        from rollup_assets.kernels.repartition import fill_row_group
-
-        # Pieces of one shard may number their metrics differently: rows keep the writer's own codes.
-        codes = np.array([self._code(name) for name in names] or [0], np.int32)[rank]
-        series = point = 0
-        while series < len(order):
-            self._filled, series, point = fill_row_group(
-                order, series, point, self._filled, start, kept, table, codes, self._task.batch.start, points, self._group
-            )
-            if self._filled == len(self._group.id):
-                self._flush()
-
-    def _code(self, name: str) -> int:
-        code = self._codes.setdefault(name, len(self._names))
-        if code == len(self._names):
-            self._names.append(name)
-        return code
-
-    def _flush(self) -> None:
-        import pyarrow as pa
-
-        from rollup_assets.kernels.repartition import NO_LAG
-
-        count = self._filled
-        group = self._group
-        columns = [
-            pa.array(group.id[:count]),
-            pa.array(group.org[:count]),
-            compacted(group.metric[:count], self._names),
-            pa.array(group.time[:count]),
-            pa.array(group.value[:count]),
-        ]
-        if self._has_receive:
-            receive = group.receive[:count]
-            columns.append(pa.array(receive, mask=receive == NO_LAG))
-        self._writer.write(pa.Table.from_arrays(columns, schema=self._schema))
-        self._filled = 0
-
-    def close(self) -> StagedFile:
-        if self._filled:
-            self._flush()
-        return self._writer.close(self._path, shards=(self._shard,))
-
-
-def compacted(codes: NDArray[np.int32], names: Sequence[str]) -> pa.Array:
-    """Names as a dictionary array with just the names that occur, by first appearance: the bytes depend on nothing else."""
-    import pyarrow as pa
-
-    from rollup_assets.kernels.repartition import compact_codes
-
-    out = np.empty(len(codes), np.int32)
-    used = np.empty(min(len(codes), len(names)), np.int32)
-    translation = _BUFFERS.get("translation", len(names), np.int32)
-    translation[:] = -1
-    count = compact_codes(codes, translation, out, used)
-    return pa.DictionaryArray.from_arrays(pa.array(out), pa.array([names[code] for code in used[:count]], pa.string()))
-
-
 def _write_quarantined(task: SortTask, source: Blocks, result: SortResult) -> None:
-    """Quarantined rows, by file and row, to one file with row groups of a fixed size."""
-    import pyarrow as pa
-
-    headers = [(map_task, Header.unpack(header)) for map_task, header in source.headers()]
-    dropped = {(map_task, header.file) for map_task, header in headers if header.kind == blocks.DROP_FILE}
-    if not any(header.kind == blocks.QUARANTINED and (map_task, header.file) not in dropped for map_task, header in headers):
-        return
-    path = f"{task.attempt}/quarantined-00000.parquet"
-    schema = quarantine_schema(task.value_column)
-    writer = ParquetFileWriter(task.quarantine_folder / path, schema, encodings.QUARANTINED)
-    pending: list[pa.RecordBatch] = []
-
-    def write(*, everything: bool) -> None:
-        group = encodings.QUARANTINED_ROW_GROUP
-        table = pa.Table.from_batches(pending, schema)
-        whole = table.num_rows if everything else table.num_rows // group * group
-        for first in range(0, whole, group):
-            writer.write(table.slice(first, min(group, whole - first)).combine_chunks())
-        pending[:] = table.slice(whole).to_batches()
-
+    """Quarantined rows, by file and row, to one file; no file if there are none."""
+    dropped = dropped_files(source)
+    writer: QuarantineWriter | None = None
     for map_task, packed, payload in source:
         header = Header.unpack(packed)
-        if header.kind != blocks.QUARANTINED or (map_task, header.file) in dropped:
-            continue
-        # The payload is valid only until the next one is read.
-        with pa.ipc.open_stream(pa.py_buffer(bytes(payload))) as stream:
-            pending.extend(stream.read_all().to_batches())
-        if sum(batch.num_rows for batch in pending) >= encodings.QUARANTINED_ROW_GROUP:
-            write(everything=False)
-    write(everything=True)
-    result.quarantined.append(writer.close(path))
+        if header.kind == blocks.QUARANTINED and (map_task, header.file) not in dropped:
+            writer = writer or QuarantineWriter(task.quarantine_folder, task.attempt, task.value_column)
+            writer.write(payload)
+    if writer:
+        result.quarantined.append(writer.close())

@@ -19,7 +19,9 @@ from rollup_assets.storage import blocks
 from rollup_assets.storage.blocks import Header
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.manifests import InputFile
-from rollup_assets.storage.raw_files import ROW_REASONS, SCHEMA_MISMATCH, UNREADABLE_FILE, RawFile, RawRows, UnreadableFileError
+from rollup_assets.storage.metric_names import MetricNames
+from rollup_assets.storage.quarantine import BadFile, bad_file_row, quarantined_rows, serialized
+from rollup_assets.storage.raw_files import SCHEMA_MISMATCH, UNREADABLE_FILE, RawFile, RawRows, UnreadableFileError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,16 +45,6 @@ class SplitTask:
         return self.shards
 
 
-@dataclass(frozen=True, slots=True)
-class BadFile:
-    """A raw file that was quarantined as a whole."""
-
-    path: str
-    reason: str
-    detail: str
-    rows: int
-
-
 @dataclass(slots=True)
 class SplitResult:
     """What a split task counted."""
@@ -70,12 +62,11 @@ class SplitResult:
         return sum(self.reasons.values())
 
 
-class _Names:
-    """Metric names of a task, coded in the order of appearance, and how many of them each bucket knows already."""
+class _TaskNames(MetricNames):
+    """Metric names of a task, and how many of them each bucket knows already."""
 
     def __init__(self, buckets: int) -> None:
-        self.names: list[str] = []
-        self._codes: dict[str | None, int] = {}
+        super().__init__()
         self._sent = [0] * buckets
         self._last: pa.Array | None = None
         self._translation = np.zeros(1, np.int32)
@@ -83,18 +74,11 @@ class _Names:
     def translation(self, names: pa.Array) -> NDArray[np.int32]:
         """The task's code of each name; consecutive row groups mostly have the same names."""
         if self._last is None or not names.equals(self._last):
-            codes = [self._code(name) for name in names.to_pylist()]
+            # A name that is null belongs to quarantined rows: any code will do.
+            codes = [0 if name is None else self.code_of(name) for name in names.to_pylist()]
             self._translation = np.array(codes or [0], np.int32)
             self._last = names
         return self._translation
-
-    def _code(self, name: str | None) -> int:
-        if name is None:
-            return 0  # the row is quarantined
-        code = self._codes.setdefault(name, len(self.names))
-        if code == len(self.names):
-            self.names.append(name)
-        return code
 
     def news_for(self, bucket: int) -> list[str]:
         """The names that the bucket has not been told yet."""
@@ -111,14 +95,14 @@ def split_files(task: SplitTask, emit: Emit, context: TaskContext) -> SplitResul
     from rollup_assets.kernels import repartition  # noqa: F401
 
     result.seconds["load kernels"] += time.perf_counter() - started
-    names = _Names(task.shards)
+    names = _TaskNames(task.shards)
     for number, file in enumerate(task.files):
         _split_file(task, number, file, names, emit, context, result)
     return result
 
 
 def _split_file(
-    task: SplitTask, number: int, file: InputFile, names: _Names, emit: Emit, context: TaskContext, result: SplitResult
+    task: SplitTask, number: int, file: InputFile, names: _TaskNames, emit: Emit, context: TaskContext, result: SplitResult
 ) -> None:
     rows_read = 0
     reasons: dict[str, int] = {}
@@ -151,13 +135,13 @@ def _split_file(
     # Blocks of the file may be on their way already: a page can be damaged that comes after good ones.
     for bucket in range(task.shards + 1):
         emit(bucket, Header(blocks.DROP_FILE, number, 0).pack(), [])
-    emit(task.quarantine_bucket, Header(blocks.QUARANTINED, len(task.files), 1).pack(), [serialized(_bad_file_row(bad, task.value_column))])
+    emit(task.quarantine_bucket, Header(blocks.QUARANTINED, len(task.files), 1).pack(), [serialized(bad_file_row(bad, task.value_column))])
     result.rows_read += bad.rows
     result.reasons[bad.reason] = result.reasons.get(bad.reason, 0) + bad.rows
     result.bad_files.append(bad)
 
 
-def _split_rows(task: SplitTask, number: int, rows: RawRows, names: _Names, emit: Emit) -> None:
+def _split_rows(task: SplitTask, number: int, rows: RawRows, names: _TaskNames, emit: Emit) -> None:
     from rollup_assets.kernels import repartition as kernels
 
     columns: dict[str, NDArray[Any]] = {"id": rows.id, "time": rows.time, "value": rows.value, "org": rows.org, "metric": rows.metric}
@@ -229,85 +213,9 @@ def _split_rows(task: SplitTask, number: int, rows: RawRows, names: _Names, emit
         emit(s, header.pack(), [packed[column][first:last] for column in (order if has_lag else without_lag)])
 
 
-def quarantine_schema(value_column: str) -> pa.Schema:
-    """Schema of quarantined rows."""
-    import pyarrow as pa
-
-    return pa.schema(
-        [
-            pa.field("reason", pa.string(), nullable=False),
-            pa.field("file", pa.string(), nullable=False),
-            ("row_number", pa.int64()),
-            pa.field("rows", pa.int64(), nullable=False),
-            ("detail", pa.string()),
-            ("id", pa.int64()),
-            ("org_id", pa.int64()),
-            ("metric", pa.string()),
-            ("logical_timestamp", pa.int64()),
-            (value_column, pa.float64() if value_column == "double_value" else pa.int64()),
-            ("receive_timestamp", pa.int64()),
-        ]
-    )
-
-
-def serialized(batch: pa.RecordBatch) -> pa.Buffer:
-    """A record batch as bytes, with its schema."""
-    import pyarrow as pa
-
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, batch.schema) as stream:
-        stream.write_batch(batch)
-    return sink.getvalue()
-
-
 def _quarantine(task: SplitTask, number: int, file: InputFile, rows: RawRows, emit: Emit, reasons: dict[str, int]) -> None:
-    """Emit the rows that are not accepted, as they were read, and count them by reason."""
-    import pyarrow as pa
-
-    assert rows.reason is not None
-    places = np.flatnonzero(rows.reason)
-    codes = rows.reason[places]
-    for code, count in zip(*(found.tolist() for found in np.unique(codes, return_counts=True)), strict=True):
-        reason = ROW_REASONS[code - 1]
-        reasons[reason] = reasons.get(reason, 0) + count
-    taken = rows.table.take(pa.array(places))
-    times = pa.array(rows.time[places])
-    schema = quarantine_schema(task.value_column)
-
-    def column(name: str) -> pa.Array:
-        return taken.column(name).combine_chunks() if name in taken.column_names else pa.nulls(len(places))
-
-    def as_time(name: str, converted: pa.Array) -> pa.Array:
-        import pyarrow.compute as pc
-
-        return pc.if_else(column(name).is_valid(), converted, pa.scalar(None, pa.int64()))
-
-    receive = pa.nulls(len(places), pa.int64())
-    if rows.lag is not None:
-        from rollup_assets.kernels.repartition import NO_LAG
-
-        lag = rows.lag[places]
-        receive = pa.array(rows.time[places] + lag, mask=lag == NO_LAG)
-    columns = [
-        pa.array([ROW_REASONS[code - 1] for code in codes.tolist()], pa.string()),
-        pa.array([file.path] * len(places), pa.string()),
-        pa.array(rows.position + places),
-        pa.array(np.ones(len(places), np.int64)),
-        pa.nulls(len(places), pa.string()),
-        column("id").cast(pa.int64()),
-        column("org_id").cast(pa.int64()),
-        column("metric").cast(pa.string()),
-        as_time("logical_timestamp", times),
-        column(task.value_column).cast(schema.field(task.value_column).type),
-        receive,
-    ]
-    batch = pa.RecordBatch.from_arrays(columns, schema=schema)
-    emit(task.quarantine_bucket, Header(blocks.QUARANTINED, number, len(places)).pack(), [serialized(batch)])
-
-
-def _bad_file_row(bad: BadFile, value_column: str) -> pa.RecordBatch:
-    import pyarrow as pa
-
-    schema = quarantine_schema(value_column)
-    row = {"reason": bad.reason, "file": bad.path, "rows": bad.rows, "detail": bad.detail}
-    return pa.RecordBatch.from_pylist([row], schema=schema)
+    """Emit the rows that are not accepted, and count them by reason."""
+    quarantined = quarantined_rows(rows, file.path, task.value_column)
+    for counted in quarantined.column("reason").value_counts().to_pylist():
+        reasons[counted["values"]] = reasons.get(counted["values"], 0) + counted["counts"]
+    emit(task.quarantine_bucket, Header(blocks.QUARANTINED, number, quarantined.num_rows).pack(), [serialized(quarantined)])

@@ -18,6 +18,7 @@ from rollup_assets.batches import Batch
 from rollup_assets.settings import format_duration
 from rollup_assets.storage.encodings import PARTIAL_POINTS_ROW_GROUP, partial_points
 from rollup_assets.storage.manifests import Manifest, Stage, StagedFile
+from rollup_assets.storage.metric_names import dictionary_array
 from rollup_assets.storage.parquet import ParquetFileWriter
 
 if TYPE_CHECKING:
@@ -127,11 +128,11 @@ class PartialPointsWriter:
 
         columns: list[Any] = [np.full(len(partial.id[rows]), shard, np.int32)]
         for name, column in zip(_SERIES, partial[:7], strict=True):
-            columns.append(_named(column[rows], names) if name == "metric" else column[rows])
+            columns.append(dictionary_array(column[rows], names) if name == "metric" else column[rows])
         for level in range(len(self._layout.resolutions)):
             for place in range(partial.integers.shape[1]):
                 column = partial.integers[level, place, rows]
-                columns.append(_named(column.astype(np.int32), names) if _INTEGERS[place] == "metric" else column)
+                columns.append(dictionary_array(column, names) if _INTEGERS[place] == "metric" else column)
             columns += [partial.values[level, place, rows] for place in range(len(_VALUES))]
         return pa.Table.from_arrays([pa.array(column) if isinstance(column, np.ndarray) else column for column in columns], schema=schema)
 
@@ -145,19 +146,6 @@ class PartialPointsWriter:
             writer.close(f"{self._attempt}/{self._name(details=details)}", shards=tuple(self._shards[details]))
             for details, writer in sorted(self._writers.items())
         ]
-
-
-def _named(codes: NDArray[Any], names: Sequence[str]) -> pa.Array:
-    """Dictionary array of names, numbered by first appearance so that the bytes do not depend on which other names there are."""
-    import pyarrow as pa
-
-    used, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
-    by_appearance = np.argsort(first)
-    place = np.empty(len(used), np.int32)
-    place[by_appearance] = np.arange(len(used), dtype=np.int32)
-    return pa.DictionaryArray.from_arrays(
-        pa.array(place[inverse].astype(np.int32)), pa.array([names[code] for code in used[by_appearance]], pa.string())
-    )
 
 
 class PartialPointsReader:

@@ -101,7 +101,7 @@ def all_schemas() -> dict[str, tuple[pa.Schema, Encoding, set[str]]]:
     from pyiceberg.io.pyarrow import schema_to_pyarrow
 
     from rollup_assets.iceberg.schema import iceberg_schema
-    from rollup_assets.steps.split import quarantine_schema
+    from rollup_assets.storage.quarantine import quarantine_schema
 
     found: dict[str, tuple[pa.Schema, Encoding, set[str]]] = {}
     for value_type, details in itertools.product(("long", "double"), (False, True)):

@@ -1,0 +1,50 @@
+"""The blocks of one shard as the sort task sees them: without those of damaged files, and with metric codes of the shard's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rollup_assets.engines.base import Blocks
+from rollup_assets.storage import blocks
+from rollup_assets.storage.blocks import Header
+from rollup_assets.storage.metric_names import MetricNames
+
+if TYPE_CHECKING:
+    from rollup_assets.kernels.repartition import Block
+
+
+def dropped_files(source: Blocks) -> set[tuple[int, int]]:
+    """(map task, file) of the raw files that turned out to be damaged after some of their blocks were sent."""
+    headers = ((task, Header.unpack(packed)) for task, packed in source.headers())
+    return {(task, header.file) for task, header in headers if header.kind == blocks.DROP_FILE}
+
+
+class ShardBlocks:
+    """The row blocks of one shard, unpacked one after the other, with metric codes made the shard's own."""
+
+    def __init__(self, source: Blocks) -> None:
+        self._source = source
+        self._dropped = dropped_files(source)
+        headers = ((task, Header.unpack(packed)) for task, packed in source.headers())
+        kept = [header for task, header in headers if header.kind == blocks.ROWS and (task, header.file) not in self._dropped]
+        self.rows = sum(header.rows for header in kept)
+        self.has_lag = any(header.has_lag for header in kept)
+        self.names = MetricNames()
+        """Metric names of the shard; complete after one iteration."""
+
+    def __iter__(self) -> Iterator[tuple[Header, Block]]:
+        from rollup_assets.kernels.repartition import Block
+
+        translations: dict[int, NDArray[np.int32]] = {}
+        for task, packed, payload in self._source:
+            header = Header.unpack(packed)
+            if header.kind == blocks.NAMES:
+                codes = self.names.codes_of(blocks.unpack_names(payload, header.rows))
+                translations[task] = np.concatenate([translations.get(task, np.empty(0, np.int32)), codes])
+            elif header.kind == blocks.ROWS and (task, header.file) not in self._dropped:
+                ids, times, values, orgs, metrics, lags = header.columns(payload)
+                yield header, Block(ids, times, values, orgs, metrics, lags, translations[task])

@@ -1,0 +1,49 @@
+"""Metric names as small integers: codes in the order of appearance, and their order by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class MetricNames:
+    """Names by code; a new one gets the next code."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self._codes: dict[str, int] = {}
+
+    def code_of(self, name: str) -> int:
+        """The code of a name."""
+        code = self._codes.setdefault(name, len(self.names))
+        if code == len(self.names):
+            self.names.append(name)
+        return code
+
+    def codes_of(self, names: Iterable[str]) -> NDArray[np.int32]:
+        """The codes of several names, int32; never empty, so that it can be indexed by a column of zeros."""
+        return np.array([self.code_of(name) for name in names] or [0], np.int32)
+
+    def ranks(self) -> NDArray[np.int32]:
+        """The place of each code in the order of the names, int32. Python compares strings by code point: the order of UTF-8 bytes."""
+        ranks = np.zeros(max(len(self.names), 1), np.int32)
+        ranks[sorted(range(len(self.names)), key=self.names.__getitem__)] = np.arange(len(self.names), dtype=np.int32)
+        return ranks
+
+
+def dictionary_array(codes: NDArray[Any], names: Sequence[str]) -> pa.Array:
+    """Names as an Arrow dictionary array with just those that occur, by first appearance: its bytes depend on nothing else."""
+    import pyarrow as pa
+
+    from rollup_assets.kernels.repartition import compact_codes
+
+    out = np.empty(len(codes), np.int32)
+    used = np.empty(min(len(codes), len(names)), np.int32)
+    count = compact_codes(codes, np.full(len(names), -1, np.int32), out, used)
+    return pa.DictionaryArray.from_arrays(pa.array(out), pa.array([names[code] for code in used[:count]], pa.string()))

@@ -1,0 +1,140 @@
+"""Quarantined rows and files at rest: what could not be used, why, and where it came from.
+
+Which rows those are is decided in ``storage.raw_files``; what they mean for the batch stays out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rollup_assets.storage import encodings
+from rollup_assets.storage.filesystems import Place
+from rollup_assets.storage.manifests import StagedFile
+from rollup_assets.storage.parquet import ParquetFileWriter
+from rollup_assets.storage.raw_files import ROW_REASONS, RawRows
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True, slots=True)
+class BadFile:
+    """A raw file that is quarantined as a whole."""
+
+    path: str
+    reason: str
+    detail: str
+    rows: int
+    """Rows by its footer; 0 if that cannot be read."""
+
+
+def quarantine_schema(value_column: str) -> pa.Schema:
+    """Schema of quarantined rows."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            pa.field("reason", pa.string(), nullable=False),
+            pa.field("file", pa.string(), nullable=False),
+            ("row_number", pa.int64()),
+            pa.field("rows", pa.int64(), nullable=False),
+            ("detail", pa.string()),
+            ("id", pa.int64()),
+            ("org_id", pa.int64()),
+            ("metric", pa.string()),
+            ("logical_timestamp", pa.int64()),
+            (value_column, pa.float64() if value_column == "double_value" else pa.int64()),
+            ("receive_timestamp", pa.int64()),
+        ]
+    )
+
+
+def quarantined_rows(rows: RawRows, path: str, value_column: str) -> pa.RecordBatch:
+    """The rows with a quarantine reason, as they were read from the raw file ``path``."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from rollup_assets.kernels.repartition import NO_LAG
+
+    schema = quarantine_schema(value_column)
+    if rows.reason is None:
+        return pa.RecordBatch.from_pylist([], schema=schema)
+    places = np.flatnonzero(rows.reason)
+    taken = rows.table.take(pa.array(places))
+
+    def column(name: str) -> pa.Array:
+        return taken.column(name).combine_chunks()
+
+    receive = pa.nulls(len(places), pa.int64())
+    if rows.lag is not None:
+        lag = rows.lag[places]
+        receive = pa.array(rows.time[places] + lag, mask=lag == NO_LAG)
+    columns = [
+        pa.array([ROW_REASONS[code - 1] for code in rows.reason[places].tolist()], pa.string()),
+        pa.array([path] * len(places), pa.string()),
+        pa.array(rows.position + places),
+        pa.array(np.ones(len(places), np.int64)),
+        pa.nulls(len(places), pa.string()),
+        column("id").cast(pa.int64()),
+        column("org_id").cast(pa.int64()),
+        column("metric").cast(pa.string()),
+        pc.if_else(column("logical_timestamp").is_valid(), pa.array(rows.time[places]), pa.scalar(None, pa.int64())),
+        column(value_column).cast(schema.field(value_column).type),
+        receive,
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def bad_file_row(bad: BadFile, value_column: str) -> pa.RecordBatch:
+    """One row that stands for a whole file."""
+    import pyarrow as pa
+
+    row = {"reason": bad.reason, "file": bad.path, "rows": bad.rows, "detail": bad.detail}
+    return pa.RecordBatch.from_pylist([row], schema=quarantine_schema(value_column))
+
+
+def serialized(batch: pa.RecordBatch) -> pa.Buffer:
+    """A record batch as bytes, with its schema."""
+    import pyarrow as pa
+
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as stream:
+        stream.write_batch(batch)
+    return sink.getvalue()
+
+
+class QuarantineWriter:
+    """Writes the quarantined rows of a batch to one file, in row groups of a fixed size."""
+
+    def __init__(self, folder: Place, attempt: str, value_column: str) -> None:
+        self._path = f"{attempt}/quarantined-00000.parquet"
+        self._schema = quarantine_schema(value_column)
+        self._writer = ParquetFileWriter(folder / self._path, self._schema, encodings.QUARANTINED)
+        self._pending: list[pa.RecordBatch] = []
+
+    def write(self, payload: memoryview) -> None:
+        """Append rows that :func:`serialized` packed; the payload need not stay valid."""
+        import pyarrow as pa
+
+        with pa.ipc.open_stream(pa.py_buffer(bytes(payload))) as stream:
+            self._pending.extend(stream.read_all().to_batches())
+        if sum(batch.num_rows for batch in self._pending) >= encodings.QUARANTINED_ROW_GROUP:
+            self._flush(everything=False)
+
+    def _flush(self, *, everything: bool) -> None:
+        import pyarrow as pa
+
+        group = encodings.QUARANTINED_ROW_GROUP
+        table = pa.Table.from_batches(self._pending, self._schema)
+        whole = table.num_rows if everything else table.num_rows // group * group
+        for first in range(0, whole, group):
+            self._writer.write(table.slice(first, min(group, whole - first)).combine_chunks())
+        self._pending = table.slice(whole).to_batches()
+
+    def close(self) -> StagedFile:
+        """Finish the file."""
+        self._flush(everything=True)
+        return self._writer.close(self._path)
