@@ -181,3 +181,20 @@ def test_between_includes_both_ends(calendar: BatchCalendar, first: int, last: i
 def test_a_batch_has_ended_from_its_end_on(now: int, expected: str | None) -> None:
     found = HOURLY.last_ended(to_datetime(now))
     assert (found.key if found else None) == expected
+
+
+@given(calendars(), st.integers(0, 100_000))
+def test_a_folder_leads_back_to_its_batch(calendar: BatchCalendar, number: int) -> None:
+    found = calendar.shifted(calendar.first, number)
+    assert found is not None
+    assert calendar.of_folder(found.folder) == found
+
+
+@pytest.mark.parametrize("name", ["", "0", "manifest.json", "2025-12-31-2300", "2026-01-01-0930", "2026-01-01-09:00", "2026-01-01-09"])
+def test_a_folder_that_is_no_batch_s_leads_nowhere(name: str) -> None:
+    assert HOURLY.of_folder(name) is None
+
+
+def test_the_unit_of_a_folder_tells_every_start_from_the_next() -> None:
+    minutes = {1: 1, 15: 1, 30: 1, 60: 60, 120: 60, 360: 60, 720: 60, 1440: 1440}
+    assert {length: BatchCalendar(0, length * MINUTE).folder_unit // MINUTE for length in minutes} == minutes

@@ -290,6 +290,8 @@ DAILY = "year=%Y/month=%m/day=%d"
         ({"BATCH": "15m", "RESOLUTIONS": "1m"}, "RAW_LAYOUT", "into one folder"),
         ({"RAW_LAYOUT": "%Y/%m/%d/%H/%M"}, "RAW_LAYOUT", "several folders inside the batch"),
         ({"BATCH": "1d"}, "RAW_LAYOUT", "several folders inside the batch"),
+        ({"BATCH": "6h", "RAW_LAYOUT": "%Y/%m/%d/%H/%M"}, "RAW_LAYOUT", "several folders inside the batch"),
+        ({"BATCH": "6h", "RAW_LAYOUT": DAILY}, "RAW_LAYOUT", "into one folder"),
         ({"BATCH": "1d", "LOOKBACK": "1h"}, "RAW_LAYOUT", "several folders inside the batch"),
         ({"RAW_LAYOUT": "%Y/%m/%d/%H/%S"}, "RAW_LAYOUT", "%S"),
         ({"RAW_LAYOUT": "%Y/%V/%u/%H"}, "RAW_LAYOUT", "not a part of a UTC time"),

@@ -66,7 +66,7 @@ def test_split_tasks_have_every_file_once_in_order_and_are_few(sizes: list[int])
 def test_a_batch_of_a_hundred_thousand_small_files_is_cut_at_once() -> None:
     """Into few tasks (each holds a file open), in time that grows with the files and not with their square."""
     started = time.process_time()
-    for size in (0, 10, 20_000, 10 * MiB):
+    for size in (10, 20_000):
         tasks = split_tasks(input_files([size] * 100_000))
         assert len(tasks) <= 65
         assert sum(len(task) for task in tasks) == 100_000
