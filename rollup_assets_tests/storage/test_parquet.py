@@ -81,26 +81,12 @@ def test_a_file_without_rows_is_a_file(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------------------- encodings
 
 
-def datapoints(value: str) -> pa.Schema:
-    kind = pa.float64() if value == "double_value" else pa.int64()
-    names = pa.dictionary(pa.int32(), pa.string())
-    integers = pa.int64()
-    columns = {
-        "id": integers,
-        "org_id": integers,
-        "metric": names,
-        "logical_timestamp": integers,
-        value: kind,
-        "receive_timestamp": integers,
-    }
-    return pa.schema(columns)
-
-
 def all_schemas() -> dict[str, tuple[pa.Schema, Encoding, set[str]]]:
     """Every kind of file we write: schema, encoding, and the columns that are deliberately PLAIN."""
     from pyiceberg.io.pyarrow import schema_to_pyarrow
 
     from rollup_assets.iceberg.schema import iceberg_schema
+    from rollup_assets.storage.datapoints import datapoints_schema
     from rollup_assets.storage.quarantine import quarantine_schema
 
     found: dict[str, tuple[pa.Schema, Encoding, set[str]]] = {}
@@ -116,7 +102,7 @@ def all_schemas() -> dict[str, tuple[pa.Schema, Encoding, set[str]]]:
         if details:
             continue
         quarantine_plain = {"rows", "id", "logical_timestamp", "receive_timestamp", settings.value_column}
-        found[f"datapoints, {name}"] = (datapoints(settings.value_column), encodings.DATAPOINTS, set())
+        found[f"datapoints, {name}"] = (datapoints_schema(settings.value_column, has_receive=True), encodings.DATAPOINTS, set())
         found[f"quarantined, {name}"] = (quarantine_schema(settings.value_column), encodings.QUARANTINED, quarantine_plain)
         rollups = schema_to_pyarrow(iceberg_schema(value_type), include_field_ids=False)
         found[f"rollups, {name}"] = (rollups, encodings.ROLLUPS, {"metric_shard_id", "resolution", "logical_timestamp"})
