@@ -30,9 +30,13 @@ def main(
     only: Annotated[str, typer.Option(help="Only contenders whose name contains this, such as 'DuckDB' or 'rollups-1m warm'.")] = "",
     shape: Annotated[str, typer.Option(help="The points: 'scrapes', or 'fleet' as `rollups generate` makes them.")] = "scrapes",
     threads: Annotated[int, typer.Option(help="Threads and cores for everyone.")] = 2,
-    forms: Annotated[bool, typer.Option("--forms", help="Measure every form of the peers' queries instead, to choose the fastest.")] = False,
+    forms: Annotated[
+        bool, typer.Option("--forms", help="Measure every form of the peers' queries instead, to choose the fastest.")
+    ] = False,
     work: Annotated[Path, typer.Option(help="Folder for data; several GB.")] = ROOT / ".rollups" / "benchmark",
-    output: Annotated[Path | None, typer.Option(help="Results, JSON. With the default rows, repeat and contenders those in benchmarks/results.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Results, JSON. With the default rows, repeat and contenders those in benchmarks/results.")
+    ] = None,
     report_only: Annotated[bool, typer.Option("--report", help="Measure nothing; make tables and plots from the results.")] = False,
 ) -> None:
     """Every stage beside DuckDB, Polars and the decode + encode floor."""
@@ -65,11 +69,11 @@ def _circumstances(bench: Bench, repeat: int) -> dict[str, Any]:
     from importlib.metadata import version
 
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603, S607
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
     raw = [Path(path) for path in bench.full.raw_files]
     return {
-        "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
+        "command": " ".join(["python -m benchmarks", *_without_folders(sys.argv[1:])]),
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
         "commit": git("rev-parse", "HEAD"),
         "changed": sorted(line[3:] for line in git("status", "--porcelain", "--", "rollup_assets", "benchmarks/*.py").splitlines()),
@@ -87,9 +91,20 @@ def _circumstances(bench: Bench, repeat: int) -> dict[str, Any]:
     }
 
 
+def _without_folders(arguments: list[str]) -> list[str]:
+    """Arguments but for those that name a folder of this machine."""
+    kept = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        if before not in ("--work", "--output") and not argument.startswith(("--work", "--output")):
+            kept.append(argument)
+    return kept
+
+
 def _forms(wanted: list[Contender]) -> dict[str, str]:
     return {f"{contender.engine} {contender.task}": contender.form for contender in wanted if contender.form and contender.start == "warm"}
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(main)
+    app()

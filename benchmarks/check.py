@@ -16,14 +16,16 @@ _SUMS = ("count_rollup", "sum_rollup", "min_rollup", "max_rollup", "latest_rollu
 def check(site: Site, contender: dict[str, str]) -> dict[str, Any]:
     """Summary of what the contender has just written, and whether it equals ours.
 
-    Rollups: labels after the batch's start, since the window labelled with it is merged with earlier batches by us alone. The digest is a sum of
-    hashes over the rows, whatever their order: of all columns that both have but the average, which is compared by its sum.
+    Rollups: labels after the batch's start, since we alone merge the window labelled with it with earlier batches. The digest is a
+    sum of hashes over the rows, whatever their order: of all columns that both have but the average, which is compared by its sum.
     """
     import duckdb
 
     db = duckdb.connect(config={"threads": 2})
     if contender["task"] == REPARTITION:
-        found = _points(db, [str(path) for path in site.output.glob("sorted*.parquet")] if contender["engine"] != OURS else site.sorted_files)
+        found = _points(
+            db, [str(path) for path in site.output.glob("sorted*.parquet")] if contender["engine"] != OURS else site.sorted_files
+        )
         wanted = _points(db, site.raw_files)
         in_order = contender["engine"] == OURS or _in_order(site)
         return {"found": found, "equal": found == wanted and in_order}
@@ -42,7 +44,8 @@ def _one_minute(site: Site, home: str) -> list[str]:
 
 def _points(db: duckdb.DuckDBPyConnection, files: list[str]) -> dict[str, Any]:
     row = db.execute(
-        "SELECT count(*), sum(long_value), sum(hash(id, org_id, metric::VARCHAR, logical_timestamp, long_value)) FROM read_parquet(?)", [files]
+        "SELECT count(*), sum(long_value), sum(hash(id, org_id, metric::VARCHAR, logical_timestamp, long_value)) FROM read_parquet(?)",
+        [files],
     ).fetchone()
     assert row is not None
     return {"rows": row[0], "long_value": str(row[1]), "digest": str(row[2])}
@@ -52,7 +55,8 @@ def _rollups(db: duckdb.DuckDBPyConnection, files: list[str], label: str) -> dic
     columns = [f"sum({name})::VARCHAR" for name in _SUMS]
     digest = f"sum(hash(id, org_id, metric::VARCHAR, label_ms, {', '.join(_SUMS)}))::VARCHAR"
     row = db.execute(
-        f"SELECT count(*), sum(average_rollup), {', '.join(columns)}, {digest} FROM (SELECT *, {label}::BIGINT AS label_ms FROM read_parquet(?, hive_partitioning = false)) "
+        f"SELECT count(*), sum(average_rollup), {', '.join(columns)}, {digest} "
+        f"FROM (SELECT *, {label}::BIGINT AS label_ms FROM read_parquet(?, hive_partitioning = false)) "
         f"WHERE label_ms > {BATCH_START} AND label_ms < {BATCH_END}",
         [files],
     ).fetchone()
@@ -63,20 +67,21 @@ def _rollups(db: duckdb.DuckDBPyConnection, files: list[str], label: str) -> dic
 def _in_order(site: Site) -> bool:
     """Whether a peer's sorted file is in order: shard, metric, org, id, time."""
     import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    ranks: dict[str, int] = {}
-    for path in site.raw_files:
-        for name in pq.read_table(path, columns=["metric"], read_dictionary=["metric"]).column("metric").unique().to_pylist():
-            ranks.setdefault(name, 0)
-    ranks = {name: rank for rank, name in enumerate(sorted(ranks))}
+    names: set[str] = set()
+    for raw in site.raw_files:
+        names.update(pq.read_table(raw, columns=["metric"], read_dictionary=["metric"]).column("metric").unique().to_pylist())
+    in_order = pa.array(sorted(names))
     last: tuple[int, ...] = ()
     for path in sorted(site.output.glob("sorted*.parquet")):
-        file = pq.ParquetFile(path, read_dictionary=["metric"])
+        # Not as a dictionary: DuckDB's, of an enum, has entries twice, which confuses Arrow.
+        file = pq.ParquetFile(path)
         for group in range(file.num_row_groups):
-            table = file.read_row_group(group).unify_dictionaries().combine_chunks()
-            metric = table.column("metric").chunk(0)
-            rank = np.array([ranks[name] for name in metric.dictionary.to_pylist()])[metric.indices.to_numpy()]
+            table = file.read_row_group(group)
+            rank = pc.index_in(table.column("metric"), value_set=in_order).to_numpy()
             ids, orgs, times = (table.column(name).to_numpy() for name in ("id", "org_id", "logical_timestamp"))
             keys = [ids & 15, rank, orgs, ids, times]
             first = tuple(int(key[0]) for key in keys)

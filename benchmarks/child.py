@@ -1,4 +1,7 @@
-"""One process of the benchmark: prepares a site, runs one contender, or checks outputs. Started by ``benchmarks.runner``, answers in a JSON file."""
+"""One process of the benchmark: prepares a site, runs one contender, or checks outputs.
+
+Started by ``benchmarks.runner``; answers in a JSON file.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,6 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     contender = Contender(**job["contender"])
     if contender.start == WARM:
         run(contender, small, job["threads"], Stopwatch())
-        # Peers have written the small site's answer to its own folder; nothing of it is left in the measured one.
     watch = Stopwatch()
     details = run(contender, full, job["threads"], watch)
     return {"wall": watch.wall, "cpu": watch.cpu, **details}

@@ -58,8 +58,9 @@ def all_contenders() -> list[Contender]:
 
 
 def all_forms() -> list[Contender]:
-    """Every form of every peer's task."""
-    return [Contender(peer, task, WARM, form) for task in PEER_TASKS for peer in PEERS for form in _forms(peer)[task]]
+    """Every form of every peer's task, and what we do instead."""
+    peers = [Contender(peer, task, WARM, form) for task in PEER_TASKS for peer in PEERS for form in _forms(peer)[task]]
+    return [*(Contender(OURS, task) for task in (REPARTITION, ROLLUPS_1M, RAW_TO_PUBLISHED)), *peers]
 
 
 def fastest_form(peer: str, task: str) -> str:
@@ -88,11 +89,14 @@ def reset(contender: Contender, site: Site) -> None:
 def run(contender: Contender, site: Site, threads: int, watch: Stopwatch) -> dict[str, Any]:
     """Do the task on a site; what is worth timing is timed by ``watch``. Returns details: rows, bytes, timings."""
     if contender.engine in PEERS:
-        return _forms(contender.engine)[contender.task][contender.form](site, threads, watch)
+        answer: dict[str, Any] = _forms(contender.engine)[contender.task][contender.form](site, threads, watch)
+        return answer
     if contender.engine == FLOOR:
         from benchmarks import floor
 
-        return {REPARTITION: floor.repartition, ROLLUPS_1M: floor.rollups_one, ROLLUPS_3: floor.rollups_three}[contender.task](site, threads, watch)
+        return {REPARTITION: floor.repartition, ROLLUPS_1M: floor.rollups_one, ROLLUPS_3: floor.rollups_three}[contender.task](
+            site, threads, watch
+        )
     from benchmarks import ours
 
     tasks = {

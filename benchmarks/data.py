@@ -1,10 +1,11 @@
 """The raw points that are measured: deterministic, as a scraper leaves them. Existing data of the same size is used again.
 
-Two shapes. ``scrapes``: every series has a point every 10 s with up to a second of jitter, files hold whole scrapes one after the other, and
-within a scrape series come in any order; nothing is late, missing or doubled. ``fleet``: the project's own generator, with counters, gaps, series
-that come and go, receive times, 1 % late and 2 % displaced rows, but nothing to be dropped, since peers are not asked to drop anything.
+Two shapes. ``scrapes``: every series has a point every 10 s with up to a second of jitter, files hold whole scrapes one after the
+other, and within a scrape series come in any order; nothing is late, missing or doubled. ``fleet``: the project's own generator, with
+counters, gaps, series that come and go, receive times, 1 % late and 2 % displaced rows, but nothing to be dropped, since peers are
+not asked to drop anything.
 
-The two hours before (``scrapes``: their last two minutes) are there too, so that the measured batch takes over open windows of every series.
+The two hours before (``scrapes``: their last two minutes) are there too, so that the batch takes over open windows of every series.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ def _generate_scrapes(site: Site, series: int) -> None:
         files = FILES if key == BATCH_KEY else 1
         scrapes = (SCRAPES - first) // files
         for file in range(files):
-            _write_scrapes(str(folder / f"raw-{file:03d}.parquet"), series, start + (first + file * scrapes) * SCRAPE_MS, scrapes, [number, file])
+            _write_scrapes(
+                str(folder / f"raw-{file:03d}.parquet"), series, start + (first + file * scrapes) * SCRAPE_MS, scrapes, [number, file]
+            )
 
 
 def _write_scrapes(path: str, series: int, start: int, scrapes: int, seed: list[int]) -> None:

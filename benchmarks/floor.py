@@ -1,7 +1,7 @@
 """The floor: what decoding a stage's input and encoding its output costs by itself.
 
-The same files, readers, writers and encodings as the product, on as many threads, and nothing in between. No program that keeps these files can be
-faster than this without other encodings.
+The same files, readers, writers and encodings as the product, on as many threads, and nothing in between. No program that keeps these
+files can be faster than this without other encodings.
 """
 
 from __future__ import annotations
@@ -63,7 +63,10 @@ def _floor(
         with watch.time("decode"):
             each(lambda path: sum(table.num_rows for table in _tables(path, columns)), inputs)
         # What is written is in memory before the clock runs.
-        loaded = each(lambda path: (site.output / f"{Path(path).parts[-3]}-{Path(path).name}", [_whole(table) for table in _tables(path, None)]), outputs)
+        loaded = each(
+            lambda path: (site.output / f"{Path(path).parts[-3]}-{Path(path).name}", [_whole(table) for table in _tables(path, None)]),
+            outputs,
+        )
         with watch.time("encode"):
             each(lambda item: _write(item[0], item[1], encoding), loaded)
     return {"rows": sum(table.num_rows for _, tables in loaded for table in tables)}

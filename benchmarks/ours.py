@@ -17,7 +17,9 @@ def open_pipeline(site: Site, home: str, threads: int) -> Pipeline:
     from rollup_assets.pipeline import Pipeline
     from rollup_assets.settings import load_settings
 
-    return Pipeline.from_settings(load_settings(home=site.home(home), raw=str(site.landing_zone), threads=threads, resolutions=RESOLUTIONS[home]))
+    return Pipeline.from_settings(
+        load_settings(home=site.home(home), raw=str(site.landing_zone), threads=threads, resolutions=RESOLUTIONS[home])
+    )
 
 
 def prepare(site: Site, threads: int) -> None:

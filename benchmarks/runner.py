@@ -1,4 +1,7 @@
-"""Runs contenders, each in its own process, in turn, and notes what each cost. Imports little: a child's peak memory begins with its parent's."""
+"""Runs contenders in turn, each in its own process, and notes what each cost.
+
+Imports little: a child's peak memory begins with its parent's.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,10 @@ class Bench:
         return self._process({"do": "check", "contender": contender.to_dict()})[0]
 
     def run(self, contender: Contender) -> dict[str, Any]:
-        """Run a contender once. Its input is in the file cache, nothing of its output is there, and no earlier output waits to be written."""
+        """Run a contender once.
+
+        Its input is in the file cache, nothing of its output is there, and no earlier output waits to be written.
+        """
         environment: dict[str, str] = {}
         full = self.full
         if contender.start == FIRST:
@@ -76,7 +82,7 @@ class Bench:
         settings |= {"POLARS_MAX_THREADS": str(self.threads), "PYTHONPATH": str(ROOT), **(environment or {})}
         busy, started = _busy_seconds(), time.perf_counter()
         # `python -P`: the checkout comes from PYTHONPATH alone, the working directory decides nothing.
-        process = subprocess.Popen(  # noqa: S603
+        process = subprocess.Popen(
             [sys.executable, "-P", "-m", "benchmarks.child", json.dumps(whole)],
             cwd=self.work, env=settings, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
