@@ -4,6 +4,7 @@
 #   make demo DATA=examples/host-metrics   the same on a real recording
 #   make dev                               the Dagster UI on the demo's data
 #   make test                              all tests
+#   make screenshots                       the pictures in docs/images anew, from the Dagster UI in Chromium
 #   make check                             formatting, lint, types, definitions
 #   make bench                             the benchmark, about 20 minutes
 #   make lock                              resolve the dependencies of setup.cfg anew
@@ -20,7 +21,7 @@ else
 export ROLLUP_HOME ?= .rollups/demo
 endif
 
-.PHONY: demo dev test check format bench lock clean
+.PHONY: demo dev test screenshots check format bench lock clean
 
 demo: $(READY)
 	$(BIN)/rollups demo $(if $(DATA),--data $(DATA))
@@ -30,6 +31,9 @@ dev: $(READY)
 
 test: $(READY)
 	env -u ROLLUP_HOME $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+screenshots: $(READY)
+	env -u ROLLUP_HOME ROLLUP_TEST_REQUIRE=all ROLLUP_SCREENSHOTS=docs/images $(BIN)/python -m pytest rollup_assets_tests/integration/test_browser.py
 
 check: $(READY)
 	$(BIN)/ruff format --check .
@@ -55,4 +59,5 @@ $(READY): requirements.lock setup.cfg pyproject.toml
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	env -u ROLLUP_HOME $(BIN)/python -m rollup_assets.precompile
 	touch $(READY)
