@@ -1,8 +1,8 @@
 """Compile the kernels ahead of the first run: ``python -m rollup_assets.precompile``.
 
-numba compiles a kernel when it is first called with arguments of some types, which takes half a minute for all of them, and keeps the result beside the
-source (or in ``NUMBA_CACHE_DIR``). Here a few rows of every kind go through the steps in a temporary folder, so that setting up an environment,
-or building an image, pays for that and not somebody's first batch.
+numba compiles a kernel when it is first called with arguments of some types, which takes half a minute for all of them, and keeps
+the result beside the source (or in ``NUMBA_CACHE_DIR``). Here a few rows of every kind go through the steps in a temporary folder,
+so that setting up an environment, or building an image, pays for that and not somebody's first batch.
 """
 
 from __future__ import annotations
