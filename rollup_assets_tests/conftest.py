@@ -3,19 +3,44 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
 if TYPE_CHECKING:
     from rollup_assets.pipeline import Pipeline
 
+Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 MakePipeline = Callable[..., "Pipeline"]
 
 # Small enough that a test takes milliseconds; shards > threads > 1, so that order and concurrency can go wrong.
 SMALL: dict[str, Any] = {"shards": 4, "threads": 2, "memory": "256MiB"}
+
+# Read before the fixture below hides it.
+SKIPS_FAIL = os.environ.get("ROLLUP_TEST_REQUIRE") == "all"
+"""Whether everything a test may need has to be there, as in continuous integration."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With ``ROLLUP_TEST_REQUIRE=all`` a skipped test has failed; expected failures (xfail) stay what they are."""
+    return _failed_if_skipped((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """The same for a module that is skipped as a whole."""
+    return _failed_if_skipped((yield))
+
+
+def _failed_if_skipped(report: Report) -> Report:
+    if SKIPS_FAIL and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"{reason} (ROLLUP_TEST_REQUIRE=all: a skipped test is a failure)"
+    return report
 
 
 @pytest.fixture(scope="session", autouse=True)
