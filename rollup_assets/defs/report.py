@@ -166,7 +166,7 @@ def each_partition(
         except Exception as caught:
             failed[key] = error = caught
             # Our own errors say what is wrong and what to run; a traceback helps only with the others.
-            context.log.error(f"{key}: {_reason(caught)}", exc_info=None if isinstance(caught, RollupError) else caught)
+            context.log.error(_reason_of(key, caught), exc_info=None if isinstance(caught, RollupError) else caught)
             for outcome in caught.outcomes if isinstance(caught, ReconciliationError) else ():
                 report.checked(outcome)
         if watcher.on_partition:
@@ -176,7 +176,7 @@ def each_partition(
     if failed:
         rows = "\n".join(f"| {key} | {_reason(error)} |".replace("\n", " ") for key, error in failed.items())
         raise dg.Failure(
-            "; ".join(f"{key}: {_reason(error)}" for key, error in failed.items()),
+            "; ".join(_reason_of(key, error) for key, error in failed.items()),
             metadata={"failed_partitions": dg.MetadataValue.md(f"| partition | reason |\n|---|---|\n{rows}"), "failed": len(failed)},
             allow_retries=False,
         )
@@ -236,6 +236,12 @@ class _StageProgress:
 
 def _reason(error: Exception) -> str:
     return str(error) if isinstance(error, RollupError) else f"{type(error).__name__}: {error}"
+
+
+def _reason_of(partition: str, error: Exception) -> str:
+    """Why a partition failed, naming it once: most errors of ours do that themselves."""
+    reason = _reason(error)
+    return reason if partition in reason.split(": ", maxsplit=1)[0] else f"{partition}: {reason}"
 
 
 def _version_of_all(versions: Mapping[str, str | None]) -> str:

@@ -195,10 +195,11 @@ def _quarantine_problem(
     if counts["bad_files"] > settings.quarantine_files:
         named = "; ".join(f"{bad.path}: {bad.reason} ({bad.detail})" for bad in bad_files[:_FILES_NAMED])
         more = f"; and {len(bad_files) - _FILES_NAMED} more" if len(bad_files) > _FILES_NAMED else ""
+        files, them = ("bad file", "it") if counts["bad_files"] == 1 else ("bad files", "them")
         return (
-            f"batch {batch}: {counts['bad_files']} bad files, ROLLUP_QUARANTINE_FILES={settings.quarantine_files} allows no more: "
+            f"batch {batch}: {counts['bad_files']} {files}, ROLLUP_QUARANTINE_FILES={settings.quarantine_files} allows no more: "
             f"{named}{more}. "
-            f"Correct or remove them in {settings.raw}, or allow them with ROLLUP_QUARANTINE_FILES={counts['bad_files']}; {rerun}"
+            f"Correct or remove {them} in {settings.raw}, or allow {them} with ROLLUP_QUARANTINE_FILES={counts['bad_files']}; {rerun}"
         )
     read, quarantined = counts["rows_read"], counts["rows_quarantined"]
     if quarantined > settings.quarantine_limit * read:
