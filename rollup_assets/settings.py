@@ -6,6 +6,7 @@ root. Nothing else reads the environment; what a setting does stays out.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import itertools
 import os
@@ -23,6 +24,7 @@ from rollup_assets.errors import SettingsError
 
 _DURATION_UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": DAY_MS}
 _SIZE_UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 MINIMUM_MEMORY = 256 * 2**20
 _FORMS = {
     "catalog_name": "a name of letters, digits and underscores, such as rollups",
@@ -78,7 +80,11 @@ def parse_size(text: str) -> int:
 
 
 def _half_of_memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    # A container sees the host's memory, and is killed at its own limit.
+    with contextlib.suppress(OSError, ValueError):
+        memory = min(memory, int(CGROUP_LIMIT.read_text()))
+    return memory // 2
 
 
 def _cores() -> int:

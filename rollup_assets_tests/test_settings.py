@@ -427,3 +427,12 @@ def test_the_time_zone_of_the_machine_decides_nothing(tmp_path: Path) -> None:
 def test_importing_settings_does_not_import_what_only_steps_need() -> None:
     heavy = ("pyarrow", "numpy", "numba", "pyiceberg", "duckdb", "dagster")
     assert run_python(f"import sys, rollup_assets.settings; print([name for name in {heavy} if name in sys.modules])") == "[]"
+
+
+@pytest.mark.parametrize(("limit", "expected"), [("1073741824\n", 2**29), ("max\n", None)])
+def test_memory_is_half_of_what_a_container_may_use(limit: str, expected: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the container's limit; of the machine's memory where there is none."""
+    whole = load_settings().memory
+    (tmp_path / "memory.max").write_text(limit)
+    monkeypatch.setattr("rollup_assets.settings.CGROUP_LIMIT", tmp_path / "memory.max")
+    assert load_settings().memory == (expected or max(whole, load_settings().memory))

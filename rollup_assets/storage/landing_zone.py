@@ -61,7 +61,7 @@ class LandingZone:
             except ValueError:
                 continue
             batch = self.calendar.containing(to_milliseconds(moment))
-            if batch.start >= self.calendar.start and self.files(batch):
+            if batch.start >= self.calendar.start and self._files(self.folder(batch)):
                 found.add(batch)
         return sorted(found)
 
