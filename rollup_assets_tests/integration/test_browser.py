@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, expect
@@ -28,6 +30,10 @@ LAUNCHPAD = "/locations/rollup_assets/jobs/batches/playground"
 # The daemon looks after a backfill every 30 seconds, and this one needs three looks: stage, roll up and publish, end.
 BACKFILL = 300_000
 CLICKS = 6
+RED_BAR = """() => [...document.querySelectorAll(".chart-element.box")].some(bar => {
+  const [red, green, blue] = getComputedStyle(bar).backgroundColor.match(/\\d+/g).map(Number);
+  return red > 2 * green && red > 2 * blue;
+})"""
 GOOD, EXISTING = 5, 8
 """Hours with good raw files, and hours that exist. The hour after the good ones has a file that is cut off."""
 
@@ -58,8 +64,9 @@ class Screen:
     def save(self, name: str) -> None:
         """Keep what the page shows as a picture, small enough for a README."""
         file = self.folder / f"{name}.png"
-        # Away from whatever shows a tooltip or a highlight.
+        # Away from whatever shows a tooltip, which takes its time to go.
         self.page.mouse.move(0, 0)
+        expect(self.page.get_by_text("Copy tag")).to_have_count(0)
         self.page.screenshot(path=file, animations="disabled")
         assert file.stat().st_size < 200_000, file
 
@@ -87,7 +94,8 @@ class Screen:
         """The colour of the dot beside a partition."""
         dot = self.partition(batch).locator("xpath=following-sibling::div").first
         expect(dot).to_be_visible()
-        red, green, blue = (int(part) for part in re.findall(r"\d+", dot.evaluate("dot => getComputedStyle(dot).backgroundColor"))[:3])
+        colour = dot.evaluate("dot => getComputedStyle(dot).backgroundColor")
+        red, green, blue = (int(part) for part in re.findall(r"\d+", colour)[:3])
         strongest = max(red, green, blue)
         return "grey" if strongest - min(red, green, blue) < strongest / 2 else {red: "red", green: "green", blue: "blue"}[strongest]
 
@@ -97,11 +105,17 @@ class Screen:
 
 
 @pytest.fixture
-def landed(tmp_path_factory: pytest.TempPathFactory) -> Landed:
+def landed() -> Iterator[Landed]:
     """The last hours, so that pictures show a table at work: partitions of long ago would be a speck in the UI's bars and charts."""
+    # Pictures show where it lies, so it has a short name.
+    with TemporaryDirectory(prefix="rollups-", ignore_cleanup_errors=True) as folder:
+        yield land(Path(folder))
+
+
+def land(home: Path) -> Landed:
+    """Good hours, and one with a file that is cut off."""
     from rollup_assets.generator.landing import GeneratorOptions, generate
 
-    home = tmp_path_factory.mktemp("rollups", numbered=False)
     now = dt.datetime.now(dt.UTC).replace(minute=0, second=0, microsecond=0)
     start = f"{now - dt.timedelta(hours=EXISTING):%Y-%m-%d-%H:%M}"
     settings = load_settings(home=str(home), start=start, shards=4, threads=2, memory="256MiB")
@@ -143,6 +157,7 @@ def test_a_person_materializes_partitions_and_sees_counts_checks_and_why_a_batch
             look_at_graph(screen)
         except BaseException:
             screen.page.screenshot(path=tmp_path / "failed.png")
+            shutil.copy(server.log, tmp_path)
             raise
 
 
@@ -246,6 +261,12 @@ def look_at_failed_batch(screen: Screen, landed: Landed) -> None:
     reason = screen.text(re.compile(r"part-\d+-truncated\.parquet: unreadable_file"))
     expect(reason).to_be_visible()
     expect(reason).to_contain_text(f"rollups backfill {landed.bad} {landed.bad}")
+    # The chart of steps is drawn anew as the run's events come in, at last with a red bar.
+    screen.page.wait_for_function(RED_BAR)
+    # In the picture without the traceback that Dagster adds.
+    screen.page.get_by_placeholder("Filter…").last.fill("bad file")
+    expect(screen.text("RUN_FAILURE")).to_have_count(0)
+    expect(reason).to_contain_text(f"{landed.bad}: 1 bad file, ROLLUP_QUARANTINE_FILES=0 allows no more")
     screen.save("failed-batch")
 
 
