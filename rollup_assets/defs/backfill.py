@@ -138,6 +138,10 @@ def ensure_dagster_home(settings: Settings) -> Path:
     if not home.exists():
         home.mkdir(parents=True)
         (home / "dagster.yaml").write_text(NEW_HOME)
+        # Makes the databases. Web server, daemon and code server would do so too, all at once, and SQLite's migrations do not stand that:
+        # a code server that comes second fails to load.
+        with dg.DagsterInstance.from_config(str(home)) as instance:
+            instance.get_runs_count()
     return home
 
 

@@ -143,7 +143,12 @@ class PartitionReport:
 
 
 def each_partition(
-    context: dg.AssetExecutionContext, in_order: Sequence[str], body: Callable[[PartitionReport], str | None], watcher: Watcher
+    context: dg.AssetExecutionContext,
+    in_order: Sequence[str],
+    body: Callable[[PartitionReport], str | None],
+    watcher: Watcher,
+    *,
+    without_partitions: Callable[[], Sequence[str]] = lambda: (),
 ) -> Iterator[dg.Output[None] | dg.MaterializeResult[Any]]:
     """Run ``body`` for every partition of the run, one after the other; a failing one does not stop the others.
 
@@ -152,6 +157,7 @@ def each_partition(
         in_order: names of its assets, upstream first.
         body: makes one partition and reports it; returns why it waits, or None.
         watcher: told about each partition.
+        without_partitions: the partitions of a run that has none, as when checks alone are executed in the UI.
 
     Raises:
         dagster.Failure: partitions failed; names all of them with their reasons. Raised after the others are finished, or at once where
@@ -159,7 +165,8 @@ def each_partition(
     """
     assets = tuple(asset for asset in in_order if dg.AssetKey(asset) in context.selected_asset_keys)
     failed: dict[str, Exception] = {}
-    for key in context.partition_keys:
+    partitioned = context.has_partition_key or context.has_partition_key_range
+    for key in context.partition_keys if partitioned else without_partitions():
         report, waiting, error = PartitionReport(context, key), None, None
         try:
             waiting = body(report)

@@ -230,3 +230,18 @@ def test_progress_is_logged_at_most_once_in_a_while_and_not_at_all_for_short_sta
         "2026-01-01-00:00: read: 800 of 1,000 rows (80%), 20 s",
         "2026-01-01-00:00: read: done in 25.0 s",
     ]
+
+
+def test_checks_executed_alone_are_evaluated_for_every_staged_partition(lab: Lab) -> None:
+    """*Execute all* on an asset's checks in the UI makes a run without partitions: it checks what stands, and makes nothing."""
+    lab.land({0: 3, 1: 4})
+    lab.run(0, 1)
+    made = len(lab.events(ROLLUPS))
+    job = lab.defs.resolve_implicit_global_asset_job_def()
+    alone = [dg.AssetCheckKey(dg.AssetKey(ROLLUPS), name) for name in (checks.COUNTS_RECONCILE, checks.NO_WINDOW_TWICE)]
+    result = job.get_subset(asset_selection=set(), asset_check_selection=set(alone)).execute_in_process(instance=lab.instance)
+    assert result.success
+    assert len(lab.events(ROLLUPS)) == made
+    for count in (0, 1):
+        for key in alone:
+            assert [evaluation.passed for evaluation in lab.evaluations(ROLLUPS, key.name, count)] == [True, True]

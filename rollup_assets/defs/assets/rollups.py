@@ -82,8 +82,14 @@ def roll_up_and_publish(settings: Settings, watcher: Watcher) -> dg.AssetsDefini
         pipeline = res.pipeline(settings, storage, catalog, engine)
         selected = {key.to_user_string() for key in context.selected_asset_keys}
 
+        def staged() -> list[str]:
+            folders = pipeline.stage.partitions(ROLLUPS)
+            return [batch.key for name in folders if (batch := pipeline.calendar.of_folder(name)) is not None]
+
         def one(report: PartitionReport) -> str | None:
             batch = pipeline.batch(report.partition)
+            if not selected:
+                _check_again(pipeline, batch, report)
             if ROLLUPS in selected:
                 progress = watcher.progress or LoggedProgress(context.log, batch.key)
                 rolled = rollup.roll_up(pipeline, batch, force=config.force, progress=progress)
@@ -110,7 +116,7 @@ def roll_up_and_publish(settings: Settings, watcher: Watcher) -> dg.AssetsDefini
                 report.made(made)
             return None
 
-        yield from each_partition(context, IN_ORDER, one, watcher)
+        yield from each_partition(context, IN_ORDER, one, watcher, without_partitions=staged)
 
     return roll_up
 
@@ -141,6 +147,20 @@ def _published(pipeline: Pipeline, batch: Batch, published: Published) -> Made:
     }
     outcomes = asset_checks.of_table(rollups, table, just_published=not published.unchanged)
     return Made(ROLLUP_TABLE, receipt.digest, receipt.upstream, shown, outcomes)
+
+
+def _check_again(pipeline: Pipeline, batch: Batch, report: PartitionReport) -> None:
+    """Evaluate the checks of what is staged and published, without making anything."""
+    from rollup_assets.steps.read_back import read_back
+
+    rollups = pipeline.stage.read(ROLLUPS, batch)
+    if rollups is None:
+        return
+    outcomes = asset_checks.of_rollups(pipeline, batch, rollups)
+    if pipeline.stage.read(ROLLUP_TABLE, batch) is not None:
+        outcomes += asset_checks.of_table(rollups, read_back(pipeline, batch), just_published=False)
+    for outcome in outcomes:
+        report.checked(outcome)
 
 
 def _waiting(pipeline: Pipeline, batch: Batch, waiting: Waiting) -> list[Made]:
