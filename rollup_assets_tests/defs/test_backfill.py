@@ -268,6 +268,6 @@ def test_the_runs_of_killed_backfills_are_closed_and_no_others(process: str) -> 
 
 def test_a_new_home_has_its_databases_before_several_processes_open_it_at_once(tmp_path: Path) -> None:
     """Web server, daemon and code server start together; whichever finds SQLite's tables half made does not load."""
-    home = ensure_dagster_home(load_settings(home=tmp_path))
+    home = backfill.ensure_dagster_home(load_settings(home=tmp_path))
     assert (home / "schedules/schedules.db").stat().st_size > 0
     assert (home / "history/runs.db").stat().st_size > 0
