@@ -37,8 +37,9 @@ def prepare(site: Site, threads: int) -> None:
             publish(pipeline, batch)
         site.save_published(home)
         batch = pipeline.batch(BATCH_KEY)
-        stage_batch(pipeline, batch)
-        roll_up(pipeline, batch)
+        # Made anew each time: what is there may be another version's.
+        stage_batch(pipeline, batch, force=True)
+        roll_up(pipeline, batch, force=True)
 
 
 def repartition(site: Site, threads: int, watch: Stopwatch) -> dict[str, Any]:
