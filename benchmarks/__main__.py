@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -20,7 +20,10 @@ from benchmarks.summary import summarized
 
 RESULTS = Path(__file__).parent / "results"
 ROWS, REPEAT = 36_000_000, 5
+LEAST_REPEAT = {"scrapes": 5, "fleet": 3}
+"""Turns that results must have to be kept in ``RESULTS``."""
 PACKAGES = ("numpy", "numba", "pyarrow", "pyiceberg", "duckdb", "polars")
+Shape = Literal["scrapes", "fleet"]
 console = Console(highlight=False, soft_wrap=True)
 
 
@@ -28,7 +31,7 @@ def main(
     rows: Annotated[int, typer.Option(help="Raw points, one series for every 360.")] = ROWS,
     repeat: Annotated[int, typer.Option(help="How many times everything runs.")] = REPEAT,
     only: Annotated[str, typer.Option(help="Only contenders whose name contains this, such as 'DuckDB' or 'rollups-1m warm'.")] = "",
-    shape: Annotated[str, typer.Option(help="The points: 'scrapes', or 'fleet' as `rollups generate` makes them.")] = "scrapes",
+    shape: Annotated[Shape, typer.Option(help="The points: plain scrapes, or a fleet as `rollups generate` makes it.")] = "scrapes",
     threads: Annotated[int, typer.Option(help="Threads and cores for everyone.")] = 2,
     forms: Annotated[
         bool, typer.Option("--forms", help="Measure every form of the peers' queries instead, to choose the fastest.")
@@ -53,7 +56,7 @@ def main(
     bench.prepare()
     runs, outputs = measure(bench, wanted, repeat, console.print)
     results = {**_circumstances(bench, repeat), "forms": _forms(wanted), "outputs": outputs, "runs": runs, "summary": summarized(runs)}
-    complete = not only and rows == ROWS and (forms or repeat >= REPEAT)
+    complete = not only and rows == ROWS and (forms or repeat >= LEAST_REPEAT[shape])
     target = output or (RESULTS / f"{'forms' if forms else shape}.json" if complete else None)
     if target is not None:
         target.write_text(json.dumps(results, indent=1) + "\n")

@@ -26,7 +26,6 @@ FILES = 12
 SCRAPES_BEFORE = 12
 METRICS = 500
 ORGS = 97
-SHAPES = ("scrapes", "fleet")
 _VERSION = 1
 
 

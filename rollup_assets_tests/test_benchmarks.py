@@ -1,0 +1,136 @@
+"""The benchmark's page shows what was measured, and the harness runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks import contenders, report
+from benchmarks.contenders import (
+    COLD,
+    DUCKDB,
+    FLOOR,
+    OURS,
+    POLARS,
+    PUBLISH,
+    RAW_TO_1M,
+    RAW_TO_PUBLISHED,
+    REPARTITION,
+    ROLLUPS_1M,
+    ROLLUPS_3,
+    Contender,
+)
+from benchmarks.runner import Bench, measure
+from benchmarks.summary import Spread, cpu, ratio, summarized, wall
+
+ROOT = Path(__file__).parent.parent
+RESULTS = sorted(path.stem for path in report.RESULTS.glob("*.json"))
+
+
+def test_tables_of_the_page_are_those_of_the_results() -> None:
+    text = (ROOT / report.PAGE).read_text()
+    assert set(re.findall(r"<!-- table: ([\w-]+) -->", text)) == set(report.blocks())
+    assert report.page(text) == text, "run `python -m benchmarks --report`"
+
+
+@pytest.mark.parametrize("name", report.PLOTS)
+def test_plots_of_the_page_were_drawn_from_the_results(name: str) -> None:
+    text = (ROOT / report.PAGE).read_text()
+    assert f"]({name}.svg)" in text
+    assert f"results {report.digest(report.read('scrapes'))}" in (ROOT / report.PAGE).with_name(f"{name}.svg").read_text()
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_summaries_of_the_results_are_those_of_their_runs(name: str) -> None:
+    results = report.read(name)
+    assert results["summary"] == summarized(results["runs"])
+    assert not re.search(r"/(work|home|root|tmp|Users)/", str(results))
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_everyone_answered_the_same_before_times_counted(name: str) -> None:
+    """Rows and digests of every engine that wrote the same thing are equal."""
+    outputs = report.read(name)["outputs"]
+    for tasks in ((REPARTITION,), (ROLLUPS_1M, ROLLUPS_3, RAW_TO_1M, RAW_TO_PUBLISHED)):
+        answers = {(output["rows"], output["digest"]) for output in outputs if output["task"] in tasks}
+        assert len(answers) == 1, tasks
+
+
+@pytest.mark.parametrize("name", [name for name in RESULTS if name != "forms"])
+def test_results_are_of_the_whole_benchmark(name: str) -> None:
+    """36 M points, at least five turns (three of the fleet), all contenders, the peers in the forms that won."""
+    results = report.read(name)
+    assert results["data"]["rows"] == 36_000_000
+    for contender in contenders.all_contenders():
+        runs = [run for run in results["runs"] if Contender(run["engine"], run["task"], run["start"], run["form"]) == contender]
+        assert len(runs) == results["repeat"] >= (5 if name == "scrapes" else 3), contender.name
+
+
+def test_ratios_are_taken_turn_by_turn() -> None:
+    def run(engine: str, turn: int, seconds: float) -> dict[str, object]:
+        costs = {"wall": {"a": seconds}, "cpu": {"a": seconds / 2, "b": seconds / 2}}
+        return {"engine": engine, "task": "t", "start": "warm", "form": "", "turn": turn, "peak_bytes": 1, **costs}
+
+    ones = [run("one", turn, seconds) for turn, seconds in enumerate((2.0, 20.0, 9.0))]
+    others = [run("other", turn, seconds) for turn, seconds in enumerate((1.0, 10.0, 3.0))]
+    assert ratio(ones, others, wall) == Spread(2.0, 2.0, 3.0)
+    assert [cpu(one) for one in ones] == [2.0, 20.0, 9.0]
+    cold = {**ones[0], "start": COLD, "process_wall": 7.0, "process_cpu": 8.0}
+    assert (wall(cold), cpu(cold)) == (7.0, 8.0)
+
+
+def test_the_harness_runs_and_answers_are_compared(tmp_path: Path) -> None:
+    """One turn with a few rows: every stage of ours, each floor, one form of each peer's tasks; tables and plots come out."""
+    bench = Bench(tmp_path, rows=3_600, threads=2, shape="scrapes", small_rows=720)
+    bench.prepare()
+    chosen = [
+        *(Contender(OURS, task) for task in (REPARTITION, ROLLUPS_1M, ROLLUPS_3, PUBLISH, RAW_TO_PUBLISHED)),
+        Contender(OURS, RAW_TO_PUBLISHED, COLD),
+        *(Contender(FLOOR, task) for task in (REPARTITION, ROLLUPS_1M)),
+        *(contender for contender in contenders.all_contenders() if contender.engine in (DUCKDB, POLARS) and contender.start != COLD),
+    ]
+    runs, outputs = measure(bench, chosen, 1, _silent)
+    assert len(runs) == len(chosen)
+    assert all(run["peak_bytes"] > 1 << 20 and wall(run) > 0 and cpu(run) >= 0 for run in runs)
+    assert {(output["engine"], output["task"]) for output in outputs} >= {
+        (peer, task) for peer in (DUCKDB, POLARS) for task in contenders.PEER_TASKS
+    }
+    results = {**report.read("scrapes"), "runs": runs, "outputs": outputs, "summary": summarized(runs)}
+    assert "| aim |" in report.aims(results)
+    for text in (report.side_by_side, report.starts, report.limits, report.shares, report.circumstances):
+        assert text(results), text.__name__
+    for name in report.PLOTS:
+        report.plot(name, results, tmp_path / f"{name}.svg")
+        assert f"results {report.digest(results)}" in (tmp_path / f"{name}.svg").read_text()
+
+
+def test_a_wrong_answer_stops_the_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(tmp_path, rows=720, threads=1, shape="scrapes", small_rows=360)
+    bench.prepare()
+    contender = Contender(DUCKDB, RAW_TO_1M, form="group by id and label, lz4")
+    monkeypatch.setattr(Bench, "run", lambda self, contender: _run_and_break(self, contender))
+    with pytest.raises(ValueError, match=r"DuckDB raw-to-1m .* answers something else"):
+        measure(bench, [contender], 1, _silent)
+
+
+def _silent(_line: str) -> None:
+    """Progress is not of interest here."""
+
+
+_RUN = Bench.run
+
+
+def _run_and_break(bench: Bench, contender: Contender) -> dict[str, object]:
+    """Run it, then change one value of what it wrote."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    found = _RUN(bench, contender)
+    path = bench.full.output / "rollups.parquet"
+    table = pq.read_table(path)
+    latest = table.column("latest_rollup").to_pylist()
+    latest[-1] += 1
+    pq.write_table(table.set_column(table.schema.get_field_index("latest_rollup"), "latest_rollup", pa.array(latest)), path)
+    return found
