@@ -70,23 +70,98 @@ def fold_complete(integers: Array, values: Array, level: int, resolutions: Array
 
 
 @kernel
+def exact_partial_points(
+    order: Array, start: Array, kept: Array, points: ShardPoints, batch_length: int, resolutions: Array, lookback: int, out: PartialPoints
+) -> tuple[int, int]:
+    """The windows of :func:`partial_points` for int64 values, without details: exact whatever the order of additions.
+
+    One pass over each series from its end, a stretch between two resolutions' windows after the other (11 -> 2 ns a point against folding
+    finest windows). ``out``'s first and last points are the caller's.
+    """
+    times = points.time
+    values = points.value
+    levels = len(resolutions)
+    for j in range(len(order)):
+        code = order[j]
+        begin = start[code]
+        stop = begin + kept[code]
+        end = stop
+        total = np.int64(0)
+        smallest = np.iinfo(np.int64).max
+        largest = np.iinfo(np.int64).min
+        delta = np.int64(0)
+        steps = np.int64(0)
+        resets = np.int64(0)
+        # Signs that differ from what they must be, gathered in the sign bit: a branch would keep the loop from being vectorised.
+        wrapped = np.int64(0)
+        for level in range(levels):
+            first = first_open(times, begin, end, batch_length - resolutions[level])
+            for i in range(first, end):
+                value = values[i]
+                after = total + value
+                wrapped |= (total ^ after) & (value ^ after)
+                total = after
+                smallest = min(smallest, value)
+                largest = max(largest, value)
+            # The series' first point has no step here.
+            for i in range(max(first, begin + 1), end):
+                value = values[i]
+                previous = values[i - 1]
+                counts = np.int64(times[i] - times[i - 1] <= lookback)
+                reset = np.int64(value < previous)
+                difference = value - previous
+                step = (value if reset else difference) * counts
+                wrapped |= ((value ^ previous) & (value ^ difference)) * (1 - reset) * counts
+                after = delta + step
+                wrapped |= (delta ^ after) & (step ^ after)
+                delta = after
+                steps += counts
+                resets += reset * counts
+            end = first
+            is_open = stop > first
+            out.integers[level, COUNT, j] = stop - first
+            out.integers[level, STEPS, j] = steps
+            out.integers[level, RESETS, j] = resets
+            out.values[level, SUM, j] = total
+            out.values[level, MIN, j] = smallest if is_open else 0
+            out.values[level, MAX, j] = largest if is_open else 0
+            out.values[level, DELTA, j] = delta
+            if wrapped < 0:
+                return j, level
+    return -1, -1
+
+
+@kernel
+def first_and_last_points(order: Array, start: Array, kept: Array, points: ShardPoints, batch_start: int, out: PartialPoints) -> None:
+    """Fill the first and last points of ``out`` from the sorted points of a shard; arguments as in :func:`partial_points`."""
+    times = points.time
+    values = points.value
+    for j in range(len(order)):
+        begin = start[order[j]]
+        last = begin + kept[order[j]] - 1
+        out.first_time[j] = batch_start + times[begin]
+        out.first_value[j] = values[begin]
+        out.last_time[j] = batch_start + times[last]
+        out.last_value[j] = values[last]
+
+
+@kernel
 def partial_points(
     order: Array,
     start: Array,
     kept: Array,
     points: ShardPoints,
     metric_rank: Array,
-    batch_start: int,
     batch_length: int,
     resolutions: Array,
     lookback: int,
     details: bool,
     out: PartialPoints,
 ) -> tuple[int, int]:
-    """Fill ``out`` from the sorted points of a shard.
+    """Fill the windows of ``out`` from the sorted points of a shard, folding finer into coarser ones: the order that defines doubles.
 
-    order int64[k]: codes of the series in output order; start, kept int64 by code; resolutions int64[L] in ms, finest first. ``out``'s id,
-    org and metric are the caller's. ``details``: org, metric and lag of each window are wanted too (``out.integers`` has 7 columns).
+    order int64[k]: codes of the series in output order; start, kept int64 by code; resolutions int64[L] in ms, finest first. All
+    else in ``out`` is the caller's. ``details``: org, metric and lag of each window are wanted too (``out.integers`` has 7 columns).
     Returns (series, level) of the first overflow, or (-1, -1).
     """
     # Arrays of named tuples are looked up once: in the loop each access costs reference counts.
@@ -105,10 +180,6 @@ def partial_points(
         code = order[j]
         begin = start[code]
         end = begin + kept[code]
-        out.first_time[j] = batch_start + times[begin]
-        out.first_value[j] = point_values[begin]
-        out.last_time[j] = batch_start + times[end - 1]
-        out.last_value[j] = point_values[end - 1]
         i = first_open(times, begin, end, batch_length - resolutions[levels - 1])
         label = np.int64(0)
         while i < end:

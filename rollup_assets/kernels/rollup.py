@@ -499,6 +499,26 @@ def roll_up(
         last_time = time
         last_value = value
         r += 1
+        # The rest of the window's points, without the questions that only its first one raises (8 -> 6 ns a point).
+        while not with_lag and r < n and ids[r] == current and times[r] <= label:
+            time = times[r]
+            value = point_values[r]
+            if time - last_time <= lookback:
+                step, reset, wrapped = step_between(last_value, value)
+                delta_before = delta
+                delta = delta_before + step
+                over |= wrapped | sum_overflows(delta_before, step, delta)
+                steps += 1
+                resets += reset
+            total_before = total
+            total = total_before + value
+            over |= sum_overflows(total_before, value, total)
+            smallest = min(smallest, value)
+            largest = max(largest, value)
+            count += 1
+            last_time = time
+            last_value = value
+            r += 1
     cursor[IN_SERIES] = 1 if in_series else 0
     cursor[SERIES_ID] = current
     cursor[LAST_TIME] = last_time

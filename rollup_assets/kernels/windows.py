@@ -13,7 +13,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from rollup_assets.kernels.compiling import Array, kernel
+from rollup_assets.kernels.compiling import Array, Number, kernel
 
 # Columns of the integer state. The first three are all that partial points need unless dimensions change or lags are known.
 COUNT, STEPS, RESETS, ORG, METRIC, LAG_SUM, LAG_COUNT, LABEL, OVERFLOWED = range(9)
@@ -41,14 +41,15 @@ def _sum_overflows(a, b, total):  # type: ignore[no-untyped-def]  # noqa: ARG001
 
 
 @kernel
-def step_between(previous: Any, value: Any) -> tuple[Any, int, bool]:
+def step_between(previous: Number, value: Number) -> tuple[Number, Number, Number]:
     """(step, 1 if it is a reset, whether it overflows) from one value of a series to the next: ``value - previous``, or ``value``
     after a reset.
     """
-    if value < previous:
-        return value, 1, False
-    step = value - previous
-    return step, 0, sum_overflows(step, previous, value)
+    # No branch: on a gauge's random walk half of the values are lower than the one before, and each misprediction costs 4 ns.
+    reset = value < previous
+    difference = value - previous
+    step = value if reset else difference
+    return step, np.int64(reset), (not reset) & sum_overflows(difference, previous, value)
 
 
 @kernel

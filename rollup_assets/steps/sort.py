@@ -264,19 +264,13 @@ class _ShardSorter:
             np.empty((levels, windows.DETAILED_INTEGERS if details else windows.PLAIN_INTEGERS, count), np.int64),
             np.empty((levels, windows.PARTIAL_VALUES, count), value),
         )
-        series, level = kernels.partial_points(
-            order,
-            start,
-            kept,
-            points,
-            rank,
-            self.task.batch.start,
-            self.task.batch.length,
-            np.array(self.task.resolutions, np.int64),
-            self.task.lookback,
-            details,
-            partial,
-        )
+        batch, lookback = self.task.batch, self.task.lookback
+        resolutions = np.array(self.task.resolutions, np.int64)
+        kernels.first_and_last_points(order, start, kept, points, batch.start, partial)
+        if value == np.int64 and not details:
+            series, level = kernels.exact_partial_points(order, start, kept, points, batch.length, resolutions, lookback, partial)
+        else:
+            series, level = kernels.partial_points(order, start, kept, points, rank, batch.length, resolutions, lookback, details, partial)
         if series >= 0:
             raise window_overflow(int(ids[series]), self.task.resolutions[level], self.task.batch.end)
         for place in range(levels):

@@ -28,27 +28,35 @@ def test_first_open(times: list[int], after: int) -> None:
 
 
 def run(
-    points: list[Point], grid: Grid, start: int, *, double: bool, details: bool
+    points: list[Point], grid: Grid, start: int, *, double: bool, details: bool, exact: bool = False
 ) -> tuple[tuple[int, int], kernels.PartialPoints, list[list[Point]]]:
-    """The kernel on the points of one batch."""
+    """The kernels on the points of one batch; ``exact``: the one for int64 that needs no order."""
     ordered = in_order(points)
     dtype = np.float64 if double else np.int64
     out = empty_partial_points(ordered, len(grid.resolutions), dtype, details=details)
     lengths = [len(history) for history in ordered]
     begins = np.cumsum([0, *lengths])[: len(lengths)].astype(np.int64)
     sorted_points = shard_points(ordered, start, dtype, details=details)
+    order, counts, resolutions = np.arange(len(ordered)), int64s(lengths), int64s(grid.resolutions)
+    kernels.first_and_last_points(order, begins, counts, sorted_points, start, out)
+    if exact:
+        return (
+            kernels.exact_partial_points(order, begins, counts, sorted_points, grid.length, resolutions, grid.lookback, out),
+            out,
+            ordered,
+        )
     overflow = kernels.partial_points(
-        np.arange(len(ordered)), begins, int64s(lengths), sorted_points, np.arange(9, dtype=np.int32), start, grid.length,
-        int64s(grid.resolutions), grid.lookback, details, out,
-    )  # fmt: skip
+        order, begins, counts, sorted_points, np.arange(9, dtype=np.int32), grid.length, resolutions, grid.lookback, details, out
+    )
     return overflow, out, ordered
 
 
-@pytest.mark.parametrize("details", [True, False])
-@pytest.mark.parametrize("double", [False, True])
+@pytest.mark.parametrize(
+    ("double", "details", "exact"), [*((double, details, False) for double in (0, 1) for details in (0, 1)), (0, 0, 1)]
+)
 @quick
 @given(data=st.data())
-def test_partial_points(data: st.DataObject, double: bool, details: bool) -> None:
+def test_partial_points(data: st.DataObject, double: bool, details: bool, exact: bool) -> None:
     """First and last points, and every open window, of every batch; without details for series that keep their dimensions."""
     grid = data.draw(grids())
     points = accepted(data.draw(histories(grid, doubles if double else small_longs)))
@@ -59,7 +67,7 @@ def test_partial_points(data: st.DataObject, double: bool, details: bool) -> Non
         if not inside:
             continue
         expected = naive.partial_points_of(inside, start + grid.length, grid.resolutions, grid.lookback)
-        overflow, out, ordered = run(inside, grid, start, double=double, details=details)
+        overflow, out, ordered = run(inside, grid, start, double=double, details=details, exact=exact)
         assert overflow == (-1, -1)
         for j, history in enumerate(ordered):
             partial = expected[history[0].id]
@@ -96,3 +104,4 @@ def test_an_overflow_names_series_and_resolution(after: tuple[int, int], values:
     points = [Point(1, 1, "cpu", HOUR - 1, 5), *(Point(2, 1, "cpu", ts, value) for ts, value in zip(after, values, strict=True))]
     assert run(points, grid, 0, double=False, details=False)[0] == overflow
     assert run(points, grid, 0, double=False, details=True)[0] == overflow
+    assert run(points, grid, 0, double=False, details=False, exact=True)[0] == overflow
