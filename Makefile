@@ -14,6 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DATA ?=
+PYTEST_ARGS ?= --numprocesses auto
 
 ifneq ($(DATA),)
 export ROLLUP_HOME ?= .rollups/$(notdir $(patsubst %/,%,$(DATA)))
