@@ -55,7 +55,13 @@ def main(
     console.print(f"{rows:,} points, {repeat} times {len(wanted)} contenders, {threads} threads; preparing")
     bench.prepare()
     runs, outputs = measure(bench, wanted, repeat, console.print)
-    results = {**_circumstances(bench, repeat), "forms": _forms(wanted), "outputs": outputs, "runs": runs, "summary": summarized(runs)}
+    results = {
+        **_circumstances(bench, repeat, runs),
+        "forms": _forms(wanted),
+        "outputs": outputs,
+        "runs": runs,
+        "summary": summarized(runs),
+    }
     complete = not only and rows == ROWS and (forms or repeat >= LEAST_REPEAT[shape])
     target = output or (RESULTS / f"{'forms' if forms else shape}.json" if complete else None)
     if target is not None:
@@ -67,7 +73,7 @@ def main(
         report.write(ROOT)
 
 
-def _circumstances(bench: Bench, repeat: int) -> dict[str, Any]:
+def _circumstances(bench: Bench, repeat: int, runs: list[dict[str, Any]]) -> dict[str, Any]:
     """What one needs to know to repeat or doubt the figures."""
     from importlib.metadata import version
 
@@ -89,7 +95,7 @@ def _circumstances(bench: Bench, repeat: int) -> dict[str, Any]:
             "series": bench.rows // 360,
             "raw_files": len(raw),
             "raw_bytes": sum(path.stat().st_size for path in raw),
-            "rows": bench.rows,
+            "rows": next((run["rows"] for run in runs if run.get("task") == contenders.REPARTITION and "rows" in run), bench.rows),
         },
     }
 

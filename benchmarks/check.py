@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.contenders import OURS, REPARTITION, ROLLUPS_1M
-from benchmarks.sites import BATCH_END, BATCH_START, ONE, THREE, Site
+from benchmarks.sites import BATCH_END, BATCH_START, ONE, RECEIVED, THREE, Site
 
 if TYPE_CHECKING:
     import duckdb
@@ -17,51 +17,50 @@ def check(site: Site, contender: dict[str, str]) -> dict[str, Any]:
     """Summary of what the contender has just written, and whether it equals ours.
 
     Rollups: labels after the batch's start, since we alone merge the window labelled with it with earlier batches. The digest is a
-    sum of hashes over the rows, whatever their order: of all columns that both have but the average, which is compared by its sum.
+    sum of hashes over the rows, whatever their order: of all columns that both have but quotients, which are compared by their sums.
     """
     import duckdb
 
     db = duckdb.connect(config={"threads": 2})
     if contender["task"] == REPARTITION:
-        found = _points(
-            db, [str(path) for path in site.output.glob("sorted*.parquet")] if contender["engine"] != OURS else site.sorted_files
-        )
-        wanted = _points(db, site.raw_files)
+        columns = ", ".join(name for name in site.point_columns if name != "metric")
+        written = [str(path) for path in site.output.glob("sorted*.parquet")]
+        found = _points(db, columns, site.sorted_files if contender["engine"] == OURS else written)
+        wanted = _points(db, columns, site.raw_files)
         in_order = contender["engine"] == OURS or _in_order(site)
         return {"found": found, "equal": found == wanted and in_order}
+    quotients = ["average_rollup", "lag_rollup"] if RECEIVED in site.point_columns else ["average_rollup"]
     if contender["engine"] != OURS:
-        found = _rollups(db, [str(path) for path in site.output.glob("rollups*.parquet")], "label")
+        found = _rollups(db, quotients, [str(path) for path in site.output.glob("rollups*.parquet")], "label")
     else:
-        found = _rollups(db, _one_minute(site, ONE if contender["task"] == ROLLUPS_1M else THREE), "epoch_ms(logical_timestamp)")
-    wanted = _rollups(db, _one_minute(site, THREE), "epoch_ms(logical_timestamp)")
-    same_average = abs(found["average_rollup"] - wanted["average_rollup"]) <= 1e-9 * abs(wanted["average_rollup"])
-    return {"found": found, "equal": same_average and {**found, "average_rollup": 0} == {**wanted, "average_rollup": 0}}
+        home = ONE if contender["task"] == ROLLUPS_1M else THREE
+        found = _rollups(db, quotients, _one_minute(site, home), "epoch_ms(logical_timestamp)")
+    wanted = _rollups(db, quotients, _one_minute(site, THREE), "epoch_ms(logical_timestamp)")
+    close = all(abs(found[name] - wanted[name]) <= 1e-9 * abs(wanted[name]) for name in quotients)
+    return {"found": found, "equal": close and {**wanted, **{name: found[name] for name in quotients}} == found}
 
 
 def _one_minute(site: Site, home: str) -> list[str]:
     return [path for path in site.rollup_files(home) if "/resolution=60000/" in path]
 
 
-def _points(db: duckdb.DuckDBPyConnection, files: list[str]) -> dict[str, Any]:
-    row = db.execute(
-        "SELECT count(*), sum(long_value), sum(hash(id, org_id, metric::VARCHAR, logical_timestamp, long_value)) FROM read_parquet(?)",
-        [files],
-    ).fetchone()
+def _points(db: duckdb.DuckDBPyConnection, columns: str, files: list[str]) -> dict[str, Any]:
+    row = db.execute(f"SELECT count(*), sum(long_value), sum(hash(metric::VARCHAR, {columns})) FROM read_parquet(?)", [files]).fetchone()
     assert row is not None
     return {"rows": row[0], "long_value": str(row[1]), "digest": str(row[2])}
 
 
-def _rollups(db: duckdb.DuckDBPyConnection, files: list[str], label: str) -> dict[str, Any]:
-    columns = [f"sum({name})::VARCHAR" for name in _SUMS]
+def _rollups(db: duckdb.DuckDBPyConnection, quotients: list[str], files: list[str], label: str) -> dict[str, Any]:
+    columns = [*(f"sum({name})" for name in quotients), *(f"sum({name})::VARCHAR" for name in _SUMS)]
     digest = f"sum(hash(id, org_id, metric::VARCHAR, label_ms, {', '.join(_SUMS)}))::VARCHAR"
     row = db.execute(
-        f"SELECT count(*), sum(average_rollup), {', '.join(columns)}, {digest} "
+        f"SELECT count(*), {', '.join(columns)}, {digest} "
         f"FROM (SELECT *, {label}::BIGINT AS label_ms FROM read_parquet(?, hive_partitioning = false)) "
         f"WHERE label_ms > {BATCH_START} AND label_ms < {BATCH_END}",
         [files],
     ).fetchone()
     assert row is not None
-    return {"rows": row[0], "average_rollup": row[1], **dict(zip(_SUMS, row[2:-1], strict=True)), "digest": row[-1]}
+    return {"rows": row[0], **dict(zip((*quotients, *_SUMS), row[1:-1], strict=True)), "digest": row[-1]}
 
 
 def _in_order(site: Site) -> bool:

@@ -14,7 +14,7 @@ import json
 import shutil
 from typing import TYPE_CHECKING
 
-from benchmarks.sites import BATCH_KEY, EARLIER_KEYS, EPOCH_MS, HOUR_MS, Site
+from benchmarks.sites import BATCH_KEY, DESCRIPTION, EARLIER_KEYS, EPOCH_MS, HOUR_MS, Site
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,7 +37,7 @@ def series_for(rows: int) -> int:
 def generate(site: Site, rows: int, shape: str) -> None:
     """Write the landing zone of a site unless it is there."""
     wanted = {"version": _VERSION, "series": series_for(rows), "shape": shape}
-    made = site.root / "data.json"
+    made = site.root / DESCRIPTION
     if made.exists() and json.loads(made.read_text()) == wanted:
         return
     shutil.rmtree(site.root, ignore_errors=True)

@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.measure import Stopwatch
-from benchmarks.sites import BATCH_END, BATCH_START, HOUR_MS, Site
+from benchmarks.sites import BATCH_END, BATCH_START, HOUR_MS, RECEIVED, Site
 
 if TYPE_CHECKING:
     import duckdb
 
 Run = Callable[[Site, int, Stopwatch], dict[str, Any]]
-_POINTS = "id, org_id, metric, logical_timestamp, long_value"
 _LABEL = "(logical_timestamp + 59999) // 60000 * 60000"
 # The window labelled with the batch's end stays open: it is the next batch's.
 _CLOSED = f"logical_timestamp <= {BATCH_END - 60_000}"
@@ -29,6 +28,7 @@ _AGGREGATES = """
     count(*) AS count_rollup, sum(long_value)::BIGINT AS sum_rollup, min(long_value) AS min_rollup, max(long_value) AS max_rollup,
     sum(long_value)::DOUBLE / count(*) AS average_rollup, arg_max(long_value, logical_timestamp) AS latest_rollup
 """
+_LAG = f", avg({RECEIVED} - logical_timestamp) AS lag_rollup"
 
 
 def _connect(site: Site, threads: int) -> duckdb.DuckDBPyConnection:
@@ -54,20 +54,20 @@ def _sort_with(query: str, compression: str, *, enum: bool = False) -> Run:
                 # What is sorted then carries two bytes for the metric instead of a string.
                 db.execute(f"CREATE TYPE metric_name AS ENUM (SELECT DISTINCT metric FROM {raw} ORDER BY metric)")
                 raw = f"(SELECT * REPLACE (metric::metric_name AS metric) FROM {raw})"
-            _copy(db, query.format(raw=raw), site.output / "sorted.parquet", compression)
+            _copy(db, query.format(points=", ".join(site.point_columns), raw=raw), site.output / "sorted.parquet", compression)
         return {}
 
     return sort
 
 
-_ORDER_BY = f"SELECT {_POINTS} FROM {{raw}} ORDER BY id & 15, metric, org_id, id, logical_timestamp"
+_ORDER_BY = "SELECT {points} FROM {raw} ORDER BY id & 15, metric, org_id, id, logical_timestamp"
 # A series has one metric and org: its place in the order is looked up, and two integers are compared instead of five columns.
 _BY_PLACE = """
     WITH series AS (
         SELECT id AS series, row_number() OVER (ORDER BY id & 15, metric, org_id, id)::INTEGER AS place
         FROM (SELECT id, any_value(metric) AS metric, any_value(org_id) AS org_id FROM {raw} GROUP BY id)
     )
-    SELECT id, org_id, metric, logical_timestamp, long_value FROM {raw} JOIN series ON id = series ORDER BY place, logical_timestamp
+    SELECT {points} FROM {raw} JOIN series ON id = series ORDER BY place, logical_timestamp
 """
 
 # Place and time in one number: a single key of eight bytes.
@@ -75,20 +75,29 @@ _BY_PACKED_PLACE = _BY_PLACE.replace("place, logical_timestamp", f"place * {HOUR
 
 
 def _rollups(
-    db: duckdb.DuckDBPyConnection, source: str, target: Path, compression: str, *, series_join: bool = False, all_keys: bool = False
+    db: duckdb.DuckDBPyConnection,
+    site: Site,
+    files: list[str],
+    target: Path,
+    compression: str,
+    *,
+    series_join: bool = False,
+    all_keys: bool = False,
 ) -> None:
+    source = _read(files)
+    aggregates = _AGGREGATES + (_LAG if RECEIVED in site.point_columns else "")
     if series_join:
         query = f"""
-            SELECT * FROM (SELECT id, {_LABEL} AS label, {_AGGREGATES} FROM {source} WHERE {_CLOSED} GROUP BY id, label)
+            SELECT * FROM (SELECT id, {_LABEL} AS label, {aggregates} FROM {source} WHERE {_CLOSED} GROUP BY id, label)
             JOIN (SELECT id, any_value(org_id) AS org_id, any_value(metric) AS metric FROM {source} GROUP BY id) USING (id)
         """
     elif all_keys:
         query = (
-            f"SELECT id, org_id, metric, {_LABEL} AS label, {_AGGREGATES} FROM {source} WHERE {_CLOSED} GROUP BY id, org_id, metric, label"
+            f"SELECT id, org_id, metric, {_LABEL} AS label, {aggregates} FROM {source} WHERE {_CLOSED} GROUP BY id, org_id, metric, label"
         )
     else:
         query = f"""
-            SELECT id, any_value(org_id) AS org_id, any_value(metric) AS metric, {_LABEL} AS label, {_AGGREGATES}
+            SELECT id, any_value(org_id) AS org_id, any_value(metric) AS metric, {_LABEL} AS label, {aggregates}
             FROM {source} WHERE {_CLOSED} GROUP BY id, label
         """
     _copy(db, query, target, compression)
@@ -98,7 +107,7 @@ def _rollups_of(files_of: Callable[[Site], list[str]], compression: str, **form:
     def roll_up(site: Site, threads: int, watch: Stopwatch) -> dict[str, Any]:
         db = _connect(site, threads)
         with watch.time("rollups"):
-            _rollups(db, _read(files_of(site)), site.output / "rollups.parquet", compression, **form)
+            _rollups(db, site, files_of(site), site.output / "rollups.parquet", compression, **form)
         return {}
 
     return roll_up
@@ -116,7 +125,7 @@ def _shard_by_shard(compression: str) -> Run:
                 db = _connect(site, 1)
                 while files:
                     number, file = files.pop()
-                    _rollups(db, _read([file]), site.output / f"rollups-{number}.parquet", compression)
+                    _rollups(db, site, [file], site.output / f"rollups-{number}.parquet", compression)
             except BaseException as error:
                 errors.append(error)
 

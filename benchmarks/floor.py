@@ -19,14 +19,12 @@ if TYPE_CHECKING:
 
     from rollup_assets.storage.parquet import Encoding
 
-_POINTS = ["id", "org_id", "metric", "logical_timestamp", "long_value"]
-
 
 def repartition(site: Site, threads: int, watch: Stopwatch) -> dict[str, Any]:
     """Decode raw files, encode sorted shards."""
     from rollup_assets.storage.encodings import DATAPOINTS
 
-    return _floor(site, site.raw_files, _raw_columns(site), site.sorted_files, DATAPOINTS, threads, watch)
+    return _floor(site, site.raw_files, list(site.point_columns), site.sorted_files, DATAPOINTS, threads, watch)
 
 
 def rollups_one(site: Site, threads: int, watch: Stopwatch) -> dict[str, Any]:
@@ -43,13 +41,6 @@ def _rollups(site: Site, home: str, threads: int, watch: Stopwatch) -> dict[str,
     from rollup_assets.storage.encodings import ROLLUPS
 
     return _floor(site, site.sorted_files, None, site.rollup_files(home), ROLLUPS, threads, watch)
-
-
-def _raw_columns(site: Site) -> list[str]:
-    """What staging reads: receive times too, where there are any."""
-    import pyarrow.parquet as pq
-
-    return [*_POINTS, *(name for name in pq.read_schema(site.raw_files[0]).names if name == "receive_timestamp")]
 
 
 def _floor(

@@ -10,20 +10,19 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from benchmarks.measure import Stopwatch
-from benchmarks.sites import BATCH_END, BATCH_START, HOUR_MS, Site
+from benchmarks.sites import BATCH_END, BATCH_START, HOUR_MS, RECEIVED, Site
 
 if TYPE_CHECKING:
     import polars as pl
 
 Engine = Literal["streaming", "in-memory"]
 Run = Callable[[Site, int, Stopwatch], dict[str, Any]]
-_POINTS = ["id", "org_id", "metric", "logical_timestamp", "long_value"]
 
 
-def _scan(files: list[str]) -> pl.LazyFrame:
+def _scan(site: Site, files: list[str]) -> pl.LazyFrame:
     import polars as pl
 
-    return pl.scan_parquet(files).select(_POINTS).with_columns(pl.col("metric").cast(pl.String))
+    return pl.scan_parquet(files).select(site.point_columns).with_columns(pl.col("metric").cast(pl.String))
 
 
 def _sink(frame: pl.LazyFrame, path: str, compression: Any, engine: Engine, *, maintain_order: bool) -> None:
@@ -43,18 +42,17 @@ def _sort(form: str, compression: str, engine: Engine) -> Run:
         import polars as pl
 
         with watch.time("sort and write"):
-            raw = _scan(site.raw_files)
+            values = [name for name in site.point_columns if name not in ("id", "org_id", "metric", "logical_timestamp")]
+            raw = _scan(site, site.raw_files)
             if form == "packed":
                 # Place and time in one number; what belongs to the series is looked up once the points are in order.
                 places = _places(raw).lazy()
-                points = raw.select("id", "logical_timestamp", "long_value").join(places.select("id", "place"), on="id")
-                packed = points.select(
-                    (pl.col("place") * HOUR_MS + pl.col("logical_timestamp") - BATCH_START).alias("packed"), "long_value"
-                )
+                points = raw.select("id", "logical_timestamp", *values).join(places.select("id", "place"), on="id")
+                packed = points.select((pl.col("place") * HOUR_MS + pl.col("logical_timestamp") - BATCH_START).alias("packed"), *values)
                 ordered = packed.sort("packed").select(
                     (pl.col("packed") // HOUR_MS).alias("place"),
                     (pl.col("packed") % HOUR_MS + BATCH_START).alias("logical_timestamp"),
-                    "long_value",
+                    *values,
                 )
                 frame = ordered.join(places, on="place", maintain_order="left")
             else:
@@ -63,7 +61,7 @@ def _sort(form: str, compression: str, engine: Engine) -> Run:
                     raw = raw.with_columns(pl.col("metric").cast(pl.Enum(names)))
                 shard = (pl.col("id") & 15).cast(pl.UInt8).alias("shard")
                 frame = raw.with_columns(shard).sort("shard", "metric", "org_id", "id", "logical_timestamp")
-            _sink(frame.select(_POINTS), str(site.output / "sorted.parquet"), compression, engine, maintain_order=True)
+            _sink(frame.select(site.point_columns), str(site.output / "sorted.parquet"), compression, engine, maintain_order=True)
         return {}
 
     return sort
@@ -85,26 +83,24 @@ def _rollups(files_of: Callable[[Site], list[str]], form: str, compression: Any,
             value.mean().alias("average_rollup"),
             latest.alias("latest_rollup"),
         ]
+        if RECEIVED in site.point_columns:
+            aggregates.append((pl.col(RECEIVED) - time).mean().alias("lag_rollup"))
         dimensions = [pl.col("org_id").first(), pl.col("metric").first()]
 
         def closed(paths: list[str]) -> pl.LazyFrame:
-            return _scan(paths).filter(time <= BATCH_END - 60_000)
+            return _scan(site, paths).filter(time <= BATCH_END - 60_000)
 
         def of(paths: list[str]) -> pl.LazyFrame:
             points = closed(paths).with_columns(label=(time + 59_999) // 60_000 * 60_000)
             if form == "joined":
-                series = _scan(paths).group_by("id").agg(dimensions)
+                series = _scan(site, paths).group_by("id").agg(dimensions)
                 return points.group_by("id", "label").agg(aggregates).join(series, on="id")
             if form == "packed":
                 # Series and minute in one small number.
-                places = _places(_scan(paths)).lazy()
+                places = _places(_scan(site, paths)).lazy()
                 minute = (time - BATCH_START + 59_999) // 60_000
-                numbered = (
-                    closed(paths)
-                    .select("id", "logical_timestamp", "long_value")
-                    .join(places.select("id", "place"), on="id", maintain_order="left")
-                )
-                windows = numbered.select((pl.col("place") * 64 + minute).cast(pl.Int32).alias("key"), "logical_timestamp", "long_value")
+                numbered = closed(paths).drop("org_id", "metric").join(places.select("id", "place"), on="id", maintain_order="left")
+                windows = numbered.with_columns((pl.col("place") * 64 + minute).cast(pl.Int32).alias("key"))
                 labelled = (
                     windows.group_by("key")
                     .agg(aggregates)

@@ -5,6 +5,7 @@ A site is one size of data. The measured one and a small one for warming up have
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from dataclasses import dataclass
@@ -19,6 +20,11 @@ BATCH_START = EPOCH_MS + BATCH_HOUR * HOUR_MS
 BATCH_END = BATCH_START + HOUR_MS
 EARLIER_KEYS = ("2026-01-01-03:00", "2026-01-01-04:00")
 """The two batches before: what they leave open is merged into the batch, as in every batch but a table's first."""
+
+POINT_COLUMNS = ("id", "org_id", "metric", "logical_timestamp", "long_value")
+RECEIVED = "receive_timestamp"
+DESCRIPTION = "data.json"
+"""Says what data a site has; written last."""
 
 RESOLUTIONS = {"home-3": "1m,5m,1h", "home-1": "1m"}
 THREE, ONE = RESOLUTIONS
@@ -45,6 +51,12 @@ class Site:
     def raw_files(self) -> list[str]:
         """Raw files of the batch that is measured, in order."""
         return sorted(str(path) for path in self.raw_folder(BATCH_KEY).glob("*.parquet"))
+
+    @property
+    def point_columns(self) -> tuple[str, ...]:
+        """Columns of raw and sorted points."""
+        shape = json.loads((self.root / DESCRIPTION).read_text())["shape"]
+        return (*POINT_COLUMNS, RECEIVED) if shape == "fleet" else POINT_COLUMNS
 
     def home(self, name: str) -> Path:
         """``ROLLUP_HOME`` of ``home-3`` (three resolutions) or ``home-1`` (one)."""
