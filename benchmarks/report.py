@@ -32,7 +32,7 @@ Results = dict[str, Any]
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path("docs") / "performance.md"
 PLOTS = ("performance-cpu", "performance-stages")
-_BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
+_BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _GIB = 2**30
 
 TASKS = {
@@ -248,9 +248,7 @@ def blocks() -> dict[str, str]:
 def circumstances_of_forms(results: Results) -> str:
     """Those of the choice of forms, in one line."""
     others = Spread.of([100 * run["others_share"] for run in results["runs"]])
-    return (
-        f"`{results['command']}`, {results['repeat']} turns, {results['date']}; other programs used {_figure(others, 0)} % of the machine."
-    )
+    return f"`{results['command']}`, {results['repeat']} turn{'s' * (results['repeat'] > 1)}, {results['date']}; other programs used {_figure(others, 0)} % of the machine."
 
 
 def read(name: str) -> Results:
@@ -266,7 +264,7 @@ def page(text: str) -> str:
         KeyError: a block has a name that nothing is made for.
     """
     made = blocks()
-    return _BLOCK.sub(lambda found: f"{found[1]}{made[found['name']]}{found[3]}", text)
+    return _BLOCK.sub(lambda found: f"{found[1]}\n{made[found['name']]}\n\n{found[3]}", text)
 
 
 def write(root: Path) -> None:
