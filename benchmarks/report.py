@@ -248,7 +248,8 @@ def blocks() -> dict[str, str]:
 def circumstances_of_forms(results: Results) -> str:
     """Those of the choice of forms, in one line."""
     others = Spread.of([100 * run["others_share"] for run in results["runs"]])
-    return f"`{results['command']}`, {results['repeat']} turn{'s' * (results['repeat'] > 1)}, {results['date']}; other programs used {_figure(others, 0)} % of the machine."
+    turns = f"{results['repeat']} turn{'s' * (results['repeat'] > 1)}"
+    return f"`{results['command']}`, {turns}, {results['date']}; other programs used {_figure(others, 0)} % of the machine."
 
 
 def read(name: str) -> Results:
@@ -316,7 +317,7 @@ def _plot_engines(results: Results, axes: Any) -> None:
             error = [[spread.median - spread.least], [spread.most - spread.median]]
             axes.barh(place, spread.median, color=_COLOURS[engine], xerr=error, ecolor="#444", capsize=2, height=0.8)
             note = {RAW_TO_PUBLISHED: " raw → published", RAW_TO_1M: " raw → 1 min"}.get(task, "")
-            ticks.append((place, f"{title if engine == OURS else ''}   {engine}{note}"))
+            ticks.append((place, f"{title}: {engine}{note}" if engine == OURS else f"{engine}{note}"))
             place -= 1
         place -= 0.7
     axes.set_yticks([at for at, _ in ticks], [text for _, text in ticks])
@@ -326,7 +327,8 @@ def _plot_engines(results: Results, axes: Any) -> None:
 def _plot_stages(results: Results, axes: Any) -> None:
     place = 0
     ticks: list[str] = []
-    palette = ["#1f6feb", "#58a6ff", "#2da44e", "#8ddb8c", "#e0a800", "#d1672a"]
+    widest = max(cpu(run) for run in results["runs"] if run["engine"] == OURS and run["task"] in (REPARTITION, ROLLUPS_3, ROLLUPS_1M))
+    palette = ["#6ea8fe", "#a5c9ff", "#2da44e", "#8ddb8c", "#e0a800", "#d1672a"]
     for task in (REPARTITION, ROLLUPS_1M, ROLLUPS_3):
         mine, floor = select(results["runs"], OURS, task), select(results["runs"], FLOOR, task)
         if not mine or not floor:
@@ -337,15 +339,21 @@ def _plot_stages(results: Results, axes: Any) -> None:
         scale = Spread.of([cpu(run) for run in mine]).median / sum(parts.values())
         for colour, (name, seconds) in zip(palette, parts.items(), strict=False):
             axes.barh(place, seconds * scale, left=left, color=colour, height=0.8)
-            axes.text(left + seconds * scale / 2, place, name, ha="center", va="center", fontsize=6)
+            _name_part(axes, left, seconds * scale, place, name, widest)
             left += seconds * scale
         left = 0.0
         for name, colour in (("decode", "#c3cad2"), ("encode", "#9aa4b0")):
             seconds = Spread.of([run["cpu"][name] for run in floor]).median
             axes.barh(place - 1, seconds, left=left, color=colour, height=0.8)
-            axes.text(left + seconds / 2, place - 1, name, ha="center", va="center", fontsize=6)
+            _name_part(axes, left, seconds, place - 1, name, widest)
             left += seconds
         ticks += [TASKS[task], "its floor"]
         place -= 2
     axes.set_yticks([-number for number in range(len(ticks))], ticks)
     axes.set_xlabel(f"CPU seconds for {results['data']['rows'] / 1e6:g} M points")
+
+
+def _name_part(axes: Any, left: float, width: float, place: int, name: str, widest: float) -> None:
+    """Write a part's name into its bar, or above it where it is too narrow."""
+    inside = width > 0.055 * widest
+    axes.text(left + width / 2, place if inside else place + 0.5, name, ha="center", va="center" if inside else "bottom", fontsize=6)
