@@ -36,7 +36,7 @@ def main(
     forms: Annotated[
         bool, typer.Option("--forms", help="Measure every form of the peers' queries instead, to choose the fastest.")
     ] = False,
-    work: Annotated[Path, typer.Option(help="Folder for data; several GB.")] = ROOT / ".rollups" / "benchmark",
+    work: Annotated[Path, typer.Option(help="Folder for data; 1 GB.")] = ROOT / ".rollups" / "benchmark",
     output: Annotated[
         Path | None, typer.Option(help="Results, JSON. With the default rows, repeat and contenders those in benchmarks/results.")
     ] = None,
@@ -53,8 +53,9 @@ def main(
         raise typer.Exit(2)
     bench = Bench(work.resolve(), rows, threads, shape)
     console.print(f"{rows:,} points, {repeat} times {len(wanted)} contenders, {threads} threads; preparing")
-    bench.prepare()
-    runs, outputs = measure(bench, wanted, repeat, console.print)
+    with bench.exclusively():
+        bench.prepare()
+        runs, outputs = measure(bench, wanted, repeat, console.print)
     results = {
         **_circumstances(bench, repeat, runs),
         "forms": _forms(wanted),

@@ -5,12 +5,15 @@ Imports little: a child's peak memory begins with its parent's.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,10 @@ SMALL_ROWS = 360_000
 
 class ChildError(Exception):
     """A process of the benchmark failed; the message names it and ends with what it said."""
+
+
+class BusyError(Exception):
+    """Another benchmark uses the folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +53,21 @@ class Bench:
         """What processes warm up on."""
         return Site(self.work / f"{self.shape}-{self.small_rows}-small")
 
+    @contextmanager
+    def exclusively(self) -> Iterator[None]:
+        """Keep other benchmarks out of the folder: they would undo each other's steps, and measure each other.
+
+        Raises:
+            BusyError: another one is at work there; says how to go on.
+        """
+        self.work.mkdir(parents=True, exist_ok=True)
+        with (self.work / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BusyError(f"another benchmark is running in {self.work}; wait for it, or name another folder with --work") from None
+            yield
+
     def prepare(self) -> None:
         """Make the data, and everything that single stages start from."""
         self._process({"do": "prepare", "rows": self.rows, "small_rows": self.small_rows, "shape": self.shape})
@@ -63,7 +85,9 @@ class Bench:
         full = self.full
         if contender.start == FIRST:
             full = self.small
-            environment["NUMBA_CACHE_DIR"] = str(self.work / f"compiled-{os.getpid()}-{time.time_ns()}")
+            compiled = self.work / "compiled"
+            shutil.rmtree(compiled, ignore_errors=True)
+            environment["NUMBA_CACHE_DIR"] = str(compiled)
         reset(contender, full)
         reset(contender, self.small)
         _read_through([*full.raw_files, *full.sorted_files])

@@ -22,7 +22,7 @@ from benchmarks.contenders import (
     ROLLUPS_3,
     Contender,
 )
-from benchmarks.runner import Bench, measure
+from benchmarks.runner import Bench, BusyError, measure
 from benchmarks.summary import Spread, cpu, ratio, summarized, wall
 
 ROOT = Path(__file__).parent.parent
@@ -105,6 +105,14 @@ def test_the_harness_runs_and_answers_are_compared(tmp_path: Path) -> None:
     for name in report.PLOTS:
         report.plot(name, results, tmp_path / f"{name}.svg")
         assert f"results {report.digest(results)}" in (tmp_path / f"{name}.svg").read_text()
+
+
+def test_two_benchmarks_do_not_share_a_folder(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, rows=720, threads=1, shape="scrapes")
+    with bench.exclusively(), pytest.raises(BusyError, match="--work"), bench.exclusively():
+        pass
+    with bench.exclusively():
+        pass
 
 
 def test_a_wrong_answer_stops_the_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
