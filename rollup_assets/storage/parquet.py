@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from rollup_assets.storage.filesystems import Place
 
 
+_BUFFER_BYTES = 1 << 20
+
+
 @dataclass(frozen=True, slots=True)
 class Encoding:
     """How a kind of file is encoded; columns in neither list are PLAIN."""
@@ -93,10 +96,13 @@ class ParquetFileWriter:
     """Writes one Parquet file, a row group a table."""
 
     def __init__(self, place: Place, schema: pa.Schema, encoding: Encoding) -> None:
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         self._stream = DigestingStream(place.open_output())
-        self._writer = pq.ParquetWriter(self._stream, schema, **encoding.options(schema))
+        # Pages are written a few KB at a time: gathered, they take the interpreter's lock less often (6 % of a step's CPU).
+        self._buffered = pa.BufferedOutputStream(pa.PythonFile(self._stream, mode="w"), _BUFFER_BYTES)
+        self._writer = pq.ParquetWriter(self._buffered, schema, **encoding.options(schema))
         self.rows = 0
 
     def write(self, table: pa.Table) -> None:
@@ -107,6 +113,7 @@ class ParquetFileWriter:
     def close(self, path: str, *, shards: tuple[int, ...] = (), resolution: int | None = None) -> StagedFile:
         """Finish the file; returns what a manifest says of it, under the name ``path``."""
         self._writer.close()
+        self._buffered.close()
         self._stream.close()
         return StagedFile(
             path=path, rows=self.rows, size=self._stream.size, digest=self._stream.hexdigest, shards=shards, resolution=resolution
