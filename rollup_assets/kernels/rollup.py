@@ -289,7 +289,7 @@ def roll_up(
     Returns the row to go on with. It is ``len(points.id)``, plus 1 if ``final``, when the chunk is done; less when ``rows`` is
     full: empty it and call again.
     """
-    # Arrays of named tuples are looked up once: in the loop each access costs reference counts (77 -> 15 ns a point).
+    # Arrays of named tuples are looked up once: in the loop each access costs reference counts (77 -> 20 ns a point).
     ids = points.id
     times = points.time
     point_values = points.value

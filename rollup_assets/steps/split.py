@@ -178,7 +178,7 @@ def _split_rows(task: SplitTask, number: int, rows: RawRows, names: _TaskNames, 
     metric_code = blocks.UINT16 if len(names.names) <= 2**16 else blocks.INT32
     packed.append(_BUFFERS.get("metric", count, blocks.dtype_of(metric_code)))
     kernels.scatter_codes(columns["metric"], translation, destination, packed[-1])
-    lag_code, lag_base = 255, 0
+    lag_code, lag_base = blocks.NO_COLUMN, 0
     if "lag" in columns and (known := columns["lag"][columns["lag"] != kernels.NO_LAG]).size:
         low, high = (int(bound) for bound in kernels.extremes(known))
         lag_code, lag_base = blocks.narrowest(low, high + 1, uint16=False)
@@ -197,7 +197,7 @@ def _split_rows(task: SplitTask, number: int, rows: RawRows, names: _TaskNames, 
         if news := names.news_for(s):
             emit(s, Header(blocks.NAMES, number, len(news)).pack(), [blocks.pack_names(news)])
         # Whether a shard has lags must not depend on which other rows were read together with its own.
-        has_lag = lag_code != 255 and bool(packed[5][first:last].any())
+        has_lag = lag_code != blocks.NO_COLUMN and bool(packed[5][first:last].any())
         header = Header(
             blocks.ROWS,
             number,
@@ -205,7 +205,7 @@ def _split_rows(task: SplitTask, number: int, rows: RawRows, names: _TaskNames, 
             value_code,
             org_code,
             metric_code,
-            lag_code if has_lag else 255,
+            lag_code if has_lag else blocks.NO_COLUMN,
             value_base,
             org_base,
             lag_base,

@@ -20,7 +20,7 @@ _HEADER = struct.Struct("<BIIBBBBqqq")
 # Few widths on purpose: each combination is a compiled variant of the kernel that unpacks.
 _DTYPES = (np.dtype(np.uint16), np.dtype(np.int32), np.dtype(np.int64), np.dtype(np.float64))
 _UINT16, _INT32, _INT64, _FLOAT64 = range(4)
-_NO_COLUMN = 255
+NO_COLUMN = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Header:
     value: int = _INT64
     org: int = _INT64
     metric: int = _INT32
-    lag: int = _NO_COLUMN
+    lag: int = NO_COLUMN
     value_base: int = 0
     org_base: int = 0
     lag_base: int = 0
@@ -54,7 +54,7 @@ class Header:
     @property
     def has_lag(self) -> bool:
         """Whether a column of lags is there."""
-        return self.lag != _NO_COLUMN
+        return self.lag != NO_COLUMN
 
     @property
     def dtypes(self) -> list[np.dtype[Any]]:
