@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pytest
 
 if TYPE_CHECKING:
+    from deploy.servers.postgres import PostgresServer
     from rollup_assets.pipeline import Pipeline
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
@@ -77,3 +78,12 @@ def fresh_home(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
         return tmp_path_factory.mktemp("home")
 
     return fresh
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A PostgreSQL server of this session; tests make databases and roles of their own in it."""
+    from deploy.servers.postgres import postgres
+
+    with postgres(tmp_path_factory.mktemp("postgres")) as server:
+        yield server
