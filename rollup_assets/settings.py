@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import itertools
+import json
 import os
 import re
+import shlex
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -79,6 +81,28 @@ def parse_size(text: str) -> int:
     return int(Fraction(match[1]) * _SIZE_UNITS[match[2] or ""])
 
 
+def parse_spark_conf(text: str) -> dict[str, str]:
+    """Spark properties from ``spark.a=1 spark.b="x y"`` or a JSON object.
+
+    Raises:
+        ValueError: the text is neither, or a name does not begin with ``spark.``.
+    """
+    if text.lstrip().startswith("{"):
+        try:
+            pairs = {str(name): value if isinstance(value, str) else json.dumps(value) for name, value in json.loads(text).items()}
+        except ValueError as error:
+            raise ValueError(f"it begins like a JSON object and is none ({error}); write pairs such as spark.executor.memory=4g") from None
+    else:
+        parts = [part.partition("=") for part in shlex.split(text)]
+        pairs = {name: value for name, equals, value in parts if equals}
+        if len(pairs) < len(parts):
+            raise ValueError("it is not a list of key=value pairs; write pairs such as spark.executor.memory=4g, with spaces between them")
+    for name in pairs:
+        if not name.startswith("spark."):
+            raise ValueError(f"{name} is not a Spark property; their names begin with spark.")
+    return pairs
+
+
 def _half_of_memory() -> int:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     # A container sees the host's memory, and is killed at its own limit.
@@ -125,10 +149,19 @@ class Settings(BaseSettings):
     raw_layout: str = Field(
         default="year=%Y/month=%m/day=%d/hour=%H", description="folder of a batch in the landing zone, strftime of its start"
     )
+    parquet_encoding: Literal["fast", "compatible"] = Field(
+        default="fast", description="encodings of the table's data files: fast, or compatible with older Parquet readers"
+    )
     keep_snapshots: int = Field(default=100, ge=1, description="Iceberg snapshots kept; older ones expire as part of publishing")
     threads: int = Field(default_factory=_cores, ge=1, le=1024, description="threads of the local engine")
     memory: int = Field(default_factory=_half_of_memory, description="bytes that the local engine may use for its data")
-    engine: Literal["local"] = Field(default="local", description="what runs a step's tasks")
+    engine: Literal["local", "spark"] = Field(default="local", description="what runs a step's tasks")
+    spark_master: str = Field(default="local[*]", description="master of the Spark engine's own session")
+    spark_remote: str = Field(default="", description="Spark Connect server to use instead, sc://host:port")
+    spark_conf: Annotated[dict[str, str], NoDecode] = Field(
+        default={}, description="any spark.* of the session: key=value pairs with spaces between them, or a JSON object"
+    )
+    spark_task_memory: int = Field(default=2**30, description="bytes that one running task may use for its data on an executor")
 
     @classmethod
     def settings_customise_sources(
@@ -166,10 +199,15 @@ class Settings(BaseSettings):
     def _parse_resolutions(cls, value: object) -> object:
         return tuple(parse_duration(part) for part in value.split(",")) if isinstance(value, str) else value
 
-    @field_validator("memory", mode="before")
+    @field_validator("memory", "spark_task_memory", mode="before")
     @classmethod
     def _parse_memory(cls, value: object) -> object:
         return parse_size(value) if isinstance(value, str) else value
+
+    @field_validator("spark_conf", mode="before")
+    @classmethod
+    def _parse_spark_conf(cls, value: object) -> object:
+        return parse_spark_conf(value) if isinstance(value, str) else value
 
     @model_validator(mode="before")
     @classmethod
@@ -202,6 +240,10 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"ROLLUP_MEMORY={self.memory} is below {MINIMUM_MEMORY // 2**20}MiB, the least the local engine works with; raise it"
             )
+        if self.spark_task_memory < MINIMUM_MEMORY:
+            raise ValueError(f"ROLLUP_SPARK_TASK_MEMORY={self.spark_task_memory} is below {MINIMUM_MEMORY // 2**20}MiB; raise it")
+        if self.spark_remote and not self.spark_remote.startswith("sc://"):
+            raise ValueError(f"ROLLUP_SPARK_REMOTE={self.spark_remote} is not a Spark Connect server; write sc://host:15002")
         _check_layout(self.raw_layout, self.calendar)
         return self
 

@@ -13,7 +13,7 @@ from rollup_assets.batches import Batch
 from rollup_assets.errors import RollupError
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.settings import Settings
-from rollup_assets.steps.planning import content_parameters
+from rollup_assets.steps.planning import content_parameters, rollup_parameters
 from rollup_assets.steps.results import CODE_VERSION, Waiting
 from rollup_assets.steps.rollup import find_inputs
 from rollup_assets.storage.manifests import QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Manifest, Stage
@@ -124,7 +124,8 @@ def _waiting_for(pipeline: Pipeline, batch: Batch) -> list[str]:
 
 
 def _outdated(manifest: Manifest, settings: Settings) -> list[str]:
-    wanted, found = content_parameters(settings), manifest.parameters
+    wanted = rollup_parameters(settings) if manifest.asset == ROLLUPS else content_parameters(settings)
+    found = manifest.parameters
     reasons = [f"{manifest.asset}: made with {name} = {found.get(name)}" for name, value in wanted.items() if found.get(name) != value]
     if manifest.code_version != CODE_VERSION:
         reasons.append(f"{manifest.asset}: made by code version {manifest.code_version}, this is {CODE_VERSION}")

@@ -125,6 +125,14 @@ def test_other_settings_or_code_make_everything_stale(tmp_path: Path, make_pipel
     assert "made by code version" in one(pipeline, batch).stale[0]
 
 
+def test_another_encoding_makes_rollups_stale_and_nothing_else(tmp_path: Path, make_pipeline: MakePipeline) -> None:
+    pipeline = make_pipeline(tmp_path)
+    batch = pipeline.calendar.first
+    stage_good(pipeline, batch)
+    published(pipeline, batch)
+    assert one(make_pipeline(tmp_path, parquet_encoding="compatible"), batch).stale == ["rollups: made with parquet_encoding = fast"]
+
+
 def test_a_batch_over_its_limit_is_quarantined_until_its_raw_files_change(pipeline: Pipeline) -> None:
     """Its quarantine is staged, its datapoints are not (or are those of earlier raw files)."""
     batch = pipeline.calendar.first

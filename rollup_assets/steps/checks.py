@@ -16,6 +16,7 @@ from rollup_assets.batches import Batch, BatchCalendar
 from rollup_assets.errors import ReconciliationError
 from rollup_assets.iceberg.reading import RangeCounts
 from rollup_assets.settings import format_duration
+from rollup_assets.steps.planning import PARQUET_ENCODING
 from rollup_assets.steps.results import Waiting
 from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Manifest, Stage
 
@@ -327,8 +328,13 @@ def _read_the_same(rollups: Manifest, earlier: Manifest) -> bool:
         bool(shared)
         and all(ours[key] == theirs[key] for key in shared)
         and rollups.counters["checksums"].keys() == earlier.counters["checksums"].keys()
-        and rollups.parameters == earlier.parameters
+        and _of_rows(rollups.parameters) == _of_rows(earlier.parameters)
     )
+
+
+def _of_rows(parameters: dict[str, Any]) -> dict[str, Any]:
+    """The parameters that decide which rows there are, whatever their encoding."""
+    return {name: value for name, value in parameters.items() if name != PARQUET_ENCODING}
 
 
 def _other_than_read(rollups: Manifest, asset: str, batch: Batch, standing: Manifest | None) -> Iterator[str]:

@@ -10,6 +10,7 @@ from rollup_assets.storage.manifests import InputFile
 # Points a file is made for. Two cores have work from twice this on, and data files stay within 128 to 512 MB (16 to 30 bytes a rollup row).
 POINTS_PER_GROUP = 8_000_000
 FEWEST_POINTS_FOR_TWO_GROUPS = 1_000_000
+PARQUET_ENCODING = "parquet_encoding"
 _SPLIT_TASKS = 64
 _SMALLEST_SPLIT_TASK = 1 << 20
 
@@ -42,7 +43,7 @@ def split_tasks(files: Sequence[InputFile]) -> list[tuple[InputFile, ...]]:
 
 
 def content_parameters(settings: Settings) -> dict[str, object]:
-    """The settings that decide what staged files hold."""
+    """The settings that decide which rows staged files hold."""
     return {
         "batch": settings.batch,
         "lookback": settings.lookback,
@@ -50,3 +51,8 @@ def content_parameters(settings: Settings) -> dict[str, object]:
         "shards": settings.shards,
         "value_type": settings.value_type,
     }
+
+
+def rollup_parameters(settings: Settings) -> dict[str, object]:
+    """The settings that decide what the files of rollups hold, byte for byte: those of their rows, and how these are encoded."""
+    return {**content_parameters(settings), PARQUET_ENCODING: settings.parquet_encoding}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rollup_assets.batches import Batch
 from rollup_assets.errors import NotStagedError, StageCorruptError, StaleInputError
 from rollup_assets.pipeline import Pipeline
-from rollup_assets.steps.planning import content_parameters
+from rollup_assets.steps.planning import rollup_parameters
 from rollup_assets.steps.results import CODE_VERSION, Published
 from rollup_assets.storage.manifests import ROLLUP_TABLE, ROLLUPS, Manifest
 
@@ -87,7 +87,7 @@ def _current_rollups(pipeline: Pipeline, batch: Batch) -> Manifest:
 
 
 def _check_parameters(pipeline: Pipeline, batch: Batch, rollups: Manifest) -> None:
-    for name, value in content_parameters(pipeline.settings).items():
+    for name, value in rollup_parameters(pipeline.settings).items():
         found = rollups.parameters.get(name)
         if found != value:
             raise StaleInputError(

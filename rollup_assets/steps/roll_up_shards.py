@@ -47,6 +47,7 @@ class RollupTask:
     resolutions: tuple[int, ...]
     lookback: int
     value_type: ValueType
+    parquet_encoding: encodings.ParquetEncoding
     datapoints: Manifest | None
     own: Manifest | None
     """Partial points of the batch: its series, in order."""
@@ -133,7 +134,7 @@ class _ResolutionWriter:
             folder = self._task.data_location / f"resolution={self._resolution}" / f"logical_timestamp_day={day}"
             place = folder / f"{self._task.batch.folder}-{self._task.attempt}-{self._first_shard:05d}-{len(self.files)}.parquet"
             self._name = place.uri
-            self._writer = ParquetFileWriter(place, self._schema, encodings.ROLLUPS)
+            self._writer = ParquetFileWriter(place, self._schema, encodings.rollups(self._task.parquet_encoding))
         self._writer.write(table)
         if self._writer.rows >= encodings.ROLLUPS_FILE_ROWS:
             self.close()

@@ -15,7 +15,7 @@ from rollup_assets.errors import NotStagedError, StaleInputError
 from rollup_assets.iceberg.catalog import data_location
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps import checks
-from rollup_assets.steps.planning import content_parameters, shard_groups
+from rollup_assets.steps.planning import content_parameters, rollup_parameters, shard_groups
 from rollup_assets.steps.results import CODE_VERSION, RolledUp, Waiting
 from rollup_assets.steps.roll_up_shards import RollupResult, RollupTask, checksums, roll_up_shards
 from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLUPS, Manifest, content_digest, new_attempt
@@ -57,7 +57,7 @@ def roll_up(pipeline: Pipeline, batch: Batch, *, force: bool = False, progress: 
         return inputs
     warnings = () if inputs.datapoints else (f"batch {batch} has no raw files: only windows that the batch before left open",)
     upstream = inputs.upstream(batch)
-    parameters = content_parameters(pipeline.settings)
+    parameters = rollup_parameters(pipeline.settings)
     current = pipeline.stage.read(ROLLUPS, batch)
     if (
         current
@@ -90,6 +90,7 @@ def _roll_up(pipeline: Pipeline, batch: Batch, inputs: RollupInputs, progress: P
         resolutions=settings.resolutions,
         lookback=settings.lookback,
         value_type=settings.value_type,
+        parquet_encoding=settings.parquet_encoding,
         datapoints=inputs.datapoints,
         own=inputs.own,
         previous=found[0] if found else None,
@@ -128,7 +129,7 @@ def _roll_up(pipeline: Pipeline, batch: Batch, inputs: RollupInputs, progress: P
         partition=batch.key,
         attempt=attempt,
         code_version=CODE_VERSION,
-        parameters=content_parameters(settings),
+        parameters=rollup_parameters(settings),
         upstream=inputs.upstream(batch),
         files=files,
         counters=counters,

@@ -18,7 +18,7 @@ from rollup_assets.iceberg.catalog import data_location, load_catalog
 from rollup_assets.iceberg.schema import arrow_schema
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.settings import Settings, load_settings
-from rollup_assets.steps.planning import content_parameters
+from rollup_assets.steps.planning import content_parameters, rollup_parameters
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.landing_zone import LandingZone
 from rollup_assets.storage.manifests import (
@@ -126,7 +126,7 @@ def stage_rollups(
         partition=batch.key,
         attempt=attempt,
         code_version="1",
-        parameters=content_parameters(settings),
+        parameters=rollup_parameters(settings),
         upstream=stage_upstream(pipeline, batch),
         files=tuple(staged),
         counters=counters,

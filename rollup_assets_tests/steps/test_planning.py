@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rollup_assets.settings import load_settings
-from rollup_assets.steps.planning import FEWEST_POINTS_FOR_TWO_GROUPS, POINTS_PER_GROUP, content_parameters, shard_groups, split_tasks
+from rollup_assets.steps.planning import (
+    FEWEST_POINTS_FOR_TWO_GROUPS,
+    POINTS_PER_GROUP,
+    content_parameters,
+    rollup_parameters,
+    shard_groups,
+    split_tasks,
+)
 from rollup_assets.storage.manifests import InputFile
 
 MiB = 1 << 20
@@ -90,3 +97,9 @@ def test_what_decides_the_content_are_not_threads_memory_or_limits() -> None:
     assert content_parameters(chosen) == content_parameters(same)
     for name, value in {"shards": 3, "lookback": "5m", "resolutions": "1m", "value_type": "double"}.items():
         assert content_parameters(load_settings(**{name: value})) != content_parameters(chosen)
+
+
+def test_the_encoding_of_data_files_is_no_concern_of_the_stage() -> None:
+    fast, compatible = load_settings(), load_settings(parquet_encoding="compatible")
+    assert content_parameters(fast) == content_parameters(compatible)
+    assert rollup_parameters(fast) != rollup_parameters(compatible)

@@ -239,7 +239,15 @@ def test_rollups_of_inputs_that_appeared_or_vanished_are_refused(pipeline: Pipel
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("shards", 5), ("resolutions", [60_000]), ("lookback", 1), ("batch", 7_200_000), ("value_type", "double")]
+    ("name", "value"),
+    [
+        ("shards", 5),
+        ("resolutions", [60_000]),
+        ("lookback", 1),
+        ("batch", 7_200_000),
+        ("value_type", "double"),
+        ("parquet_encoding", "compatible"),
+    ],
 )
 def test_rollups_made_with_other_settings_are_refused(pipeline: Pipeline, name: str, value: Any) -> None:
     (batch,) = batches_from(pipeline, 1)

@@ -368,6 +368,47 @@ def test_files_lie_in_the_table_s_data_location_with_its_schema(tmp_path: Path) 
                 )
 
 
+@pytest.mark.parametrize("value_type", ["long", "double"])
+def test_compatible_files_have_no_encoding_that_older_readers_refuse(value_type: str, tmp_path: Path) -> None:
+    """The same rows, the stage untouched; one table may have both kinds of files, since a batch keeps its own until it is made anew."""
+    from rollup_assets.storage.encodings import ROLLUPS
+
+    fast = pipeline_of(THREE_HOURS, tmp_path, value_type=value_type)
+    land(fast, crowd(28, THREE_HOURS, 20, 900, double=value_type == "double"))
+    before = run(fast, THREE_HOURS)
+    compatible = pipeline_of(THREE_HOURS, tmp_path, value_type=value_type, parquet_encoding="compatible")
+    staged_before = {batch: compatible.stage.read(REPARTITIONED, batch) for batch in batches_of(fast, THREE_HOURS)}
+    used: dict[str, set[str]] = {"fast": set(), "compatible": set()}
+    assert ROLLUPS.columns
+    for batch in staged_before:
+        manifest = before[batch]
+        for file in manifest.files:
+            used["fast"] |= encodings_of(file.path)
+        rows = staged.rollup_rows(fast, batch, manifest)
+        stage(compatible, batch)
+        assert compatible.stage.read(REPARTITIONED, batch) == staged_before[batch]
+        after = roll_up(compatible, batch)
+        assert not after.unchanged
+        assert after.manifest.parameters["parquet_encoding"] == "compatible"
+        assert [(shard, staged.bits(row)) for shard, row in staged.rollup_rows(compatible, batch, after.manifest)] == [
+            (shard, staged.bits(row)) for shard, row in rows
+        ]
+        assert after.manifest.digest != manifest.digest
+        for file in after.manifest.files:
+            used["compatible"] |= encodings_of(file.path)
+        assert roll_up(compatible, batch).unchanged
+    assert used["compatible"] == {"PLAIN", "RLE", "RLE_DICTIONARY"}
+    assert {*ROLLUPS.columns.values()} <= used["fast"]
+
+
+def encodings_of(path: str) -> set[str]:
+    """Every encoding of a Parquet file, that of levels (RLE) too; all its columns are compressed with zstd."""
+    metadata = pq.read_metadata(path)
+    columns = [metadata.row_group(group).column(place) for group in range(metadata.num_row_groups) for place in range(metadata.num_columns)]
+    assert {column.compression for column in columns} == {"ZSTD"}
+    return {encoding for column in columns for encoding in column.encodings}
+
+
 def test_counts_in_the_manifests_reconcile(tmp_path: Path) -> None:
     """Per resolution: published + left open = accepted + carried; and what is carried is what the batch before left open."""
     pipeline = pipeline_of(THREE_HOURS, tmp_path)

@@ -105,7 +105,10 @@ def all_schemas() -> dict[str, tuple[pa.Schema, Encoding, set[str]]]:
         found[f"datapoints, {name}"] = (datapoints_schema(settings.value_column, has_receive=True), encodings.DATAPOINTS, set())
         found[f"quarantined, {name}"] = (quarantine_schema(settings.value_column), encodings.QUARANTINED, quarantine_plain)
         rollups = schema_to_pyarrow(iceberg_schema(value_type), include_field_ids=False)
-        found[f"rollups, {name}"] = (rollups, encodings.ROLLUPS, {"metric_shard_id", "resolution", "logical_timestamp"})
+        keys = {"metric_shard_id", "resolution", "logical_timestamp"}
+        found[f"rollups, {name}"] = (rollups, encodings.rollups("fast"), keys)
+        compatible = encodings.rollups("compatible")
+        found[f"rollups, {name}, compatible"] = (rollups, compatible, {*rollups.names} - {*compatible.dictionary})
     return found
 
 

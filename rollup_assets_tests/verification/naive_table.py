@@ -52,6 +52,7 @@ def stage(pipeline: Pipeline, asset: str, batch: Batch, counters: dict[str, Any]
         "lookback": settings.lookback,
         "batch": settings.batch,
         "value_type": settings.value_type,
+        **({"parquet_encoding": settings.parquet_encoding} if asset in (ROLLUPS, ROLLUP_TABLE) else {}),
     }
     pipeline.stage.write(
         Manifest(
