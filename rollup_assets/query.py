@@ -25,8 +25,9 @@ def query(settings: Settings, sql: str) -> pa.Table:
     import duckdb
     import pyarrow as pa
 
-    from rollup_assets.iceberg.catalog import load_table, open_catalog
+    from rollup_assets.iceberg.catalog import open_catalog
     from rollup_assets.iceberg.reading import snapshot_dataset
+    from rollup_assets.iceberg.table import load_table
 
     with open_catalog(settings) as catalog:
         table = load_table(catalog, settings)

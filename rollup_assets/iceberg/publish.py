@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 from rollup_assets.batches import Batch
 from rollup_assets.errors import PublishError, PublishHaltError, StageCorruptError
-from rollup_assets.iceberg.catalog import check_table, data_location
 from rollup_assets.iceberg.reading import (
     LiveFile,
     RangeCounts,
@@ -31,6 +30,7 @@ from rollup_assets.iceberg.reading import (
     range_predicate,
     read_file,
 )
+from rollup_assets.iceberg.table import check_table, data_location
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.manifests import StagedFile
 

@@ -41,9 +41,11 @@ def publish(pipeline: Pipeline, batch: Batch, *, run_id: str = "", force: bool =
         LockTimeoutError: another publisher held the lock too long.
         PublishError, PublishHaltError: see :func:`rollup_assets.iceberg.publish.replace_range`.
     """
-    from rollup_assets.iceberg.catalog import ensure_table, open_catalog, table_lock
+    from rollup_assets.iceberg.catalog import open_catalog
+    from rollup_assets.iceberg.locks import table_lock
     from rollup_assets.iceberg.maintenance import maintain
     from rollup_assets.iceberg.publish import replace_range, summary_properties
+    from rollup_assets.iceberg.table import ensure_table
 
     with table_lock(pipeline.settings), open_catalog(pipeline.settings) as catalog:
         rollups = _current_rollups(pipeline, batch)

@@ -24,8 +24,9 @@ class TableState:
 
 def read_back(pipeline: Pipeline, batch: Batch) -> TableState:
     """Look at the table as any reader would: through the catalog."""
-    from rollup_assets.iceberg.catalog import load_table, open_catalog, table_location
+    from rollup_assets.iceberg.catalog import open_catalog
     from rollup_assets.iceberg.reading import range_counts
+    from rollup_assets.iceberg.table import load_table, table_location
 
     with open_catalog(pipeline.settings) as catalog:
         table = load_table(catalog, pipeline.settings)

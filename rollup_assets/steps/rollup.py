@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from rollup_assets.batches import Batch
 from rollup_assets.engines.base import NoProgress, Progress
 from rollup_assets.errors import NotStagedError, StaleInputError
-from rollup_assets.iceberg.catalog import data_location
+from rollup_assets.iceberg.table import data_location
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps import checks
 from rollup_assets.steps.planning import content_parameters, rollup_parameters, shard_groups

@@ -44,7 +44,8 @@ def verify(
 
     Raw files are read from two batches before the first one on. Threads and memory are bounded by the settings.
     """
-    from rollup_assets.iceberg.catalog import load_table, open_catalog
+    from rollup_assets.iceberg.catalog import open_catalog
+    from rollup_assets.iceberg.table import load_table
 
     landing_zone = LandingZone(Place.parse(settings.raw), settings.raw_layout, settings.calendar)
     stage = Stage(Place.parse(settings.stage))

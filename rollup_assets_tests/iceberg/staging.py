@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import xxhash
 
 from rollup_assets.batches import Batch
-from rollup_assets.iceberg.catalog import data_location, load_catalog
+from rollup_assets.iceberg.catalog import load_catalog
 from rollup_assets.iceberg.schema import arrow_schema
+from rollup_assets.iceberg.table import data_location
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.settings import Settings, load_settings
 from rollup_assets.steps.planning import content_parameters, rollup_parameters

@@ -1,131 +1,18 @@
-"""Making, finding, comparing and locking the table."""
+"""Opening the catalog that the settings name."""
 
 from __future__ import annotations
 
-import multiprocessing
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rollup_assets.errors import LockTimeoutError, TableMismatchError
-from rollup_assets.iceberg.catalog import (
-    catalog_properties,
-    check_table,
-    data_location,
-    ensure_table,
-    load_catalog,
-    lock_file,
-    table_location,
-    table_lock,
-)
+from rollup_assets.iceberg.catalog import catalog_properties
 from rollup_assets.settings import Settings, load_settings
 
 
 def settings_in(home: Path, **overrides: Any) -> Settings:
     return load_settings(home=str(home), **overrides)
-
-
-def test_a_missing_table_is_made_and_then_found(tmp_path: Path) -> None:
-    settings = settings_in(tmp_path)
-    made, found = ensure_table(settings), ensure_table(settings)
-    assert made.metadata.table_uuid == found.metadata.table_uuid
-    assert made.location() == table_location(settings)
-    assert made.location_provider().new_data_location("x") == f"{data_location(settings).uri}/x"
-    assert {name: value for name, value in made.properties.items() if name.startswith("rollup.")} == {
-        "rollup.shards": "16",
-        "rollup.batch": "1h",
-        "rollup.value-type": "long",
-    }
-
-
-def test_several_makers_at_once_make_one_table(tmp_path: Path) -> None:
-    settings = settings_in(tmp_path)
-    with ThreadPoolExecutor(4) as pool:
-        tables = list(pool.map(ensure_table, [settings] * 4))
-    assert len({table.metadata.table_uuid for table in tables}) == 1
-
-
-def test_nested_namespaces_become_folders(tmp_path: Path) -> None:
-    settings = settings_in(tmp_path, table="prod.metrics.rollups")
-    assert ensure_table(settings).location() == str(tmp_path / "warehouse/prod/metrics/rollups")
-
-
-@pytest.mark.parametrize(
-    ("override", "says"),
-    [
-        ({"shards": 8}, r"made with ROLLUP_SHARDS=16, the settings say 8; set ROLLUP_SHARDS=16"),
-        ({"batch": "1d", "raw_layout": "%Y/%m/%d"}, r"made with ROLLUP_BATCH=1h, the settings say 1d"),
-        ({"value_type": "double"}, r"made with ROLLUP_VALUE_TYPE=long, the settings say double"),
-    ],
-)
-def test_settings_that_contradict_the_table_are_refused(tmp_path: Path, override: dict[str, Any], says: str) -> None:
-    ensure_table(settings_in(tmp_path))
-    with pytest.raises(TableMismatchError, match=says):
-        ensure_table(settings_in(tmp_path, **override))
-
-
-def test_another_warehouse_is_refused(tmp_path: Path) -> None:
-    settings = settings_in(tmp_path)
-    ensure_table(settings)
-    with pytest.raises(TableMismatchError, match="set ROLLUP_WAREHOUSE to where it lies"):
-        ensure_table(settings_in(tmp_path, warehouse=str(tmp_path / "elsewhere")))
-
-
-def test_a_table_made_by_others_is_refused(tmp_path: Path) -> None:
-    from rollup_assets.iceberg.schema import iceberg_schema
-
-    settings = settings_in(tmp_path)
-    catalog = load_catalog(settings)
-    catalog.create_namespace("metrics")
-    catalog.create_table("metrics.rollups", iceberg_schema("long"))
-    with pytest.raises(TableMismatchError, match=r"has no property rollup.shards"):
-        ensure_table(settings)
-
-
-def test_a_changed_schema_is_refused_and_an_added_optional_column_is_not(tmp_path: Path) -> None:
-    from pyiceberg.types import StringType
-
-    settings = settings_in(tmp_path)
-    table = ensure_table(settings)
-    with table.update_schema() as update:
-        update.add_column("note", StringType())
-    ensure_table(settings)
-    with table.update_schema() as update:
-        update.rename_column("sum_rollup", "total")
-    with pytest.raises(TableMismatchError, match=r"has the column total .* instead of sum_rollup"):
-        ensure_table(settings)
-
-
-def test_a_changed_partition_spec_is_refused(tmp_path: Path) -> None:
-    settings = settings_in(tmp_path)
-    table = ensure_table(settings)
-    with table.update_spec() as update:
-        update.remove_field("logical_timestamp_day")
-    with pytest.raises(TableMismatchError, match="restore that partition spec"):
-        ensure_table(settings)
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("write.delete.isolation-level", "snapshot"), ("write.update.isolation-level", "snapshot"), ("commit.retry.num-retries", "0")],
-)
-def test_properties_without_which_publishing_is_unsafe_are_refused(tmp_path: Path, name: str, value: str) -> None:
-    settings = settings_in(tmp_path)
-    table = ensure_table(settings)
-    with table.transaction() as transaction:
-        transaction.set_properties({name: value})
-    with pytest.raises(TableMismatchError, match=f"has {name}={value}"):
-        check_table(table, settings)
-
-
-def test_messages_hide_the_catalogs_password(tmp_path: Path) -> None:
-    table = ensure_table(settings_in(tmp_path))
-    settings = settings_in(tmp_path, shards=2, catalog="postgresql+psycopg2://user:secret@host/db")
-    with pytest.raises(TableMismatchError) as caught:
-        check_table(table, settings)
-    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -137,34 +24,3 @@ def test_the_uri_alone_says_which_catalog_it_is(tmp_path: Path, uri: str, kind: 
     found = infer_catalog_type("rollups", dict(catalog_properties(settings_in(tmp_path, catalog=uri))))
     assert found is not None
     assert found.value == kind
-
-
-def _hold(path: str, ready: Any, done: Any) -> None:
-    from filelock import FileLock
-
-    with FileLock(path):
-        ready.set()
-        done.wait(30)
-
-
-def test_a_held_lock_is_named_and_dies_with_its_process(tmp_path: Path) -> None:
-    """Another process holds the lock: the message names the file. The process is killed: the lock is free."""
-    settings = settings_in(tmp_path)
-    path = lock_file(settings)
-    assert path == tmp_path / "catalog.db.metrics.rollups.lock"
-    context = multiprocessing.get_context("fork")
-    ready, done = context.Event(), context.Event()
-    holder = context.Process(target=_hold, args=(str(path), ready, done))
-    holder.start()
-    assert ready.wait(30)
-    with pytest.raises(LockTimeoutError, match=str(path)), table_lock(settings, timeout=0.1):
-        pass
-    holder.kill()
-    holder.join()
-    with table_lock(settings, timeout=5):
-        pass
-
-
-def test_tables_of_one_catalog_have_locks_of_their_own(tmp_path: Path) -> None:
-    with table_lock(settings_in(tmp_path)), table_lock(settings_in(tmp_path, table="metrics.other"), timeout=0.1):
-        pass

@@ -17,8 +17,8 @@ import pytest
 from rollup_assets.batches import Batch
 from rollup_assets.errors import PublishError, PublishHaltError
 from rollup_assets.iceberg import publish as publishing
-from rollup_assets.iceberg.catalog import ensure_table
 from rollup_assets.iceberg.publish import ATTEMPT_PROPERTY
+from rollup_assets.iceberg.table import ensure_table
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps.publish import publish
 from rollup_assets_tests.iceberg.staging import batches_from, load, pipeline_in, rollup_rows, rows_of, stage_rollups, value_by_batch
@@ -34,7 +34,7 @@ def pipeline(tmp_path: Path) -> Pipeline:
 @pytest.fixture
 def unlocked(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a catalog without a lock: correctness may not rest on it."""
-    monkeypatch.setattr("rollup_assets.iceberg.catalog.table_lock", lambda _settings: contextlib.nullcontext())
+    monkeypatch.setattr("rollup_assets.iceberg.locks.table_lock", lambda _settings: contextlib.nullcontext())
 
 
 @contextlib.contextmanager

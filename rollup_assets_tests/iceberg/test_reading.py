@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from rollup_assets.iceberg.catalog import ensure_table
 from rollup_assets.iceberg.reading import live_files, range_counts, snapshot_dataset
 from rollup_assets.iceberg.schema import arrow_schema
+from rollup_assets.iceberg.table import ensure_table
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps.publish import publish
 from rollup_assets_tests.iceberg.staging import batches_from, load, pipeline_in, rollup_rows, rows_of, stage_rollups

@@ -28,8 +28,9 @@ def land(home: Path, count: int) -> tuple[Settings, dict[str, str]]:
 
 def rows(settings: Settings) -> list[dict[str, Any]]:
     """Every row of the table."""
-    from rollup_assets.iceberg.catalog import load_table, open_catalog
+    from rollup_assets.iceberg.catalog import open_catalog
     from rollup_assets.iceberg.reading import snapshot_dataset
+    from rollup_assets.iceberg.table import load_table
 
     with open_catalog(settings) as catalog:
         table = load_table(catalog, settings)

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from rollup_assets.iceberg.catalog import load_catalog, load_table
+from rollup_assets.iceberg.catalog import load_catalog
 from rollup_assets.iceberg.reading import snapshot_dataset
+from rollup_assets.iceberg.table import load_table
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.settings import Settings, load_settings
 from rollup_assets.steps.publish import publish

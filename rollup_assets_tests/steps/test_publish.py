@@ -10,7 +10,8 @@ import pytest
 
 from rollup_assets.batches import Batch
 from rollup_assets.errors import LockTimeoutError, NotStagedError, StageCorruptError, StaleInputError
-from rollup_assets.iceberg.catalog import load_catalog, lock_file
+from rollup_assets.iceberg.catalog import load_catalog
+from rollup_assets.iceberg.locks import lock_file
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps.publish import publish
 from rollup_assets.steps.results import CODE_VERSION
@@ -337,7 +338,7 @@ def test_a_held_lock_stops_a_publish_and_says_where_it_is(pipeline: Pipeline, mo
     stage_rollups(pipeline, batch)
     path = lock_file(pipeline.settings)
     assert path is not None
-    monkeypatch.setattr("rollup_assets.iceberg.catalog.LOCK_TIMEOUT", 0.1)
+    monkeypatch.setattr("rollup_assets.iceberg.locks.LOCK_TIMEOUT", 0.1)
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path), pytest.raises(LockTimeoutError, match=str(path)):
         publish(pipeline, batch)

@@ -1,0 +1,165 @@
+"""The table: where it lies, made where it is missing, and compared with the settings.
+
+What is written to it stays out, and so does which catalog it is in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from rollup_assets.errors import TableMismatchError
+from rollup_assets.iceberg.catalog import load_catalog, without_password
+from rollup_assets.iceberg.schema import FORMAT_VERSION, iceberg_schema, partition_spec, table_properties
+from rollup_assets.settings import Settings, format_duration
+from rollup_assets.storage.filesystems import Place
+
+if TYPE_CHECKING:
+    from pyiceberg.catalog import Catalog
+    from pyiceberg.table import Table
+
+SHARDS_PROPERTY = "rollup.shards"
+BATCH_PROPERTY = "rollup.batch"
+VALUE_TYPE_PROPERTY = "rollup.value-type"
+
+
+def table_location(settings: Settings) -> str:
+    """Where the table lies, as Iceberg writes it: an absolute path or a URI."""
+    return "/".join((settings.warehouse.rstrip("/"), *settings.table.split(".")))
+
+
+def data_location(settings: Settings) -> Place:
+    """The folder of the table's data files; needs neither the catalog nor PyIceberg."""
+    return Place.parse(table_location(settings)) / "data"
+
+
+def load_table(catalog: Catalog, settings: Settings) -> Table | None:
+    """The table as it is now; None if there is none."""
+    from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError
+
+    try:
+        return catalog.load_table(settings.table)
+    except (NoSuchTableError, NoSuchNamespaceError):
+        return None
+
+
+def ensure_table(settings: Settings, catalog: Catalog | None = None) -> Table:
+    """The table, made if it is missing. Safe when several processes do it at once: one makes it, the others find it.
+
+    Raises:
+        TableMismatchError: the table that is there contradicts the settings; the message says in what and what to do.
+    """
+    if catalog is None:
+        catalog = load_catalog(settings)
+    table = load_table(catalog, settings) or _create_table(catalog, settings)
+    check_table(table, settings)
+    return table
+
+
+def _create_table(catalog: Catalog, settings: Settings) -> Table:
+    from pyiceberg.exceptions import NamespaceAlreadyExistsError, TableAlreadyExistsError
+    from sqlalchemy.exc import IntegrityError
+
+    namespace = settings.table.rpartition(".")[0]
+    # IntegrityError: the SQL catalog lets the database's own error through where two make the same namespace.
+    with contextlib.suppress(NamespaceAlreadyExistsError, IntegrityError):
+        catalog.create_namespace_if_not_exists(namespace)
+    with contextlib.suppress(TableAlreadyExistsError):
+        return catalog.create_table(
+            settings.table,
+            schema=iceberg_schema(settings.value_type),
+            location=table_location(settings),
+            partition_spec=partition_spec(),
+            properties=table_properties(settings.value_type) | _own_properties(settings),
+        )
+    return catalog.load_table(settings.table)
+
+
+def _own_properties(settings: Settings) -> dict[str, str]:
+    return {
+        SHARDS_PROPERTY: str(settings.shards),
+        BATCH_PROPERTY: format_duration(settings.batch),
+        VALUE_TYPE_PROPERTY: settings.value_type,
+    }
+
+
+def check_table(table: Table, settings: Settings) -> None:
+    """Compare an existing table with the settings.
+
+    Columns that others have added are fine as long as they are optional.
+
+    Raises:
+        TableMismatchError: values, columns, partition spec, shards, batch, location or the properties that publishing rests on differ.
+    """
+    problem = (
+        _property_problem(table, settings) or _schema_problem(table, settings) or _layout_problem(table, settings) or _commit_problem(table)
+    )
+    if problem:
+        raise TableMismatchError(f"table {settings.table} in {without_password(settings.catalog)}: {problem}")
+
+
+def _property_problem(table: Table, settings: Settings) -> str | None:
+    variables = {SHARDS_PROPERTY: "ROLLUP_SHARDS", BATCH_PROPERTY: "ROLLUP_BATCH", VALUE_TYPE_PROPERTY: "ROLLUP_VALUE_TYPE"}
+    for name, wanted in _own_properties(settings).items():
+        found = table.properties.get(name)
+        if found is None:
+            return f"has no property {name}, so it was not made by this pipeline; set ROLLUP_TABLE to another name, or drop the table"
+        if found != wanted:
+            return (
+                f"was made with {variables[name]}={found}, the settings say {wanted}; "
+                f"set {variables[name]}={found}, or ROLLUP_TABLE to a new name, which is then filled by a backfill"
+            )
+    return None
+
+
+def _schema_problem(table: Table, settings: Settings) -> str | None:
+    mend = "set ROLLUP_TABLE to a new name and backfill it, or undo the change of the table's schema"
+    wanted = {field.field_id: field for field in iceberg_schema(settings.value_type).fields}
+    found = {field.field_id: field for field in table.schema().fields}
+    for number, field in wanted.items():
+        other = found.get(number)
+        if other is None:
+            return f"has no column {field.name} (field id {number}); {mend}"
+        if (other.name, other.field_type, other.required) != (field.name, field.field_type, field.required):
+            need = "required" if field.required else "optional"
+            has = "required" if other.required else "optional"
+            return f"has the column {other.name} ({has} {other.field_type}) instead of {field.name} ({need} {field.field_type}); {mend}"
+    for number in found.keys() - wanted.keys():
+        if found[number].required:
+            return f"has an additional required column {found[number].name}, which this pipeline does not fill; make it optional or drop it"
+    return None
+
+
+def _layout_problem(table: Table, settings: Settings) -> str | None:
+    if table.metadata.format_version < FORMAT_VERSION:
+        return f"has format version {table.metadata.format_version}; set its property format-version to {FORMAT_VERSION}"
+    fields = [(field.source_id, str(field.transform), field.name) for field in table.spec().fields]
+    if fields != [(field.source_id, str(field.transform), field.name) for field in partition_spec().fields]:
+        return (
+            f"is partitioned by {table.spec().fields}, not by identity(resolution), day(logical_timestamp); restore that partition spec, "
+            "or set ROLLUP_TABLE to a new name and backfill it"
+        )
+    if Place.parse(_as_location(table.location())).path != Place.parse(table_location(settings)).path:
+        return (
+            f"lies in {table.location()}, the settings say {table_location(settings)}; set ROLLUP_WAREHOUSE to where it lies, "
+            "or ROLLUP_TABLE to a new name"
+        )
+    return None
+
+
+def _commit_problem(table: Table) -> str | None:
+    """Without these two the guarantees of publishing do not hold: `snapshot` isolation produced duplicates under concurrent publishers."""
+    for name in ("write.delete.isolation-level", "write.update.isolation-level"):
+        level = table.properties.get(name, "serializable")
+        if level != "serializable":
+            return f"has {name}={level}, with which concurrent publishers duplicate rows; set it to serializable"
+    retries = table.properties.get("commit.retry.num-retries", "4")
+    if not retries.isdecimal() or int(retries) == 0:
+        return f"has commit.retry.num-retries={retries}, so that a concurrent commit would fail a publish; set it to 10"
+    return None
+
+
+def _as_location(location: str) -> str:
+    # Hadoop writes local files as file:/path.
+    return urlsplit(location).path if location.startswith("file:") else location
