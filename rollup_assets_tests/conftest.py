@@ -11,6 +11,7 @@ import pytest
 
 if TYPE_CHECKING:
     from deploy.servers.postgres import PostgresServer
+    from deploy.servers.seaweedfs import S3Server
     from rollup_assets.pipeline import Pipeline
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
@@ -86,4 +87,22 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgr
     from deploy.servers.postgres import postgres
 
     with postgres(tmp_path_factory.mktemp("postgres")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """An S3 server of this session, with the buckets ``raw`` and ``lake``; tests keep to a folder of their own in them."""
+    from deploy.servers.seaweedfs import seaweedfs
+
+    with seaweedfs(tmp_path_factory.mktemp("seaweedfs")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3_server_tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """The same over TLS, with a certificate of an authority that nobody else knows."""
+    from deploy.servers.seaweedfs import seaweedfs
+
+    with seaweedfs(tmp_path_factory.mktemp("seaweedfs-tls"), tls=True) as server:
         yield server

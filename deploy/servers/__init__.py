@@ -1,1 +1,1 @@
-"""Real servers as processes of this machine, from Python wheels: for tests, benchmarks and the production demo."""
+"""Real servers as processes of this machine, from Python wheels: for tests, benchmarks and the production demo. Not installed."""
