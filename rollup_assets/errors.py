@@ -66,6 +66,10 @@ class ReconciliationError(RollupError):
         self.outcomes = tuple(outcomes)
 
 
+class EngineError(RollupError):
+    """The engine cannot run tasks: Java, the master or the workers' environment is missing or of the wrong version."""
+
+
 class PublishError(RollupError):
     """The table could not be brought to the staged state."""
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rollup_assets.batches import Batch, BatchCalendar
 from rollup_assets.engines.base import Engine
@@ -10,6 +13,9 @@ from rollup_assets.settings import Settings
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.landing_zone import LandingZone
 from rollup_assets.storage.manifests import Stage
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,15 +28,18 @@ class Pipeline:
     engine: Engine
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Pipeline:
-        """Everything as the settings say."""
-        from rollup_assets.engines.local import LocalEngine
+    def from_settings(cls, settings: Settings, spark: Callable[[], SparkSession] | None = None) -> Pipeline:
+        """Everything as the settings say.
 
+        Args:
+            settings: of the table.
+            spark: gives the session of the Spark engine when it is first needed; one is made from the settings unless given.
+        """
         return cls(
             settings=settings,
             landing_zone=LandingZone(Place.parse(settings.raw), settings.raw_layout, settings.calendar),
             stage=Stage(Place.parse(settings.stage)),
-            engine=LocalEngine(threads=settings.threads, memory=settings.memory, scratch=settings.home / "scratch"),
+            engine=_engine(settings, spark),
         )
 
     @property
@@ -41,3 +50,14 @@ class Pipeline:
     def batch(self, key: str) -> Batch:
         """The batch of a partition key."""
         return self.calendar.batch(key)
+
+
+def _engine(settings: Settings, spark: Callable[[], SparkSession] | None) -> Engine:
+    if settings.engine == "spark":
+        from rollup_assets.engines.spark import SparkEngine
+        from rollup_assets.engines.spark_session import create_session
+
+        return SparkEngine(spark or functools.partial(create_session, settings), task_memory=settings.spark_task_memory)
+    from rollup_assets.engines.local import LocalEngine
+
+    return LocalEngine(threads=settings.threads, memory=settings.memory, scratch=settings.home / "scratch")

@@ -16,9 +16,9 @@ import shlex
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from rollup_assets.batches import DAY_MS, KEY_FORMAT, MINUTE_MS, Batch, BatchCalendar, to_datetime, to_milliseconds
@@ -32,6 +32,11 @@ _FORMS = {
     "catalog_name": "a name of letters, digits and underscores, such as rollups",
     "table": "a namespace and a name of letters, digits and underscores, such as metrics.rollups",
 }
+_PASSWORDS = ("catalog_password", "catalog_admin_password")
+# What may be shown to everybody must not have such a name.
+_SECRET = re.compile(
+    r"(^|[^a-z])(ssl)?(password|passwd|pwd|passphrase|token|credential|credentials|secret|authorization|(access|secret|account|private)-key(-id)?)$"
+)
 # No ISO weeks: a week's year beside a calendar year repeats folders years apart.
 _LAYOUT_FIELDS = frozenset("YmdHMjy")
 # Partition keys need years of four digits, and timestamps in ns, which Arrow and Parquet may hold, end in 2262.
@@ -81,22 +86,31 @@ def parse_size(text: str) -> int:
     return int(Fraction(match[1]) * _SIZE_UNITS[match[2] or ""])
 
 
+def parse_pairs(text: str, example: str) -> dict[str, str]:
+    """Names and values from ``a=1 b="x y"`` or a JSON object.
+
+    Raises:
+        ValueError: the text is neither; shows the example, and never the text, which may hold a secret.
+    """
+    if text.lstrip().startswith("{"):
+        try:
+            return {str(name): value if isinstance(value, str) else json.dumps(value) for name, value in json.loads(text).items()}
+        except ValueError as error:
+            raise ValueError(f"it begins like a JSON object and is none ({error}); write pairs such as {example}") from None
+    parts = [part.partition("=") for part in shlex.split(text)]
+    pairs = {name: value for name, equals, value in parts if equals}
+    if len(pairs) < len(parts):
+        raise ValueError(f"it is not a list of key=value pairs; write pairs such as {example}, with spaces between them")
+    return pairs
+
+
 def parse_spark_conf(text: str) -> dict[str, str]:
     """Spark properties from ``spark.a=1 spark.b="x y"`` or a JSON object.
 
     Raises:
         ValueError: the text is neither, or a name does not begin with ``spark.``.
     """
-    if text.lstrip().startswith("{"):
-        try:
-            pairs = {str(name): value if isinstance(value, str) else json.dumps(value) for name, value in json.loads(text).items()}
-        except ValueError as error:
-            raise ValueError(f"it begins like a JSON object and is none ({error}); write pairs such as spark.executor.memory=4g") from None
-    else:
-        parts = [part.partition("=") for part in shlex.split(text)]
-        pairs = {name: value for name, equals, value in parts if equals}
-        if len(pairs) < len(parts):
-            raise ValueError("it is not a list of key=value pairs; write pairs such as spark.executor.memory=4g, with spaces between them")
+    pairs = parse_pairs(text, "spark.executor.memory=4g")
     for name in pairs:
         if not name.startswith("spark."):
             raise ValueError(f"{name} is not a Spark property; their names begin with spark.")
@@ -128,6 +142,13 @@ class Settings(BaseSettings):
     stage: str = Field(default="", description="staged assets, path or URI; <home>/stage unless set")
     warehouse: str = Field(default="", description="Iceberg warehouse, path or URI; <home>/warehouse unless set")
     catalog: str = Field(default="", description="catalog URI; sqlite:///<home>/catalog.db unless set")
+    catalog_password: SecretStr | None = Field(default=None, description="password of the catalog's user, or token of a REST catalog")
+    catalog_password_file: Path | None = Field(default=None, description="file with that password instead, read at each connection")
+    catalog_admin_password: SecretStr | None = Field(default=None, description="password of the admin role of rollups catalog init")
+    catalog_admin_password_file: Path | None = Field(default=None, description="file with that password instead")
+    catalog_properties: Annotated[dict[str, str], NoDecode] = Field(
+        default={}, description="further properties for PyIceberg's catalog: key=value pairs with spaces between them, or a JSON object"
+    )
     catalog_name: str = Field(
         default="rollups", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="name of the catalog, the same for every engine"
     )
@@ -209,6 +230,11 @@ class Settings(BaseSettings):
     def _parse_spark_conf(cls, value: object) -> object:
         return parse_spark_conf(value) if isinstance(value, str) else value
 
+    @field_validator("catalog_properties", mode="before")
+    @classmethod
+    def _parse_catalog_properties(cls, value: object) -> object:
+        return parse_pairs(value, "rest.sigv4-enabled=true") if isinstance(value, str) else value
+
     @model_validator(mode="before")
     @classmethod
     def _fill_defaults(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -222,6 +248,11 @@ class Settings(BaseSettings):
         home = values["home"] = Path(located)
         for name, default in (("raw", home / "raw_datapoints"), ("stage", home / "stage"), ("warehouse", home / "warehouse")):
             values[name] = _absolute(f"ROLLUP_{name.upper()}", str(values.get(name) or default), root)
+        for name in _PASSWORDS:
+            if values.get(name) and values.get(f"{name}_file"):
+                raise ValueError(f"ROLLUP_{name.upper()} and ROLLUP_{name.upper()}_FILE are both set; drop one of them")
+            if file := values.get(f"{name}_file"):
+                values[f"{name}_file"] = Path(_absolute(f"ROLLUP_{name.upper()}_FILE", str(file), root))
         values["catalog"] = _absolute_catalog(str(values.get("catalog") or f"sqlite:///{home / 'catalog.db'}"), root)
         return values
 
@@ -245,7 +276,32 @@ class Settings(BaseSettings):
         if self.spark_remote and not self.spark_remote.startswith("sc://"):
             raise ValueError(f"ROLLUP_SPARK_REMOTE={self.spark_remote} is not a Spark Connect server; write sc://host:15002")
         _check_layout(self.raw_layout, self.calendar)
+        _check_catalog_properties(self.catalog_properties)
         return self
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """Passwords stay in the process that read them: whoever gets the settings by pickle has an environment of its own, or needs none."""
+        state = super().__getstate__()
+        return state | {"__dict__": state["__dict__"] | {name: None for name in _PASSWORDS}}
+
+    def read_catalog_password(self, *, admin: bool = False) -> str | None:
+        """The password of the catalog's user, or of the admin role, as it is now; None where there is none.
+
+        Raises:
+            SettingsError: its file cannot be read.
+        """
+        name = "catalog_admin_password" if admin else "catalog_password"
+        given: SecretStr | None = getattr(self, name)
+        path: Path | None = getattr(self, f"{name}_file")
+        if path is None:
+            return None if given is None else given.get_secret_value()
+        try:
+            return path.read_text().rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise SettingsError(
+                f"ROLLUP_{name.upper()}_FILE={path} cannot be read ({reason}); name a file that this user may read"
+            ) from None
 
     @property
     def calendar(self) -> BatchCalendar:
@@ -310,12 +366,39 @@ def _absolute(name: str, location: str, root: Path) -> str:
 
 
 def _absolute_catalog(uri: str, root: Path) -> str:
+    """The URI, an embedded database's with an absolute path.
+
+    Raises:
+        ValueError: it is none, holds a password, or asks for a driver that is not used here.
+    """
     prefix = "sqlite:///"
-    if "://" not in uri:
+    if uri.startswith(prefix):
+        return uri if ":memory:" in uri else prefix + _absolute("ROLLUP_CATALOG", uri.removeprefix(prefix), root)
+    scheme, separator, rest = uri.partition("://")
+    # Before the first @, since a password may hold whatever else ends that part of a URI.
+    in_user = ":" in rest.partition("@")[0] if "@" in rest else False
+    if in_user or any(_SECRET.search(name.lower()) for name, _ in parse_qsl(rest.partition("?")[2])):
+        raise ValueError(
+            "ROLLUP_CATALOG holds a password; take it out of the URI, and set ROLLUP_CATALOG_PASSWORD or ROLLUP_CATALOG_PASSWORD_FILE"
+        )
+    if not separator:
         raise ValueError(f"ROLLUP_CATALOG={uri} is not a URI; write sqlite:///{uri} for a file, or the URI of a database or REST catalog")
-    if not uri.startswith(prefix) or ":memory:" in uri:
-        return uri
-    return prefix + _absolute("ROLLUP_CATALOG", uri.removeprefix(prefix), root)
+    if scheme != "postgresql+psycopg" and "postgres" in scheme:
+        raise ValueError(
+            f"ROLLUP_CATALOG begins with {scheme}://, but PostgreSQL is reached through psycopg 3; write postgresql+psycopg://"
+        )
+    return uri
+
+
+def _check_catalog_properties(properties: dict[str, str]) -> None:
+    for name in properties:
+        if name == "uri":
+            raise ValueError("ROLLUP_CATALOG_PROPERTIES names a uri; set ROLLUP_CATALOG")
+        if _SECRET.search(name.lower()):
+            raise ValueError(
+                f"ROLLUP_CATALOG_PROPERTIES holds a secret, {name}; take it out: a catalog's password or token belongs into "
+                "ROLLUP_CATALOG_PASSWORD or ROLLUP_CATALOG_PASSWORD_FILE, AWS credentials into the AWS environment or profile"
+            )
 
 
 def _check_batch(batch: int, start: dt.datetime) -> None:

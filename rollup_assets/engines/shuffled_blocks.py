@@ -1,0 +1,166 @@
+"""Blocks on their way through a shuffle that only knows rows of bytes: packed by the task that emits, found again by the one that merges.
+
+A parcel holds blocks of one bucket from one map task, lz4-compressed one by one, so that headers can be read without payloads. Who
+moves parcels stays out (``engines.spark``).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rollup_assets.engines.base import Buffer
+from rollup_assets.storage.spill import SpillFile
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_BLOCK = struct.Struct("<IQQ")  # bytes of the header, of the payload, of the payload as it is packed
+PARCEL_BYTES = 32 << 20
+"""A parcel is closed at this size: rows of a shuffle are held in memory whole, several times over."""
+
+
+def _codec() -> Any:
+    import pyarrow as pa
+
+    return pa.Codec("lz4_raw")
+
+
+class Outbox:
+    """What one map task emits: packed at once, kept in memory up to ``memory`` bytes and in ``spill`` beyond, drained at the end."""
+
+    def __init__(self, memory: int, spill: Path) -> None:
+        self._memory = memory
+        self._spill_path = spill
+        self._spill: SpillFile | None = None
+        self._codec = _codec()
+        self._blocks: dict[int, list[bytes]] = {}
+        self._held = 0
+
+    def emit(self, bucket: int, header: bytes, buffers: Sequence[Buffer]) -> None:
+        """See :class:`rollup_assets.engines.base.Emit`."""
+        payload = b"".join(memoryview(buffer).cast("B") for buffer in buffers if memoryview(buffer).nbytes)
+        packed = self._codec.compress(payload, asbytes=True) if payload else b""
+        frame = _BLOCK.pack(len(header), len(payload), len(packed)) + header
+        # Once a bucket has spilled, its later blocks follow it: their order counts.
+        has_spilled = self._spill is not None and bucket in self._spill.index
+        if has_spilled or self._held + len(packed) > self._memory:
+            self._spill = self._spill or SpillFile(self._spill_path)
+            self._spill.emit(bucket, b"", [frame, packed])
+            return
+        self._blocks.setdefault(bucket, []).extend((frame, packed))
+        self._held += len(frame) + len(packed)
+
+    def drain(self) -> Iterator[tuple[int, int, bytes]]:
+        """Yield ``(bucket, number, parcel)``, buckets in order and the parcels of each numbered in order of emission."""
+        spilled = self._spill.index if self._spill else {}
+        for bucket in sorted(self._blocks.keys() | spilled.keys()):
+            number = 0
+            pending: list[bytes] = []
+            size = 0
+            for piece in self._pieces(bucket):
+                pending.append(piece)
+                size += len(piece)
+                if size >= PARCEL_BYTES:
+                    yield bucket, number, b"".join(pending)
+                    number, pending, size = number + 1, [], 0
+            if pending:
+                yield bucket, number, b"".join(pending)
+
+    def _pieces(self, bucket: int) -> Iterator[bytes]:
+        """Whole blocks, in order of emission."""
+        held = self._blocks.pop(bucket, [])
+        for place in range(0, len(held), 2):
+            yield held[place] + held[place + 1]
+        if self._spill is not None:
+            for offset, size, _ in self._spill.index.get(bucket, ()):
+                content = bytearray(size)
+                self._spill.read(offset, memoryview(content))
+                yield bytes(content)
+
+    def close(self) -> None:
+        """Delete what was spilled."""
+        if self._spill is not None:
+            self._spill.close()
+
+
+@dataclass(slots=True)
+class Inbox:
+    """The parcels that reach one merge task: in memory up to ``memory`` bytes, spilled beyond, in the order of map tasks."""
+
+    memory: int
+    spill_path: Path
+    _parcels: dict[int, list[tuple[int, int, Any]]] = field(default_factory=dict)
+    """bucket -> (map task, number, parcel: an Arrow buffer, or where it lies in the spill file)"""
+    _held: int = 0
+    _spill: SpillFile | None = None
+
+    def add(self, bucket: int, task: int, number: int, parcel: pa.Buffer) -> None:
+        """Take a parcel; parcels may come in any order."""
+        if self._held + parcel.size <= self.memory:
+            self._held += parcel.size
+            self._parcels.setdefault(bucket, []).append((task, number, parcel))
+            return
+        if self._spill is None:
+            self._spill = SpillFile(self.spill_path)
+        self._spill.emit(bucket, b"", [parcel])
+        offset, size, _ = self._spill.index[bucket][-1]
+        self._parcels.setdefault(bucket, []).append((task, number, (offset, size)))
+
+    def blocks(self, bucket: int) -> ReceivedBlocks:
+        """The blocks of one bucket, once all parcels are there."""
+        return ReceivedBlocks(self, bucket)
+
+    def parcels(self, bucket: int) -> Iterator[tuple[int, Any]]:
+        """Yield ``(map task, parcel)`` in the order of map tasks and, within one, of emission."""
+        import pyarrow as pa
+
+        for task, _, parcel in sorted(self._parcels.get(bucket, ()), key=lambda known: known[:2]):
+            if isinstance(parcel, tuple):
+                offset, size = parcel
+                content = bytearray(size)
+                assert self._spill is not None
+                self._spill.read(offset, memoryview(content))
+                yield task, pa.py_buffer(content)
+            else:
+                yield task, parcel
+
+    def close(self) -> None:
+        """Delete what was spilled."""
+        if self._spill is not None:
+            self._spill.close()
+
+
+class ReceivedBlocks:
+    """The blocks of one bucket that an :class:`Inbox` received; see :class:`rollup_assets.engines.base.Blocks`."""
+
+    def __init__(self, inbox: Inbox, bucket: int) -> None:
+        self._inbox = inbox
+        self._bucket = bucket
+        self._codec = _codec()
+
+    def __iter__(self) -> Iterator[tuple[int, bytes, memoryview]]:
+        for task, header, parcel, offset, raw, packed in self._frames():
+            if not raw:
+                yield task, header, memoryview(bytearray())
+                continue
+            # The buffer is fresh and so writable: a read-only array would be another type to the kernels.
+            yield task, header, memoryview(self._codec.decompress(parcel.slice(offset, packed), raw))
+
+    def headers(self) -> Iterator[tuple[int, bytes]]:
+        """Task and header of each block, in order, without unpacking any payload."""
+        for task, header, *_ in self._frames():
+            yield task, header
+
+    def _frames(self) -> Iterator[tuple[int, bytes, Any, int, int, int]]:
+        for task, parcel in self._inbox.parcels(self._bucket):
+            view = memoryview(parcel)
+            at = 0
+            while at < len(view):
+                head, raw, packed = _BLOCK.unpack_from(view, at)
+                at += _BLOCK.size
+                yield task, bytes(view[at : at + head]), parcel, at + head, raw, packed
+                at += head + packed

@@ -1,0 +1,290 @@
+"""The Spark engine: a step's tasks on Spark's executors, its blocks through Spark's shuffle.
+
+``mapInArrow`` runs the tasks and ``repartitionById`` sends one binary row per map task and shard to the task that merges it, so that
+scheduling, retries, speculation, shuffle and dynamic allocation are Spark's; the same over Spark Connect. Tasks write straight to the
+stage, and only their results come back. How a session is made stays out (``engines.spark_session``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import pickle
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rollup_assets import __version__
+from rollup_assets.engines.base import Blocks, Emit, Item, Mapped, Progress, Reduced, Result, TaskContext
+from rollup_assets.engines.shuffled_blocks import Inbox, Outbox
+from rollup_assets.errors import EngineError, RollupError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyspark.sql import DataFrame, SparkSession
+
+_RESULTS = "merged boolean, place int, outcome binary"
+_PARCELS = "target int, bucket int, place int, number int, parcel binary"
+# Rows of the shuffle that are no parcels: what a map task returned, and the word to a merge task that it has to run.
+_RETURNED, _RUN = -1, -2
+# Of a task's memory: what parcels may hold before they are spilled. The rest is for the task's own data.
+_PARCEL_SHARE = 4
+_FEWEST_PARTITIONS = 1
+
+
+@dataclass(slots=True)
+class _Context:
+    """What a task sees of the engine, on an executor."""
+
+    memory: int
+    attempt: str
+    _scratch: list[str] = field(default_factory=list)
+
+    def advance(self, rows: int) -> None:
+        """Progress is reported by the driver, task by task."""
+
+    def scratch_folder(self) -> str:
+        # Spark's own folders for spilled data, chosen by whoever runs the executors; the first is as good as any.
+        local = os.environ.get("SPARK_LOCAL_DIRS", "").split(",")[0]
+        folder = tempfile.mkdtemp(prefix="rollup-", dir=local if local and Path(local).is_dir() else None)
+        self._scratch.append(folder)
+        return folder
+
+    def clean(self) -> None:
+        for folder in self._scratch:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What every task of a job gets: pickled here and not by Spark, so that another version of this package refuses it in words."""
+
+    version: str
+    memory: int
+    content: bytes
+
+    def load(self) -> Any:
+        if self.version != __version__:
+            raise EngineError(
+                f"Spark's workers run rollup_assets {__version__}, the driver {self.version}; give both the same environment "
+                '(docs/spark.md, "Workers")'
+            )
+        return pickle.loads(self.content)
+
+
+class SparkEngine:
+    """Runs tasks on Spark.
+
+    Args:
+        session: gives the session; called when the first task has to run, and only then.
+        task_memory: bytes that a running task may use for its data, on an executor.
+    """
+
+    def __init__(self, session: Callable[[], SparkSession], *, task_memory: int) -> None:
+        self._session = session
+        self.task_memory = task_memory
+
+    def map(
+        self, task: Callable[[Item, TaskContext], Result], items: Sequence[Item], *, stage: str, rows: int, progress: Progress
+    ) -> list[Result]:
+        """See :class:`rollup_assets.engines.base.Engine`."""
+        if not items:
+            return []
+        work = self._work((task, list(items)))
+        with _reported(progress, (stage,), rows):
+            frame = self._partitions(len(items)).mapInArrow(functools.partial(_run_tasks, work), _RESULTS)
+            outcomes = self._collect(frame)
+        return [_result(outcomes[True, place]) for place in range(len(items))]
+
+    def map_shuffle(
+        self,
+        split: Callable[[Item, Emit, TaskContext], Mapped],
+        items: Sequence[Item],
+        merge: Callable[[Sequence[int], Sequence[Blocks], TaskContext], Reduced],
+        groups: Sequence[Sequence[int]],
+        *,
+        stages: tuple[str, str],
+        rows: int,
+        progress: Progress,
+    ) -> tuple[list[Mapped], list[Reduced]]:
+        """See :class:`rollup_assets.engines.base.Engine`."""
+        if not groups:
+            return [], []
+        target_of = {bucket: target for target, group in enumerate(groups) for bucket in group}
+        splitting = self._work((split, list(items), target_of, len(groups)))
+        merging = self._work((merge, [list(group) for group in groups]))
+        with _reported(progress, stages, rows):
+            frame = (
+                self._partitions(max(len(items), _FEWEST_PARTITIONS))
+                .mapInArrow(functools.partial(_split, splitting), _PARCELS)
+                .repartitionById(len(groups), "target")
+                .mapInArrow(functools.partial(_merge, merging), _RESULTS)
+            )
+            outcomes = self._collect(frame)
+        mapped = [_result(outcomes[False, place]) for place in range(len(items))]
+        return mapped, [_result(outcomes[True, place]) for place in range(len(groups))]
+
+    def _work(self, content: Any) -> _Work:
+        return _Work(__version__, self.task_memory, pickle.dumps(content))
+
+    def _partitions(self, count: int) -> DataFrame:
+        """One row a partition, with its number: what a job's tasks are hung on."""
+        return self._session().range(0, count, 1, count)
+
+    def _collect(self, frame: DataFrame) -> dict[tuple[bool, int], bytes]:
+        """Run the job; an interrupt stops it on the cluster too."""
+        session = self._session()
+        tag = f"rollup-{uuid.uuid4().hex}"
+        session.addTag(tag)
+        try:
+            return {(row.merged, row.place): bytes(row.outcome) for row in frame.collect()}
+        except Exception as error:
+            raise _explained(error) from error
+        except BaseException:
+            with contextlib.suppress(Exception):
+                session.interruptTag(tag)
+            raise
+        finally:
+            with contextlib.suppress(Exception):
+                session.removeTag(tag)
+
+
+@contextlib.contextmanager
+def _reported(progress: Progress, stages: Sequence[str], rows: int) -> Iterator[None]:
+    """Stages of one job; Spark tells when it is over, and its own UI how far it is."""
+    for stage in stages:
+        progress.start(stage, rows)
+    try:
+        yield
+        for stage in stages:
+            progress.advance(stage, rows)
+    finally:
+        for stage in stages:
+            progress.finish(stage)
+
+
+# ------------------------------------------------------------------------------------------------------------ on executors
+
+
+def _run_tasks(work: _Work, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    task, items = work.load()
+    for batch in batches:
+        for place in batch.column(0).to_pylist():
+            yield _outcome(True, place, work.memory, functools.partial(task, items[place]))
+
+
+def _split(work: _Work, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    split, items, target_of, groups = work.load()
+    for batch in batches:
+        for place in batch.column(0).to_pylist():
+            if place == 0:
+                yield from (_parcel(target, _RUN, place, 0, b"") for target in range(groups))
+            if place >= len(items):
+                continue
+            context = _Context(work.memory, _attempt())
+            outbox = Outbox(work.memory // _PARCEL_SHARE, Path(context.scratch_folder()) / "parcels")
+            try:
+                outcome = _attempted(functools.partial(split, items[place], outbox.emit), context)
+                for bucket, number, parcel in outbox.drain():
+                    yield _parcel(target_of[bucket], bucket, place, number, parcel)
+                yield _parcel(0, _RETURNED, place, 0, outcome)
+            finally:
+                outbox.close()
+                context.clean()
+
+
+def _merge(work: _Work, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    merge, groups = work.load()
+    context = _Context(work.memory - work.memory // _PARCEL_SHARE, _attempt())
+    inbox = Inbox(work.memory // _PARCEL_SHARE, Path(context.scratch_folder()) / "parcels")
+    try:
+        target = None
+        for batch in batches:
+            targets, buckets, places, numbers, parcels = batch.columns
+            for row in range(batch.num_rows):
+                bucket, place = buckets[row].as_py(), places[row].as_py()
+                if bucket == _RETURNED:
+                    yield _returned(False, place, parcels[row].as_py())
+                elif bucket == _RUN:
+                    target = targets[row].as_py()
+                else:
+                    inbox.add(bucket, place, numbers[row].as_py(), parcels[row].as_buffer())
+        if target is not None:
+            group = groups[target]
+            run = functools.partial(merge, group, [inbox.blocks(bucket) for bucket in group])
+            yield _returned(True, target, _attempted(run, context))
+    finally:
+        inbox.close()
+        context.clean()
+
+
+def _attempt() -> str:
+    """What sets the files of this try at a task apart from those of another one: Spark may run a task again, or twice at once."""
+    from pyspark import TaskContext as SparkTaskContext
+
+    running = SparkTaskContext.get()
+    return f"-{running.taskAttemptId()}" if running else ""
+
+
+def _outcome(merged: bool, place: int, memory: int, run: Callable[[TaskContext], Any]) -> pa.RecordBatch:
+    context = _Context(memory, _attempt())
+    try:
+        return _returned(merged, place, _attempted(run, context))
+    finally:
+        context.clean()
+
+
+def _attempted(run: Callable[[TaskContext], Any], context: TaskContext) -> bytes:
+    """What a task returned or, since trying again would not help, the error of ours that it raised; others are Spark's to retry."""
+    try:
+        return pickle.dumps((run(context), None))
+    except RollupError as error:
+        return pickle.dumps((None, error))
+
+
+def _returned(merged: bool, place: int, outcome: bytes) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    columns = [pa.array([merged]), pa.array([place], pa.int32()), pa.array([outcome], pa.binary())]
+    return pa.RecordBatch.from_arrays(columns, ["merged", "place", "outcome"])
+
+
+def _parcel(target: int, bucket: int, place: int, number: int, parcel: bytes) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    numbers = [pa.array([value], pa.int32()) for value in (target, bucket, place, number)]
+    return pa.RecordBatch.from_arrays([*numbers, pa.array([parcel], pa.binary())], ["target", "bucket", "place", "number", "parcel"])
+
+
+# --------------------------------------------------------------------------------------------------------------- on the driver
+
+
+def _result(outcome: bytes) -> Any:
+    result, error = pickle.loads(outcome)
+    if error is not None:
+        raise error
+    return result
+
+
+def _explained(error: Exception) -> Exception:
+    """The error that a failed job ends with: in words where the cause is known, else what the executor said last."""
+    text = str(error)
+    if "No module named" in text or "ModuleNotFoundError" in text:
+        missing = text.partition("No module named ")[2].split("\n")[0].strip("'\" ")
+        return EngineError(
+            f"Spark's workers have no Python package {missing}: they need rollup_assets and its dependencies. Pack this environment with "
+            '`rollups spark pack`, and name it in ROLLUP_SPARK_CONF as spark.archives, or use an image that has it (docs/spark.md, "Workers")'
+        )
+    if "PYTHON_VERSION_MISMATCH" in text:
+        return EngineError(
+            "Spark's workers run another Python than the driver; set spark.pyspark.python in ROLLUP_SPARK_CONF to one of the driver's "
+            'version (docs/spark.md, "Workers")'
+        )
+    if "rollup_assets.errors.EngineError: " in text:
+        return EngineError(text.partition("rollup_assets.errors.EngineError: ")[2].split("\n")[0])
+    return error

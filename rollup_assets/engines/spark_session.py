@@ -1,0 +1,143 @@
+"""The Spark session of the Spark engine: made from the settings, after what it needs was looked for.
+
+Java, the master and the Connect server are looked for first, since Spark waits for them for minutes or fails in a stack trace. What
+runs in the session stays out (``engines.spark``).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from rollup_assets.errors import EngineError
+from rollup_assets.settings import Settings
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+JAVA_VERSIONS = (17, 21)
+"""What Spark 4.1 runs on, by its own documentation."""
+_CONNECT_SECONDS = 5.0
+_PYTHON = "spark.pyspark.python"
+
+# Settings of a running session; a Connect server takes them too.
+_SESSION = {
+    # A job is two stages of a known number of tasks: nothing is left to adapt.
+    "spark.sql.adaptive.enabled": "false",
+    # A row of the shuffle is a parcel of up to 32 MiB, and Arrow's batches are built whole in the JVM.
+    "spark.sql.execution.arrow.maxBytesPerBatch": str(64 << 20),
+    "spark.sql.session.timeZone": "UTC",
+}
+# Settings of an application, fixed when it starts.
+_APPLICATION = {
+    "spark.app.name": "rollup_assets",
+    # Parcels are compressed already: lz4 over lz4 costs time and saves nothing.
+    "spark.shuffle.compress": "false",
+    "spark.ui.showConsoleProgress": "false",
+}
+# The driver is the only executor: parcels of several tasks lie in its heap.
+_LOCAL = {"spark.driver.memory": "2g"}
+
+
+def session_properties(settings: Settings) -> dict[str, str]:
+    """Every ``spark.*`` property of the session; those of ``ROLLUP_SPARK_CONF`` go before ours."""
+    if settings.spark_remote:
+        return {**_SESSION, **settings.spark_conf, "spark.remote": settings.spark_remote}
+    local = _LOCAL if is_local(settings) else {}
+    return {**_SESSION, **_APPLICATION, **local, **settings.spark_conf, "spark.master": settings.spark_master}
+
+
+def is_local(settings: Settings) -> bool:
+    """Whether the workers are processes of this machine, in this environment."""
+    return not settings.spark_remote and settings.spark_master.startswith("local")
+
+
+def create_session(settings: Settings) -> SparkSession:
+    """The process's session, made if there is none.
+
+    Raises:
+        EngineError: PySpark or Java is missing, or the master or Connect server cannot be reached; says what to do.
+    """
+    prepare(settings)
+    from pyspark.sql import SparkSession
+
+    builder = SparkSession.builder
+    for name, value in session_properties(settings).items():
+        builder = builder.config(name, value)
+    session: SparkSession = builder.getOrCreate()
+    return session
+
+
+def prepare(settings: Settings) -> None:
+    """Look for what a session needs, and name the workers' Python to PySpark.
+
+    Raises:
+        EngineError: something is missing; says what to do.
+    """
+    require_pyspark(connect=bool(settings.spark_remote))
+    if settings.spark_remote:
+        require_reachable("ROLLUP_SPARK_REMOTE", settings.spark_remote, 15002)
+        return
+    require_java()
+    if settings.spark_master.startswith("spark://"):
+        for master in settings.spark_master.removeprefix("spark://").split(","):
+            require_reachable("ROLLUP_SPARK_MASTER", f"spark://{master}", 7077)
+    # PySpark takes the workers' Python from its own environment, and would take any python3 that it finds.
+    if _PYTHON in settings.spark_conf:
+        os.environ["PYSPARK_PYTHON"] = settings.spark_conf[_PYTHON]
+    elif is_local(settings):
+        os.environ["PYSPARK_PYTHON"] = sys.executable
+
+
+def require_pyspark(*, connect: bool) -> None:
+    """Raise EngineError unless PySpark, and its Connect client if asked for, is installed."""
+    try:
+        import pyspark  # noqa: F401
+
+        if connect:
+            import grpc_status  # noqa: F401
+    except ImportError as error:
+        raise EngineError(f"ROLLUP_ENGINE=spark needs the Python package {error.name}; install rollup_assets[spark]") from None
+
+
+def require_java(environment: Mapping[str, str] | None = None) -> str:
+    """The version of the Java that Spark will find.
+
+    Raises:
+        EngineError: there is none, or Spark does not run on its version.
+    """
+    environment = os.environ if environment is None else environment
+    wanted = " or ".join(map(str, JAVA_VERSIONS))
+    home = environment.get("JAVA_HOME")
+    java = str(Path(home) / "bin" / "java") if home else shutil.which("java", path=environment.get("PATH"))
+    if java is None or not Path(java).is_file():
+        where = f"JAVA_HOME={home} has none" if home else "there is none on the PATH and JAVA_HOME is not set"
+        raise EngineError(f"ROLLUP_ENGINE=spark needs Java {wanted}, and {where}; install it, set JAVA_HOME, or set ROLLUP_ENGINE=local")
+    told = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=20, check=False).stderr
+    found = re.search(r'version "(?:1\.)?(\d+)([^"]*)"', told)
+    if found is None or int(found[1]) not in JAVA_VERSIONS:
+        version = f"{found[1]}{found[2]}" if found else "unknown"
+        raise EngineError(f"{java} has version {version}, and Spark 4.1 needs Java {wanted}; install it and set JAVA_HOME")
+    return f"{found[1]}{found[2]}"
+
+
+def require_reachable(name: str, uri: str, default_port: int) -> None:
+    """Raise EngineError unless somebody listens where ``uri`` points; ``name`` is the setting that says so."""
+    try:
+        parts = urlsplit(uri)
+        host, port = parts.hostname or "", parts.port or default_port
+    except ValueError as error:
+        raise EngineError(f"{name}={uri} is not an address ({error}); write a host and a port") from None
+    try:
+        with socket.create_connection((host, port), timeout=_CONNECT_SECONDS):
+            pass
+    except OSError as error:
+        raise EngineError(f"{name}={uri} cannot be reached ({error}); start it there, or correct {name}") from None
