@@ -280,9 +280,9 @@ class Settings(BaseSettings):
         return self
 
     def __getstate__(self) -> dict[Any, Any]:
-        """Passwords stay in the process that read them: whoever gets the settings by pickle has an environment of its own, or needs none."""
+        """Passwords stay in the process that read them: whoever gets the settings by pickle has an environment of its own."""
         state = super().__getstate__()
-        return state | {"__dict__": state["__dict__"] | {name: None for name in _PASSWORDS}}
+        return state | {"__dict__": state["__dict__"] | dict.fromkeys(_PASSWORDS)}
 
     def read_catalog_password(self, *, admin: bool = False) -> str | None:
         """The password of the catalog's user, or of the admin role, as it is now; None where there is none.
@@ -346,6 +346,8 @@ def _sentence(problem: Any) -> str:
     name = f"ROLLUP_{field.upper()}"
     if problem["type"] == "value_error":
         return f"{name}: {message}"
+    if field in _PASSWORDS:
+        return f"{name} is not a text"
     wanted = _FORMS.get(field) or message.removeprefix("Input should be ")
     return f"{name}={problem['input']}: should be {wanted}"
 
@@ -376,6 +378,7 @@ def _absolute_catalog(uri: str, root: Path) -> str:
         return uri if ":memory:" in uri else prefix + _absolute("ROLLUP_CATALOG", uri.removeprefix(prefix), root)
     scheme, separator, rest = uri.partition("://")
     # Before the first @, since a password may hold whatever else ends that part of a URI.
+    rest = rest if separator else uri
     in_user = ":" in rest.partition("@")[0] if "@" in rest else False
     if in_user or any(_SECRET.search(name.lower()) for name, _ in parse_qsl(rest.partition("?")[2])):
         raise ValueError(

@@ -93,6 +93,8 @@ def test_the_settings_table_is_complete_and_its_defaults_are_the_defaults() -> N
     for name, default in rows.items():
         if default in in_words:
             assert getattr(actual, name) == in_words[default]
+        elif default == "none":
+            assert not getattr(actual, name), name
         else:
             text = code(default).replace("<home>", code(rows["home"]))
             assert getattr(load_settings(**{name: text}), name) == getattr(actual, name), name

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import pickle
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
@@ -48,6 +51,11 @@ def test_defaults(root: Path) -> None:
         "stage": str(home / "stage"),
         "warehouse": str(home / "warehouse"),
         "catalog": f"sqlite:///{home}/catalog.db",
+        "catalog_password": None,
+        "catalog_password_file": None,
+        "catalog_admin_password": None,
+        "catalog_admin_password_file": None,
+        "catalog_properties": {},
         "catalog_name": "rollups",
         "table": "metrics.rollups",
         "start": dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
@@ -78,7 +86,10 @@ def test_every_setting_is_described() -> None:
         ("stage", "file:///data/my%20stage", "/data/my stage"),
         ("stage", "file:/data/stage", "/data/stage"),
         ("warehouse", "s3://bucket/warehouse", "s3://bucket/warehouse"),
-        ("catalog", "postgresql+psycopg2://user@host:5432/db?sslmode=require", "postgresql+psycopg2://user@host:5432/db?sslmode=require"),
+        ("catalog", "postgresql+psycopg://user@host:5432/db?sslmode=require", "postgresql+psycopg://user@host:5432/db?sslmode=require"),
+        ("catalog", "rest+https://host/catalog", "rest+https://host/catalog"),
+        ("catalog_properties", "a=1 b='x y'", {"a": "1", "b": "x y"}),
+        ("catalog_password_file", "/run/secrets/catalog", Path("/run/secrets/catalog")),
         ("catalog", "https://host/catalog/", "https://host/catalog/"),
         ("catalog", "sqlite:////data/catalog.db", "sqlite:////data/catalog.db"),
         ("catalog_name", "prod_1", "prod_1"),
@@ -308,6 +319,10 @@ DAILY = "year=%Y/month=%m/day=%d"
         ({"TABLE": "metrics/../x.y"}, "TABLE", "such as metrics.rollups"),
         ({"CATALOG_NAME": "my-catalog"}, "CATALOG_NAME", "such as rollups"),
         ({"CATALOG": "catalog.db"}, "CATALOG", "write sqlite:///catalog.db"),
+        ({"CATALOG": "postgresql+psycopg2://user@host/db"}, "CATALOG", "write postgresql+psycopg://"),
+        ({"CATALOG": "postgresql://user@host/db"}, "CATALOG", "write postgresql+psycopg://"),
+        ({"CATALOG_PROPERTIES": "warehouse"}, "CATALOG_PROPERTIES", "write pairs such as rest.sigv4-enabled=true"),
+        ({"CATALOG_PROPERTIES": "uri=https://host"}, "CATALOG_PROPERTIES", "set ROLLUP_CATALOG"),
         # places
         ({"HOME": "s3://bucket/home"}, "HOME", "not a local folder"),
         ({"HOME": "~no_such_user_anywhere/rollups"}, "HOME", "cannot be resolved"),
@@ -435,3 +450,74 @@ def test_memory_is_half_of_what_a_container_may_use(limit: int | None, tmp_path:
     (tmp_path / "memory.max").write_text(f"{limit or 'max'}\n")
     monkeypatch.setattr("rollup_assets.settings.CGROUP_LIMIT", tmp_path / "memory.max")
     assert load_settings().memory == (limit or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) // 2
+
+
+CANARY = "Canary-7/0?x#y"
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        f"postgresql+psycopg://user:{CANARY}@host/db",
+        f"postgresql+psycopg://user:{quote(CANARY)}@host/db",
+        f"postgresql+psycopg2://user:{CANARY}@host/db",
+        f"postgresql+psycopg://:{CANARY}@host/db",
+        f"postgresql+psycopg://user@host/db?sslmode=require&password={CANARY}",
+        f"postgresql+psycopg://user@host/db?sslpassword={CANARY}",
+        f"rest+https://user:{CANARY}@host/catalog",
+        f"https://host/catalog?token={CANARY}",
+        f"user:{CANARY}@host/db",
+    ],
+)
+def test_a_password_inside_the_catalogs_uri_is_refused_and_not_repeated(uri: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(catalog=uri)
+    assert "ROLLUP_CATALOG holds a password; take it out of the URI, and set ROLLUP_CATALOG_PASSWORD" in str(caught.value)
+    assert "Canary" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize(
+    "name", ["token", "credential", "s3.secret-access-key", "s3.session-token", "header.Authorization", "glue.access-key-id", "password"]
+)
+def test_secrets_among_the_catalogs_properties_are_refused(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"ROLLUP_CATALOG_PROPERTIES holds a secret, {name}; .*ROLLUP_CATALOG_PASSWORD") as caught:
+        load_settings(catalog_properties=f"{name}={CANARY}")
+    assert "Canary" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_the_catalogs_properties_may_be_json() -> None:
+    assert load_settings(catalog_properties='{"rest.sigv4-enabled": true}').catalog_properties == {"rest.sigv4-enabled": "true"}
+
+
+@pytest.mark.parametrize("name", ["oauth2-server-uri", "token-refresh-enabled", "rest.sigv4-enabled", "rest.signing-name", "scope"])
+def test_other_properties_of_the_catalog_are_not_taken_for_secrets(name: str) -> None:
+    assert load_settings(catalog_properties=f"{name}=x").catalog_properties == {name: "x"}
+
+
+def test_the_catalogs_password_comes_from_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "password"
+    file.write_text("from file\n")
+    assert load_settings().read_catalog_password() is None
+    monkeypatch.setenv("ROLLUP_CATALOG_PASSWORD_FILE", str(file))
+    settings = load_settings()
+    assert settings.read_catalog_password() == "from file"
+    file.write_text("rotated")
+    assert settings.read_catalog_password() == "rotated"
+    monkeypatch.setenv("ROLLUP_CATALOG_PASSWORD", CANARY)
+    with pytest.raises(SettingsError, match="ROLLUP_CATALOG_PASSWORD and ROLLUP_CATALOG_PASSWORD_FILE are both set; drop one"):
+        load_settings()
+    monkeypatch.delenv("ROLLUP_CATALOG_PASSWORD_FILE")
+    assert load_settings().read_catalog_password() == CANARY
+    file.unlink()
+    with pytest.raises(SettingsError, match=r"ROLLUP_CATALOG_PASSWORD_FILE=.*/password cannot be read \(No such file or directory\)"):
+        settings.read_catalog_password()
+
+
+def test_passwords_are_neither_shown_nor_pickled(tmp_path: Path) -> None:
+    settings = load_settings(home=str(tmp_path), catalog_password=CANARY, catalog_admin_password=CANARY)
+    pickled = pickle.dumps(settings)
+    for text in (repr(settings), str(settings), str(settings.model_dump()), settings.model_dump_json(), pickled.decode("latin-1")):
+        assert "Canary" not in text
+    there = pickle.loads(pickled)
+    assert there == settings.model_copy(update={"catalog_password": None, "catalog_admin_password": None})
+    assert load_settings(**settings.model_dump()).read_catalog_password() == CANARY
