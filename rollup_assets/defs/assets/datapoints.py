@@ -20,6 +20,8 @@ from rollup_assets.storage.landing_zone import version_of
 from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, Manifest
 
 STAGED = (REPARTITIONED, PARTIAL_POINTS, QUARANTINED)
+POOL = "staging"
+"""Its concurrency pool, without a limit unless the instance gives it one (``deploy/dagster.yaml``)."""
 
 
 class StageConfig(dg.Config):
@@ -34,6 +36,7 @@ def stage_datapoints(settings: Settings, watcher: Watcher) -> dg.AssetsDefinitio
 
     @dg.multi_asset(
         name="stage_datapoints",
+        pool=POOL,
         description="Read a batch's raw files once: split by shard, sort, drop duplicates, quarantine what cannot be used.",
         specs=[
             dg.AssetSpec(

@@ -25,6 +25,8 @@ from rollup_assets.steps.results import CODE_VERSION, Published, RolledUp, Waiti
 from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLUP_TABLE, ROLLUPS
 
 IN_ORDER = (ROLLUPS, ROLLUP_TABLE)
+POOL = "publishing"
+"""Its concurrency pool, without a limit unless the instance gives it one (``deploy/dagster.yaml``)."""
 
 
 class RollUpConfig(dg.Config):
@@ -41,6 +43,7 @@ def roll_up_and_publish(settings: Settings, watcher: Watcher) -> dg.AssetsDefini
 
     @dg.multi_asset(
         name="roll_up_and_publish",
+        pool=POOL,
         description="Partition by partition: roll up, publish, next.",
         specs=[
             dg.AssetSpec(
