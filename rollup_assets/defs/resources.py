@@ -6,15 +6,19 @@ settings say. What the settings mean stays out (``rollup_assets.settings``).
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import dagster as dg
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from rollup_assets.settings import Settings
 
 if TYPE_CHECKING:
+    from dagster_pyspark import LazyPySparkResource
+    from pyspark.sql import SparkSession
+
     from rollup_assets.pipeline import Pipeline
 
 
@@ -38,9 +42,32 @@ class Catalog(dg.ConfigurableResource[Any]):
 class Engine(dg.ConfigurableResource[Any]):
     """What runs a step's tasks, and with how much."""
 
-    engine: str = Field(description="local: threads of the run's own process.")
+    engine: str = Field(description="local: threads of the run's own process. spark: Spark's executors.")
     threads: int = Field(description="Threads of the local engine.")
     memory: int = Field(description="Bytes that the local engine may use for its data.")
+    spark_master: str = Field(
+        description="Master of the Spark engine's own session. Its other properties are not shown: they may be secret."
+    )
+    spark_remote: str = Field(description="Spark Connect server to use instead; empty: none.")
+    spark_task_memory: int = Field(description="Bytes that one running task may use for its data on a Spark executor.")
+    _spark: LazyPySparkResource | None = PrivateAttr(default=None)
+
+    def spark_session(self, settings: Settings) -> SparkSession:
+        """The run's session, made when it is first asked for.
+
+        Raises:
+            EngineError: what it needs is missing.
+        """
+        # Importing dagster_pyspark takes seconds: not when the code location loads.
+        from dagster_pyspark import LazyPySparkResource
+
+        from rollup_assets.engines.spark_session import prepare, session_properties
+
+        if self._spark is None:
+            prepare(settings)
+            self._spark = LazyPySparkResource(spark_config=dict(session_properties(settings)))
+        session: SparkSession = self._spark.spark_session
+        return session
 
 
 def resources(settings: Settings) -> dict[str, Any]:
@@ -53,7 +80,14 @@ def resources(settings: Settings) -> dict[str, Any]:
             table=settings.table,
             keep_snapshots=settings.keep_snapshots,
         ),
-        "engine": Engine(engine=settings.engine, threads=settings.threads, memory=settings.memory),
+        "engine": Engine(
+            engine=settings.engine,
+            threads=settings.threads,
+            memory=settings.memory,
+            spark_master=settings.spark_master,
+            spark_remote=settings.spark_remote,
+            spark_task_memory=settings.spark_task_memory,
+        ),
     }
 
 
@@ -73,7 +107,8 @@ def pipeline(settings: Settings, storage: Storage, catalog: Catalog, engine: Eng
         for name, value in resource.model_dump(include=set(Settings.model_fields)).items()
         if value != ""
     }
-    return Pipeline.from_settings(load_settings(**{**settings.model_dump(), **overrides}))
+    chosen = load_settings(**{**settings.model_dump(), **overrides})
+    return Pipeline.from_settings(chosen, spark=functools.partial(engine.spark_session, chosen))
 
 
 def _shown(location: str) -> str:

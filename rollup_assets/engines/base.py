@@ -67,6 +67,10 @@ class TaskContext(Protocol):
     def memory(self) -> int:
         """Bytes that this task may use for its data."""
 
+    @property
+    def attempt(self) -> str:
+        """What sets the files of this try apart where a task may be tried again, or twice at once; else empty."""
+
     def advance(self, rows: int) -> None:
         """Report ``rows`` more as done."""
 
@@ -76,6 +80,14 @@ class TaskContext(Protocol):
 
 class Engine(Protocol):
     """Runs the tasks of a step."""
+
+    @property
+    def tries_again(self) -> bool:
+        """Whether a task may be tried more than once, so that a try that came to nothing may leave files behind."""
+
+    @property
+    def most_map_tasks(self) -> int:
+        """Into how many tasks a step should cut its input at most."""
 
     def map(
         self, task: Callable[[Item, TaskContext], Result], items: Sequence[Item], *, stage: str, rows: int, progress: Progress

@@ -28,6 +28,7 @@ class _Context:
     folder: Path
     report: Callable[[int], None]
     stopped: threading.Event
+    attempt: str = ""
     _scratch: list[Path] = field(default_factory=list)
 
     def advance(self, rows: int) -> None:
@@ -58,6 +59,10 @@ class LocalEngine:
         memory: bytes that all running tasks together may use for their data.
         scratch: folder for spilled data; leftovers of processes that are gone are deleted.
     """
+
+    tries_again = False
+    most_map_tasks = 64
+    """Each has a spill file open while its batch is staged."""
 
     def __init__(self, *, threads: int, memory: int, scratch: Path) -> None:
         self.threads = threads

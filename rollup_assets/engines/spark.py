@@ -85,6 +85,10 @@ class SparkEngine:
         task_memory: bytes that a running task may use for its data, on an executor.
     """
 
+    tries_again = True
+    most_map_tasks = 10_000
+    """Spark's driver handles tens of thousands; more only costs it time."""
+
     def __init__(self, session: Callable[[], SparkSession], *, task_memory: int) -> None:
         self._session = session
         self.task_memory = task_memory
@@ -228,7 +232,7 @@ def _attempt() -> str:
     from pyspark import TaskContext as SparkTaskContext
 
     running = SparkTaskContext.get()
-    return f"-{running.taskAttemptId()}" if running else ""
+    return f"try-{running.taskAttemptId()}" if running else ""
 
 
 def _outcome(merged: bool, place: int, memory: int, run: Callable[[TaskContext], Any]) -> pa.RecordBatch:
@@ -277,8 +281,8 @@ def _explained(error: Exception) -> Exception:
     if "No module named" in text or "ModuleNotFoundError" in text:
         missing = text.partition("No module named ")[2].split("\n")[0].strip("'\" ")
         return EngineError(
-            f"Spark's workers have no Python package {missing}: they need rollup_assets and its dependencies. Pack this environment with "
-            '`rollups spark pack`, and name it in ROLLUP_SPARK_CONF as spark.archives, or use an image that has it (docs/spark.md, "Workers")'
+            f"Spark's workers have no Python package {missing}: they need rollup_assets and its dependencies. Pack an environment for "
+            'them and name it in ROLLUP_SPARK_CONF, or use an image that has it (docs/spark.md, "Workers")'
         )
     if "PYTHON_VERSION_MISMATCH" in text:
         return EngineError(

@@ -12,7 +12,7 @@ POINTS_PER_GROUP = 8_000_000
 FEWEST_POINTS_FOR_TWO_GROUPS = 1_000_000
 PARQUET_ENCODING = "parquet_encoding"
 _SPLIT_TASKS = 64
-_SMALLEST_SPLIT_TASK = 1 << 20
+_SMALLEST_SPLIT_TASK, _LARGEST_SPLIT_TASK = 1 << 20, 32 << 20
 
 
 def shard_groups(shards: int, points: int) -> list[list[int]]:
@@ -24,10 +24,10 @@ def shard_groups(shards: int, points: int) -> list[list[int]]:
     return [list(range(shards * group // groups, shards * (group + 1) // groups)) for group in range(groups)]
 
 
-def split_tasks(files: Sequence[InputFile]) -> list[tuple[InputFile, ...]]:
-    """Files in path order, cut into at most 65 tasks of about the same size: each has a spill file open while its batch is staged."""
+def split_tasks(files: Sequence[InputFile], most: int = _SPLIT_TASKS) -> list[tuple[InputFile, ...]]:
+    """Files in path order, cut into tasks of about the same size: 64, or one more; beyond 2 GiB of files up to ``most``, or one more."""
     total = sum(file.size for file in files)
-    size = max(total // _SPLIT_TASKS, _SMALLEST_SPLIT_TASK)
+    size = max(min(total // _SPLIT_TASKS, _LARGEST_SPLIT_TASK), total // most, _SMALLEST_SPLIT_TASK)
     tasks: list[tuple[InputFile, ...]] = []
     pending: list[InputFile] = []
     waiting = 0

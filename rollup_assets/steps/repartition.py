@@ -13,6 +13,7 @@ from rollup_assets.batches import Batch
 from rollup_assets.engines.base import NoProgress, Progress
 from rollup_assets.errors import QuarantineError, ReconciliationError
 from rollup_assets.pipeline import Pipeline
+from rollup_assets.steps.attempts import delete_other_tries
 from rollup_assets.steps.planning import content_parameters, shard_groups, split_tasks
 from rollup_assets.steps.results import CODE_VERSION, StagedBatch
 from rollup_assets.steps.sort import SortResult, SortTask, sort_shards
@@ -66,7 +67,9 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
         quarantine_folder=pipeline.stage.folder(QUARANTINED, batch),
         attempt=attempt,
     )
-    tasks = [SplitTask(root, some, batch, settings.shards, settings.value_column) for some in split_tasks(files)]
+    tasks = [
+        SplitTask(root, some, batch, settings.shards, settings.value_column) for some in split_tasks(files, pipeline.engine.most_map_tasks)
+    ]
     groups = [*shard_groups(settings.shards, known_rows), [settings.shards]] if files else []
     try:
         split, merged = pipeline.engine.map_shuffle(
@@ -81,6 +84,8 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
     except BaseException:
         _discard(pipeline, batch, attempt, (REPARTITIONED, PARTIAL_POINTS, QUARANTINED))
         raise
+    if pipeline.engine.tries_again:
+        _delete_other_tries(pipeline, batch, attempt, merged)
     timings = _timings(split, merged)
     timings["total"] = time.perf_counter() - started
 
@@ -221,6 +226,16 @@ def _timings(split: list[SplitResult], merged: list[SortResult]) -> dict[str, fl
         for stage, seconds in measured.items():
             timings[stage] = timings.get(stage, 0.0) + seconds
     return timings
+
+
+def _delete_other_tries(pipeline: Pipeline, batch: Batch, attempt: str, merged: list[SortResult]) -> None:
+    for asset, found in (
+        (REPARTITIONED, [file for result in merged for file in result.datapoints]),
+        (PARTIAL_POINTS, [file for result in merged for file in result.partial_points]),
+        (QUARANTINED, [file for result in merged for file in result.quarantined]),
+    ):
+        folder = pipeline.stage.folder(asset, batch)
+        delete_other_tries([folder / attempt], "", {(folder / file.path).path for file in found})
 
 
 def _discard(pipeline: Pipeline, batch: Batch, attempt: str, assets: tuple[str, ...]) -> None:

@@ -61,6 +61,16 @@ class RollupTask:
         """Type of values in memory."""
         return np.dtype(np.float64 if self.value_type == "double" else np.int64)
 
+    @property
+    def file_prefix(self) -> str:
+        """What the names of the data files begin with."""
+        return f"{self.batch.folder}-{self.attempt}-"
+
+    def partition_folder(self, resolution: int) -> Place:
+        """The folder of the table's partition that the data files of a resolution belong to."""
+        day = to_datetime(self.batch.start).strftime("%Y-%m-%d")
+        return self.data_location / f"resolution={resolution}" / f"logical_timestamp_day={day}"
+
 
 @dataclass(slots=True)
 class RollupResult:
@@ -118,8 +128,9 @@ def checksums(results: Sequence[RollupResult], resolutions: Sequence[int], value
 class _ResolutionWriter:
     """Writes the rollup rows of one resolution: row groups and files of a fixed number of rows."""
 
-    def __init__(self, task: RollupTask, level: int, first_shard: int) -> None:
+    def __init__(self, task: RollupTask, level: int, first_shard: int, context: TaskContext) -> None:
         self._task = task
+        self._attempt = f"{context.attempt}-" if context.attempt else ""
         self._resolution = task.resolutions[level]
         self._first_shard = first_shard
         self._schema = dictionary_schema(task.value_type)
@@ -130,9 +141,8 @@ class _ResolutionWriter:
     def write(self, table: pa.Table) -> None:
         """Write one row group."""
         if self._writer is None:
-            day = to_datetime(self._task.batch.start).strftime("%Y-%m-%d")
-            folder = self._task.data_location / f"resolution={self._resolution}" / f"logical_timestamp_day={day}"
-            place = folder / f"{self._task.batch.folder}-{self._task.attempt}-{self._first_shard:05d}-{len(self.files)}.parquet"
+            name = f"{self._task.file_prefix}{self._attempt}{self._first_shard:05d}-{len(self.files)}.parquet"
+            place = self._task.partition_folder(self._resolution) / name
             self._name = place.uri
             self._writer = ParquetFileWriter(place, self._schema, encodings.rollups(self._task.parquet_encoding))
         self._writer.write(table)
@@ -162,7 +172,7 @@ class _ShardRoller:
         self.resolutions = np.array(task.resolutions, np.int64)
         self.layout = PartialPointsLayout(task.resolutions, task.value_dtype.name)
         self.names = MetricNames()
-        self.writers = [_ResolutionWriter(task, level, group[0]) for level in range(levels)]
+        self.writers = [_ResolutionWriter(task, level, group[0], context) for level in range(levels)]
         most_per_series = task.batch.length // task.resolutions[0] + 4
         self.rows: Rows = new_rows(encodings.ROLLUPS_ROW_GROUP, most_per_series, levels, task.value_dtype)
         self.shard_column = np.empty(encodings.ROLLUPS_ROW_GROUP, np.int32)

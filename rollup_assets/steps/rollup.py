@@ -15,9 +15,11 @@ from rollup_assets.errors import NotStagedError, StaleInputError
 from rollup_assets.iceberg.table import data_location
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps import checks
+from rollup_assets.steps.attempts import delete_other_tries
 from rollup_assets.steps.planning import content_parameters, rollup_parameters, shard_groups
 from rollup_assets.steps.results import CODE_VERSION, RolledUp, Waiting
 from rollup_assets.steps.roll_up_shards import RollupResult, RollupTask, checksums, roll_up_shards
+from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLUPS, Manifest, content_digest, new_attempt
 
 
@@ -108,6 +110,10 @@ def _roll_up(pipeline: Pipeline, batch: Batch, inputs: RollupInputs, progress: P
         rows=accepted,
         progress=progress,
     )
+    if pipeline.engine.tries_again:
+        folders = [task.partition_folder(resolution) for resolution in settings.resolutions]
+        kept = {Place.parse(file.path).path for result in results for file in result.files}
+        delete_other_tries(folders, task.file_prefix, kept)
     # By resolution, then by shard: files of a resolution lie together in the manifest as in the table.
     files = tuple(sorted((file for result in results for file in result.files), key=lambda file: file.resolution or 0))
     counters = {

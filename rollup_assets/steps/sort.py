@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from rollup_assets.batches import Batch
 from rollup_assets.engines.base import Blocks, TaskContext
+from rollup_assets.steps.attempts import attempt_folder
 from rollup_assets.steps.buffers import Buffers
 from rollup_assets.steps.overflow import window_overflow
 from rollup_assets.steps.shard_blocks import ShardBlocks, dropped_files
@@ -103,10 +104,10 @@ class _Stopwatch:
 def sort_shards(task: SortTask, group: Sequence[int], sources: Sequence[Blocks], context: TaskContext) -> SortResult:
     """Sort the shards of a group, one after the other."""
     result = SortResult(open_counts=[0] * len(task.resolutions), open_windows=[0] * len(task.resolutions))
-    partial = PartialPointsWriter(task.partial_points_folder, task.attempt, group[0], task.layout)
+    partial = PartialPointsWriter(task.partial_points_folder, attempt_folder(task.attempt, context), group[0], task.layout)
     for shard, source in zip(group, sources, strict=True):
         if shard == task.shards:
-            _write_quarantined(task, source, result)
+            _write_quarantined(task, source, context, result)
             continue
         rows = ShardBlocks(source)
         if rows.rows:
@@ -134,7 +135,7 @@ class _ShardSorter:
     def run(self) -> None:
         writer = DatapointsWriter(
             self.task.datapoints_folder,
-            self.task.attempt,
+            attempt_folder(self.task.attempt, self.context),
             self.task.batch,
             self.shard,
             self.task.value_column,
@@ -359,14 +360,14 @@ class _ShardSorter:
                 spilled.emit(run, part.pack(), [columns[column][first:last] for column in order])
 
 
-def _write_quarantined(task: SortTask, source: Blocks, result: SortResult) -> None:
+def _write_quarantined(task: SortTask, source: Blocks, context: TaskContext, result: SortResult) -> None:
     """Quarantined rows, by file and row, to one file; no file if there are none."""
     dropped = dropped_files(source)
     writer: QuarantineWriter | None = None
     for map_task, packed, payload in source:
         header = Header.unpack(packed)
         if header.kind == blocks.QUARANTINED and (map_task, header.file) not in dropped:
-            writer = writer or QuarantineWriter(task.quarantine_folder, task.attempt, task.value_column)
+            writer = writer or QuarantineWriter(task.quarantine_folder, attempt_folder(task.attempt, context), task.value_column)
             writer.write(payload)
     if writer:
         result.quarantined.append(writer.close())
