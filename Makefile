@@ -49,8 +49,14 @@ format: $(READY)
 bench: $(READY)
 	env -u ROLLUP_HOME $(BIN)/python -m benchmarks
 
+# What images install (deploy/) is a part of the one lock file, with the same versions and hashes.
+COMPILE = $(BIN)/uv pip compile --python-version 3.11 --generate-hashes --no-emit-index-url --no-strip-extras --quiet
+
 lock: $(READY)
-	$(BIN)/uv pip compile setup.cfg --all-extras --python-version 3.11 --generate-hashes --no-emit-index-url --no-strip-extras --quiet --output-file requirements.lock
+	$(COMPILE) setup.cfg --all-extras --output-file requirements.lock
+	$(COMPILE) setup.cfg --extra postgres --constraints requirements.lock --output-file deploy/requirements.lock
+	$(COMPILE) setup.cfg --extra postgres --extra spark --constraints requirements.lock --output-file deploy/requirements-spark.lock
+	printf 'build\nsetuptools\n' | $(COMPILE) - --constraints requirements.lock --output-file deploy/requirements-build.lock
 
 clean:
 	rm -rf $(VENV) .rollups build dist *.egg-info
