@@ -44,6 +44,7 @@ ENV PATH=/opt/rollups/venv/bin:$PATH \
     DAGSTER_ARTIFACTS=/var/lib/rollups/dagster/artifacts \
     ROLLUP_HOME=/var/lib/rollups/scratch \
     NUMBA_CPU_NAME=generic \
+    COMPILED_KERNELS=/opt/rollups/kernels \
     NUMBA_CACHE_DIR=/tmp/kernels \
     PGPASSFILE=/tmp/pgpass
 COPY deploy/dagster.yaml deploy/workspace.yaml /opt/rollups/dagster/

@@ -1,18 +1,18 @@
 #!/bin/sh
 # What a container does first: it puts in writable places what has to be there, and becomes the command it was given.
 set -eu
-umask 077
 
 # numba uses compiled code only from a folder that it could write to, and the image is read-only.
-if [ -d /opt/rollups/kernels ] && [ ! -d "$NUMBA_CACHE_DIR" ]; then
-  cp -R /opt/rollups/kernels "$NUMBA_CACHE_DIR"
+if [ -n "${COMPILED_KERNELS:-}" ] && [ ! -d "$NUMBA_CACHE_DIR" ]; then
+  cp -R "$COMPILED_KERNELS" "$NUMBA_CACHE_DIR"
 fi
 
 # libpq uses a password file only if nobody else may read it, and mounted secrets belong to somebody else.
 if [ -n "${DAGSTER_POSTGRES_PASSWORD_FILE:-}" ]; then
   # A backslash goes before the two characters that mean something in that file.
   password=$(sed 's/[\\:]/\\&/g' "$DAGSTER_POSTGRES_PASSWORD_FILE")
-  printf '*:*:%s:%s:%s\n' "$DAGSTER_POSTGRES_DB" "$DAGSTER_POSTGRES_USER" "$password" > "$PGPASSFILE"
+  (umask 077 && printf '*:*:%s:%s:%s\n' "$DAGSTER_POSTGRES_DB" "$DAGSTER_POSTGRES_USER" "$password" > "$PGPASSFILE.$$")
+  mv "$PGPASSFILE.$$" "$PGPASSFILE"
   unset password
 fi
 

@@ -1,0 +1,184 @@
+"""Dagster as a deployment runs it, as processes of this machine: the code location over gRPC, web server, daemon, on PostgreSQL.
+
+The commands are those of ``docker-compose.yaml``, through the images' entrypoint and with ``deploy/dagster.yaml``; containers are all
+that is missing. What the code location does, and which servers it works on, stays out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from deploy.servers.ports import LOOPBACK, free_ports
+
+HERE = Path(__file__).resolve().parent
+ENTRYPOINT = HERE / "entrypoint.sh"
+LOCATION = "rollup_assets"
+MIGRATE = ("dagster", "instance", "migrate")
+READY_WITHIN = 180.0
+_ENDS_WITHIN = 20.0
+
+
+def code_location(host: str, port: int) -> list[str]:
+    """Serves the code location; every run is a process of its own below it."""
+    module = ["--module-name", "rollup_assets.definitions", "--attribute", "defs", "--location-name", LOCATION]
+    return ["dagster", "api", "grpc", "--host", host, "--port", str(port), *module]
+
+
+def code_location_health(port: int) -> list[str]:
+    """Succeeds when the code location can be asked."""
+    return ["dagster", "api", "grpc-health-check", "--port", str(port)]
+
+
+def web_server(host: str, port: int, workspace: str) -> list[str]:
+    """Serves the UI and GraphQL."""
+    return ["dagster-webserver", "--host", host, "--port", str(port), "--workspace", workspace]
+
+
+def daemon(workspace: str) -> list[str]:
+    """Looks after backfills, schedules, sensors, the run queue and lost runs."""
+    return ["dagster-daemon", "run", "--workspace", workspace]
+
+
+@dataclass(frozen=True, slots=True)
+class Dagster:
+    """A running Dagster."""
+
+    url: str
+    logs: Path
+
+    def query(self, text: str, **variables: Any) -> Any:
+        """The ``data`` of a GraphQL answer.
+
+        Raises:
+            RuntimeError: the answer has errors.
+            OSError: there is no answer.
+        """
+        body = json.dumps({"query": text, "variables": variables}).encode()
+        request = urllib.request.Request(f"{self.url}/graphql", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as response:
+            answer = json.load(response)
+        if "errors" in answer:
+            raise RuntimeError(f"GraphQL: {answer['errors']}")
+        return answer["data"]
+
+
+@contextlib.contextmanager
+def dagster(folder: Path, environment: Mapping[str, str], port: int) -> Iterator[Dagster]:
+    """All three processes, until the block ends; then also the runs below them end.
+
+    Args:
+        folder: everything they write, and their logs.
+        environment: DAGSTER_POSTGRES_* of the database, and the code location's settings.
+        port: of the web server.
+
+    Raises:
+        RuntimeError: one of them ended, or did not become ready; names its log.
+    """
+    (code_port,) = free_ports(1)
+    home = folder / "home"
+    for name in ("home", "logs", "tmp"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for name in ("dagster.yaml", "workspace.yaml"):
+        (home / name).write_text((HERE / name).read_text())
+    workspace = str(home / "workspace.yaml")
+    # What the images set, and the address of the code location.
+    variables = _inherited() | {
+        "DAGSTER_HOME": str(home),
+        "DAGSTER_COMPUTE_LOGS": str(folder / "compute_logs"),
+        "DAGSTER_ARTIFACTS": str(folder / "artifacts"),
+        "DAGSTER_CODE_HOST": LOOPBACK,
+        "DAGSTER_CODE_PORT": str(code_port),
+        "PGPASSFILE": str(folder / "tmp" / "pgpass"),
+        "TMPDIR": str(folder / "tmp"),
+        **environment,
+    }
+    run(MIGRATE, variables, folder)
+    commands = {
+        "code-location": code_location(LOOPBACK, code_port),
+        "web-server": web_server(LOOPBACK, port, workspace),
+        "daemon": daemon(workspace),
+    }
+    with contextlib.ExitStack() as stack:
+        running: dict[str, subprocess.Popen[bytes]] = {}
+        server = Dagster(f"http://{LOOPBACK}:{port}", folder / "logs")
+        for name, command in commands.items():
+            output = stack.enter_context((folder / "logs" / f"{name}.log").open("ab"))
+            running[name] = stack.enter_context(_process(command, variables, folder, output))
+        _wait_until_ready(server, running)
+        yield server
+
+
+def run(command: Sequence[str], environment: Mapping[str, str], folder: Path, *, shown: bool = False) -> None:
+    """One command to its end, through the entrypoint.
+
+    Args:
+        command: program and arguments.
+        environment: all of its variables.
+        folder: its working directory.
+        shown: whether what it prints is seen as it comes.
+
+    Raises:
+        RuntimeError: it failed; with what it said, unless that was shown.
+    """
+    done = subprocess.run(
+        _through_entrypoint(command), env=dict(environment), cwd=folder, capture_output=not shown, text=True, check=False, start_new_session=True
+    )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed{'' if shown else f': {(done.stderr or done.stdout).strip()[-2000:]}'}")
+
+
+def _inherited() -> dict[str, str]:
+    """The environment without settings in it, with the programs of this interpreter's environment first."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("ROLLUP_", "DAGSTER_", "AWS_", "PG", "PYTHON"))}
+    return kept | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
+
+
+def _through_entrypoint(command: Sequence[str]) -> list[str]:
+    return ["sh", str(ENTRYPOINT), *command]
+
+
+@contextlib.contextmanager
+def _process(command: Sequence[str], environment: Mapping[str, str], folder: Path, output: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """A process in a session of its own, which has children: runs, and Spark's."""
+    process = subprocess.Popen(
+        _through_entrypoint(command), cwd=folder, env=dict(environment), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+    )
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=_ENDS_WITHIN)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _wait_until_ready(server: Dagster, running: Mapping[str, subprocess.Popen[bytes]]) -> None:
+    """Until the web server has loaded the code location and a daemon has been heard of."""
+    deadline = time.monotonic() + READY_WITHIN
+    question = "{ repositoriesOrError { ... on RepositoryConnection { nodes { name } } } instance { daemonHealth { allDaemonStatuses { healthy } } } }"
+    while True:
+        for name, process in running.items():
+            if process.poll() is not None:
+                raise RuntimeError(f"the {name} ended with status {process.returncode}; see {server.logs / f'{name}.log'}")
+        with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
+            found = server.query(question)
+            daemons = found["instance"]["daemonHealth"]["allDaemonStatuses"]
+            if found["repositoriesOrError"].get("nodes") and any(each["healthy"] for each in daemons):
+                return
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"Dagster did not load the code location within {READY_WITHIN:g} s; see {server.logs}")
+        time.sleep(0.5)
