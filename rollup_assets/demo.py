@@ -7,7 +7,6 @@ that is there stays, and what is up to date is not done twice.
 from __future__ import annotations
 
 import datetime as dt
-import posixpath
 import shutil
 import time
 from collections import Counter
@@ -122,11 +121,7 @@ def _copy(settings: Settings, data: Path, console: Console) -> list[Batch]:
     files = 0
     for batch in batches:
         folder = target.folder(batch)
-        hidden = (
-            Place(folder.filesystem, posixpath.join(posixpath.dirname(folder.path), f".{folder.name}.copying"))
-            if folder.is_local
-            else folder
-        )
+        hidden = folder.beside(f".{folder.name}.copying") if folder.is_local else folder
         if folder.is_local:
             hidden.delete_folder()
         for file in source.files(batch):
@@ -145,7 +140,7 @@ def _copy(settings: Settings, data: Path, console: Console) -> list[Batch]:
 
 
 def _landing_zone(settings: Settings) -> LandingZone:
-    return LandingZone(Place.parse(settings.raw), settings.raw_layout, settings.calendar)
+    return LandingZone(Place.parse(settings.raw, settings.s3), settings.raw_layout, settings.calendar)
 
 
 def _backfill(settings: Settings, batches: Sequence[Batch], console: Console) -> bool:
@@ -234,7 +229,7 @@ def _show_series(settings: Settings, console: Console) -> None:
 
 def _show_times(settings: Settings, batches: Sequence[Batch], console: Console) -> None:
     """Seconds of every stage over all partitions, as their manifests have them, largest first."""
-    stage = Stage(Place.parse(settings.stage))
+    stage = Stage(Place.parse(settings.stage, settings.s3))
     last = settings.calendar.shifted(batches[-1], settings.reach) or batches[-1]
     steps = {REPARTITIONED: "stage", ROLLUPS: "roll up", ROLLUP_TABLE: "publish"}
     seconds: Counter[tuple[str, str]] = Counter()

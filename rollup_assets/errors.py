@@ -30,6 +30,14 @@ class LandingZoneError(RollupError):
     """The landing zone has files where no batch looks for them."""
 
 
+class StorageError(RollupError):
+    """Raw data, stage or warehouse cannot be reached, read or written; names the setting that mends it."""
+
+
+class ConcurrentWriteError(RollupError):
+    """Somebody else wrote the same thing at the same time."""
+
+
 class QuarantineError(RollupError):
     """A batch has more quarantined rows or files than the settings allow; its datapoints are not staged.
 
@@ -70,6 +78,10 @@ class EngineError(RollupError):
     """The engine cannot run tasks: Java, the master or the workers' environment is missing or of the wrong version."""
 
 
+class CatalogError(RollupError):
+    """The catalog cannot be used: unreachable, refusing us, or not initialized; names the setting and the remedy."""
+
+
 class PublishError(RollupError):
     """The table could not be brought to the staged state."""
 
@@ -84,6 +96,10 @@ class TableMismatchError(PublishError):
 
 class LockTimeoutError(PublishError):
     """Another publisher held the table's lock for too long."""
+
+
+class LockLostError(PublishError):
+    """The table's lock was lost before a commit, which was then not made."""
 
 
 class GeneratorError(RollupError):

@@ -37,8 +37,8 @@ class Pipeline:
         """
         return cls(
             settings=settings,
-            landing_zone=LandingZone(Place.parse(settings.raw), settings.raw_layout, settings.calendar),
-            stage=Stage(Place.parse(settings.stage)),
+            landing_zone=LandingZone(Place.parse(settings.raw, settings.s3), settings.raw_layout, settings.calendar),
+            stage=Stage(Place.parse(settings.stage, settings.s3)),
             engine=_engine(settings, spark),
         )
 
@@ -55,9 +55,9 @@ class Pipeline:
 def _engine(settings: Settings, spark: Callable[[], SparkSession] | None) -> Engine:
     if settings.engine == "spark":
         from rollup_assets.engines.spark import SparkEngine
-        from rollup_assets.engines.spark_session import create_session
+        from rollup_assets.engines.spark_session import open_session
 
-        return SparkEngine(spark or functools.partial(create_session, settings), task_memory=settings.spark_task_memory)
+        return SparkEngine(spark or functools.partial(open_session, settings), task_memory=settings.spark_task_memory)
     from rollup_assets.engines.local import LocalEngine
 
     return LocalEngine(threads=settings.threads, memory=settings.memory, scratch=settings.home / "scratch")

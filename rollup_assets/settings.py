@@ -16,13 +16,14 @@ import shlex
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from rollup_assets.batches import DAY_MS, KEY_FORMAT, MINUTE_MS, Batch, BatchCalendar, to_datetime, to_milliseconds
 from rollup_assets.errors import SettingsError
+from rollup_assets.storage.s3 import S3Options
 
 _DURATION_UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": DAY_MS}
 _SIZE_UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -141,6 +142,19 @@ class Settings(BaseSettings):
     raw: str = Field(default="", description="landing zone, path or URI; <home>/raw_datapoints unless set")
     stage: str = Field(default="", description="staged assets, path or URI; <home>/stage unless set")
     warehouse: str = Field(default="", description="Iceberg warehouse, path or URI; <home>/warehouse unless set")
+    s3_endpoint: str = Field(default="", description="URL of the S3 server; Amazon's unless set")
+    s3_region: str = Field(
+        default_factory=lambda: os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "",
+        description="S3 region; AWS_REGION or the AWS profile's unless set",
+    )
+    s3_path_style: bool = Field(
+        default_factory=lambda valid: bool(valid["s3_endpoint"]),
+        description="endpoint/bucket instead of bucket.endpoint; true where ROLLUP_S3_ENDPOINT is set",
+    )
+    s3_ca_bundle: str = Field(
+        default_factory=lambda: os.environ.get("AWS_CA_BUNDLE") or "",
+        description="PEM file with the authorities to trust for S3 over TLS; AWS_CA_BUNDLE or the system's unless set",
+    )
     catalog: str = Field(default="", description="catalog URI; sqlite:///<home>/catalog.db unless set")
     catalog_password: SecretStr | None = Field(default=None, description="password of the catalog's user, or token of a REST catalog")
     catalog_password_file: Path | None = Field(default=None, description="file with that password instead, read at each connection")
@@ -235,6 +249,19 @@ class Settings(BaseSettings):
     def _parse_catalog_properties(cls, value: object) -> object:
         return parse_pairs(value, "rest.sigv4-enabled=true") if isinstance(value, str) else value
 
+    @field_validator("s3_endpoint")
+    @classmethod
+    def _check_s3_endpoint(cls, value: str) -> str:
+        return _checked_endpoint(value) if value else value
+
+    @field_validator("s3_ca_bundle")
+    @classmethod
+    def _check_s3_ca_bundle(cls, value: str) -> str:
+        path = (project_root() / Path(value).expanduser()).resolve() if value else None
+        if path is not None and not path.is_file():
+            raise ValueError(f"{path} is not a file; name a PEM file with the certificates of the authorities to trust")
+        return str(path or "")
+
     @model_validator(mode="before")
     @classmethod
     def _fill_defaults(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -304,6 +331,13 @@ class Settings(BaseSettings):
             ) from None
 
     @property
+    def s3(self) -> S3Options:
+        """How raw data, stage and warehouse are reached where they are on S3."""
+        # Servers of one's own have a region in name only, and without one the SDKs look for it in the cloud's metadata service.
+        region = self.s3_region or ("us-east-1" if self.s3_endpoint else "")
+        return S3Options(self.s3_endpoint, region, self.s3_path_style, self.s3_ca_bundle)
+
+    @property
     def calendar(self) -> BatchCalendar:
         """All batches of the table."""
         return BatchCalendar(to_milliseconds(self.start), self.batch)
@@ -360,11 +394,33 @@ def _absolute(name: str, location: str, root: Path) -> str:
             raise ValueError(f"{name}={location} names a host or a relative path; write file:///path, or just the path")
         location = unquote(path)
     elif "://" in location:
+        scheme, _, rest = location.partition("://")
+        if scheme in ("s3a", "s3n"):
+            raise ValueError(f"{name}={location} has Hadoop's name for S3; write s3://{rest}")
+        if scheme == "s3" and not re.fullmatch(r"[A-Za-z0-9._-]+(/[^/?#]+)*/?", rest):
+            raise ValueError(f"{name}={location} is not a bucket and a folder in it; write s3://bucket/folder")
         return location.rstrip("/")
     try:
         return str((root / Path(location).expanduser()).resolve())
     except RuntimeError as error:  # an unknown user's home, or links that go round
         raise ValueError(f"{name}={location} cannot be resolved ({error}); write an absolute path") from error
+
+
+def _checked_endpoint(value: str) -> str:
+    """The URL of an S3 server, without what does not belong there."""
+    parts = urlsplit(value)
+    try:
+        known = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        known = False
+    # The value is not shown where it may hold a password.
+    if "@" in parts.netloc:
+        raise ValueError(
+            "it has credentials in it; write scheme, host and port, and give the credentials as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
+    if not known or parts.path.strip("/") or parts.query or parts.fragment:
+        raise ValueError(f"{value} is not the URL of a server; write scheme, host and port, such as https://s3.example.org:8333")
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 def _absolute_catalog(uri: str, root: Path) -> str:

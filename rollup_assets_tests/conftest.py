@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pytest
 
 if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
     from deploy.servers.postgres import PostgresServer
     from deploy.servers.seaweedfs import S3Server
     from rollup_assets.pipeline import Pipeline
@@ -23,6 +25,11 @@ SMALL: dict[str, Any] = {"shards": 4, "threads": 2, "memory": "256MiB"}
 # Read before the fixture below hides it.
 SKIPS_FAIL = os.environ.get("ROLLUP_TEST_REQUIRE") == "all"
 """Whether everything a test may need has to be there, as in continuous integration."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The mark of xdist, known without xdist too."""
+    config.addinivalue_line("markers", "xdist_group(name): tests of a group run in one process")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -47,11 +54,12 @@ def _failed_if_skipped(report: Report) -> Report:
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_settings_from_outside() -> Iterator[None]:
-    """The developer's own ``ROLLUP_*`` and ``DAGSTER_HOME`` decide nothing here."""
+    """The developer's own ``ROLLUP_*``, ``AWS_*`` and ``DAGSTER_HOME`` decide nothing here."""
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
-            if name.startswith("ROLLUP_") or name == "DAGSTER_HOME":
+            if name.startswith(("ROLLUP_", "AWS_")) or name == "DAGSTER_HOME":
                 patch.delenv(name)
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         yield
 
 
@@ -106,3 +114,24 @@ def s3_server_tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server
 
     with seaweedfs(tmp_path_factory.mktemp("seaweedfs-tls"), tls=True) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def spark_session() -> Iterator[SparkSession]:
+    """One local session with two cores; tests that use it are of the xdist group ``spark``, so that one process has it."""
+    from rollup_assets.engines.spark_session import open_session, require_java
+    from rollup_assets.errors import EngineError
+    from rollup_assets.settings import load_settings
+
+    try:
+        require_java()
+    except EngineError as error:
+        pytest.skip(str(error))
+    conf = {
+        "spark.ui.enabled": "false",
+        # Tasks of tests are functions of tests.
+        "spark.executorEnv.PYTHONPATH": str(Path(__file__).parent.parent),
+    }
+    session = open_session(load_settings(engine="spark", spark_master="local[2]", spark_conf=conf))
+    yield session
+    session.stop()

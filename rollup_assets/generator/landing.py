@@ -6,7 +6,6 @@ never touched. What the rows say is decided in ``fleet`` and ``dirt``.
 
 from __future__ import annotations
 
-import posixpath
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -81,7 +80,7 @@ def generate(
 
     """
     _check(options, settings)
-    landing_zone = LandingZone(Place.parse(settings.raw), settings.raw_layout, settings.calendar)
+    landing_zone = LandingZone(Place.parse(settings.raw, settings.s3), settings.raw_layout, settings.calendar)
     taken = [batch for batch in batches if landing_zone.files(batch)]
     if taken and not keep_existing:
         raise GeneratorError(
@@ -160,7 +159,7 @@ class _Writer:
     def write_batch(self, pool: ThreadPoolExecutor, batch: Batch, bad_files: list[str]) -> Counter[str]:
         """All files of one batch. On local disks they appear together, when all are written."""
         folder = self.landing_zone.folder(batch)
-        hidden = Place(folder.filesystem, posixpath.join(posixpath.dirname(folder.path), f".{folder.name}.generating"))
+        hidden = folder.beside(f".{folder.name}.generating")
         target = hidden if folder.is_local else folder
         if folder.is_local:
             hidden.delete_folder()

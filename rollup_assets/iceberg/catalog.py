@@ -1,7 +1,8 @@
 """The catalog, opened.
 
-Which one it is follows from ``ROLLUP_CATALOG`` alone: an SQLAlchemy URL (SQLite, PostgreSQL) or the URL of a REST catalog. The
-table in it stays out.
+Which one it is follows from ``ROLLUP_CATALOG``: an SQLite file, a PostgreSQL database, a REST catalog, or, with the property ``type``,
+any other that PyIceberg knows. The table in it stays out, and so does what each kind needs to be reached
+(:mod:`rollup_assets.iceberg.postgres`, :mod:`rollup_assets.iceberg.rest`).
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
 
+from rollup_assets.iceberg.faults import catalog_faults
 from rollup_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -19,49 +20,19 @@ if TYPE_CHECKING:
 
 _SQLITE_PREFIX = "sqlite:///"
 _SQLITE_BUSY_SECONDS = 60
+_POSTGRES_PREFIX = "postgresql+psycopg://"
+_REST_PREFIXES = ("rest+https://", "rest+http://", "https://", "http://")
 _ATTEMPTS = 5
 
 
-def catalog_properties(settings: Settings) -> dict[str, str]:
-    """What PyIceberg needs to open the catalog; it tells SQL and REST apart by the URL itself."""
-    uri = settings.catalog
-    if uri.startswith(_SQLITE_PREFIX) and "timeout=" not in uri:
-        # Python's default of 5 s ends in "database is locked" when several processes start on a slow disk.
-        uri += f"{'&' if '?' in uri else '?'}timeout={_SQLITE_BUSY_SECONDS}"
-    return {"uri": uri, "warehouse": settings.warehouse}
+def is_postgres(settings: Settings) -> bool:
+    """Whether the catalog is a PostgreSQL database."""
+    return settings.catalog.startswith(_POSTGRES_PREFIX)
 
 
-@contextlib.contextmanager
-def open_catalog(settings: Settings) -> Iterator[Catalog]:
-    """The catalog, closed at the end."""
-    catalog = load_catalog(settings)
-    try:
-        yield catalog
-    finally:
-        catalog.close()
-
-
-def load_catalog(settings: Settings) -> Catalog:
-    """The catalog; an embedded one is made where it is missing."""
-    from pyiceberg import catalog as pyiceberg_catalog
-    from sqlalchemy.exc import DBAPIError
-
-    if (database := sqlite_database(settings)) is not None:
-        database.parent.mkdir(parents=True, exist_ok=True)
-    for attempt in range(1, _ATTEMPTS + 1):
-        try:
-            return pyiceberg_catalog.load_catalog(settings.catalog_name, **catalog_properties(settings))
-        except DBAPIError:
-            # Two processes that make the catalog's tables at once: the second finds them half made, and whole when it looks again.
-            if attempt == _ATTEMPTS:
-                raise
-    raise AssertionError("unreachable")
-
-
-def without_password(uri: str) -> str:
-    """The URI as messages may show it."""
-    parts = urlsplit(uri)
-    return uri.replace(f":{parts.password}@", ":***@") if parts.password else uri
+def is_rest(settings: Settings) -> bool:
+    """Whether the catalog is a REST catalog."""
+    return settings.catalog.startswith(_REST_PREFIXES)
 
 
 def sqlite_database(settings: Settings) -> Path | None:
@@ -69,3 +40,78 @@ def sqlite_database(settings: Settings) -> Path | None:
     if not settings.catalog.startswith(_SQLITE_PREFIX) or ":memory:" in settings.catalog:
         return None
     return Path(settings.catalog.removeprefix(_SQLITE_PREFIX).partition("?")[0])
+
+
+def catalog_properties(settings: Settings) -> dict[str, Any]:
+    """What PyIceberg needs to open the catalog, without the secrets."""
+    uri = settings.catalog.removeprefix("rest+")
+    if uri.startswith(_SQLITE_PREFIX) and "timeout=" not in uri:
+        # Python's default of 5 s ends in "database is locked" when several processes start on a slow disk.
+        uri += f"{'&' if '?' in uri else '?'}timeout={_SQLITE_BUSY_SECONDS}"
+    on_s3 = settings.warehouse.startswith("s3") or is_rest(settings)
+    return {
+        "uri": uri,
+        "warehouse": settings.warehouse,
+        **(settings.s3.iceberg_properties() if on_s3 else {}),
+        **settings.catalog_properties,
+    }
+
+
+@contextlib.contextmanager
+def open_catalog(settings: Settings, *, writing: bool = False) -> Iterator[Catalog]:
+    """The catalog, closed at the end.
+
+    Args:
+        settings: of the table.
+        writing: whether something is to be changed in it; then it is asked at once whether we may.
+
+    Raises:
+        CatalogError: it cannot be reached, refuses us, is not initialized, or went away meanwhile; names the setting and the remedy.
+    """
+    with catalog_faults(settings):
+        catalog = _load_catalog(settings, writing=writing)
+        try:
+            yield catalog
+        finally:
+            # The connections to PostgreSQL are the process's, and stay for the next who opens it.
+            if not is_postgres(settings):
+                catalog.close()
+
+
+def load_catalog(settings: Settings) -> Catalog:
+    """The catalog; an embedded one is made where it is missing.
+
+    Raises:
+        CatalogError: as :func:`open_catalog`.
+    """
+    with catalog_faults(settings):
+        return _load_catalog(settings, writing=False)
+
+
+def _load_catalog(settings: Settings, *, writing: bool) -> Catalog:
+    properties = catalog_properties(settings)
+    if is_postgres(settings):
+        from rollup_assets.iceberg.postgres import postgres_catalog
+
+        return postgres_catalog(settings, properties, writing=writing)
+    if is_rest(settings):
+        from rollup_assets.iceberg.rest import rest_catalog
+
+        return rest_catalog(settings, properties)
+    return _any_catalog(settings, properties)
+
+
+def _any_catalog(settings: Settings, properties: dict[str, Any]) -> Catalog:
+    from pyiceberg import catalog as pyiceberg_catalog
+    from sqlalchemy.exc import DBAPIError
+
+    if (database := sqlite_database(settings)) is not None:
+        database.parent.mkdir(parents=True, exist_ok=True)
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            return pyiceberg_catalog.load_catalog(settings.catalog_name, **properties)
+        except DBAPIError:
+            # Two processes that make the catalog's tables at once: the second finds them half made, and whole when it looks again.
+            if attempt == _ATTEMPTS:
+                raise
+    raise AssertionError("unreachable")

@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rollup_assets.batches import Batch
-from rollup_assets.errors import PublishError, PublishHaltError, StageCorruptError
+from rollup_assets.errors import CatalogError, LockLostError, PublishError, PublishHaltError, StageCorruptError
+from rollup_assets.iceberg.locks import TableLock
 from rollup_assets.iceberg.reading import (
     LiveFile,
     RangeCounts,
@@ -99,6 +100,7 @@ class _Publication:
     staged: Sequence[StagedFile]
     properties: dict[str, str]
     attempt: str
+    lock: TableLock
     data_files: dict[str, DataFile] = field(default_factory=dict)
     """Metadata of staged files, read from their footers once."""
     timings: dict[str, float] = field(default_factory=lambda: {"plan": 0.0, "commit": 0.0, "verify": 0.0})
@@ -118,26 +120,28 @@ def replace_range(
     staged: Sequence[StagedFile],
     properties: dict[str, str],
     still_current: Callable[[], None] = lambda: None,
+    lock: TableLock | None = None,
 ) -> Replacement:
     """Make the table's rows with labels in ``[batch.start, batch.end)`` exactly those of the staged files.
 
     One snapshot, carrying ``properties`` and an attempt id of its own; none if the table already is in that state. Rows outside the
     range stay, also those in files that reach beyond it. ``still_current`` is called before each try and raises if the staged
-    files are no longer the ones to publish.
+    files are no longer the ones to publish. No commit is made while it is not certain that ``lock`` is held: it is taken again, and the
+    table looked at anew.
 
     Raises:
         StageCorruptError: a staged file is not what its manifest says.
         TableMismatchError: the table was changed meanwhile and contradicts the settings.
         PublishError: the commit failed for good, or its outcome stayed unknown; running it again is safe.
+        LockTimeoutError: the lock was lost, and somebody else took and kept it.
         PublishHaltError: the snapshot does not hold the rows that were staged.
     """
-    publication = _Publication(catalog, settings, batch, staged, properties, uuid.uuid4().hex)
+    publication = _Publication(catalog, settings, batch, staged, properties, uuid.uuid4().hex, lock or TableLock())
     problem: Exception | None = None
     for number in range(MOST_TRIES):
         if number:
             time.sleep(random.uniform(0, min(_LONGEST_WAIT, 0.1 * 2**number)))
-        still_current()
-        outcome = _try_once(publication)
+        outcome = _try_once(publication, still_current)
         if isinstance(outcome, Replacement):
             return outcome
         problem = outcome
@@ -149,8 +153,13 @@ def replace_range(
     ) from problem
 
 
-def _try_once(publication: _Publication) -> Replacement | Exception:
+def _try_once(publication: _Publication, still_current: Callable[[], None]) -> Replacement | Exception:
     """Plan against the table as it is now and commit; the reason if nothing landed."""
+    try:
+        publication.lock.ensure_held()
+    except CatalogError as error:
+        return error
+    still_current()
     started = time.perf_counter()
     try:
         table = publication.load_table()
@@ -165,6 +174,9 @@ def _try_once(publication: _Publication) -> Replacement | Exception:
     publication.timings["plan"] += time.perf_counter() - started
     if plan.is_empty:
         return _verified(publication, table, _snapshot_of(publication, table), changed=False)
+    if not publication.lock.is_held():
+        plan.discard()
+        return LockLostError(f"the lock of {publication.settings.table} was lost before the commit")
     outcome = _commit(publication, table, plan)
     if isinstance(outcome, Exception):
         return outcome
@@ -296,7 +308,7 @@ def _restore(publication: _Publication, table: Table, file: StagedFile, plan: _P
     _staged_data_files(publication, table, [file])
     place = _new_file(publication)
     plan.written.append(place)
-    with Place.parse(file.path).open_input() as source, place.open_output() as stream:
+    with place.at(file.path).open_input() as source, place.open_output() as stream:
         shutil.copyfileobj(source, stream)
     return [_data_file(table, place.uri)]
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from rollup_assets.batches import Batch
 from rollup_assets.errors import PublishError
 from rollup_assets.iceberg.schema import arrow_schema, field_id
-from rollup_assets.storage.filesystems import Place
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -168,7 +167,7 @@ def snapshot_dataset(table: Table, batch: Batch | None = None) -> Dataset:
     schema = table_arrow_schema(table)
     files = live_files(table, batch)
     plain = [file for file in files if not file.has_deletes]
-    children: list[Any] = [_file_dataset(plain, schema)] if plain else []
+    children: list[Any] = [_file_dataset(table, plain, schema)] if plain else []
     children += [ds.dataset(read_file(table, file, AlwaysTrue(), tuple(schema.names)).cast(schema)) for file in files if file.has_deletes]
     if not children:
         children = [ds.dataset(schema.empty_table())]
@@ -187,15 +186,19 @@ def table_arrow_schema(table: Table) -> pa.Schema:
     return arrow_schema("double" if is_double else "long")
 
 
-def _file_dataset(files: list[LiveFile], schema: pa.Schema) -> Dataset:
+def _file_dataset(table: Table, files: list[LiveFile], schema: pa.Schema) -> Dataset:
     import pyarrow.dataset as ds
 
-    file_format = ds.ParquetFileFormat()
-    fragments = []
-    for file in files:
-        place = Place.parse(file.path)
-        fragments.append(file_format.make_fragment(place.path, filesystem=place.filesystem, partition_expression=_guarantee(file)))
-    return ds.FileSystemDataset(fragments, schema=schema, format=file_format, filesystem=Place.parse(files[0].path).filesystem)
+    from rollup_assets.iceberg.file_io import arrow_filesystem
+
+    # Pre-buffering fetches the column chunks of a row group side by side, which is what a store on the network needs.
+    file_format = ds.ParquetFileFormat(default_fragment_scan_options=ds.ParquetFragmentScanOptions(pre_buffer=True))
+    places = [arrow_filesystem(table, file.path) for file in files]
+    fragments = [
+        file_format.make_fragment(path, filesystem=filesystem, partition_expression=_guarantee(file))
+        for (filesystem, path), file in zip(places, files, strict=True)
+    ]
+    return ds.FileSystemDataset(fragments, schema=schema, format=file_format, filesystem=places[0][0])
 
 
 def _guarantee(file: LiveFile) -> Any:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from rollup_assets.errors import TableMismatchError
-from rollup_assets.iceberg.catalog import load_catalog, without_password
+from rollup_assets.iceberg.catalog import load_catalog
 from rollup_assets.iceberg.schema import FORMAT_VERSION, iceberg_schema, partition_spec, table_properties
 from rollup_assets.settings import Settings, format_duration
 from rollup_assets.storage.filesystems import Place
@@ -31,7 +31,7 @@ def table_location(settings: Settings) -> str:
 
 def data_location(settings: Settings) -> Place:
     """The folder of the table's data files; needs neither the catalog nor PyIceberg."""
-    return Place.parse(table_location(settings)) / "data"
+    return Place.parse(table_location(settings), settings.s3) / "data"
 
 
 def load_table(catalog: Catalog, settings: Settings) -> Table | None:
@@ -96,7 +96,7 @@ def check_table(table: Table, settings: Settings) -> None:
         _property_problem(table, settings) or _schema_problem(table, settings) or _layout_problem(table, settings) or _commit_problem(table)
     )
     if problem:
-        raise TableMismatchError(f"table {settings.table} in {without_password(settings.catalog)}: {problem}")
+        raise TableMismatchError(f"table {settings.table} in {settings.catalog}: {problem}")
 
 
 def _property_problem(table: Table, settings: Settings) -> str | None:

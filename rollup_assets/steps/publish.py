@@ -38,6 +38,7 @@ def publish(pipeline: Pipeline, batch: Batch, *, run_id: str = "", force: bool =
         StaleInputError: the manifest was made from inputs or parameters that are no longer current.
         StageCorruptError: a staged file is missing or not what the manifest says.
         TableMismatchError: the table contradicts the settings.
+        CatalogError: the catalog cannot be used; see :func:`rollup_assets.iceberg.catalog.open_catalog`.
         LockTimeoutError: another publisher held the lock too long.
         PublishError, PublishHaltError: see :func:`rollup_assets.iceberg.publish.replace_range`.
     """
@@ -47,7 +48,7 @@ def publish(pipeline: Pipeline, batch: Batch, *, run_id: str = "", force: bool =
     from rollup_assets.iceberg.publish import replace_range, summary_properties
     from rollup_assets.iceberg.table import ensure_table
 
-    with table_lock(pipeline.settings), open_catalog(pipeline.settings) as catalog:
+    with table_lock(pipeline.settings) as lock, open_catalog(pipeline.settings, writing=True) as catalog:
         rollups = _current_rollups(pipeline, batch)
         table = ensure_table(pipeline.settings, catalog)
         receipt = pipeline.stage.read(ROLLUP_TABLE, batch)
@@ -61,12 +62,14 @@ def publish(pipeline: Pipeline, batch: Batch, *, run_id: str = "", force: bool =
             rollups.files,
             summary_properties(batch, rollups.digest, run_id, CODE_VERSION),
             still_current=lambda: _check_unreplaced(pipeline, batch, rollups),
+            lock=lock,
         )
         if receipt is not None and not replacement.changed and _is_receipt_of(receipt, rollups):
             return Published(receipt, receipt.counters["snapshot_id"], unchanged=True)
         receipt = _receipt(pipeline, batch, rollups, replacement)
         pipeline.stage.write(receipt, batch)
-        maintain(catalog.load_table(pipeline.settings.table), pipeline.settings.keep_snapshots)
+        if lock.is_held():
+            maintain(catalog.load_table(pipeline.settings.table), pipeline.settings.keep_snapshots)
     return Published(receipt, replacement.snapshot_id, unchanged=False)
 
 
@@ -110,15 +113,12 @@ def _check_unreplaced(pipeline: Pipeline, batch: Batch, rollups: Manifest) -> No
 def _check_files(pipeline: Pipeline, batch: Batch, rollups: Manifest) -> None:
     """Every staged file is there with its size, and their rows add up to the manifest's counters."""
     mend = f"run `rollups backfill {batch.key} {batch.key} --force`"
-    for file in rollups.files:
-        info = pipeline.stage.place(rollups, file, batch).info()
+    for file, size in zip(rollups.files, pipeline.stage.sizes(rollups, batch), strict=True):
         name = f"staged file {file.path} of batch {batch.key}"
-        if not info.is_file:
+        if size is None:
             raise StageCorruptError(f"{name} is missing; {mend}")
-        if info.size != file.size:
-            raise StageCorruptError(
-                f"staged file {file.path} of batch {batch.key} has {info.size} bytes, its manifest says {file.size}; {mend}"
-            )
+        if size != file.size:
+            raise StageCorruptError(f"{name} has {size} bytes, its manifest says {file.size}; {mend}")
     rows: Counter[str] = Counter()
     for file in rollups.files:
         rows[str(file.resolution)] += file.rows

@@ -1,4 +1,4 @@
-"""Places: a file or folder on any filesystem that pyarrow knows, and the few operations the stage needs on them.
+"""Places: a file or folder on a local disk, on S3 or on any other filesystem that pyarrow knows, and the few operations needed on them.
 
 Paths and URIs in, bytes and streams out; a write becomes visible whole or not at all. What lies where (landing zone, manifests,
 data files) stays out.
@@ -6,117 +6,333 @@ data files) stays out.
 
 from __future__ import annotations
 
+import contextlib
 import posixpath
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+
+from rollup_assets.storage.s3 import SCHEME, S3Options, once_per_process, threads
 
 if TYPE_CHECKING:
     from pyarrow import NativeFile
-    from pyarrow.fs import FileInfo, FileSystem
+    from pyarrow.fs import FileSystem
+
+    from rollup_assets.storage.objects import ObjectPlace
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_WORTH_THREADS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A file or folder: the filesystem and the path on it."""
+class FoundFile:
+    """A file as a listing shows it."""
 
-    filesystem: FileSystem
     path: str
-
-    @classmethod
-    def parse(cls, location: str) -> Place:
-        """The place of an absolute path or a URI (``s3://…``)."""
-        from pyarrow.fs import FileSystem, LocalFileSystem
-
-        if "://" in location:
-            filesystem, path = FileSystem.from_uri(location)
-            return cls(filesystem, path)
-        return cls(LocalFileSystem(), location)
-
-    def __truediv__(self, name: str) -> Place:
-        return Place(self.filesystem, posixpath.join(self.path, name))
+    """As in :attr:`Place.path`."""
+    size: int
+    """Bytes."""
+    version: str
+    """Changes whenever the content may have: ``mtime:<ns>`` on disks, ``etag:<ETag>`` on object stores."""
 
     @property
     def name(self) -> str:
         """The last part of the path."""
         return posixpath.basename(self.path)
 
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A file or folder: where it lies, and how to get there. Holds no connection, so it can be pickled."""
+
+    location: str
+    """Absolute path or URI."""
+    s3: S3Options = S3Options()
+
+    @classmethod
+    def parse(cls, location: str, s3: S3Options | None = None) -> Place:
+        """The place of an absolute path or a URI (``s3://…``); ``s3``: how to reach the store, :attr:`Settings.s3`."""
+        return cls(location, s3 or S3Options())
+
+    def at(self, location: str) -> Place:
+        """Another absolute path or URI, reached in the same way."""
+        return Place(location, self.s3)
+
+    def __truediv__(self, name: str) -> Place:
+        return Place(posixpath.join(self.location, name), self.s3)
+
+    def beside(self, name: str) -> Place:
+        """Another name in the same folder."""
+        return Place(posixpath.join(posixpath.dirname(self.location), name), self.s3)
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return posixpath.basename(self.location)
+
     @property
     def uri(self) -> str:
         """What other programs call this place: a plain path for local files, else a URI."""
-        return self.path if self.is_local else f"{self.filesystem.type_name}://{self.path}"
+        return self.location
 
     @property
     def is_local(self) -> bool:
         """Whether the operating system can open the path."""
-        return bool(self.filesystem.type_name == "local")
+        return "://" not in self.location
 
-    def info(self) -> FileInfo:
-        """Type, size and modification time; never raises for a missing place."""
-        return self.filesystem.get_file_info(self.path)
+    @property
+    def filesystem(self) -> FileSystem:
+        """pyarrow's filesystem for :attr:`path`, the same one for all places of a store in this process."""
+        return self._filesystem_and_path()[0]
+
+    @property
+    def path(self) -> str:
+        """The path on :attr:`filesystem`: for S3 bucket and key."""
+        if self.is_local:
+            return self.location
+        if self.location.startswith(SCHEME):
+            return self.location.removeprefix(SCHEME)
+        return self._filesystem_and_path()[1]
+
+    def _filesystem_and_path(self) -> tuple[FileSystem, str]:
+        from pyarrow.fs import FileSystem, LocalFileSystem
+
+        if self.is_local:
+            return once_per_process(("filesystem",), LocalFileSystem), self.location
+        if self.location.startswith(SCHEME):
+            return self.s3.filesystem(), self.location.removeprefix(SCHEME)
+        scheme, _, rest = self.location.partition("://")
+        root = f"{scheme}://{rest.partition('/')[0]}"
+        found, path = FileSystem.from_uri(self.location)
+        return once_per_process(("filesystem", root), lambda: found), path
+
+    def _object(self) -> ObjectPlace | None:
+        """This place as objects of a store; None if it is on something that works like a disk."""
+        if not self.location.startswith(SCHEME):
+            return None
+        from rollup_assets.storage.objects import ObjectPlace
+
+        bucket, _, key = self.location.removeprefix(SCHEME).partition("/")
+        return ObjectPlace(bucket, key, self.s3)
+
+    # ------------------------------------------------------------------------------------------------------------- looking
+
+    def size(self) -> int | None:
+        """Bytes of the file; None if there is no file here."""
+        if found := self._object():
+            return found.size()
+        info = self.filesystem.get_file_info(self.path)
+        return int(info.size) if info.is_file else None
 
     def exists(self) -> bool:
         """Whether there is a file here."""
-        return bool(self.info().is_file)
+        return self.size() is not None
 
-    def read_bytes(self) -> bytes | None:
-        """The file's content; None if there is no file."""
-        try:
-            with self.filesystem.open_input_stream(self.path) as stream:
-                return bytes(stream.read())
-        except FileNotFoundError:
-            return None
-
-    def write_bytes(self, content: bytes) -> None:
-        """Write or replace the file atomically: a rename on local disks, one PUT on object stores."""
-        self.filesystem.create_dir(posixpath.dirname(self.path), recursive=True)
-        target = (
-            Place(self.filesystem, posixpath.join(posixpath.dirname(self.path), f".{self.name}.{uuid.uuid4().hex}"))
-            if self.is_local
-            else self
-        )
-        try:
-            with target.filesystem.open_output_stream(target.path) as stream:
-                stream.write(content)
-            if target is not self:
-                self.filesystem.move(target.path, self.path)
-        except BaseException:
-            if target is not self:
-                target.delete_file()
-            raise
-
-    def open_input(self) -> NativeFile:
-        """Random access to the file."""
-        return self.filesystem.open_input_file(self.path)
-
-    def open_output(self) -> NativeFile:
-        """A stream to a new file; its folder is made."""
-        self.filesystem.create_dir(posixpath.dirname(self.path), recursive=True)
-        return self.filesystem.open_output_stream(self.path)
-
-    def files(self, *, recursive: bool = True) -> Iterator[FileInfo]:
+    def files(self, *, recursive: bool = True) -> Iterator[FoundFile]:
         """The files in or below this folder, in path order; none if it does not exist."""
-        from pyarrow.fs import FileSelector
+        if place := self._object():
+            found = [FoundFile(f"{place.bucket}/{one.key}", one.size, one.version) for one in place.objects(recursive=recursive)]
+        else:
+            from pyarrow.fs import FileSelector
 
-        found = self.filesystem.get_file_info(FileSelector(self.path, recursive=recursive, allow_not_found=True))
-        return iter(sorted((info for info in found if info.is_file), key=lambda info: str(info.path)))
+            infos = self.filesystem.get_file_info(FileSelector(self.path, recursive=recursive, allow_not_found=True))
+            found = [FoundFile(str(info.path), int(info.size), f"mtime:{info.mtime_ns}") for info in infos if info.is_file]
+        return iter(sorted(found, key=lambda file: file.path))
 
     def folders(self) -> list[str]:
         """Names of the folders directly in this one, sorted; none if it does not exist."""
+        if place := self._object():
+            return place.folders()
         from pyarrow.fs import FileSelector, FileType
 
         found = self.filesystem.get_file_info(FileSelector(self.path, allow_not_found=True))
         return sorted(info.base_name for info in found if info.type == FileType.Directory)
 
+    # ------------------------------------------------------------------------------------------------------------- reading
+
+    def read_bytes(self) -> bytes | None:
+        """The file's content; None if there is no file."""
+        return self.read_versioned()[0]
+
+    def read_versioned(self) -> tuple[bytes | None, str | None]:
+        """The file's content and what :meth:`replace_bytes` has to know; None and None if there is no file."""
+        if place := self._object():
+            return place.read() or (None, None)
+        try:
+            with self.filesystem.open_input_stream(self.path) as stream:
+                return bytes(stream.read()), None
+        except FileNotFoundError:
+            return None, None
+
+    def open_input(self) -> NativeFile:
+        """Random access to the file.
+
+        Raises:
+            FileNotFoundError: there is no file here.
+            StorageError: the store cannot be reached, or does not allow it.
+        """
+        from rollup_assets.storage.storage_errors import storage_error
+
+        try:
+            return self.filesystem.open_input_file(self.path)
+        except OSError as error:
+            if known := (not self.is_local and not isinstance(error, FileNotFoundError)) and storage_error(error, self.uri, self.s3):
+                raise known from error
+            raise
+
+    # ------------------------------------------------------------------------------------------------------------- writing
+
+    def write_bytes(self, content: bytes) -> None:
+        """Write or replace the file atomically: a rename on local disks, one PUT on object stores."""
+        if place := self._object():
+            place.write(content)
+            return
+        with self.open_output() as stream:
+            stream.write(content)
+
+    def replace_bytes(self, content: bytes, version: str | None) -> None:
+        """Write the file if it still is the one that :meth:`read_versioned` has read; on S3 this is one PUT. Elsewhere it is not looked at.
+
+        Raises:
+            ConcurrentWriteError: somebody else has written it since.
+        """
+        if place := self._object():
+            place.replace(content, version)
+        else:
+            self.write_bytes(content)
+
+    def open_output(self) -> OutputFile:
+        """A stream to a new file, whose folder is made. The file appears whole, when the stream is committed, or not at all."""
+        if place := self._object():
+            return OutputFile(place.open_output())
+        return OutputFile(_FileOutput(self))
+
     def delete_folder(self) -> None:
         """Delete the folder and everything in it; nothing happens if it is not there."""
         from pyarrow.fs import FileType
 
-        if self.info().type == FileType.Directory:
+        if place := self._object():
+            place.delete_below()
+        elif self.filesystem.get_file_info(self.path).type == FileType.Directory:
             self.filesystem.delete_dir(self.path)
 
     def delete_file(self) -> None:
         """Delete the file; nothing happens if it is not there."""
-        if self.exists():
+        if place := self._object():
+            place.delete()
+        elif self.exists():
             self.filesystem.delete_file(self.path)
+
+
+def in_parallel(function: Callable[[Item], Result], items: Sequence[Item], *, local: bool = False) -> Iterator[Result]:
+    """The function's results in the order of the items; on stores elsewhere, requests wait side by side.
+
+    ``local``: everything is on a local disk, where a call takes microseconds.
+    """
+    if local or len(items) < _WORTH_THREADS:
+        return map(function, items)
+    return threads().map(function, items)
+
+
+class _Sink(Protocol):
+    def write(self, content: Any) -> None: ...
+
+    def commit(self) -> None: ...
+
+    def abort(self) -> None: ...
+
+
+class OutputFile:
+    """A stream to a new file. A ``with`` block commits it at its end, and drops it if it ends with an error.
+
+    Closing or forgetting the stream without a commit drops it too: half a file is never there under its name.
+    """
+
+    def __init__(self, sink: _Sink) -> None:
+        self._sink = sink
+        self._written = 0
+        self.closed = False
+
+    def write(self, content: Any) -> int:
+        """Append bytes."""
+        self._sink.write(content)
+        size = memoryview(content).nbytes
+        self._written += size
+        return size
+
+    def tell(self) -> int:
+        """Bytes written so far."""
+        return self._written
+
+    def flush(self) -> None:
+        """Nothing is promised before the commit."""
+
+    def commit(self) -> None:
+        """Finish the file; from now on it is there."""
+        if self.closed:
+            raise ValueError("the stream has been closed")
+        self.closed = True
+        try:
+            self._sink.commit()
+        except BaseException:
+            self._sink.abort()
+            raise
+
+    def close(self) -> None:
+        """Drop the file unless it is committed."""
+        if not self.closed:
+            self.closed = True
+            self._sink.abort()
+
+    def readable(self) -> bool:
+        """Never."""
+        return False
+
+    def writable(self) -> bool:
+        """Always."""
+        return True
+
+    def seekable(self) -> bool:
+        """Never."""
+        return False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is None:
+            self.commit()
+        else:
+            self.close()
+
+    def __del__(self) -> None:
+        # As the interpreter ends, what this needs may be gone already.
+        with contextlib.suppress(Exception):
+            self.close()
+
+
+class _FileOutput:
+    """A file of a filesystem with folders. On local disks it has a hidden name until it is whole."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._target = place.beside(f".{place.name}.{uuid.uuid4().hex}") if place.is_local else place
+        filesystem = place.filesystem
+        filesystem.create_dir(posixpath.dirname(place.path), recursive=True)
+        self._stream = filesystem.open_output_stream(self._target.path)
+
+    def write(self, content: Any) -> None:
+        self._stream.write(content)
+
+    def commit(self) -> None:
+        self._stream.close()
+        if self._target is not self._place:
+            self._place.filesystem.move(self._target.path, self._place.path)
+
+    def abort(self) -> None:
+        self._stream.close()
+        self._target.delete_file()

@@ -44,24 +44,25 @@ class LandingZone:
 
     def _files(self, folder: Place) -> list[InputFile]:
         return [
-            InputFile(path=str(info.path)[len(self.root.path) :].lstrip("/"), size=info.size, version=_version(info.mtime_ns))
-            for info in folder.files()
-            if not any(part.startswith(("_", ".")) for part in str(info.path)[len(folder.path) :].strip("/").split("/"))
+            InputFile(path=file.path[len(self.root.path) :].lstrip("/"), size=file.size, version=file.version)
+            for file in folder.files()
+            if _is_visible(file.path[len(folder.path) :])
         ]
 
     def batches(self) -> list[Batch]:
-        """Batches from the first partition on that have raw files, in order; found from the folders' names."""
+        """Batches from the first partition on that have raw files, in order; found from the folders' names in one listing."""
         depth = self.layout.strip("/").count("/") + 1
         root = self.root.path.rstrip("/")
-        folders = {tuple(str(info.path)[len(root) :].strip("/").split("/")[:depth]) for info in self.root.files()}
+        split = (file.path[len(root) :].strip("/").split("/") for file in self.root.files())
+        folders = {"/".join(parts[:depth]) for parts in split if _is_visible("/".join(parts[depth:]))}
         found = set()
-        for folder in {"/".join(parts) for parts in folders}:
+        for folder in folders:
             try:
                 moment = dt.datetime.strptime(folder, self.layout.strip("/")).replace(tzinfo=dt.UTC)
             except ValueError:
                 continue
             batch = self.calendar.containing(to_milliseconds(moment))
-            if batch.start >= self.calendar.start and self._files(self.folder(batch)):
+            if batch.start >= self.calendar.start and self.folder(batch).path == f"{root}/{folder}":
                 found.add(batch)
         return sorted(found)
 
@@ -70,8 +71,9 @@ class LandingZone:
         return self.root / file.path
 
 
-def _version(mtime_ns: int | None) -> str:
-    return f"mtime:{mtime_ns}"
+def _is_visible(inside: str) -> bool:
+    """Whether no part of a path inside a batch's folder is hidden."""
+    return not any(part.startswith(("_", ".")) for part in inside.strip("/").split("/"))
 
 
 def version_of(files: list[InputFile]) -> str:

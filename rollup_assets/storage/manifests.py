@@ -15,8 +15,8 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rollup_assets.batches import Batch
-from rollup_assets.errors import StageCorruptError
-from rollup_assets.storage.filesystems import Place
+from rollup_assets.errors import ConcurrentWriteError, StageCorruptError
+from rollup_assets.storage.filesystems import Place, in_parallel
 
 REPARTITIONED = "repartitioned_datapoints"
 PARTIAL_POINTS = "partial_points"
@@ -109,7 +109,7 @@ class Stage:
     def place(self, manifest: Manifest, file: StagedFile, batch: Batch) -> Place:
         """Where a file of a manifest lies."""
         if "://" in file.path or file.path.startswith("/"):
-            return Place.parse(file.path)
+            return self.root.at(file.path)
         return self.folder(manifest.asset, batch) / file.path
 
     def read(self, asset: str, batch: Batch) -> Manifest | None:
@@ -118,10 +118,13 @@ class Stage:
         Raises:
             StageCorruptError: the manifest cannot be read; the message names the file and the command that makes it anew.
         """
+        return self._read_versioned(asset, batch)[0]
+
+    def _read_versioned(self, asset: str, batch: Batch) -> tuple[Manifest | None, str | None]:
         place = self.folder(asset, batch) / "manifest.json"
-        content = place.read_bytes()
+        content, version = place.read_versioned()
         if content is None:
-            return None
+            return None, None
         try:
             manifest = Manifest.model_validate_json(content)
         except ValidationError as error:
@@ -129,21 +132,30 @@ class Stage:
             raise StageCorruptError(
                 f"{place.uri} is not a manifest this version reads ({reason}); delete it and run `rollups backfill {batch.key} {batch.key}`"
             ) from error
-        return manifest
+        return manifest, version
 
     def write(self, manifest: Manifest, batch: Batch) -> None:
-        """Make a partition visible, or replace it."""
-        (self.folder(manifest.asset, batch) / "manifest.json").write_bytes(manifest.model_dump_json(indent=1).encode())
+        """Make a partition visible, or replace it, whatever is there."""
+        (self.folder(manifest.asset, batch) / "manifest.json").write_bytes(_serialized(manifest))
+
+    def _replace(self, manifest: Manifest, batch: Batch, version: str | None) -> None:
+        (self.folder(manifest.asset, batch) / "manifest.json").replace_bytes(_serialized(manifest), version)
 
     def commit(self, manifest: Manifest, batch: Batch) -> Manifest:
         """Make a new attempt visible unless the current manifest has the same content; returns the manifest that stands.
 
         With equal content the old files stay (readers may hold them, and nothing downstream becomes stale) and the new attempt's
         are deleted; what is known of the inputs is brought up to date.
+
+        Raises:
+            ConcurrentWriteError: somebody else made other content visible in the meantime (noticed on S3); the new attempt is deleted.
         """
-        current = self.read(manifest.asset, batch)
+        current, version = self._read_versioned(manifest.asset, batch)
         if current is None or current.digest != manifest.digest or not self.is_complete(current, batch):
-            self.write(manifest, batch)
+            try:
+                self._replace(manifest, batch, version)
+            except ConcurrentWriteError as error:
+                return self._after_lost_race(manifest, batch, error)
             return manifest
         kept = current.model_copy(
             update={
@@ -155,13 +167,39 @@ class Stage:
             }
         )
         self.discard(manifest, batch)
-        self.write(kept, batch)
+        try:
+            self._replace(kept, batch, version)
+        except ConcurrentWriteError as error:
+            return self._after_lost_race(manifest, batch, error)
         return kept
+
+    def _after_lost_race(self, manifest: Manifest, batch: Batch, error: ConcurrentWriteError) -> Manifest:
+        """Another run was faster: the same content is as good as ours; which of two contents is right, only a new look at the inputs tells."""
+        self.discard(manifest, batch)
+        winner = self.read(manifest.asset, batch)
+        if winner is not None and winner.digest == manifest.digest and self.is_complete(winner, batch):
+            return winner
+        raise ConcurrentWriteError(
+            f"{manifest.asset} {batch} was staged by another run at the same time, from other inputs or settings; its files stand, these were "
+            f"deleted. When that run has ended, run `rollups backfill {batch} {batch}`"
+        ) from error
 
     def is_complete(self, manifest: Manifest, batch: Batch) -> bool:
         """Whether every file of the manifest is there with its size."""
-        infos = (self.place(manifest, file, batch).info() for file in manifest.files)
-        return all(info.is_file and info.size == file.size for info, file in zip(infos, manifest.files, strict=True))
+        return all(found == file.size for found, file in zip(self.sizes(manifest, batch), manifest.files, strict=True))
+
+    def sizes(self, manifest: Manifest, batch: Batch) -> list[int | None]:
+        """What the files of a manifest really have, in bytes; None where one is missing."""
+        places = [self.place(manifest, file, batch) for file in manifest.files]
+        if all(place.is_local for place in places):
+            return [place.size() for place in places]
+        # Files of an attempt lie together: a listing has a thousand sizes. The table's lie among others': they are asked for one by one.
+        attempt = self.folder(manifest.asset, batch) / manifest.attempt
+        inside = f"{attempt.path}/"
+        listed = {}
+        if sum(place.path.startswith(inside) for place in places) > 1:
+            listed = {file.path: file.size for file in attempt.files()}
+        return list(in_parallel(lambda place: listed.get(place.path) if listed and place.path.startswith(inside) else place.size(), places))
 
     def require_complete(self, manifest: Manifest, batch: Batch) -> None:
         """Whoever is about to read a partition asks for this: a reader's own error would not say what to do.
@@ -169,10 +207,9 @@ class Stage:
         Raises:
             StageCorruptError: a file is missing or has another size; the message names it and the command that makes it anew.
         """
-        for file in manifest.files:
-            info = self.place(manifest, file, batch).info()
-            if not info.is_file or info.size != file.size:
-                problem = f"has {info.size} bytes instead of {file.size}" if info.is_file else "is missing"
+        for file, size in zip(manifest.files, self.sizes(manifest, batch), strict=True):
+            if size != file.size:
+                problem = f"has {size} bytes instead of {file.size}" if size is not None else "is missing"
                 raise StageCorruptError(
                     f"staged file {file.path} of {manifest.asset} {batch} {problem}; "
                     f"run `rollups backfill {batch} {batch}` to stage it again"
@@ -180,11 +217,19 @@ class Stage:
 
     def discard(self, manifest: Manifest, batch: Batch) -> None:
         """Delete the files of an attempt that no manifest names."""
-        for file in manifest.files:
-            self.place(manifest, file, batch).delete_file()
+        for _ in in_parallel(lambda file: self.place(manifest, file, batch).delete_file(), manifest.files, local=self.root.is_local):
+            pass
         (self.folder(manifest.asset, batch) / manifest.attempt).delete_folder()
 
     def partitions(self, asset: str) -> list[str]:
         """Folder names of the partitions of an asset that have a manifest, sorted."""
         root = self.root / asset
-        return [name for name in root.folders() if (root / name / "manifest.json").exists()]
+        if root.is_local:
+            return [name for name in root.folders() if (root / name / "manifest.json").exists()]
+        # One request for a thousand objects instead of one for each partition.
+        paths = (file.path[len(root.path) :].strip("/").split("/") for file in root.files())
+        return sorted(parts[0] for parts in paths if len(parts) == 2 and parts[1] == "manifest.json")
+
+
+def _serialized(manifest: Manifest) -> bytes:
+    return manifest.model_dump_json(indent=1).encode()

@@ -69,9 +69,7 @@ class DigestingStream:
         """Nothing is held back here."""
 
     def close(self) -> None:
-        """Close the stream beneath."""
-        if not self.closed:
-            self._stream.close()
+        """No more is written here. The stream beneath stays open: readers of a broken file would take it for a whole one."""
         self.closed = True
 
     def readable(self) -> bool:
@@ -99,7 +97,8 @@ class ParquetFileWriter:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        self._stream = DigestingStream(place.open_output())
+        self._output = place.open_output()
+        self._stream = DigestingStream(self._output)
         # Pages are written a few KB at a time: gathered, they take the interpreter's lock less often (6 % of a step's CPU).
         self._buffered = pa.BufferedOutputStream(pa.PythonFile(self._stream, mode="w"), _BUFFER_BYTES)
         self._writer = pq.ParquetWriter(self._buffered, schema, **encoding.options(schema))
@@ -114,7 +113,7 @@ class ParquetFileWriter:
         """Finish the file; returns what a manifest says of it, under the name ``path``."""
         self._writer.close()
         self._buffered.close()
-        self._stream.close()
+        self._output.commit()
         return StagedFile(
             path=path, rows=self.rows, size=self._stream.size, digest=self._stream.hexdigest, shards=shards, resolution=resolution
         )

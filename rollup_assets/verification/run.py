@@ -47,8 +47,8 @@ def verify(
     from rollup_assets.iceberg.catalog import open_catalog
     from rollup_assets.iceberg.table import load_table
 
-    landing_zone = LandingZone(Place.parse(settings.raw), settings.raw_layout, settings.calendar)
-    stage = Stage(Place.parse(settings.stage))
+    landing_zone = LandingZone(Place.parse(settings.raw, settings.s3), settings.raw_layout, settings.calendar)
+    stage = Stage(Place.parse(settings.stage, settings.s3))
     result = Verification()
     with open_catalog(settings) as catalog:
         table = load_table(catalog, settings)

@@ -209,7 +209,6 @@ def _manifest(pipeline: Pipeline, batch: Batch, asset: str, counters: dict[str, 
     for file in files:
         place = pipeline.stage.folder(asset, batch) / attempt / file.path
         content = _parquet(file.rows)
-        place.filesystem.create_dir(str(Path(place.path).parent), recursive=True)
         place.write_bytes(content)
         placed.append(file.model_copy(update={"path": f"{attempt}/{file.path}", "size": len(content)}))
     return Manifest(

@@ -42,8 +42,8 @@ def pipeline_in(home: Path, **overrides: Any) -> Pipeline:
     settings = load_settings(home=str(home), shards=overrides.pop("shards", 4), **overrides)
     return Pipeline(
         settings=settings,
-        landing_zone=LandingZone(Place.parse(settings.raw), settings.raw_layout, settings.calendar),
-        stage=Stage(Place.parse(settings.stage)),
+        landing_zone=LandingZone(Place.parse(settings.raw, settings.s3), settings.raw_layout, settings.calendar),
+        stage=Stage(Place.parse(settings.stage, settings.s3)),
         engine=None,  # type: ignore[arg-type]
     )
 

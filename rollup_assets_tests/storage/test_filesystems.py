@@ -103,9 +103,9 @@ def test_files_are_listed_in_path_order_with_size_and_time(tmp_path: Path) -> No
     found = list(place(tmp_path).files())
     paths = [str(Path(info.path).relative_to(tmp_path)) for info in found]
     assert paths == sorted(paths) == ["B", "a-b", "a/b/c", "a/z", "b", "\N{GREEK SMALL LETTER ALPHA}"]
-    (b,) = (info for info in found if info.base_name == "b")
-    assert (b.size, b.mtime_ns) == (1, 1_700_000_000_123_456_789)
-    assert [info.base_name for info in place(tmp_path).files(recursive=False)] == ["B", "a-b", "b", "\N{GREEK SMALL LETTER ALPHA}"]
+    (b,) = (info for info in found if info.name == "b")
+    assert (b.size, b.version) == (1, "mtime:1700000000123456789")
+    assert [info.name for info in place(tmp_path).files(recursive=False)] == ["B", "a-b", "b", "\N{GREEK SMALL LETTER ALPHA}"]
     assert place(tmp_path).folders() == ["a", "empty"]
 
 
@@ -148,7 +148,7 @@ def test_names_and_uris() -> None:
     assert (local.path, local.name, local.uri, local.is_local) == ("/data/stage", "stage", "/data/stage", True)
     assert (local / "a" / "b.parquet").uri == "/data/stage/a/b.parquet"
     mocked = Place.parse("mock:///stage")
-    assert (mocked.path, mocked.uri, mocked.is_local) == ("stage", "mock://stage", False)
+    assert (mocked.path, mocked.uri, mocked.is_local) == ("stage", "mock:///stage", False)
     assert Place.parse("/data/a b%20c").path == "/data/a b%20c"
 
 

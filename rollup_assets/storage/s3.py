@@ -1,0 +1,167 @@
+"""S3, configured once: what pyarrow, boto3, PyIceberg and Iceberg for Java need to reach the same store.
+
+No credentials here: every library finds them in the AWS environment, profile or role by itself, so they are in no setting, message or
+pickle. Objects and what is done with them stay out (``storage.objects``).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
+
+Made = TypeVar("Made")
+
+SCHEME: Final = "s3://"
+# An endpoint that does not answer is given up after about 20 s: ATTEMPTS x CONNECT_SECONDS and the waits in between.
+CONNECT_SECONDS: Final = 4
+READ_SECONDS: Final = 20
+ATTEMPTS: Final = 4
+_THREADS = 16
+_CONNECTIONS = 64
+_FILE_IO = "rollup_assets.iceberg.file_io.SettingsFileIO"
+_CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE")
+
+_log = logging.getLogger(__name__)
+_made: dict[tuple[object, ...], Any] = {}
+_lock = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class S3Options:
+    """How to reach the store. Cheap to pickle; connections are made in the process that asks for them."""
+
+    endpoint: str = ""
+    """URL of the store; empty for Amazon's own."""
+    region: str = ""
+    """Empty: as the AWS environment or profile says."""
+    path_style: bool = False
+    """``endpoint/bucket/key`` instead of ``bucket.endpoint/key``."""
+    ca_bundle: str = ""
+    """File with the certificates of the authorities to trust, PEM; empty for the system's."""
+
+    def filesystem(self) -> FileSystem:
+        """pyarrow's filesystem, one a process. Reads are retried by the AWS SDK in it, :data:`ATTEMPTS` times at most."""
+        return once_per_process(("filesystem", self), self._filesystem)
+
+    def client(self) -> Any:
+        """boto3's client, one a process. Each retry is a log line of this module, and there are :data:`ATTEMPTS` attempts at most."""
+        return once_per_process(("client", self), self._client)
+
+    def _filesystem(self) -> FileSystem:
+        from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
+
+        endpoint = self.endpoint
+        if self.path_style and not endpoint and self.region:
+            # Arrow has path style only where an endpoint is named.
+            endpoint = f"https://s3.{self.region}.amazonaws.com"
+        scheme, _, host = endpoint.partition("://")
+        return S3FileSystem(
+            region=self.region or None,
+            scheme=scheme or "https",
+            endpoint_override=host or None,
+            force_virtual_addressing=bool(endpoint) and not self.path_style,
+            tls_ca_file_path=self.ca_bundle or None,
+            connect_timeout=CONNECT_SECONDS,
+            request_timeout=READ_SECONDS,
+            retry_strategy=AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
+            # A stage that says what it needs does not make buckets.
+            allow_bucket_creation=False,
+            allow_bucket_deletion=False,
+        )
+
+    def _client(self) -> Any:
+        import boto3
+        from botocore.config import Config
+
+        client = boto3.session.Session().client(
+            "s3",
+            endpoint_url=self.endpoint or None,
+            region_name=self.region or None,
+            verify=self.ca_bundle or None,
+            config=Config(
+                connect_timeout=CONNECT_SECONDS,
+                read_timeout=READ_SECONDS,
+                retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+                max_pool_connections=_CONNECTIONS,
+                s3={"addressing_style": "path" if self.path_style else "virtual" if self.endpoint else "auto"},
+            ),
+        )
+        client.meta.events.register_first("needs-retry.s3", _log_retry)
+        return client
+
+    def iceberg_properties(self) -> dict[str, str]:
+        """Properties with which PyIceberg reads and writes as :meth:`filesystem` does."""
+        names = {
+            "s3.endpoint": self.endpoint,
+            "s3.region": self.region,
+            # PyIceberg's own file IO has no property for a CA file, and none for retries: ours takes them from here.
+            "s3.path-style-access": _boolean(self.path_style),
+            "s3.force-virtual-addressing": _boolean(not self.path_style),
+            "rollup.s3.ca-bundle": self.ca_bundle,
+        }
+        return {"py-io-impl": _FILE_IO} | {name: value for name, value in names.items() if value}
+
+    @classmethod
+    def from_iceberg_properties(cls, properties: dict[str, Any]) -> S3Options:
+        """The options of which :meth:`iceberg_properties` made the properties."""
+        return cls(
+            endpoint=properties.get("s3.endpoint", ""),
+            region=properties.get("s3.region", ""),
+            path_style=properties.get("s3.path-style-access") == "true",
+            ca_bundle=properties.get("rollup.s3.ca-bundle", ""),
+        )
+
+    def java_properties(self) -> dict[str, str]:
+        """Catalog properties with which Iceberg for Java (Spark, Trino, Flink) reaches the same store: its ``S3FileIO``.
+
+        The JVM takes a CA bundle from its trust store only (docs/production.md).
+        """
+        names = {"s3.endpoint": self.endpoint, "client.region": self.region, "s3.path-style-access": _boolean(self.path_style)}
+        return {"io-impl": "org.apache.iceberg.aws.s3.S3FileIO"} | {name: value for name, value in names.items() if value}
+
+
+def _boolean(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def once_per_process(key: tuple[object, ...], make: Callable[[], Made]) -> Made:
+    """What ``make`` made for this key, process and identity: clients keep the credentials that they found when they were made."""
+    key = (*key, os.getpid(), hash(tuple(os.environ.get(name) for name in _CREDENTIALS)))
+    found: Made | None = _made.get(key)
+    if found is None:
+        # boto3 makes clients in one thread at a time only.
+        with _lock:
+            found = _made.get(key)
+            if found is None:
+                found = _made[key] = make()
+    return found
+
+
+def threads() -> ThreadPoolExecutor:
+    """Threads for requests that need not wait for each other, shared by everything in the process."""
+    return once_per_process(("threads",), lambda: ThreadPoolExecutor(_THREADS, thread_name_prefix="s3"))
+
+
+def _log_retry(
+    response: tuple[Any, Any] | None = None,
+    attempts: int = 1,
+    caught_exception: BaseException | None = None,
+    operation: Any = None,
+    **_: Any,
+) -> None:
+    """Say that boto3 is about to try again; it decides that itself, this only looks on."""
+    status = response[0].status_code if response else None
+    if caught_exception is None and (status is None or (status < 500 and status != 429)):
+        return
+    reason = type(caught_exception).__name__ if caught_exception else f"status {status}"
+    name = getattr(operation, "name", "request")
+    if attempts < ATTEMPTS:
+        _log.warning("S3: %s failed (%s), attempt %d of %d; trying again", name, reason, attempts, ATTEMPTS)
