@@ -71,6 +71,15 @@ def test_defaults(root: Path) -> None:
         "threads": len(os.sched_getaffinity(0)),
         "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2,
         "engine": "local",
+        "s3_endpoint": "",
+        "s3_region": "",
+        "s3_path_style": False,
+        "s3_ca_bundle": "",
+        "parquet_encoding": "fast",
+        "spark_master": "local[*]",
+        "spark_remote": "",
+        "spark_conf": {},
+        "spark_task_memory": 2**30,
     }
 
 

@@ -26,6 +26,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _WORTH_THREADS = 3
+_DEFAULT = S3Options()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +52,12 @@ class Place:
 
     location: str
     """Absolute path or URI."""
-    s3: S3Options = S3Options()
+    s3: S3Options = _DEFAULT
 
     @classmethod
     def parse(cls, location: str, s3: S3Options | None = None) -> Place:
         """The place of an absolute path or a URI (``s3://…``); ``s3``: how to reach the store, :attr:`Settings.s3`."""
-        return cls(location, s3 or S3Options())
+        return cls(location, s3 or _DEFAULT)
 
     def at(self, location: str) -> Place:
         """Another absolute path or URI, reached in the same way."""
@@ -86,7 +87,7 @@ class Place:
 
     @property
     def filesystem(self) -> FileSystem:
-        """pyarrow's filesystem for :attr:`path`, the same one for all places of a store in this process."""
+        """The filesystem of pyarrow for :attr:`path`, the same one for all places of a store in this process."""
         return self._filesystem_and_path()[0]
 
     @property

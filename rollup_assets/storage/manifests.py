@@ -174,14 +174,14 @@ class Stage:
         return kept
 
     def _after_lost_race(self, manifest: Manifest, batch: Batch, error: ConcurrentWriteError) -> Manifest:
-        """Another run was faster: the same content is as good as ours; which of two contents is right, only a new look at the inputs tells."""
+        """Another run was faster. The same content is as good as ours; which of two is right, only a new look at the inputs tells."""
         self.discard(manifest, batch)
         winner = self.read(manifest.asset, batch)
         if winner is not None and winner.digest == manifest.digest and self.is_complete(winner, batch):
             return winner
         raise ConcurrentWriteError(
-            f"{manifest.asset} {batch} was staged by another run at the same time, from other inputs or settings; its files stand, these were "
-            f"deleted. When that run has ended, run `rollups backfill {batch} {batch}`"
+            f"{manifest.asset} {batch} was staged by another run at the same time, from other inputs or settings; its files stand, these "
+            f"were deleted. When that run has ended, run `rollups backfill {batch} {batch}`"
         ) from error
 
     def is_complete(self, manifest: Manifest, batch: Batch) -> bool:

@@ -48,11 +48,11 @@ class S3Options:
     """File with the certificates of the authorities to trust, PEM; empty for the system's."""
 
     def filesystem(self) -> FileSystem:
-        """pyarrow's filesystem, one a process. Reads are retried by the AWS SDK in it, :data:`ATTEMPTS` times at most."""
+        """The filesystem of pyarrow, one a process. Reads are retried by the AWS SDK in it, :data:`ATTEMPTS` times at most."""
         return once_per_process(("filesystem", self), self._filesystem)
 
     def client(self) -> Any:
-        """boto3's client, one a process. Each retry is a log line of this module, and there are :data:`ATTEMPTS` attempts at most."""
+        """The client of boto3, one a process. Each retry is a log line of this module, and there are :data:`ATTEMPTS` attempts at most."""
         return once_per_process(("client", self), self._client)
 
     def _filesystem(self) -> FileSystem:

@@ -19,7 +19,7 @@ Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 _ARROW = re.compile(
-    r"(?P<where>.*?):? ?AWS Error (?P<code>[A-Z_0-9]+)(?: \(HTTP status (?P<status>\d+)\))? during (?P<operation>\w+) operation: (?P<message>.*)",
+    r"(?P<where>.*?):? ?AWS Error (?P<code>[A-Z_0-9]+)(?: \(HTTP status \d+\))? during (?P<operation>\w+) operation: (?P<message>.*)",
     re.DOTALL,
 )
 _ARROW_OBJECT = re.compile(r"(?:key '(?P<key>[^']*)' in )?bucket '(?P<bucket>[^']*)'")
@@ -27,7 +27,8 @@ _BUCKETS = "ROLLUP_RAW, ROLLUP_STAGE or ROLLUP_WAREHOUSE"
 _KEYS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 _WRONG_CREDENTIALS = {
     "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "InvalidClientTokenId", "UnrecognizedClientException",
-    "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "INVALID_SIGNATURE", "INVALID_CLIENT_TOKEN_ID", "UNRECOGNIZED_CLIENT", "EXPIRED_TOKEN",
+    "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "INVALID_SIGNATURE", "INVALID_CLIENT_TOKEN_ID", "UNRECOGNIZED_CLIENT",
+    "EXPIRED_TOKEN",
 }  # fmt: skip
 _DENIED = {"AccessDenied", "403", "Forbidden", "AllAccessDisabled", "ACCESS_DENIED"}
 _NO_BUCKET = {"NoSuchBucket", "NO_SUCH_BUCKET"}
@@ -95,7 +96,8 @@ def _refused(code: str, operation: str, message: str, place: str, options: S3Opt
     at, store, bucket = place or "S3", _store(options), place.removeprefix("s3://").partition("/")[0]
     if code in _WRONG_CREDENTIALS:
         return StorageError(
-            f"{at}: {store} does not accept the credentials ({code}); correct {_KEYS}, or name the store that they belong to in ROLLUP_S3_ENDPOINT"
+            f"{at}: {store} does not accept the credentials ({code}); correct {_KEYS}, or name the store that they belong to in "
+            "ROLLUP_S3_ENDPOINT"
         )
     if code in _DENIED:
         return StorageError(
@@ -123,8 +125,8 @@ def _not_reached(kind: str, message: str, place: str, options: S3Options | None)
     if kind == "SSLError":
         known = f"ROLLUP_S3_CA_BUNDLE={options.ca_bundle}" if options and options.ca_bundle else "the system's certificates"
         return StorageError(
-            f"{at}: the certificate of {store} could not be verified with {known} ({_short(message)}); set ROLLUP_S3_CA_BUNDLE to a PEM file "
-            "with the certificate of the authority that issued it"
+            f"{at}: the certificate of {store} could not be verified with {known} ({_short(message)}); set ROLLUP_S3_CA_BUNDLE to a PEM "
+            "file with the certificate of the authority that issued it"
         )
     return StorageError(
         f"{at}: {store} cannot be reached ({_short(message)}); correct ROLLUP_S3_ENDPOINT, or look at the network and its proxies"
