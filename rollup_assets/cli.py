@@ -277,6 +277,59 @@ def status(first: MaybeFirst = None, last: MaybeLast = None, as_json: AsJson = F
     print_status(console, found)
 
 
+# ----------------------------------------------------------------------------------------------------------------- catalog
+
+catalog_app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="The catalog on a database server.")
+app.add_typer(catalog_app, name="catalog")
+
+
+@catalog_app.command("init")
+def catalog_init(
+    admin: Annotated[str, typer.Option(help="Role that owns the database, or may do everything.")] = "postgres",
+    role: Annotated[str | None, typer.Option(help="Role of the runs; the user in ROLLUP_CATALOG unless given.", show_default=False)] = None,
+    schema: Annotated[str, typer.Option(help="Schema of the tables, made if it is missing.")] = "public",
+    print_sql: Annotated[bool, typer.Option("--print-sql", help="Print the SQL instead of running it; needs no server.")] = False,
+) -> None:
+    """Make the tables of a PostgreSQL catalog, and grant the role of the runs the least it needs. Safe to run again.
+
+    The admin's password comes from ROLLUP_CATALOG_ADMIN_PASSWORD or ROLLUP_CATALOG_ADMIN_PASSWORD_FILE.
+
+    For example:
+
+    - `ROLLUP_CATALOG=postgresql+psycopg://rollups@db:5432/catalog?sslmode=verify-full rollups catalog init`
+    - `rollups catalog init --admin catalog_owner --schema iceberg`
+    - `rollups catalog init --print-sql | psql --host db --username postgres catalog`
+    """
+    from rollup_assets.iceberg.database import catalog_names, initialize, script
+
+    settings = _settings()
+    if print_sql:
+        typer.echo(script(catalog_names(settings, role=role, schema=schema)), nl=False)
+        return
+    names = initialize(settings, admin=admin, role=role, schema=schema)
+    typer.echo(f"the catalog's tables are in schema {names.schema} of database {names.database}, and {names.role} may use them")
+
+
+@app.command("spark-conf")
+def spark_conf(as_json: AsJson = False) -> None:
+    """Print the configuration with which Spark SQL 4.1 reads and writes the table, for sessions of your own; no secret is in it.
+
+    The table is then `<catalog name>.<table>`, such as `rollups.metrics.rollups`. Its first lines say where passwords and keys go.
+
+    For example:
+
+    - `rollups spark-conf > rollups.conf`, then `spark-sql --properties-file rollups.conf`
+    - `rollups spark-conf --json`
+    """
+    from rollup_assets.iceberg.spark import properties_file, session_properties
+
+    settings = _settings()
+    if as_json:
+        _print_json(session_properties(settings))
+    else:
+        typer.echo(properties_file(settings), nl=False)
+
+
 # --------------------------------------------------------------------------------------------------------- demo and the UI
 
 

@@ -17,6 +17,7 @@ import pytest
 from rollup_assets.batches import Batch
 from rollup_assets.errors import PublishError, PublishHaltError
 from rollup_assets.iceberg import publish as publishing
+from rollup_assets.iceberg.locks import TableLock
 from rollup_assets.iceberg.publish import ATTEMPT_PROPERTY
 from rollup_assets.iceberg.table import ensure_table
 from rollup_assets.pipeline import Pipeline
@@ -34,7 +35,7 @@ def pipeline(tmp_path: Path) -> Pipeline:
 @pytest.fixture
 def unlocked(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a catalog without a lock: correctness may not rest on it."""
-    monkeypatch.setattr("rollup_assets.iceberg.locks.table_lock", lambda _settings: contextlib.nullcontext())
+    monkeypatch.setattr("rollup_assets.iceberg.locks.table_lock", lambda _settings: contextlib.nullcontext(TableLock()))
 
 
 @contextlib.contextmanager

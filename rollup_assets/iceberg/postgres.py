@@ -1,0 +1,164 @@
+"""A PostgreSQL catalog: the process's connections to it, and PyIceberg's catalog on them.
+
+Passwords go from the settings to the driver and nowhere else. Making the database's tables stays out
+(:mod:`rollup_assets.iceberg.database`), and so does the lock (:mod:`rollup_assets.iceberg.locks`).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from typing import TYPE_CHECKING, Any
+
+from rollup_assets.errors import CatalogError
+from rollup_assets.iceberg.faults import shown
+from rollup_assets.settings import Settings
+
+if TYPE_CHECKING:
+    from pyiceberg.catalog import Catalog
+    from sqlalchemy import URL, Engine
+
+STATEMENT_TIMEOUT = 30.0
+"""Seconds; the catalog's statements touch one row."""
+
+_CONNECT_SECONDS = 10
+_LOCK_SECONDS = 10
+_IDLE_IN_TRANSACTION_SECONDS = 60
+# A run publishes one batch at a time, with one connection for the catalog and one for the lock; more only if several threads publish.
+_POOL_SIZE = 2
+_POOL_OVERFLOW = 8
+_POOL_SECONDS = 30
+_RECYCLE_SECONDS = 1800
+
+_PROBE = """
+select tables is not null and namespaces is not null,
+       exists (select from pg_attribute where attrelid = tables and attname = 'iceberg_type' and not attisdropped),
+       coalesce(has_table_privilege(tables, 'select') and has_table_privilege(namespaces, 'select'), false),
+       coalesce(has_table_privilege(tables, 'insert') and has_any_column_privilege(tables, 'update')
+                and has_table_privilege(namespaces, 'insert'), false)
+from (select to_regclass('iceberg_tables') as tables, to_regclass('iceberg_namespace_properties') as namespaces) as found
+"""
+
+_engines: dict[tuple[object, ...], Engine] = {}
+_engines_lock = threading.Lock()
+
+
+def postgres_catalog(settings: Settings, properties: dict[str, Any], *, writing: bool) -> Catalog:
+    """PyIceberg's catalog on this process's connections, after a look whether its tables are there.
+
+    Raises:
+        CatalogError: the tables are missing, of an older form, or we may not read them, or not write them.
+    """
+    from pyiceberg.catalog.sql import SqlCatalog
+
+    connections = engine(settings)
+    _check(settings, connections, writing=writing)
+    # Its constructor makes an engine from the URI alone, without a pool's settings and with the password in the properties. So it
+    # gets a database that is nobody's, and then ours.
+    catalog = SqlCatalog(settings.catalog_name, **{**properties, "uri": "sqlite://", "init_catalog_tables": "false"})
+    catalog.engine.dispose()
+    catalog.engine = connections
+    catalog.properties["uri"] = properties["uri"]
+    return catalog
+
+
+def engine(settings: Settings) -> Engine:
+    """The process's connections to the catalog's database, made when they are first used.
+
+    Raises:
+        CatalogError: psycopg is not installed, or the URI is none.
+    """
+    password = settings.catalog_password
+    key = (settings.catalog, None if password is None else password.get_secret_value(), settings.catalog_password_file)
+    with _engines_lock:
+        if key not in _engines:
+            _engines[key] = create_engine(settings)
+        return _engines[key]
+
+
+def create_engine(settings: Settings, *, user: str | None = None, admin: bool = False) -> Engine:
+    """Connections to the catalog's database, as another user if one is given; ``admin``: with the admin's password."""
+    import sqlalchemy
+    from sqlalchemy import event
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        url = sqlalchemy.make_url(settings.catalog)
+    except ArgumentError:
+        raise CatalogError(f"{shown(settings)} is not a URI; write postgresql+psycopg://user@host:5432/database") from None
+    if user is not None:
+        url = url.set(username=user)
+    try:
+        made = sqlalchemy.create_engine(
+            url,
+            connect_args=_connect_arguments(url),
+            pool_size=_POOL_SIZE,
+            max_overflow=_POOL_OVERFLOW,
+            pool_timeout=_POOL_SECONDS,
+            pool_recycle=_RECYCLE_SECONDS,
+            pool_pre_ping=True,
+            # It would look for that extension's types on each connection.
+            use_native_hstore=False,
+        )
+    except ImportError as error:
+        raise CatalogError(
+            f"{shown(settings)} needs the driver psycopg ({error}); install it with `pip install 'rollup_assets[postgres]'`"
+        ) from error
+
+    def give_password(_dialect: Any, _record: Any, _arguments: Any, parameters: dict[str, Any]) -> None:
+        password = settings.read_catalog_password(admin=admin)
+        if password is not None:
+            parameters["password"] = password
+
+    event.listen(made, "do_connect", give_password)
+    return made
+
+
+def _connect_arguments(url: URL) -> dict[str, Any]:
+    """Timeouts, keepalives and our name; whatever the URI says about them goes before."""
+    ours: dict[str, Any] = {
+        "connect_timeout": _CONNECT_SECONDS,
+        "keepalives": 1,
+        "keepalives_idle": 30,
+        "keepalives_interval": 10,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 30_000,
+        "application_name": f"rollups {socket.gethostname()[:40]} {os.getpid()}",
+    }
+    timeouts = {
+        "statement_timeout": STATEMENT_TIMEOUT,
+        "lock_timeout": _LOCK_SECONDS,
+        "idle_in_transaction_session_timeout": _IDLE_IN_TRANSACTION_SECONDS,
+    }
+    options = [f"-c {name}={int(seconds * 1000)}" for name, seconds in timeouts.items()]
+    theirs = url.query.get("options", ())
+    options += [theirs] if isinstance(theirs, str) else theirs
+    return {name: value for name, value in ours.items() if name not in url.query} | {"options": " ".join(options)}
+
+
+def _check(settings: Settings, connections: Engine, *, writing: bool) -> None:
+    from sqlalchemy import text
+
+    with connections.connect() as connection:
+        exist, have_types, may_read, may_write = connection.execute(text(_PROBE)).one()
+    command = "`rollups catalog init`"
+    if not exist:
+        raise CatalogError(f"{shown(settings)}: schema not initialized, there are no Iceberg tables in it; run {command}")
+    if not have_types:
+        raise CatalogError(f"{shown(settings)}: its tables are of the older schema V0, without iceberg_type; run {command}, which adds it")
+    if not may_read or (writing and not may_write):
+        raise CatalogError(
+            f"{shown(settings)}: this user may not {'write' if may_read else 'read'} the catalog's tables; "
+            f"run {command}, which grants it what it needs, or correct the user in ROLLUP_CATALOG"
+        )
+
+
+def _forget_engines() -> None:
+    """A child process must not use its parent's connections, nor close them."""
+    for made in _engines.values():
+        made.dispose(close=False)
+    _engines.clear()
+
+
+os.register_at_fork(after_in_child=_forget_engines)

@@ -1,0 +1,68 @@
+"""A REST catalog: its credentials, and whether it can be reached, before PyIceberg opens it.
+
+Everything else about it is PyIceberg's, by ``ROLLUP_CATALOG_PROPERTIES``.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from rollup_assets.errors import CatalogError
+from rollup_assets.iceberg.faults import shown
+from rollup_assets.settings import Settings
+
+if TYPE_CHECKING:
+    from pyiceberg.catalog import Catalog
+
+CONNECT_SECONDS = 10.0
+_DEFAULT_PORTS = {"https": 443, "http": 80}
+
+
+def rest_catalog(settings: Settings, properties: dict[str, Any]) -> Catalog:
+    """PyIceberg's REST catalog.
+
+    The password is the client's secret where the URI names a user (OAuth2 client credentials), else a bearer token; requests that
+    are signed (``rest.sigv4-enabled``) use AWS's own credentials. ``ssl.cabundle`` names the authorities to trust.
+
+    Raises:
+        CatalogError: it cannot be reached within :data:`CONNECT_SECONDS`, or there are no credentials to sign with.
+    """
+    from pyiceberg import catalog as pyiceberg_catalog
+
+    parts = urlsplit(str(properties["uri"]))
+    user = unquote(parts.username or "")
+    properties = {**properties, "type": "rest", "uri": urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))}
+    if (bundle := properties.pop("ssl.cabundle", None)) is not None:
+        properties["ssl"] = {"cabundle": bundle}
+    if _is_signed(properties):
+        _check_aws_credentials(settings)
+    elif (password := settings.read_catalog_password()) is not None:
+        properties |= {"credential": f"{user}:{password}"} if user else {"token": password}
+    _check_reachable(settings, parts.hostname or "", parts.port or _DEFAULT_PORTS[parts.scheme])
+    return pyiceberg_catalog.load_catalog(settings.catalog_name, **properties)
+
+
+def _is_signed(properties: dict[str, Any]) -> bool:
+    return str(properties.get("rest.sigv4-enabled", "")).lower() == "true"
+
+
+def _check_aws_credentials(settings: Settings) -> None:
+    import boto3
+
+    if boto3.Session().get_credentials() is None:
+        raise CatalogError(
+            f"{shown(settings)}: requests are to be signed, but there are no AWS credentials; "
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+        )
+
+
+def _check_reachable(settings: Settings, host: str, port: int) -> None:
+    """PyIceberg waits for ever: it sets no timeout."""
+    try:
+        socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise CatalogError(
+            f"{shown(settings)} cannot be reached ({error.strerror or error}); start the server, or correct host and port in ROLLUP_CATALOG"
+        ) from error
