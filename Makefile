@@ -14,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DATA ?=
-PYTEST_ARGS ?= --numprocesses auto
+PYTEST_ARGS ?= --numprocesses auto --dist loadgroup
 
 ifneq ($(DATA),)
 export ROLLUP_HOME ?= .rollups/$(notdir $(patsubst %/,%,$(DATA)))

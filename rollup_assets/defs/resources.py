@@ -61,13 +61,14 @@ class Engine(dg.ConfigurableResource[Any]):
         # Importing dagster_pyspark takes seconds: not when the code location loads.
         from dagster_pyspark import LazyPySparkResource
 
-        from rollup_assets.engines.spark_session import prepare, session_properties
+        from rollup_assets.engines.spark_session import open_session
 
-        if self._spark is None:
-            prepare(settings)
-            self._spark = LazyPySparkResource(spark_config=dict(session_properties(settings)))
-        session: SparkSession = self._spark.spark_session
-        return session
+        def make(properties: dict[str, str]) -> SparkSession:
+            self._spark = self._spark or LazyPySparkResource(spark_config=dict(properties))
+            session: SparkSession = self._spark.spark_session
+            return session
+
+        return open_session(settings, make)
 
 
 def resources(settings: Settings) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,8 +91,12 @@ class SparkEngine:
     """Spark's driver handles tens of thousands; more only costs it time."""
 
     def __init__(self, session: Callable[[], SparkSession], *, task_memory: int) -> None:
-        self._session = session
+        self._open = session
         self.task_memory = task_memory
+
+    @functools.cached_property
+    def _session(self) -> SparkSession:
+        return self._open()
 
     def map(
         self, task: Callable[[Item, TaskContext], Result], items: Sequence[Item], *, stage: str, rows: int, progress: Progress
@@ -138,24 +143,40 @@ class SparkEngine:
 
     def _partitions(self, count: int) -> DataFrame:
         """One row a partition, with its number: what a job's tasks are hung on."""
-        return self._session().range(0, count, 1, count)
+        return self._session.range(0, count, 1, count)
 
     def _collect(self, frame: DataFrame) -> dict[tuple[bool, int], bytes]:
         """Run the job; an interrupt stops it on the cluster too."""
-        session = self._session()
+        add_tag, interrupt = _tagging(self._session)
         tag = f"rollup-{uuid.uuid4().hex}"
-        session.addTag(tag)
-        try:
+
+        def run() -> dict[tuple[bool, int], bytes]:
+            add_tag(tag)
             return {(row.merged, row.place): bytes(row.outcome) for row in frame.collect()}
-        except Exception as error:
-            raise _explained(error) from error
-        except BaseException:
-            with contextlib.suppress(Exception):
-                session.interruptTag(tag)
-            raise
-        finally:
-            with contextlib.suppress(Exception):
-                session.removeTag(tag)
+
+        # A thread of its own: the one that an interrupt reaches has to be able to talk to the JVM, and Py4J's connection is the thread's.
+        with ThreadPoolExecutor(1, thread_name_prefix="spark job") as thread:
+            job = thread.submit(run)
+            try:
+                return job.result()
+            except Exception as error:
+                raise explained(error) from error
+            except BaseException:
+                with contextlib.suppress(Exception):
+                    interrupt(tag)
+                raise
+
+
+def _tagging(session: SparkSession) -> tuple[Callable[[str], object], Callable[[str], object]]:
+    """How a session tags what a thread starts, and stops what has a tag."""
+    from pyspark.errors import PySparkException
+
+    try:
+        context = session.sparkContext
+    except PySparkException:  # Spark Connect has none
+        return session.addTag, session.interruptTag
+    # The session's own interruptTag() finds nothing to stop in Spark 4.1.4 unless the session is remote: a collect() ran on to its end.
+    return context.addJobTag, context.cancelJobsWithTag
 
 
 @contextlib.contextmanager
@@ -275,7 +296,7 @@ def _result(outcome: bytes) -> Any:
     return result
 
 
-def _explained(error: Exception) -> Exception:
+def explained(error: Exception) -> Exception:
     """The error that a failed job ends with: in words where the cause is known, else what the executor said last."""
     text = str(error)
     if "No module named" in text or "ModuleNotFoundError" in text:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -60,17 +62,28 @@ def is_local(settings: Settings) -> bool:
     return not settings.spark_remote and settings.spark_master.startswith("local")
 
 
-def create_session(settings: Settings) -> SparkSession:
-    """The process's session, made if there is none.
+def open_session(settings: Settings, make: Callable[[dict[str, str]], SparkSession] | None = None) -> SparkSession:
+    """The process's session, made if there is none: by ``make``, from its properties, or by PySpark.
 
     Raises:
         EngineError: PySpark or Java is missing, or the master or Connect server cannot be reached; says what to do.
     """
     prepare(settings)
+    in_charge = threading.current_thread() is threading.main_thread()
+    interrupted = signal.getsignal(signal.SIGINT)
+    try:
+        return (make or _make)(session_properties(settings))
+    finally:
+        # PySpark takes Ctrl-C for itself, so that Dagster would not learn that a run was terminated; the engine stops its own jobs.
+        if in_charge:
+            signal.signal(signal.SIGINT, interrupted)
+
+
+def _make(properties: dict[str, str]) -> SparkSession:
     from pyspark.sql import SparkSession
 
     builder = SparkSession.builder
-    for name, value in session_properties(settings).items():
+    for name, value in properties.items():
         builder = builder.config(name, value)
     session: SparkSession = builder.getOrCreate()
     return session

@@ -1,0 +1,216 @@
+"""The Spark engine on a local session: the protocol's promises, errors of ours as they are, tries that leave nothing behind."""
+
+from __future__ import annotations
+
+import functools
+import os
+import pickle
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from rollup_assets.engines.base import Blocks, Emit, NoProgress, TaskContext
+from rollup_assets.errors import EngineError, RollupOverflowError
+from rollup_assets_tests.engines.test_local import Watched
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+    from rollup_assets.engines.spark import SparkEngine
+
+MEMORY = 300 << 20
+
+pytestmark = pytest.mark.xdist_group("spark")
+
+
+@pytest.fixture
+def engine(spark_session: SparkSession) -> SparkEngine:
+    from rollup_assets.engines.spark import SparkEngine
+
+    return SparkEngine(lambda: spark_session, task_memory=MEMORY)
+
+
+def run(engine: SparkEngine, task: Any, items: Sequence[Any], progress: Any = None) -> list[Any]:
+    return engine.map(task, items, stage="stage", rows=7, progress=progress or NoProgress())
+
+
+# Tasks are sent to other processes: functions of this module.
+
+
+def square(item: int, context: TaskContext) -> int:
+    time.sleep(0.02 if item % 3 == 0 else 0)
+    assert context.memory == MEMORY
+    return item * item
+
+
+def identity(item: int, context: TaskContext) -> tuple[int, int]:  # noqa: ARG001
+    return item, os.getpid()
+
+
+def overflow(item: int, context: TaskContext) -> int:  # noqa: ARG001
+    if item == 3:
+        raise RollupOverflowError("series 7 overflows")
+    return item
+
+
+def broken(item: int, context: TaskContext) -> int:  # noqa: ARG001
+    if item == 3:
+        raise OSError("the disk is gone")
+    return item
+
+
+def wait_long(item: int, context: TaskContext) -> None:  # noqa: ARG001
+    time.sleep(60)
+
+
+def scratch(item: int, context: TaskContext) -> tuple[str, str]:  # noqa: ARG001
+    folder = Path(context.scratch_folder())
+    (folder / "spilled").write_bytes(b"x")
+    return str(folder), context.attempt
+
+
+def emit_all(emitted: list[list[tuple[int, bytes]]], task: int, emit: Emit, context: TaskContext) -> int:  # noqa: ARG001
+    for number, (bucket, payload) in enumerate(emitted[task]):
+        emit(bucket, b"%d:%d" % (task, number), [payload[:1], payload[1:]])
+    return len(emitted[task])
+
+
+def merge_all(group: Sequence[int], sources: Sequence[Blocks], context: TaskContext) -> tuple[list[int], list[Any]]:  # noqa: ARG001
+    found = []
+    for bucket, source in zip(group, sources, strict=True):
+        once = [(bucket, task, header, bytes(payload)) for task, header, payload in source]
+        assert [(bucket, task, header, bytes(payload)) for task, header, payload in source] == once
+        assert list(source.headers()) == [(task, header) for _, task, header, _ in once]
+        found += once
+    return list(group), found
+
+
+def failing_merge(group: Sequence[int], sources: Sequence[Blocks], context: TaskContext) -> None:  # noqa: ARG001
+    raise RollupOverflowError(f"group {list(group)} overflows")
+
+
+def test_results_are_in_the_order_of_the_items_whichever_is_done_first(engine: SparkEngine) -> None:
+    watched = Watched()
+    assert run(engine, square, range(20), watched) == [item * item for item in range(20)]
+    assert watched.stages() == [("start", "stage"), ("finish", "stage")]
+    assert watched.done("stage") == 7
+
+
+def test_nothing_to_do_starts_no_session() -> None:
+    from rollup_assets.engines.spark import SparkEngine
+
+    def none() -> SparkSession:
+        raise AssertionError("a session was asked for")
+
+    engine = SparkEngine(none, task_memory=MEMORY)
+    assert run(engine, square, []) == []
+    assert engine.map_shuffle(emit_all, [], merge_all, [], stages=("split", "merge"), rows=0, progress=NoProgress()) == ([], [])
+
+
+def test_tasks_run_in_other_processes(engine: SparkEngine) -> None:
+    found = run(engine, identity, range(4))
+    assert [item for item, _ in found] == [0, 1, 2, 3]
+    assert os.getpid() not in {process for _, process in found}
+
+
+def test_every_block_is_moved_once_in_the_order_of_tasks_and_of_emission(engine: SparkEngine) -> None:
+    """To the group that has its bucket; groups and tasks without any block give their results too."""
+    emitted = [[(task % 3, b"%d" % number * number) for number in range(task * 5)] for task in range(6)] + [[]]
+    emitted[2] += [(6, b"far")]
+    groups = [[0, 1], [2], [3, 4, 5], [6]]
+    watched = Watched()
+    counts, merged = engine.map_shuffle(
+        functools.partial(emit_all, emitted), range(7), merge_all, groups, stages=("split", "merge"), rows=9, progress=watched
+    )
+    assert counts == [len(blocks) for blocks in emitted]
+    assert [group for group, _ in merged] == groups
+    for group, found in merged:
+        assert found == [
+            (bucket, task, b"%d:%d" % (task, number), payload)
+            for bucket in group
+            for task, blocks in enumerate(emitted)
+            for number, (to, payload) in enumerate(blocks)
+            if to == bucket
+        ]
+    assert watched.done("split") == watched.done("merge") == 9
+
+
+def test_without_items_the_groups_still_give_results(engine: SparkEngine) -> None:
+    split = functools.partial(emit_all, [])
+    found = engine.map_shuffle(split, [], merge_all, [[0, 1], [2]], stages=("split", "merge"), rows=0, progress=NoProgress())
+    assert found == ([], [([0, 1], []), ([2], [])])
+
+
+def test_an_error_of_ours_is_raised_as_it_is_and_not_tried_again(engine: SparkEngine) -> None:
+    with pytest.raises(RollupOverflowError, match=r"^series 7 overflows$"):
+        run(engine, overflow, range(5))
+    split = functools.partial(emit_all, [[]])
+    with pytest.raises(RollupOverflowError, match=r"^group "):
+        engine.map_shuffle(split, [0], failing_merge, [[0]], stages=("split", "merge"), rows=0, progress=NoProgress())
+
+
+def test_another_error_ends_the_step_with_what_the_task_said(engine: SparkEngine) -> None:
+    with pytest.raises(Exception, match="the disk is gone"):
+        run(engine, broken, range(5))
+
+
+def test_scratch_folders_are_deleted_and_tries_have_names(engine: SparkEngine) -> None:
+    found = run(engine, scratch, range(3))
+    assert not any(Path(folder).exists() for folder, _ in found)
+    names = [name for _, name in found]
+    assert len(set(names)) == 3
+    assert all(name.startswith("try-") for name in names)
+
+
+def test_an_interrupt_stops_the_job_on_the_cluster(engine: SparkEngine, spark_session: SparkSession) -> None:
+    """Ctrl-C, or Dagster's termination of a run, raises KeyboardInterrupt in the main thread."""
+
+    def interrupt() -> None:
+        time.sleep(3)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    interrupting = threading.Thread(target=interrupt)
+    interrupting.start()
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run(engine, wait_long, range(2))
+    interrupting.join()
+    deadline = time.monotonic() + 20
+    while spark_session.sparkContext.statusTracker().getActiveJobsIds():
+        assert time.monotonic() < deadline, "the job goes on"
+        time.sleep(0.2)
+    assert time.monotonic() - began < 50, "nobody waited for the tasks"
+
+
+def test_workers_with_another_version_are_told_apart(engine: SparkEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rollup_assets.engines.spark.__version__", "99.0")
+    with pytest.raises(EngineError, match=r"^Spark's workers run rollup_assets \S+, the driver 99\.0; give both the same environment"):
+        run(engine, square, range(2))
+
+
+def test_workers_without_the_package_are_named() -> None:
+    from rollup_assets.engines.spark import explained
+
+    said = "pyspark.errors.PythonException: ...\n  File x\nModuleNotFoundError: No module named 'rollup_assets'\n\tat org.apache"
+    error = explained(RuntimeError(said))
+    assert isinstance(error, EngineError)
+    assert str(error).startswith("Spark's workers have no Python package rollup_assets: they need rollup_assets and its dependencies.")
+    assert "ROLLUP_SPARK_CONF" in str(error)
+
+
+def test_work_of_steps_can_be_sent() -> None:
+    """What the steps send is pickled by Python itself, so it must not hold connections, locks or closures."""
+    from rollup_assets.steps.roll_up_shards import roll_up_shards
+    from rollup_assets.steps.sort import sort_shards
+    from rollup_assets.steps.split import split_files
+
+    assert [pickle.loads(pickle.dumps(task)) for task in (split_files, sort_shards, roll_up_shards)] == [
+        split_files,
+        sort_shards,
+        roll_up_shards,
+    ]

@@ -1,0 +1,106 @@
+"""What the Spark session is made of, and one sentence for everything that can be missing."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rollup_assets.engines import spark_session
+from rollup_assets.errors import EngineError
+from rollup_assets.settings import Settings, load_settings
+
+
+def spark_settings(home: Path, **overrides: Any) -> Settings:
+    return load_settings(home=str(home), engine="spark", **overrides)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def java(folder: Path, version: str) -> Path:
+    """A program that says it is Java of this version."""
+    program = folder / "bin" / "java"
+    program.parent.mkdir(parents=True)
+    program.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\" 2025-01-01' >&2\n")
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    return folder
+
+
+def test_what_the_user_sets_goes_before_ours(tmp_path: Path) -> None:
+    properties = spark_session.session_properties(
+        spark_settings(tmp_path, spark_master="local[3]", spark_conf={"spark.shuffle.compress": "true", "spark.extra": "1"})
+    )
+    assert properties["spark.master"] == "local[3]"
+    assert properties["spark.shuffle.compress"] == "true"
+    assert properties["spark.extra"] == "1"
+    assert properties["spark.sql.adaptive.enabled"] == "false"
+
+
+def test_a_connect_server_gets_only_what_a_session_may_set(tmp_path: Path) -> None:
+    properties = spark_session.session_properties(
+        spark_settings(tmp_path, spark_remote="sc://spark:15002", spark_conf={"spark.sql.x": "1"})
+    )
+    assert properties["spark.remote"] == "sc://spark:15002"
+    assert "spark.master" not in properties
+    assert all(name.startswith(("spark.sql.", "spark.remote")) for name in properties)
+
+
+def test_local_workers_run_the_drivers_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setenv("PYSPARK_PYTHON", "/somewhere/else")
+    monkeypatch.setattr(spark_session, "require_java", lambda: "17")
+    spark_session.prepare(spark_settings(tmp_path, spark_master="local[2]"))
+    assert os.environ["PYSPARK_PYTHON"] == sys.executable
+    spark_session.prepare(spark_settings(tmp_path, spark_conf={"spark.pyspark.python": "./environment/bin/python"}))
+    assert os.environ["PYSPARK_PYTHON"] == "./environment/bin/python"
+
+
+def test_missing_java_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(
+        EngineError, match=r"^ROLLUP_ENGINE=spark needs Java 17 or 21, and there is none on the PATH and JAVA_HOME is not set;"
+    ):
+        spark_session.require_java({"PATH": str(tmp_path)})
+    with pytest.raises(EngineError, match=rf"JAVA_HOME={tmp_path} has none; install it, set JAVA_HOME, or set ROLLUP_ENGINE=local$"):
+        spark_session.require_java({"PATH": os.environ["PATH"], "JAVA_HOME": str(tmp_path)})
+
+
+@pytest.mark.parametrize("version", ["11.0.2", "1.8.0_392", "25"])
+def test_java_of_another_version_is_one_sentence(version: str, tmp_path: Path) -> None:
+    home = java(tmp_path / "jdk", version)
+    number = version.removeprefix("1.")
+    with pytest.raises(EngineError, match=rf"has version {number}, and Spark 4\.1 needs Java 17 or 21; install it and set JAVA_HOME$"):
+        spark_session.require_java({"JAVA_HOME": str(home)})
+
+
+@pytest.mark.parametrize("version", ["17.0.15", "21"])
+def test_java_that_spark_runs_on_is_found(version: str, tmp_path: Path) -> None:
+    assert spark_session.require_java({"JAVA_HOME": str(java(tmp_path / "jdk", version))}) == version
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "scheme"), [("ROLLUP_SPARK_MASTER", "spark_master", "spark"), ("ROLLUP_SPARK_REMOTE", "spark_remote", "sc")]
+)
+def test_a_server_that_is_not_there_is_one_sentence(
+    name: str, field: str, scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spark_session, "require_java", lambda: "17")
+    uri = f"{scheme}://127.0.0.1:{free_port()}"
+    with pytest.raises(EngineError, match=rf"^{name}={uri} cannot be reached \(.*refused\); start it there, or correct {name}$"):
+        spark_session.prepare(spark_settings(tmp_path, **{field: uri}))
+
+
+def test_a_missing_pyspark_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "pyspark", None)
+    with pytest.raises(EngineError, match=r"^ROLLUP_ENGINE=spark needs the Python package pyspark; install rollup_assets\[spark\]$"):
+        spark_session.require_pyspark(connect=False)
