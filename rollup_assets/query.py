@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rollup_assets.errors import QueryError
 from rollup_assets.settings import Settings
+from rollup_assets.storage.storage_errors import explains_storage_errors
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 VIEW = "rollups"
 
 
+@explains_storage_errors
 def query(settings: Settings, sql: str) -> pa.Table:
     """The answer to one statement. Times are UTC.
 

@@ -17,6 +17,7 @@ from rollup_assets.steps.planning import content_parameters, rollup_parameters
 from rollup_assets.steps.results import CODE_VERSION, Waiting
 from rollup_assets.steps.rollup import find_inputs
 from rollup_assets.storage.manifests import QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Manifest, Stage
+from rollup_assets.storage.storage_errors import explains_storage_errors
 
 
 @dataclass(slots=True)
@@ -60,6 +61,7 @@ class PartitionStatus:
         return "staged" if self.staged else "empty"
 
 
+@explains_storage_errors
 def status(settings: Settings, batches: Iterable[Batch] | None = None, *, now: dt.datetime | None = None) -> list[PartitionStatus]:
     """The partitions of ``batches``; without them, all that have raw files or anything staged, and those that follow from them.
 

@@ -16,6 +16,7 @@ from pydantic import Field, PrivateAttr
 from rollup_assets.settings import Settings
 
 if TYPE_CHECKING:
+    from dagster_aws.s3 import S3Resource
     from dagster_pyspark import LazyPySparkResource
     from pyspark.sql import SparkSession
 
@@ -28,6 +29,22 @@ class Storage(dg.ConfigurableResource[Any]):
     raw: str = Field(description="Landing zone, path or URI. Empty: as ROLLUP_RAW says.")
     stage: str = Field(description="Staged assets, path or URI. Empty: as ROLLUP_STAGE says.")
     warehouse: str = Field(description="Iceberg warehouse, path or URI. Empty: as ROLLUP_WAREHOUSE says.")
+    s3_endpoint: str = Field(default="", description="URL of the S3 server. Empty: as ROLLUP_S3_ENDPOINT says, else Amazon's.")
+    s3_region: str = Field(default="", description="Its region. Empty: as ROLLUP_S3_REGION or the AWS environment says.")
+    s3_path_style: bool = Field(default=False, description="endpoint/bucket instead of bucket.endpoint.")
+    s3_ca_bundle: str = Field(default="", description="PEM file with the authorities to trust. Empty: as ROLLUP_S3_CA_BUNDLE says.")
+
+    def s3(self) -> S3Resource:
+        """What lists the landing zone on S3, for sensors and whatever else has Dagster's resources at hand; same client as the steps'."""
+        # Importing dagster_aws takes a second: not when the code location loads.
+        from rollup_assets.defs.s3_resource import SettingsS3Resource
+
+        return SettingsS3Resource(
+            endpoint_url=self.s3_endpoint or None,
+            region_name=self.s3_region or None,
+            path_style=self.s3_path_style,
+            ca_bundle=self.s3_ca_bundle,
+        )
 
 
 class Catalog(dg.ConfigurableResource[Any]):
@@ -74,7 +91,15 @@ class Engine(dg.ConfigurableResource[Any]):
 def resources(settings: Settings) -> dict[str, Any]:
     """The three resources as the settings say."""
     return {
-        "storage": Storage(raw=_shown(settings.raw), stage=_shown(settings.stage), warehouse=_shown(settings.warehouse)),
+        "storage": Storage(
+            raw=_shown(settings.raw),
+            stage=_shown(settings.stage),
+            warehouse=_shown(settings.warehouse),
+            s3_endpoint=settings.s3.endpoint,
+            s3_region=settings.s3.region,
+            s3_path_style=settings.s3.path_style,
+            s3_ca_bundle=settings.s3.ca_bundle,
+        ),
         "catalog": Catalog(
             catalog=_shown(settings.catalog),
             catalog_name=settings.catalog_name,

@@ -26,6 +26,7 @@ from rollup_assets.generator.fleet import Fleet, Points
 from rollup_assets.settings import Settings, format_duration
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.landing_zone import LandingZone
+from rollup_assets.storage.storage_errors import explains_storage_errors
 
 ROW_GROUP = 1_000_000
 BAD_FILES = ("truncated", "corrupt", "zero-byte", "wrong-schema")
@@ -63,6 +64,7 @@ class Generated:
     """Rows (and ``bad_files``) that are wrong or unusual, by kind."""
 
 
+@explains_storage_errors
 def generate(
     settings: Settings,
     batches: Sequence[Batch],

@@ -14,6 +14,7 @@ from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps.planning import rollup_parameters
 from rollup_assets.steps.results import CODE_VERSION, Published
 from rollup_assets.storage.manifests import ROLLUP_TABLE, ROLLUPS, Manifest
+from rollup_assets.storage.storage_errors import explains_storage_errors
 
 if TYPE_CHECKING:
     from pyiceberg.table import Table
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from rollup_assets.iceberg.publish import Replacement
 
 
+@explains_storage_errors
 def publish(pipeline: Pipeline, batch: Batch, *, run_id: str = "", force: bool = False) -> Published:
     """Make the table's labels ``[batch.start, batch.end)`` those of the current rollups manifest, in one snapshot.
 

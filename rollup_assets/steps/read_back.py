@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from rollup_assets.batches import Batch
 from rollup_assets.iceberg.reading import RangeCounts
 from rollup_assets.pipeline import Pipeline
+from rollup_assets.storage.storage_errors import explains_storage_errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class TableState:
     """None for a table that never had a snapshot, or is not there."""
 
 
+@explains_storage_errors
 def read_back(pipeline: Pipeline, batch: Batch) -> TableState:
     """Look at the table as any reader would: through the catalog."""
     from rollup_assets.iceberg.catalog import open_catalog

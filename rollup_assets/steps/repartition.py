@@ -18,6 +18,7 @@ from rollup_assets.steps.planning import content_parameters, shard_groups, split
 from rollup_assets.steps.results import CODE_VERSION, StagedBatch
 from rollup_assets.steps.sort import SortResult, SortTask, sort_shards
 from rollup_assets.steps.split import SplitResult, SplitTask, split_files
+from rollup_assets.storage.filesystems import in_parallel
 from rollup_assets.storage.landing_zone import version_of
 from rollup_assets.storage.manifests import (
     PARTIAL_POINTS,
@@ -31,10 +32,12 @@ from rollup_assets.storage.manifests import (
 )
 from rollup_assets.storage.quarantine import BadFile
 from rollup_assets.storage.raw_files import count_rows
+from rollup_assets.storage.storage_errors import explains_storage_errors
 
 _FILES_NAMED = 3
 
 
+@explains_storage_errors
 def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progress: Progress | None = None) -> StagedBatch:
     """Stage the raw files of a batch.
 
@@ -43,6 +46,8 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
     Raises:
         QuarantineError: too many rows or files are quarantined; they are staged (``error.quarantined``), the datapoints are not.
         RollupOverflowError: an open window overflows int64; nothing is staged.
+        StorageError: raw data cannot be read, or the stage not written; nothing is staged.
+        ConcurrentWriteError: another run staged the batch at the same time, with another result.
     """
     progress = progress or NoProgress()
     settings = pipeline.settings
@@ -54,7 +59,7 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
     started = time.perf_counter()
     attempt = new_attempt()
     root = pipeline.landing_zone.root
-    known_rows = sum(count_rows(root / file.path) for file in files)
+    known_rows = sum(in_parallel(count_rows, [root / file.path for file in files], local=root.is_local))
     parameters = content_parameters(settings)
     sort_task = SortTask(
         batch=batch,
@@ -103,16 +108,21 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
             timings=timings,
         )
 
+    def commit(asset: str, found: list[StagedFile], counters: dict[str, object], *, later: tuple[str, ...] = ()) -> Manifest:
+        try:
+            return pipeline.stage.commit(manifest(asset, found, counters), batch)
+        except BaseException:
+            _discard(pipeline, batch, attempt, later)
+            raise
+
     counts = _counts(split, merged, len(files))
     reasons = _reasons(split)
     bad_files = sorted((bad for result in split for bad in result.bad_files), key=lambda bad: bad.path)
-    quarantined = pipeline.stage.commit(
-        manifest(
-            QUARANTINED,
-            [file for result in merged for file in result.quarantined],
-            {name: counts[name] for name in ("rows_read", "rows_quarantined", "bad_files")} | {"reasons": reasons},
-        ),
-        batch,
+    quarantined = commit(
+        QUARANTINED,
+        [file for result in merged for file in result.quarantined],
+        {name: counts[name] for name in ("rows_read", "rows_quarantined", "bad_files")} | {"reasons": reasons},
+        later=(REPARTITIONED, PARTIAL_POINTS),
     )
     by_file = {
         path: rows
@@ -135,17 +145,13 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
         for place, resolution in enumerate(settings.resolutions)
     }
     # Partial points first: whoever finds the datapoints' manifest finds theirs too.
-    partial = pipeline.stage.commit(
-        manifest(
-            PARTIAL_POINTS,
-            [file for result in merged for file in result.partial_points],
-            {"series": counts["series"], "counts": open_counts, "windows": windows},
-        ),
-        batch,
+    partial = commit(
+        PARTIAL_POINTS,
+        [file for result in merged for file in result.partial_points],
+        {"series": counts["series"], "counts": open_counts, "windows": windows},
+        later=(REPARTITIONED,),
     )
-    repartitioned = pipeline.stage.commit(
-        manifest(REPARTITIONED, [file for result in merged for file in result.datapoints], dict(counts)), batch
-    )
+    repartitioned = commit(REPARTITIONED, [file for result in merged for file in result.datapoints], dict(counts))
     return StagedBatch(repartitioned, partial, quarantined, unchanged=False)
 
 

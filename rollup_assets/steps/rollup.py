@@ -21,6 +21,7 @@ from rollup_assets.steps.results import CODE_VERSION, RolledUp, Waiting
 from rollup_assets.steps.roll_up_shards import RollupResult, RollupTask, checksums, roll_up_shards
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLUPS, Manifest, content_digest, new_attempt
+from rollup_assets.storage.storage_errors import explains_storage_errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class RollupInputs:
         return {REPARTITIONED: {batch.key: self.datapoints.digest if self.datapoints else None}, PARTIAL_POINTS: partial}
 
 
+@explains_storage_errors
 def roll_up(pipeline: Pipeline, batch: Batch, *, force: bool = False, progress: Progress | None = None) -> RolledUp | Waiting:
     """Roll up a staged batch into data files that are not yet part of the table.
 

@@ -108,7 +108,7 @@ def _split_file(
     reasons: dict[str, int] = {}
     bad: BadFile | None = None
     try:
-        raw = RawFile(task.landing_zone / file.path, task.value_column)
+        raw = RawFile(task.landing_zone / file.path, task.value_column, file.version)
         if raw.problem:
             bad = BadFile(file.path, SCHEMA_MISMATCH, raw.problem, raw.row_count)
         else:

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rollup_assets.batches import Batch
+from rollup_assets.errors import StaleInputError, StorageError
+from rollup_assets.storage.storage_errors import is_damage, storage_error
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -110,15 +112,19 @@ class RawFile:
 
     Raises:
         UnreadableFileError: from the constructor and from :meth:`rows`, if the file is damaged.
+        StorageError: likewise, if network, disk or permissions are in the way, which says nothing about the file.
+        StaleInputError: from the constructor, if the file is not the ``version`` that was listed.
     """
 
-    def __init__(self, place: Place, value_column: str) -> None:
+    def __init__(self, place: Place, value_column: str, version: str | None = None) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
+        self._place = place
         self._value_column = value_column
         try:
             source = place.open_input()
+            _check_version(place, source, version)
             metadata = pq.read_metadata(source)
             # Asking for the dictionary of a column that is not there, or is a struct, is a KeyError.
             paths = {metadata.schema.column(index).path for index in range(metadata.num_columns)}
@@ -128,7 +134,7 @@ class RawFile:
             )
             self._schema: pa.Schema = self._file.schema_arrow
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise UnreadableFileError(_first_line(error)) from error
+            raise _reading_error(error, place) from error
         self.row_count: int = self._file.metadata.num_rows
         self.problem = schema_problem(self._schema, value_column)
 
@@ -146,7 +152,7 @@ class RawFile:
                     yield _normalised(table, position, self._value_column, batch)
                 position += table.num_rows
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise UnreadableFileError(_first_line(error)) from error
+            raise _reading_error(error, self._place) from error
 
     def _tables(self, columns: list[str], most_rows: int) -> Iterator[pa.Table]:
         import pyarrow as pa
@@ -160,14 +166,42 @@ class RawFile:
 
 
 def count_rows(place: Place) -> int:
-    """Rows of a raw file by its footer; 0 if it cannot be read."""
+    """Rows of a raw file by its footer; 0 if it is damaged.
+
+    Raises:
+        StorageError: network, disk or permissions are in the way.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return int(pq.read_metadata(place.open_input()).num_rows)
-    except (pa.ArrowException, OSError, ValueError):
-        return 0
+        with place.open_input() as source:
+            return int(pq.read_metadata(source).num_rows)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        found = _reading_error(error, place)
+        if isinstance(found, UnreadableFileError):
+            return 0
+        raise found from error
+
+
+def _check_version(place: Place, source: pa.NativeFile, version: str | None) -> None:
+    if version is None or not version.startswith("etag:"):
+        return
+    etag = (source.metadata() or {}).get("ETag", b"").decode().strip('"')
+    if etag and f"etag:{etag}" != version:
+        raise StaleInputError(f"{place.uri} was replaced after it had been listed; run the same command again")
+
+
+def _reading_error(error: Exception, place: Place) -> UnreadableFileError | StorageError:
+    """A damaged file is quarantined; what keeps us from reading it stops the step instead."""
+    if known := storage_error(error, place.uri, place.s3) if isinstance(error, OSError) else None:
+        return known
+    if is_damage(error):
+        return UnreadableFileError(_first_line(error))
+    if isinstance(error, FileNotFoundError):
+        return StorageError(f"{place.uri} is gone since it was listed; run the same command again")
+    reason = getattr(error, "strerror", None) or _first_line(error)
+    return StorageError(f"{place.uri} cannot be read ({reason}); let this user read all of ROLLUP_RAW, and run the same command again")
 
 
 def _first_line(error: Exception) -> str:

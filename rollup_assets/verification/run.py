@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from rollup_assets.batches import Batch, to_datetime
 from rollup_assets.engines.base import NoProgress, Progress
 from rollup_assets.settings import Settings, format_duration
-from rollup_assets.storage.filesystems import Place
+from rollup_assets.storage.filesystems import Place, in_parallel
 from rollup_assets.storage.landing_zone import LandingZone
 from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, Stage
+from rollup_assets.storage.storage_errors import explains_storage_errors
 from rollup_assets.verification.raw import RawCounts, RawPoints
 from rollup_assets.verification.report import RELATIVE_TOLERANCE, Difference, Verification, VerifiedPartition
 from rollup_assets.verification.windows import expected_rows
@@ -37,6 +38,7 @@ _DERIVED = {"average_rollup": "e.sum_error / e.count_rollup", "rate_rollup": "e.
 _COLUMNS = (*_SAME, *_ADDED, *_DERIVED)
 
 
+@explains_storage_errors
 def verify(
     settings: Settings, batches: Sequence[Batch] | None = None, *, first_differences: int = 20, progress: Progress | None = None
 ) -> Verification:
@@ -191,7 +193,8 @@ class _Comparison:
     def _rows_of(self, batch: Batch) -> int:
         from rollup_assets.storage.raw_files import count_rows
 
-        return sum(count_rows(self._landing_zone.place(file)) for file in self._landing_zone.files(batch))
+        places = [self._landing_zone.place(file) for file in self._landing_zone.files(batch)]
+        return sum(in_parallel(count_rows, places, local=self._landing_zone.root.is_local))
 
     # ------------------------------------------------------------------------------------------------------------ table
 
