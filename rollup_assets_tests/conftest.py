@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -99,6 +100,26 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgr
 
 
 @pytest.fixture(scope="session")
+def fresh_catalog(postgres_server: PostgresServer) -> Callable[[], dict[str, Any]]:
+    """``fresh_catalog()``: settings of a new catalog in PostgreSQL, with a role that may do what runs need and no more."""
+    numbers = itertools.count(1)
+
+    def fresh() -> dict[str, Any]:
+        from rollup_assets.iceberg.database import initialize
+        from rollup_assets.settings import load_settings
+
+        database = role = f"catalog_{next(numbers)}"
+        postgres_server.create_role(role, "its password")
+        postgres_server.create_database(database)
+        settings = {"catalog": postgres_server.uri(database, role), "catalog_password": "its password"}
+        admin = load_settings(**settings, catalog_admin_password=postgres_server.superuser_password)
+        initialize(admin, admin=postgres_server.superuser)
+        return settings
+
+    return fresh
+
+
+@pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """An S3 server of this session, with the buckets ``raw`` and ``lake``; tests keep to a folder of their own in them."""
     from deploy.servers.seaweedfs import seaweedfs
@@ -117,8 +138,11 @@ def s3_server_tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server
 
 
 @pytest.fixture(scope="session")
-def spark_session() -> Iterator[SparkSession]:
-    """One local session with two cores; tests that use it are of the xdist group ``spark``, so that one process has it."""
+def spark_session(s3_server: S3Server) -> Iterator[SparkSession]:
+    """One local session with two cores; tests that use it are of the xdist group ``spark``, so that one process has it.
+
+    Its workers have the credentials of ``s3_server`` in their environment, as they would on a cluster.
+    """
     from rollup_assets.engines.spark_session import open_session, require_java
     from rollup_assets.errors import EngineError
     from rollup_assets.settings import load_settings
@@ -132,6 +156,10 @@ def spark_session() -> Iterator[SparkSession]:
         # Tasks of tests are functions of tests.
         "spark.executorEnv.PYTHONPATH": str(Path(__file__).parent.parent),
     }
-    session = open_session(load_settings(engine="spark", spark_master="local[2]", spark_conf=conf))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in s3_server.environment.items():
+            if name.startswith("AWS_"):
+                patch.setenv(name, value)
+        session = open_session(load_settings(engine="spark", spark_master="local[2]", spark_conf=conf))
     yield session
     session.stop()

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rollup_assets.iceberg.faults import catalog_faults
+from rollup_assets.errors import CatalogError
+from rollup_assets.iceberg.faults import catalog_faults, shown
 from rollup_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ def _load_catalog(settings: Settings, *, writing: bool) -> Catalog:
 
 def _any_catalog(settings: Settings, properties: dict[str, Any]) -> Catalog:
     from pyiceberg import catalog as pyiceberg_catalog
+    from pyiceberg.exceptions import NotInstalledError
     from sqlalchemy.exc import DBAPIError
 
     if (database := sqlite_database(settings)) is not None:
@@ -110,6 +112,11 @@ def _any_catalog(settings: Settings, properties: dict[str, Any]) -> Catalog:
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             return pyiceberg_catalog.load_catalog(settings.catalog_name, **properties)
+        except (ValueError, NotInstalledError) as error:
+            raise CatalogError(
+                f"{shown(settings)} names no catalog that can be opened ({error}); write sqlite:///, postgresql+psycopg:// or "
+                "rest+https://, or name PyIceberg's type of catalog in ROLLUP_CATALOG_PROPERTIES, as type=glue"
+            ) from error
         except DBAPIError:
             # Two processes that make the catalog's tables at once: the second finds them half made, and whole when it looks again.
             if attempt == _ATTEMPTS:

@@ -42,6 +42,11 @@ _REFUSALS = (
         "does not have that database",
         "correct its name in ROLLUP_CATALOG, or create it and run `rollups catalog init`",
     ),
+    (
+        r"invalid connection option|invalid (sslmode|integer) value",
+        "has an option that is none",
+        "correct what follows the ? in ROLLUP_CATALOG",
+    ),
     (r"permission denied for database", "does not let the user in", _GRANT),
     (r"pg_hba\.conf", "does not let this machine in as that user", "correct the user in ROLLUP_CATALOG, or allow it in pg_hba.conf"),
     (
@@ -135,5 +140,5 @@ def _reason(error: Exception) -> str:
     """What the driver or client says, on one line, without the statement and the advice that libraries append."""
     text = str(getattr(error, "orig", None) or error)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    found = " ".join(dict.fromkeys(line for line in lines if not line.startswith(("DETAIL:", "HINT:", "Is the server running"))))
-    return found[:500]
+    found = " ".join(dict.fromkeys(line for line in lines if not line.startswith(("DETAIL:", "HINT:", "LINE ", "^", "Is the server"))))
+    return found.removeprefix("connection failed: ")[:500]

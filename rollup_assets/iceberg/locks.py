@@ -121,7 +121,7 @@ class AdvisoryLock(TableLock):
             CatalogError: the server cannot be reached.
         """
         from sqlalchemy import text
-        from sqlalchemy.exc import DBAPIError
+        from sqlalchemy.exc import SQLAlchemyError
 
         from rollup_assets.iceberg.postgres import engine
 
@@ -136,8 +136,8 @@ class AdvisoryLock(TableLock):
                         {"name": name, "value": str(milliseconds)},
                     )
                 self._connection.execute(text("select pg_advisory_lock(:key)"), {"key": self.key})
-            except DBAPIError as error:
-                refused = getattr(error.orig, "sqlstate", None) == _LOCK_NOT_AVAILABLE
+            except SQLAlchemyError as error:
+                refused = getattr(getattr(error, "orig", None), "sqlstate", None) == _LOCK_NOT_AVAILABLE
                 holder = self._holder() if refused else ""
                 self.release()
                 if not refused:
@@ -153,13 +153,13 @@ class AdvisoryLock(TableLock):
     def is_held(self) -> bool:
         """Ask the server; any doubt is a no."""
         from sqlalchemy import text
-        from sqlalchemy.exc import DBAPIError
+        from sqlalchemy.exc import SQLAlchemyError
 
         if self._connection is None:
             return False
         try:
             return self._connection.execute(text(f"select 1 {_GRANTED} and pid = pg_backend_pid()"), self._halves()).first() is not None
-        except DBAPIError:
+        except SQLAlchemyError:
             return False
 
     def ensure_held(self) -> None:
@@ -172,7 +172,7 @@ class AdvisoryLock(TableLock):
     def release(self) -> None:
         """Give it back; nothing happens if it is not held."""
         from sqlalchemy import text
-        from sqlalchemy.exc import DBAPIError
+        from sqlalchemy.exc import SQLAlchemyError
 
         connection, self._connection = self._connection, None
         if connection is None:
@@ -180,8 +180,8 @@ class AdvisoryLock(TableLock):
         try:
             connection.execute(text("select pg_advisory_unlock_all()"))
             connection.execute(text("reset all"))
-        except DBAPIError:
-            # It ends with its session.
+        except SQLAlchemyError:
+            # It has ended, or ends, with its session.
             connection.invalidate()
         finally:
             connection.close()
