@@ -94,7 +94,7 @@ def dagster(folder: Path, environment: Mapping[str, str], port: int) -> Iterator
         (home / name).write_text((HERE / name).read_text())
     workspace = str(home / "workspace.yaml")
     # What the images set, and the address of the code location.
-    variables = _inherited() | {
+    variables = inherited() | {
         "DAGSTER_HOME": str(home),
         "DAGSTER_COMPUTE_LOGS": str(folder / "compute_logs"),
         "DAGSTER_ARTIFACTS": str(folder / "artifacts"),
@@ -133,13 +133,19 @@ def run(command: Sequence[str], environment: Mapping[str, str], folder: Path, *,
         RuntimeError: it failed; with what it said, unless that was shown.
     """
     done = subprocess.run(
-        _through_entrypoint(command), env=dict(environment), cwd=folder, capture_output=not shown, text=True, check=False, start_new_session=True
+        _through_entrypoint(command),
+        env=dict(environment),
+        cwd=folder,
+        capture_output=not shown,
+        text=True,
+        check=False,
+        start_new_session=True,
     )
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed{'' if shown else f': {(done.stderr or done.stdout).strip()[-2000:]}'}")
 
 
-def _inherited() -> dict[str, str]:
+def inherited() -> dict[str, str]:
     """The environment without settings in it, with the programs of this interpreter's environment first."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("ROLLUP_", "DAGSTER_", "AWS_", "PG", "PYTHON"))}
     return kept | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
@@ -153,7 +159,13 @@ def _through_entrypoint(command: Sequence[str]) -> list[str]:
 def _process(command: Sequence[str], environment: Mapping[str, str], folder: Path, output: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
     """A process in a session of its own, which has children: runs, and Spark's."""
     process = subprocess.Popen(
-        _through_entrypoint(command), cwd=folder, env=dict(environment), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        _through_entrypoint(command),
+        cwd=folder,
+        env=dict(environment),
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        start_new_session=True,
     )
     try:
         yield process
@@ -169,7 +181,10 @@ def _process(command: Sequence[str], environment: Mapping[str, str], folder: Pat
 def _wait_until_ready(server: Dagster, running: Mapping[str, subprocess.Popen[bytes]]) -> None:
     """Until the web server has loaded the code location and a daemon has been heard of."""
     deadline = time.monotonic() + READY_WITHIN
-    question = "{ repositoriesOrError { ... on RepositoryConnection { nodes { name } } } instance { daemonHealth { allDaemonStatuses { healthy } } } }"
+    question = """{
+      repositoriesOrError { ... on RepositoryConnection { nodes { name } } }
+      instance { daemonHealth { allDaemonStatuses { healthy } } }
+    }"""
     while True:
         for name, process in running.items():
             if process.poll() is not None:
