@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import uuid
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from deploy.servers.postgres import PostgresServer
     from deploy.servers.seaweedfs import S3Server
     from rollup_assets.pipeline import Pipeline
+    from rollup_assets_tests.s3 import S3Folder
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 MakePipeline = Callable[..., "Pipeline"]
@@ -126,6 +128,16 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
     with seaweedfs(tmp_path_factory.mktemp("seaweedfs")) as server:
         yield server
+
+
+@pytest.fixture
+def s3_folder(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Folder:
+    """A folder of the test's own on that server; the environment is the pipeline's (``ROLLUP_S3_*`` and its credentials)."""
+    from rollup_assets_tests.s3 import S3Folder
+
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return S3Folder(s3_server, uuid.uuid4().hex[:12])
 
 
 @pytest.fixture(scope="session")
