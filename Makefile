@@ -3,6 +3,7 @@
 #   make demo                              raw files to a published, verified table, on local files; no Java, no server
 #   make demo DATA=examples/host-metrics   the same on a real recording
 #   make dev                               the Dagster UI on the demo's data
+#   make demo-production                   the same on PostgreSQL, S3 and Spark, with Dagster as a deployment runs it; needs Java 17
 #   make test                              all tests
 #   make screenshots                       the pictures in docs/images anew, from the Dagster UI in Chromium
 #   make check                             formatting, lint, types, definitions
@@ -14,6 +15,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DATA ?=
+ARGS ?=
 PYTEST_ARGS ?= --numprocesses auto --dist loadgroup
 
 ifneq ($(DATA),)
@@ -22,10 +24,13 @@ else
 export ROLLUP_HOME ?= .rollups/demo
 endif
 
-.PHONY: demo dev test screenshots check format bench lock clean
+.PHONY: demo demo-production dev test screenshots check format bench lock clean
 
 demo: $(READY)
 	$(BIN)/rollups demo $(if $(DATA),--data $(DATA))
+
+demo-production: $(READY)
+	env -u ROLLUP_HOME $(BIN)/python -m deploy.demo_production $(ARGS)
 
 dev: $(READY)
 	$(BIN)/rollups dev

@@ -120,11 +120,11 @@ def test_the_folders_that_are_described_exist() -> None:
 
 def test_every_make_command_is_a_target() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
     phony = set(re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[0].split())
     assert phony <= targets
     spans = [*shell_blocks(README), *re.findall(r"`([^`\n]+)`", README), *re.findall(r"^#   (make .*)$", makefile, re.MULTILINE)]
-    named = {match[1] for span in spans if (match := re.match(r"make (\w+)", span))}
+    named = {match[1] for span in spans if (match := re.match(r"make ([\w-]+)", span))}
     assert named >= {"demo", "test"}
     assert named <= targets
 

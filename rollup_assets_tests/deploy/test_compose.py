@@ -1,0 +1,201 @@
+"""No container engine is needed to see that ``docker-compose.yaml`` is complete, hardened and means what the package understands."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import re
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from deploy import instance
+from rollup_assets.settings import Settings, load_settings, parse_size
+from rollup_assets_tests.deploy.compose import FILE, ROOT, compose, services
+
+if TYPE_CHECKING:
+    from deploy.servers.seaweedfs import S3Server
+
+SERVICES = services()
+JOBS = [name for name, service in SERVICES.items() if service["restart"] == "no"]
+SERVERS = [name for name in SERVICES if name not in JOBS]
+WORKSPACE = "/opt/rollups/dagster/workspace.yaml"
+RUN_OVERHEAD = parse_size("512MiB")
+"""Of a run's process beside its data: Python, Arrow and compiled kernels take about 400 MiB."""
+SERVER_OVERHEAD = parse_size("1GiB")
+
+
+def size(text: str) -> int:
+    """Bytes of a size as Compose writes it, ``6g``."""
+    return parse_size(re.sub(r"([mg])$", lambda unit: f"{unit[1].upper()}iB", text))
+
+
+def test_it_follows_the_compose_specification() -> None:
+    command = [str(Path(sys.executable).with_name("check-jsonschema")), "--builtin-schema", "vendor.compose-spec", str(FILE)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_all_that_was_asked_for_is_there() -> None:
+    assert {"postgres", "object-storage", "code-location", "web-server", "daemon"} == set(SERVERS)
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_is_pinned_and_has_no_more_rights_than_it_needs(name: str) -> None:
+    service = SERVICES[name]
+    assert re.fullmatch(r"[\w./-]+:\d+(\.\d+)+[\w.-]*", service["image"]), "a version, not a moving tag"
+    assert service["read_only"] is True
+    uid, gid = map(int, service["user"].split(":"))
+    assert uid > 0
+    assert gid > 0
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert not {"privileged", "cap_add", "pid", "ipc", "env_file"} & service.keys()
+    assert service["init"] is True
+    assert size(service["mem_limit"]) > 0
+    assert float(service["cpus"]) > 0
+    assert any(mount.startswith("/tmp:") for mount in service["tmpfs"])
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_a_server_comes_back_and_its_health_is_known(name: str) -> None:
+    service = SERVICES[name]
+    assert service["restart"] == "unless-stopped"
+    health = service["healthcheck"]
+    assert health["test"][0] in ("CMD", "CMD-SHELL")
+    assert {"interval", "timeout", "retries"} <= health.keys()
+
+
+def test_what_is_waited_for_can_come_true() -> None:
+    for name, service in SERVICES.items():
+        for other, wanted in service.get("depends_on", {}).items():
+            allowed = {"service_completed_successfully": JOBS, "service_healthy": SERVERS}[wanted["condition"]]
+            assert other in allowed, (name, other)
+
+
+def test_whatever_is_referred_to_is_declared_and_the_reverse() -> None:
+    declared = {kind: set(compose()[kind]) for kind in ("volumes", "secrets", "networks")}
+    used: dict[str, set[str]] = {"volumes": set(), "secrets": set(), "networks": set()}
+    for service in SERVICES.values():
+        used["secrets"] |= set(service.get("secrets", ()))
+        used["networks"] |= set(service.get("networks", ()))
+        for mount in service.get("volumes", ()):
+            source = mount.split(":")[0]
+            if source.startswith("./"):
+                assert (ROOT / source).is_file(), source
+            else:
+                used["volumes"].add(source)
+    assert used == declared
+
+
+def test_a_secret_that_a_service_is_told_of_is_mounted_there_and_none_is_a_value() -> None:
+    for name, service in SERVICES.items():
+        for variable, value in service.get("environment", {}).items():
+            if str(value).startswith("/run/secrets/"):
+                assert Path(value).name in service["secrets"], (name, variable)
+            else:
+                assert not re.search(r"PASSWORD|SECRET|TOKEN|ACCESS_KEY", variable), (name, variable)
+                assert not re.search(r"://[^/@]*:[^/@]*@", str(value)), (name, variable)
+        for secret in service.get("secrets", ()):
+            assert f"/run/secrets/{secret}" in str(service), (name, secret)
+
+
+def test_only_this_machine_reaches_the_ports() -> None:
+    published = [port for service in SERVICES.values() for port in service.get("ports", ())]
+    assert published
+    assert all(port.startswith("127.0.0.1:") for port in published)
+    assert compose()["networks"]["backend"] == {"internal": True}
+
+
+def test_every_setting_is_one_and_together_they_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+    for service in SERVICES.values():
+        named = {name.removeprefix("ROLLUP_").lower() for name in service.get("environment", {}) if name.startswith("ROLLUP_")}
+        assert named <= Settings.model_fields.keys()
+    for name, value in SERVICES["code-location"]["environment"].items():
+        monkeypatch.setenv(name, str(value))
+    settings = load_settings()
+    assert settings.raw == "s3://raw/datapoints"
+    assert settings.catalog.startswith("postgresql+psycopg://rollups@postgres")
+
+
+def test_the_commands_are_those_that_the_demonstration_runs() -> None:
+    assert SERVICES["code-location"]["command"] == instance.code_location("0.0.0.0", 4000)
+    assert SERVICES["code-location"]["healthcheck"]["test"] == ["CMD", *instance.code_location_health(4000)]
+    assert SERVICES["web-server"]["command"] == instance.web_server("0.0.0.0", 3000, WORKSPACE)
+    assert SERVICES["daemon"]["command"] == instance.daemon(WORKSPACE)
+    assert SERVICES["migrations"]["command"] == list(instance.MIGRATE)
+
+
+def test_our_image_has_the_version_of_the_package_and_is_a_target_of_the_dockerfile() -> None:
+    metadata = configparser.ConfigParser()
+    metadata.read(ROOT / "setup.cfg")
+    built = {(service["image"], service["build"]["target"]) for service in SERVICES.values() if "build" in service}
+    assert built == {(f"rollups:{metadata['metadata']['version']}", "rollups")}
+    targets = re.findall(r"^FROM \S+ AS (\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert {"rollups", "rollups-spark"} <= set(targets)
+
+
+def test_the_code_location_has_memory_for_all_runs_at_once() -> None:
+    service = SERVICES["code-location"]
+    runs = yaml.safe_load((ROOT / "deploy/dagster.yaml").read_text())["concurrency"]["runs"]["max_concurrent_runs"]
+    needed = runs * (parse_size(service["environment"]["ROLLUP_MEMORY"]) + RUN_OVERHEAD) + SERVER_OVERHEAD
+    assert size(service["mem_limit"]) >= needed
+
+
+# ----------------------------------------------------------------------------------------------------------------- secrets
+
+
+def make_secrets(folder: Path) -> dict[str, str]:
+    subprocess.run(["sh", str(ROOT / "deploy/make-secrets.sh"), str(folder)], check=True)
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def test_the_secrets_are_made_once_and_are_all_that_compose_mounts(tmp_path: Path) -> None:
+    made = make_secrets(tmp_path / "secrets")
+    assert {f".secrets/{name}" for name in made} == {secret["file"] for secret in compose()["secrets"].values()}
+    passwords = {content for name, content in made.items() if name.endswith("_password")}
+    assert len(passwords) == 4
+    assert all(re.fullmatch(r"[0-9a-f]{48}", password) for password in passwords)
+    assert stat.S_IMODE((tmp_path / "secrets").stat().st_mode) == 0o700
+    assert make_secrets(tmp_path / "secrets") == made
+    assert make_secrets(tmp_path / "others") != made
+
+
+def test_nobody_commits_secrets_or_puts_them_into_an_image() -> None:
+    assert ".secrets/" in (ROOT / ".gitignore").read_text().split()
+
+
+def test_s3_knows_the_keys_that_the_services_have(tmp_path: Path) -> None:
+    made = make_secrets(tmp_path / "secrets")
+    identities: Any = yaml.safe_load(made["s3_identities"])["identities"]
+    keys = {each["name"]: each["credentials"][0] for each in identities}
+    for name, file in (("pipeline", "aws_credentials"), ("admin", "aws_credentials_admin")):
+        profile = configparser.ConfigParser()
+        profile.read_string(made[file])
+        assert profile["default"]["aws_access_key_id"] == keys[name]["accessKey"] == name
+        assert profile["default"]["aws_secret_access_key"] == keys[name]["secretKey"]
+    allowed = next(each["actions"] for each in identities if each["name"] == "pipeline")
+    assert [action for action in allowed if action.endswith(":raw")] == ["Read:raw", "List:raw"]
+
+
+def test_the_buckets_are_made_where_they_are_missing(s3_server: S3Server) -> None:
+    python, *arguments = SERVICES["buckets"]["command"]
+    assert python == "python"
+    script = arguments[-1].replace('"raw", "lake"', '"raw", "lake", "made-by-compose"')
+    assert script != arguments[-1]
+    environment = {
+        "PATH": os.environ["PATH"],
+        "AWS_ENDPOINT_URL": s3_server.endpoint,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": s3_server.admin.access_key,
+        "AWS_SECRET_ACCESS_KEY": s3_server.admin.secret_key,
+    }
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    assert "made-by-compose" in {bucket["Name"] for bucket in s3_server.client().list_buckets()["Buckets"]}
