@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import json
-import subprocess
-import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 
 from benchmarks import contenders, report
-from benchmarks.contenders import Contender
-from benchmarks.measure import machine
+from benchmarks.circumstances import circumstances, forms_of
 from benchmarks.runner import ROOT, Bench, first_run, measure
 from benchmarks.summary import summarized
 
@@ -57,8 +53,8 @@ def main(
         bench.prepare()
         runs, outputs = measure(bench, wanted, repeat, console.print)
     results = {
-        **_circumstances(bench, repeat, runs),
-        "forms": _forms(wanted),
+        **circumstances("python -m benchmarks", bench, repeat, runs, PACKAGES),
+        "forms": forms_of(wanted),
         "outputs": outputs,
         "runs": runs,
         "summary": summarized(runs),
@@ -72,46 +68,6 @@ def main(
         console.print(line)
     if complete and not forms and output is None:
         report.write(ROOT)
-
-
-def _circumstances(bench: Bench, repeat: int, runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """What one needs to know to repeat or doubt the figures."""
-    from importlib.metadata import version
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
-
-    raw = [Path(path) for path in bench.full.raw_files]
-    return {
-        "command": " ".join(["python -m benchmarks", *_without_folders(sys.argv[1:])]),
-        "date": dt.datetime.now(dt.UTC).date().isoformat(),
-        "commit": git("rev-parse", "HEAD"),
-        "changed": sorted(line[3:] for line in git("status", "--porcelain", "--", "rollup_assets", "benchmarks/*.py").splitlines()),
-        "machine": machine(),
-        "versions": {name: version(name) for name in PACKAGES},
-        "repeat": repeat,
-        "threads": bench.threads,
-        "data": {
-            "shape": bench.shape,
-            "series": bench.rows // 360,
-            "raw_files": len(raw),
-            "raw_bytes": sum(path.stat().st_size for path in raw),
-            "rows": next((run["rows"] for run in runs if run.get("task") == contenders.REPARTITION and "rows" in run), bench.rows),
-        },
-    }
-
-
-def _without_folders(arguments: list[str]) -> list[str]:
-    """Arguments but for those that name a folder of this machine."""
-    kept = []
-    for before, argument in zip(["", *arguments], arguments, strict=False):
-        if before not in ("--work", "--output") and not argument.startswith(("--work", "--output")):
-            kept.append(argument)
-    return kept
-
-
-def _forms(wanted: list[Contender]) -> dict[str, str]:
-    return {f"{contender.engine} {contender.task}": contender.form for contender in wanted if contender.form and contender.start == "warm"}
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.contenders import OURS, REPARTITION, ROLLUPS_1M
+from benchmarks.contenders import OWN, REPARTITION, ROLLUPS_1M, SPARK
 from benchmarks.sites import BATCH_END, BATCH_START, ONE, RECEIVED, THREE, Site
 
 if TYPE_CHECKING:
@@ -24,13 +25,14 @@ def check(site: Site, contender: dict[str, str]) -> dict[str, Any]:
     db = duckdb.connect(config={"threads": 2})
     if contender["task"] == REPARTITION:
         columns = ", ".join(name for name in site.point_columns if name != "metric")
-        written = [str(path) for path in site.output.glob("sorted*.parquet")]
-        found = _points(db, columns, site.sorted_files if contender["engine"] == OURS else written)
+        own, each = contender["engine"] in OWN, contender["engine"] == SPARK
+        written = sorted(site.output.glob("sorted/part-*.parquet" if each else "sorted*.parquet"))
+        found = _points(db, columns, site.sorted_files if own else [str(path) for path in written])
         wanted = _points(db, columns, site.raw_files)
-        in_order = contender["engine"] == OURS or _in_order(site)
+        in_order = own or _in_order(site, written, each_by_itself=each)
         return {"found": found, "equal": found == wanted and in_order}
     quotients = ["average_rollup", "lag_rollup"] if RECEIVED in site.point_columns else ["average_rollup"]
-    if contender["engine"] != OURS:
+    if contender["engine"] not in OWN:
         found = _rollups(db, quotients, [str(path) for path in site.output.glob("rollups*.parquet")], "label")
     else:
         home = ONE if contender["task"] == ROLLUPS_1M else THREE
@@ -63,8 +65,11 @@ def _rollups(db: duckdb.DuckDBPyConnection, quotients: list[str], files: list[st
     return {"rows": row[0], **dict(zip((*quotients, *_SUMS), row[1:-1], strict=True)), "digest": row[-1]}
 
 
-def _in_order(site: Site) -> bool:
-    """Whether a peer's sorted file is in order: shard, metric, org, id, time."""
+def _in_order(site: Site, written: list[Path], *, each_by_itself: bool) -> bool:
+    """Whether a peer's sorted files are in order: shard, metric, org, id, time.
+
+    ``each_by_itself``: files are shards by a hash of the peer's own; each is in order, and no series is in two.
+    """
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -75,14 +80,19 @@ def _in_order(site: Site) -> bool:
         names.update(pq.read_table(raw, columns=["metric"], read_dictionary=["metric"]).column("metric").unique().to_pylist())
     in_order = pa.array(sorted(names))
     last: tuple[int, ...] = ()
-    for path in sorted(site.output.glob("sorted*.parquet")):
+    seen: set[int] = set()
+    for path in written:
+        here: set[int] = set()
+        if each_by_itself:
+            last = ()
         # Not as a dictionary: DuckDB's, of an enum, has entries twice, which confuses Arrow.
         file = pq.ParquetFile(path)
         for group in range(file.num_row_groups):
             table = file.read_row_group(group)
             rank = pc.index_in(table.column("metric"), value_set=in_order).to_numpy()
             ids, orgs, times = (table.column(name).to_numpy() for name in ("id", "org_id", "logical_timestamp"))
-            keys = [ids & 15, rank, orgs, ids, times]
+            keys = [ids & (0 if each_by_itself else 15), rank, orgs, ids, times]
+            here.update(np.unique(ids).tolist())
             first = tuple(int(key[0]) for key in keys)
             after = np.zeros(len(ids) - 1, np.bool_)
             for key in reversed(keys):
@@ -90,4 +100,7 @@ def _in_order(site: Site) -> bool:
             if not after.all() or first <= last:
                 return False
             last = tuple(int(key[-1]) for key in keys)
+        if each_by_itself and seen & here:
+            return False
+        seen |= here
     return True

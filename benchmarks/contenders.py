@@ -12,6 +12,10 @@ from benchmarks.sites import ONE, THREE, Site
 
 OURS, FLOOR, DUCKDB, POLARS = "rollup_assets", "floor", "DuckDB", "Polars"
 PEERS = (DUCKDB, POLARS)
+OURS_ON_SPARK, SPARK = "rollup_assets on Spark", "Spark"
+ON_SPARK = (OURS_ON_SPARK, SPARK)
+OWN = {OURS: "local", OURS_ON_SPARK: "spark"}
+"""This project, by engine setting."""
 REPARTITION, ROLLUPS_1M, ROLLUPS_3, PUBLISH, RAW_TO_PUBLISHED, RAW_TO_1M = (
     "repartition",
     "rollups-1m",
@@ -25,6 +29,8 @@ WARM, COLD, FIRST = "warm", "cold", "first"
 """``warm``: the task is timed after it has run on the small site in the same process. ``cold``: a process from start to exit.
 ``first``: cold, with nothing compiled yet, as after installing."""
 FORMS_FILE = Path(__file__).parent / "results" / "forms.json"
+SPARK_FORM = "by id, lz4"
+"""The fastest of Spark's forms, as ``python -m benchmarks.spark --forms`` found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +63,13 @@ def all_contenders() -> list[Contender]:
     ]
 
 
+def spark_contenders(*, forms: bool = False) -> list[Contender]:
+    """What ``python -m benchmarks.spark`` runs: this project on both engines, and Spark's own sort in its fastest form or in all."""
+    chosen = _forms(SPARK)[REPARTITION] if forms else (SPARK_FORM,)
+    own = [Contender(engine, task) for task in (REPARTITION, RAW_TO_PUBLISHED) for engine in OWN]
+    return [*own[:2], *(Contender(SPARK, REPARTITION, WARM, form) for form in chosen), *([] if forms else own[2:])]
+
+
 def all_forms() -> list[Contender]:
     """Every form of every peer's task, and what we do instead."""
     peers = [Contender(peer, task, WARM, form) for task in PEER_TASKS for peer in PEERS for form in _forms(peer)[task]]
@@ -73,7 +86,7 @@ def fastest_form(peer: str, task: str) -> str:
 def reset(contender: Contender, site: Site) -> None:
     """Undo what the contender is about to do."""
     site.clear_output()
-    if contender.engine != OURS:
+    if contender.engine not in OWN:
         return
     undone = {
         REPARTITION: (THREE, ("repartition",)),
@@ -88,7 +101,7 @@ def reset(contender: Contender, site: Site) -> None:
 
 def run(contender: Contender, site: Site, threads: int, watch: Stopwatch) -> dict[str, Any]:
     """Do the task on a site; what is worth timing is timed by ``watch``. Returns details: rows, bytes, timings."""
-    if contender.engine in PEERS:
+    if contender.engine in (*PEERS, SPARK):
         answer: dict[str, Any] = _forms(contender.engine)[contender.task][contender.form](site, threads, watch)
         return answer
     if contender.engine == FLOOR:
@@ -106,10 +119,10 @@ def run(contender: Contender, site: Site, threads: int, watch: Stopwatch) -> dic
         PUBLISH: ours.publish,
         RAW_TO_PUBLISHED: ours.raw_to_published,
     }
-    return tasks[contender.task](site, threads, watch)
+    return tasks[contender.task](site, threads, watch, OWN[contender.engine])
 
 
 def _forms(peer: str) -> dict[str, dict[str, Any]]:
-    from benchmarks import duckdb_forms, polars_forms
+    from benchmarks import duckdb_forms, polars_forms, spark_forms
 
-    return {DUCKDB: duckdb_forms.FORMS, POLARS: polars_forms.FORMS}[peer]
+    return {DUCKDB: duckdb_forms.FORMS, POLARS: polars_forms.FORMS, SPARK: {REPARTITION: spark_forms.FORMS}}[peer]

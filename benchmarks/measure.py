@@ -29,9 +29,49 @@ class Stopwatch:
 
 
 def cpu_seconds() -> float:
-    """User and system time of this process so far."""
+    """User and system time so far: of this process and of those below it (Spark's Java machine and its Python workers)."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
+    return usage.ru_utime + usage.ru_stime + sum(_cpu_of(process) for process in _descendants())
+
+
+def peak_bytes_of_tree() -> int:
+    """The most memory of this process and of each one below it, added up: what they share counts several times."""
+    return sum(_most_memory_of(process) for process in (os.getpid(), *_descendants()))
+
+
+def _descendants() -> list[int]:
+    """Processes below this one, now."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal() and (fields := _stat(int(entry.name))):
+            children.setdefault(int(fields[1]), []).append(int(entry.name))
+    found, pending = [], list(children.get(os.getpid(), ()))
+    while pending:
+        process = pending.pop()
+        found.append(process)
+        pending += children.get(process, ())
+    return found
+
+
+def _stat(process: int) -> list[str]:
+    """What the kernel says of a process, from its state on; nothing if it has ended."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def _cpu_of(process: int) -> float:
+    """Of a process and those of its children that have ended."""
+    return sum(int(ticks) for ticks in _stat(process)[11:15]) / os.sysconf("SC_CLK_TCK")
+
+
+def _most_memory_of(process: int) -> int:
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
 
 
 def machine() -> dict[str, object]:

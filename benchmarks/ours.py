@@ -12,13 +12,20 @@ if TYPE_CHECKING:
     from rollup_assets.storage.manifests import Manifest
 
 
-def open_pipeline(site: Site, home: str, threads: int) -> Pipeline:
-    """The pipeline of a home, with default settings but for threads and resolutions."""
+def open_pipeline(site: Site, home: str, threads: int, engine: str = "local") -> Pipeline:
+    """The pipeline of a home, with default settings but for engine, threads and resolutions."""
     from rollup_assets.pipeline import Pipeline
     from rollup_assets.settings import load_settings
 
     return Pipeline.from_settings(
-        load_settings(home=site.home(home), raw=str(site.landing_zone), threads=threads, resolutions=RESOLUTIONS[home])
+        load_settings(
+            home=site.home(home),
+            raw=str(site.landing_zone),
+            threads=threads,
+            resolutions=RESOLUTIONS[home],
+            engine=engine,
+            spark_master=f"local[{threads}]",
+        )
     )
 
 
@@ -42,52 +49,52 @@ def prepare(site: Site, threads: int) -> None:
         roll_up(pipeline, batch, force=True)
 
 
-def repartition(site: Site, threads: int, watch: Stopwatch) -> dict[str, Any]:
+def repartition(site: Site, threads: int, watch: Stopwatch, engine: str = "local") -> dict[str, Any]:
     """Raw files to sorted shards, partial points and quarantined rows."""
     from rollup_assets.steps.repartition import stage_batch
 
-    pipeline = open_pipeline(site, THREE, threads)
+    pipeline = open_pipeline(site, THREE, threads, engine)
     with watch.time("repartition"):
         staged = stage_batch(pipeline, pipeline.batch(BATCH_KEY), force=True)
     return _details(staged.repartitioned)
 
 
-def rollups_three(site: Site, threads: int, watch: Stopwatch) -> dict[str, Any]:
+def rollups_three(site: Site, threads: int, watch: Stopwatch, engine: str = "local") -> dict[str, Any]:
     """Sorted shards to rollups of 1 min, 5 min and 1 h."""
-    return _rollups(site, THREE, threads, watch)
+    return _rollups(site, THREE, threads, watch, engine)
 
 
-def rollups_one(site: Site, threads: int, watch: Stopwatch) -> dict[str, Any]:
+def rollups_one(site: Site, threads: int, watch: Stopwatch, engine: str = "local") -> dict[str, Any]:
     """Sorted shards to rollups of 1 min."""
-    return _rollups(site, ONE, threads, watch)
+    return _rollups(site, ONE, threads, watch, engine)
 
 
-def _rollups(site: Site, home: str, threads: int, watch: Stopwatch) -> dict[str, Any]:
+def _rollups(site: Site, home: str, threads: int, watch: Stopwatch, engine: str) -> dict[str, Any]:
     from rollup_assets.steps.results import RolledUp
     from rollup_assets.steps.rollup import roll_up
 
-    pipeline = open_pipeline(site, home, threads)
+    pipeline = open_pipeline(site, home, threads, engine)
     with watch.time("rollups"):
         rolled_up = roll_up(pipeline, pipeline.batch(BATCH_KEY), force=True)
     assert isinstance(rolled_up, RolledUp)
     return _details(rolled_up.manifest)
 
 
-def publish(site: Site, threads: int, watch: Stopwatch) -> dict[str, Any]:
+def publish(site: Site, threads: int, watch: Stopwatch, engine: str = "local") -> dict[str, Any]:
     """Rollups to a snapshot of the table, in a SQLite catalog."""
     from rollup_assets.steps import publish as step
 
-    pipeline = open_pipeline(site, THREE, threads)
+    pipeline = open_pipeline(site, THREE, threads, engine)
     with watch.time("publish"):
         published = step.publish(pipeline, pipeline.batch(BATCH_KEY), force=True)
     return {"timings": published.receipt.timings, "rows": sum(published.receipt.counters["rows"].values())}
 
 
-def raw_to_published(site: Site, threads: int, watch: Stopwatch) -> dict[str, Any]:
+def raw_to_published(site: Site, threads: int, watch: Stopwatch, engine: str = "local") -> dict[str, Any]:
     """All of it, one step after the other in one process."""
-    found = repartition(site, threads, watch)
-    rollups_three(site, threads, watch)
-    publish(site, threads, watch)
+    found = repartition(site, threads, watch, engine)
+    rollups_three(site, threads, watch, engine)
+    publish(site, threads, watch, engine)
     return {"rows": found["rows"]}
 
 

@@ -15,6 +15,8 @@ from benchmarks.contenders import (
     FIRST,
     FLOOR,
     OURS,
+    OURS_ON_SPARK,
+    OWN,
     PEER_TASKS,
     PEERS,
     POLARS,
@@ -24,6 +26,7 @@ from benchmarks.contenders import (
     REPARTITION,
     ROLLUPS_1M,
     ROLLUPS_3,
+    SPARK,
     WARM,
 )
 from benchmarks.summary import Spread, cpu, ratio, select, wall
@@ -121,6 +124,34 @@ def _costs(runs: Sequence[dict[str, Any]]) -> list[str]:
 def _size(runs: Sequence[dict[str, Any]]) -> str:
     sizes = [run["bytes"] for run in runs if "bytes" in run]
     return f"{sizes[0] / 1e6:.0f}" if sizes else ""
+
+
+def spark_aims(results: Results) -> str:
+    """What was aimed at on Spark, and what came out; ratios are taken turn by turn."""
+    rows = []
+    for task, above, below, text, sign, limit in (
+        (RAW_TO_PUBLISHED, OURS_ON_SPARK, OURS, "raw → published: the Spark engine, times the local engine's time", "≤", 3),
+        (REPARTITION, SPARK, OURS_ON_SPARK, "repartition: times as fast as Spark's own sort", "≥", 5),
+    ):
+        found, cost = (_pair(results["runs"], (above, task), (below, task), figure) for figure in (wall, cpu))
+        if found and cost:
+            met = found.median <= limit if sign == "≤" else found.median >= limit
+            rows.append([text, f"{sign} {limit}", _figure(found), "yes" if met else "**no**", f"CPU {_figure(cost)}"])
+    return table(["aim", "wanted", "measured", "met", "also"], rows) if rows else ""
+
+
+def spark_side_by_side(results: Results) -> str:
+    """Every task, engine and form that ran beside Spark: seconds, CPU seconds, memory, bytes written."""
+    rows = []
+    for task in (REPARTITION, RAW_TO_PUBLISHED):
+        title = TASKS[task]
+        for engine in (*OWN, SPARK):
+            runs = select(results["runs"], engine, task)
+            for form in dict.fromkeys(run["form"] for run in runs):
+                mine = [run for run in runs if run["form"] == form]
+                rows.append([title, f"{engine} ({form})" if form else engine, *_costs(mine), _size(mine)])
+                title = ""
+    return table(["task", "engine", "wall s", "CPU s", "peak MiB", "written MB"], rows) if rows else ""
 
 
 def starts(results: Results) -> str:
@@ -242,6 +273,9 @@ def blocks() -> dict[str, str]:
     if (RESULTS / "fleet.json").exists():
         fleet = read("fleet")
         made |= {"fleet-aims": aims(fleet), "fleet-circumstances": circumstances(fleet)}
+    spark = {"spark-aims": spark_aims, "spark": spark_side_by_side, "spark-circumstances": circumstances}
+    measured = (RESULTS / "spark.json").exists()
+    made |= {name: make(read("spark")) if measured else "Not measured yet: `python -m benchmarks.spark`." for name, make in spark.items()}
     return made
 
 

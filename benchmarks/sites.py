@@ -66,7 +66,8 @@ class Site:
     def sorted_files(self) -> list[str]:
         """The batch's staged shard files: what peers and floor read as sorted points."""
         folder = self.home(THREE) / "stage" / "repartitioned_datapoints" / _folder(BATCH_KEY)
-        return sorted(str(path) for path in folder.glob("*/shard-*.parquet"))
+        # Below the attempt's folder there is one for each task where the engine may try a task again.
+        return [str(path) for path in sorted(folder.rglob("shard-*.parquet"), key=lambda path: path.name)]
 
     def rollup_files(self, home: str) -> list[str]:
         """The data files of the batch's rollups in a home, all resolutions, in order."""

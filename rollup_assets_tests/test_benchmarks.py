@@ -13,6 +13,7 @@ from benchmarks.contenders import (
     DUCKDB,
     FLOOR,
     OURS,
+    OURS_ON_SPARK,
     POLARS,
     PUBLISH,
     RAW_TO_1M,
@@ -20,10 +21,13 @@ from benchmarks.contenders import (
     REPARTITION,
     ROLLUPS_1M,
     ROLLUPS_3,
+    SPARK,
     Contender,
 )
 from benchmarks.runner import Bench, BusyError, measure
 from benchmarks.summary import Spread, cpu, ratio, summarized, wall
+from rollup_assets.engines.spark_session import require_java
+from rollup_assets.errors import EngineError
 
 ROOT = Path(__file__).parent.parent
 RESULTS = sorted(path.stem for path in report.RESULTS.glob("*.json"))
@@ -58,7 +62,7 @@ def test_everyone_answered_the_same_before_times_counted(name: str) -> None:
         assert len(answers) == 1, tasks
 
 
-@pytest.mark.parametrize("name", [name for name in RESULTS if name != "forms"])
+@pytest.mark.parametrize("name", [name for name in RESULTS if name not in ("forms", "spark")])
 def test_results_are_of_the_whole_benchmark(name: str) -> None:
     """100k series for an hour, at least five turns (three of the fleet), all contenders, the peers in the forms that won."""
     results = report.read(name)
@@ -67,6 +71,17 @@ def test_results_are_of_the_whole_benchmark(name: str) -> None:
     for contender in contenders.all_contenders():
         runs = [run for run in results["runs"] if Contender(run["engine"], run["task"], run["start"], run["form"]) == contender]
         assert len(runs) == results["repeat"] >= (5 if name == "scrapes" else 3), contender.name
+
+
+def test_results_beside_spark_are_of_the_whole_benchmark() -> None:
+    if "spark" not in RESULTS:
+        assert "Not measured yet" in (ROOT / report.PAGE).read_text()
+        return
+    results = report.read("spark")
+    assert results["data"]["series"] == 100_000
+    for contender in contenders.spark_contenders():
+        runs = [run for run in results["runs"] if Contender(run["engine"], run["task"], run["start"], run["form"]) == contender]
+        assert len(runs) == results["repeat"] >= 3, contender.name
 
 
 def test_ratios_are_taken_turn_by_turn() -> None:
@@ -105,6 +120,47 @@ def test_the_harness_runs_and_answers_are_compared(tmp_path: Path) -> None:
     for name in report.PLOTS:
         report.plot(name, results, tmp_path / f"{name}.svg")
         assert f"results {report.digest(results)}" in (tmp_path / f"{name}.svg").read_text()
+
+
+@pytest.mark.xdist_group("spark")
+def test_spark_s_own_sort_is_measured_beside_ours_and_compared(tmp_path: Path) -> None:
+    """Time and memory of the Java machine count; a file that is out of order, or a series in two files, is noticed."""
+    try:
+        require_java()
+    except EngineError as error:
+        pytest.skip(str(error))
+    bench = Bench(tmp_path, rows=7_200, threads=2, shape="scrapes", small_rows=720)
+    bench.prepare()
+    chosen = [contender for contender in contenders.spark_contenders() if contender.task == REPARTITION]
+    assert [contender.engine for contender in chosen] == [OURS, OURS_ON_SPARK, SPARK]
+    runs, outputs = measure(bench, chosen, 1, _silent)
+    assert len({(output["rows"], output["digest"]) for output in outputs}) == 1
+    local, *on_spark = runs
+    for run in on_spark:
+        assert run["peak_bytes"] > local["peak_bytes"] + (100 << 20)
+        assert run["process_cpu"] > local["process_cpu"] + 1
+    results = {**report.read("scrapes"), "runs": runs, "outputs": outputs, "summary": summarized(runs)}
+    assert "times as fast as Spark's own sort" in report.spark_aims(results)
+    assert contenders.SPARK_FORM in report.spark_side_by_side(results)
+
+    import pyarrow.parquet as pq
+
+    largest = max(bench.full.output.glob("sorted/part-*.parquet"), key=lambda path: int(pq.read_metadata(path).num_rows))
+    table = pq.read_table(largest)
+    pq.write_table(table.take(list(range(table.num_rows))[::-1]), largest)
+    assert not bench.check(chosen[2])["equal"]
+    pq.write_table(table.slice(0, 1), largest)
+    pq.write_table(table.slice(1), largest.with_name("part-99999-rest.parquet"))
+    assert not bench.check(chosen[2])["equal"]
+    pq.write_table(table, largest)
+    largest.with_name("part-99999-rest.parquet").unlink()
+    assert bench.check(chosen[2])["equal"]
+
+
+def test_spark_s_form_is_one_of_those_that_were_tried() -> None:
+    forms = [contender.form for contender in contenders.spark_contenders(forms=True) if contender.engine == SPARK]
+    assert contenders.SPARK_FORM in forms
+    assert len(forms) > 3
 
 
 def test_two_benchmarks_do_not_share_a_folder(tmp_path: Path) -> None:

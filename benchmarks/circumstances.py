@@ -1,0 +1,55 @@
+"""What one needs to know of a benchmark to repeat or doubt its figures, as results keep it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.contenders import REPARTITION, Contender
+from benchmarks.measure import machine
+from benchmarks.runner import ROOT, Bench
+
+
+def circumstances(command: str, bench: Bench, repeat: int, runs: Sequence[dict[str, Any]], packages: Sequence[str]) -> dict[str, Any]:
+    """What one needs to know to repeat or doubt the figures."""
+    from importlib.metadata import version
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+
+    raw = [Path(path) for path in bench.full.raw_files]
+    return {
+        "command": " ".join([command, *_without_folders(sys.argv[1:])]),
+        "date": dt.datetime.now(dt.UTC).date().isoformat(),
+        "commit": git("rev-parse", "HEAD"),
+        "changed": sorted(line[3:] for line in git("status", "--porcelain", "--", "rollup_assets", "benchmarks/*.py").splitlines()),
+        "machine": machine(),
+        "versions": {name: version(name) for name in packages},
+        "repeat": repeat,
+        "threads": bench.threads,
+        "data": {
+            "shape": bench.shape,
+            "series": bench.rows // 360,
+            "raw_files": len(raw),
+            "raw_bytes": sum(path.stat().st_size for path in raw),
+            "rows": next((run["rows"] for run in runs if run.get("task") == REPARTITION and "rows" in run), bench.rows),
+        },
+    }
+
+
+def _without_folders(arguments: list[str]) -> list[str]:
+    """Arguments but for those that name a folder of this machine."""
+    kept = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        if before not in ("--work", "--output") and not argument.startswith(("--work", "--output")):
+            kept.append(argument)
+    return kept
+
+
+def forms_of(wanted: Sequence[Contender]) -> dict[str, str]:
+    """The form of every warm contender that has several."""
+    return {f"{contender.engine} {contender.task}": contender.form for contender in wanted if contender.form and contender.start == "warm"}
