@@ -1,0 +1,206 @@
+"""The Spark engine beyond one process: a standalone cluster with two workers and their own environment, lost executors, Spark Connect."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from rollup_assets.settings import Settings, load_settings
+from rollup_assets.storage.filesystems import Place
+from rollup_assets.storage.manifests import REPARTITIONED, ROLLUPS, Stage
+from rollup_assets_tests.integration.tables import hours, rows
+
+if TYPE_CHECKING:
+    from deploy.servers.spark import SparkCluster
+
+pytestmark = pytest.mark.xdist_group("spark cluster")
+
+PROJECT = Path(__file__).parent.parent.parent
+BATCHES = hours(0, 0)
+DRIVER = "spark.driver.host=127.0.0.1 spark.driver.bindAddress=127.0.0.1 spark.ui.enabled=false"
+SETTINGS = {"ROLLUP_SHARDS": "8", "ROLLUP_THREADS": "2"}
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An hour of raw data, enough for several map tasks and two merge tasks."""
+    from rollup_assets.generator.landing import GeneratorOptions, generate
+
+    settings = load_settings(home=str(tmp_path_factory.mktemp("raw")))
+    batches = [settings.calendar.batch(key) for key in BATCHES]
+    generate(settings, batches, GeneratorOptions(seed=11, series=3000, interval=10_000, files=12))
+    return Path(settings.raw)
+
+
+def environment(home: Path, raw: Path, **variables: str) -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("ROLLUP_", "DAGSTER", "SPARK", "PYSPARK"))}
+    return {**inherited, **SETTINGS, "ROLLUP_HOME": str(home), "ROLLUP_RAW": str(raw), **variables}
+
+
+def settings_of(home: Path, raw: Path) -> Settings:
+    return load_settings(home=str(home), raw=str(raw), shards=8)
+
+
+def start(home: Path, raw: Path, **variables: str) -> subprocess.Popen[str]:
+    command = [str(Path(sys.executable).with_name("rollups")), "backfill", BATCHES[0], BATCHES[-1]]
+    # Not the project's folder: what workers import, they have to have.
+    return subprocess.Popen(
+        command, env=environment(home, raw, **variables), cwd=home, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    said, _ = process.communicate(timeout=240)
+    return said
+
+
+def content(home: Path, raw: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """The table's rows, and the digests of everything staged."""
+    settings = settings_of(home, raw)
+    stage = Stage(Place.parse(settings.stage))
+    staged = []
+    for asset in (REPARTITIONED, ROLLUPS):
+        for key in BATCHES:
+            batch = settings.calendar.batch(key)
+            manifest = stage.read(asset, batch)
+            assert manifest is not None
+            staged.append(manifest.digest)
+            named = {stage.place(manifest, file, batch).path for file in manifest.files}
+            if asset == REPARTITIONED:
+                found = {str(path) for path in (Path(settings.stage) / asset / batch.folder).rglob("*.parquet")}
+            else:
+                found = {str(path) for path in Path(settings.warehouse).rglob(f"{batch.folder}-*.parquet")}
+            assert found == named, "one set of files, whatever was tried"
+    return rows(settings), staged
+
+
+@pytest.fixture(scope="module")
+def expected(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], list[str]]:
+    """What the local engine makes of it."""
+    home = tmp_path_factory.mktemp("local")
+    process = start(home, raw)
+    assert "published" in finish(process)
+    assert process.returncode == 0
+    return content(home, raw)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkCluster]:
+    from deploy.servers.spark import standalone
+    from rollup_assets.engines.spark_session import require_java
+    from rollup_assets.errors import EngineError
+
+    try:
+        require_java()
+    except EngineError as error:
+        pytest.skip(str(error))
+    with standalone(tmp_path_factory.mktemp("cluster"), {}, workers=2, cores=1, memory="1g") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workers' environment, packed as docs/spark.md says; with uv, whose cache makes it quick."""
+    folder = tmp_path_factory.mktemp("workers")
+    prefix = folder / "workers"
+    uv = str(Path(sys.executable).with_name("uv"))
+    for command in (
+        [uv, "venv", "--quiet", "--python", sys.executable, str(prefix)],
+        [
+            uv,
+            "pip",
+            "install",
+            "--quiet",
+            "--python",
+            str(prefix),
+            "--require-hashes",
+            "--requirement",
+            str(PROJECT / "deploy" / "workers.lock"),
+        ],
+        [uv, "pip", "install", "--quiet", "--python", str(prefix), "--no-deps", str(PROJECT)],
+    ):
+        subprocess.run(command, check=True, cwd=folder)
+    # In place of half a minute of `rollup_assets.precompile`: the kernels that this environment has compiled already.
+    installed = next(prefix.glob("lib/python3.*/site-packages/rollup_assets"))
+    shutil.copytree(PROJECT / "rollup_assets" / "kernels", installed / "kernels", dirs_exist_ok=True)
+    archive = folder / "workers.tar.gz"
+    pack = [sys.executable, "-m", "venv_pack", "--quiet", "--prefix", str(prefix), "--output", str(archive), "--compress-level", "1"]
+    subprocess.run(pack, check=True)
+    return archive
+
+
+def test_a_cluster_whose_workers_unpack_their_environment(
+    cluster: SparkCluster, packed: Path, raw: Path, expected: tuple[Any, Any], tmp_path: Path
+) -> None:
+    """Also with speculation, which runs tasks twice at once."""
+    conf = (
+        f"{DRIVER} spark.archives={packed}#environment spark.pyspark.python=./environment/bin/python spark.speculation=true "
+        "spark.speculation.interval=10ms spark.speculation.quantile=0.1 spark.speculation.multiplier=1.0"
+    )
+    process = start(tmp_path, raw, ROLLUP_ENGINE="spark", ROLLUP_SPARK_MASTER=cluster.master, ROLLUP_SPARK_CONF=conf)
+    said = finish(process)
+    assert process.returncode == 0, said
+    assert content(tmp_path, raw) == expected
+
+
+def test_an_executor_that_is_killed_is_replaced_and_leaves_nothing(
+    cluster: SparkCluster, raw: Path, expected: tuple[Any, Any], tmp_path: Path
+) -> None:
+    conf = f"{DRIVER} spark.pyspark.python={sys.executable}"
+    process = start(tmp_path, raw, ROLLUP_ENGINE="spark", ROLLUP_SPARK_MASTER=cluster.master, ROLLUP_SPARK_CONF=conf)
+    killed = 0
+    deadline = time.monotonic() + 200
+    while process.poll() is None and killed < 2 and time.monotonic() < deadline:
+        # As soon as one writes: first when points are sorted, then when they are rolled up.
+        writing = [
+            list((tmp_path / "stage" / "repartitioned_datapoints").rglob("*.parquet")),
+            list((tmp_path / "warehouse").rglob("*.parquet")),
+        ][killed]
+        executors = cluster.executors()
+        if writing and executors:
+            os.kill(executors[0], signal.SIGKILL)
+            killed += 1
+        time.sleep(0.02)
+    said = finish(process)
+    assert process.returncode == 0, said
+    assert killed == 2
+    assert content(tmp_path, raw) == expected
+
+
+def test_workers_without_the_package_are_told_in_a_sentence(cluster: SparkCluster, raw: Path, tmp_path: Path) -> None:
+    plain = Path(sys.base_prefix) / "bin" / "python3"
+    conf = f"{DRIVER} spark.pyspark.python={plain}"
+    began = time.monotonic()
+    process = start(tmp_path, raw, ROLLUP_ENGINE="spark", ROLLUP_SPARK_MASTER=cluster.master, ROLLUP_SPARK_CONF=conf)
+    said = finish(process)
+    assert process.returncode == 1
+    assert "Spark's workers have no Python package" in said
+    assert "Pack an environment for them and name it in ROLLUP_SPARK_CONF" in said
+    assert time.monotonic() - began < 120
+    assert not list((tmp_path / "stage").rglob("*.parquet")), "nothing was written"
+
+
+def test_spark_connect(raw: Path, expected: tuple[Any, Any], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    from deploy.servers.spark import connect_server
+    from rollup_assets.engines.spark_session import require_java
+    from rollup_assets.errors import EngineError
+
+    try:
+        require_java()
+    except EngineError as error:
+        pytest.skip(str(error))
+    with connect_server(tmp_path_factory.mktemp("connect"), {"PYSPARK_PYTHON": sys.executable}) as remote:
+        # The client needs no Java.
+        process = start(tmp_path, raw, ROLLUP_ENGINE="spark", ROLLUP_SPARK_REMOTE=remote, JAVA_HOME="/nowhere")
+        said = finish(process)
+    assert process.returncode == 0, said
+    assert content(tmp_path, raw) == expected
