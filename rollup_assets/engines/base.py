@@ -89,6 +89,10 @@ class Engine(Protocol):
     def most_map_tasks(self) -> int:
         """Into how many tasks a step should cut its input at most."""
 
+    @property
+    def least_map_task(self) -> int:
+        """Bytes of input below which a task costs more than it does."""
+
     def map(
         self, task: Callable[[Item, TaskContext], Result], items: Sequence[Item], *, stage: str, rows: int, progress: Progress
     ) -> list[Result]:

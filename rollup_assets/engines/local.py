@@ -63,6 +63,7 @@ class LocalEngine:
     tries_again = False
     most_map_tasks = 64
     """Each has a spill file open while its batch is staged."""
+    least_map_task = 1 << 20
 
     def __init__(self, *, threads: int, memory: int, scratch: Path) -> None:
         self.threads = threads

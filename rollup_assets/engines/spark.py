@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from rollup_assets import __version__
 from rollup_assets.engines.base import Blocks, Emit, Item, Mapped, Progress, Reduced, Result, TaskContext
-from rollup_assets.engines.shuffled_blocks import Inbox, Outbox
+from rollup_assets.engines.shuffled_blocks import PARCEL_BYTES, Inbox, Outbox
 from rollup_assets.errors import EngineError, RollupError
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 _RESULTS = "merged boolean, place int, outcome binary"
+_Parcel = tuple[int, int, int, int, bytes]
 _PARCELS = "target int, bucket int, place int, number int, parcel binary"
 # Rows of the shuffle that are no parcels: what a map task returned, and the word to a merge task that it has to run.
 _RETURNED, _RUN = -1, -2
@@ -89,6 +90,8 @@ class SparkEngine:
     tries_again = True
     most_map_tasks = 10_000
     """Spark's driver handles tens of thousands; more only costs it time."""
+    least_map_task = 32 << 20
+    """About two million points, two seconds of work; starting a task takes tens of milliseconds."""
 
     def __init__(self, session: Callable[[], SparkSession], *, task_memory: int) -> None:
         self._open = session
@@ -208,16 +211,20 @@ def _split(work: _Work, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Record
     for batch in batches:
         for place in batch.column(0).to_pylist():
             if place == 0:
-                yield from (_parcel(target, _RUN, place, 0, b"") for target in range(groups))
+                yield _parcels([(target, _RUN, place, 0, b"") for target in range(groups)])
             if place >= len(items):
                 continue
             context = _Context(work.memory, _attempt())
             outbox = Outbox(work.memory // _PARCEL_SHARE, Path(context.scratch_folder()) / "parcels")
             try:
                 outcome = _attempted(functools.partial(split, items[place], outbox.emit), context)
+                pending: list[_Parcel] = [(0, _RETURNED, place, 0, outcome)]
                 for bucket, number, parcel in outbox.drain():
-                    yield _parcel(target_of[bucket], bucket, place, number, parcel)
-                yield _parcel(0, _RETURNED, place, 0, outcome)
+                    pending.append((target_of[bucket], bucket, place, number, parcel))
+                    if sum(len(parcel) for *_, parcel in pending) >= PARCEL_BYTES:
+                        yield _parcels(pending)
+                        pending = []
+                yield _parcels(pending)
             finally:
                 outbox.close()
                 context.clean()
@@ -279,11 +286,13 @@ def _returned(merged: bool, place: int, outcome: bytes) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, ["merged", "place", "outcome"])
 
 
-def _parcel(target: int, bucket: int, place: int, number: int, parcel: bytes) -> pa.RecordBatch:
+def _parcels(parcels: Sequence[_Parcel]) -> pa.RecordBatch:
     import pyarrow as pa
 
-    numbers = [pa.array([value], pa.int32()) for value in (target, bucket, place, number)]
-    return pa.RecordBatch.from_arrays([*numbers, pa.array([parcel], pa.binary())], ["target", "bucket", "place", "number", "parcel"])
+    names = ["target", "bucket", "place", "number", "parcel"]
+    columns = zip(*parcels, strict=True) if parcels else [()] * len(names)
+    kinds = [pa.int32()] * 4 + [pa.binary()]
+    return pa.RecordBatch.from_arrays([pa.array(column, kind) for column, kind in zip(columns, kinds, strict=True)], names)
 
 
 # --------------------------------------------------------------------------------------------------------------- on the driver

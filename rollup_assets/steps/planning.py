@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rollup_assets.engines.base import Engine
 from rollup_assets.settings import Settings
 from rollup_assets.storage.manifests import InputFile
 
@@ -11,8 +12,6 @@ from rollup_assets.storage.manifests import InputFile
 POINTS_PER_GROUP = 8_000_000
 FEWEST_POINTS_FOR_TWO_GROUPS = 1_000_000
 PARQUET_ENCODING = "parquet_encoding"
-_SPLIT_TASKS = 64
-_SMALLEST_SPLIT_TASK, _LARGEST_SPLIT_TASK = 1 << 20, 32 << 20
 
 
 def shard_groups(shards: int, points: int) -> list[list[int]]:
@@ -24,10 +23,9 @@ def shard_groups(shards: int, points: int) -> list[list[int]]:
     return [list(range(shards * group // groups, shards * (group + 1) // groups)) for group in range(groups)]
 
 
-def split_tasks(files: Sequence[InputFile], most: int = _SPLIT_TASKS) -> list[tuple[InputFile, ...]]:
-    """Files in path order, cut into tasks of about the same size: 64, or one more; beyond 2 GiB of files up to ``most``, or one more."""
-    total = sum(file.size for file in files)
-    size = max(min(total // _SPLIT_TASKS, _LARGEST_SPLIT_TASK), total // most, _SMALLEST_SPLIT_TASK)
+def split_tasks(files: Sequence[InputFile], engine: Engine) -> list[tuple[InputFile, ...]]:
+    """Files in path order, cut into tasks of about the same size, as large and as many (or one more) as suits the engine."""
+    size = max(sum(file.size for file in files) // engine.most_map_tasks, engine.least_map_task)
     tasks: list[tuple[InputFile, ...]] = []
     pending: list[InputFile] = []
     waiting = 0

@@ -73,7 +73,7 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
         attempt=attempt,
     )
     tasks = [
-        SplitTask(root, some, batch, settings.shards, settings.value_column) for some in split_tasks(files, pipeline.engine.most_map_tasks)
+        SplitTask(root, some, batch, settings.shards, settings.value_column) for some in split_tasks(files, pipeline.engine)
     ]
     groups = [*shard_groups(settings.shards, known_rows), [settings.shards]] if files else []
     try:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from rollup_assets.batches import Batch
 from rollup_assets.engines.base import NoProgress, Progress
 from rollup_assets.errors import NotStagedError, StaleInputError
-from rollup_assets.iceberg.table import data_location
+from rollup_assets.iceberg.table import data_location, prepare_table
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps import checks
 from rollup_assets.steps.attempts import delete_other_tries
@@ -55,6 +55,7 @@ def roll_up(pipeline: Pipeline, batch: Batch, *, force: bool = False, progress: 
         StageCorruptError: a staged file is missing or has another size.
         RollupOverflowError: a window overflows int64.
         ReconciliationError: counts or deltas do not agree; the files are discarded.
+        CatalogError, TableMismatchError: there is no table to publish to; see :func:`rollup_assets.iceberg.table.prepare_table`.
     """
     inputs = find_inputs(pipeline, batch)
     if isinstance(inputs, Waiting):
@@ -103,6 +104,7 @@ def _roll_up(pipeline: Pipeline, batch: Batch, inputs: RollupInputs, progress: P
     for read_from, manifest in ((batch, inputs.datapoints), (batch, inputs.own), *inputs.earlier):
         if manifest:
             pipeline.stage.require_complete(manifest, read_from)
+    prepare_table(settings)
     accepted = int(inputs.datapoints.counters["rows_accepted"]) if inputs.datapoints else 0
     open_windows = int(task.previous[1].counters["series"]) if task.previous else 0
     results = pipeline.engine.map(

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import itertools
 import time
+from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rollup_assets.engines.local import LocalEngine
+from rollup_assets.engines.spark import SparkEngine
 from rollup_assets.settings import load_settings
 from rollup_assets.steps.planning import (
     FEWEST_POINTS_FOR_TWO_GROUPS,
@@ -60,11 +64,14 @@ def test_small_batches_have_one_file_and_two_cores_have_work_from_a_million_poin
 
 # --------------------------------------------------------------------------------------------------------------- split tasks
 
+LOCAL = LocalEngine(threads=1, memory=1, scratch=Path("never made"))
+SPARK = SparkEngine(lambda: pytest.fail("no session is needed"), task_memory=1)
+
 
 @given(st.lists(st.integers(0, 300 * MiB), max_size=300))
 def test_split_tasks_have_every_file_once_in_order_and_are_few(sizes: list[int]) -> None:
     files = input_files(sizes)
-    tasks = split_tasks(files)
+    tasks = split_tasks(files, LOCAL)
     assert list(itertools.chain.from_iterable(tasks)) == files
     assert all(tasks)
     assert len(tasks) <= 65
@@ -74,7 +81,7 @@ def test_a_batch_of_a_hundred_thousand_small_files_is_cut_at_once() -> None:
     """Into few tasks (each holds a file open), in time that grows with the files and not with their square."""
     started = time.process_time()
     for size in (10, 20_000):
-        tasks = split_tasks(input_files([size] * 100_000))
+        tasks = split_tasks(input_files([size] * 100_000), LOCAL)
         assert len(tasks) <= 65
         assert sum(len(task) for task in tasks) == 100_000
     # Adding up the pending files anew for each took minutes.
@@ -82,10 +89,16 @@ def test_a_batch_of_a_hundred_thousand_small_files_is_cut_at_once() -> None:
 
 
 def test_small_files_share_a_task_and_large_ones_have_their_own() -> None:
-    assert [len(task) for task in split_tasks(input_files([100] * 50))] == [50]
-    assert [len(task) for task in split_tasks(input_files([300 * MiB] * 3))] == [1, 1, 1]
-    assert [len(task) for task in split_tasks(input_files([MiB // 2] * 6))] == [2, 2, 2]
-    assert split_tasks([]) == []
+    assert [len(task) for task in split_tasks(input_files([100] * 50), LOCAL)] == [50]
+    assert [len(task) for task in split_tasks(input_files([300 * MiB] * 3), LOCAL)] == [1, 1, 1]
+    assert [len(task) for task in split_tasks(input_files([MiB // 2] * 6), LOCAL)] == [2, 2, 2]
+    assert split_tasks([], LOCAL) == []
+
+
+def test_spark_gets_tasks_that_are_worth_starting_and_as_many_as_a_cluster_needs() -> None:
+    assert [len(task) for task in split_tasks(input_files([MiB] * 100), SPARK)] == [32, 32, 32, 4]
+    assert len(split_tasks(input_files([64 * MiB] * 5_000), SPARK)) == 5_000
+    assert len(split_tasks(input_files([64 * MiB] * 50_000), SPARK)) <= 10_001
 
 
 # ---------------------------------------------------------------------------------------------------------------- parameters
