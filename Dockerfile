@@ -1,5 +1,5 @@
 # Two images: `docker build --target rollups .` (the local engine) and `--target rollups-spark` (Java 17 and the jars besides). Web server
-# and daemon run from either. Everything runs as a user without a name, on a read-only root file system: what is written goes to DAGSTER_DATA,
+# and daemon run from either. Everything runs as a user without rights, on a read-only root file system: what is written goes to DAGSTER_DATA,
 # ROLLUP_HOME and /tmp, which the container has to be given (docker-compose.yaml does).
 
 # ---------------------------------------------------------------------------------------------------------------- what is built
@@ -49,8 +49,11 @@ ENV PATH=/opt/rollups/venv/bin:$PATH \
     PGPASSFILE=/tmp/pgpass
 COPY deploy/dagster.yaml deploy/workspace.yaml /opt/rollups/dagster/
 COPY --chmod=0555 deploy/entrypoint.sh /opt/rollups/entrypoint.sh
-# Empty, for volumes to take their owner from.
-RUN mkdir -p "$DAGSTER_DATA" "$ROLLUP_HOME" && chown -R 10001:10001 /var/lib/rollups
+# The folders are empty, for volumes to take their owner from. The user has a name after all, since Hadoop fails without one.
+RUN groupadd --gid 10001 rollups \
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin rollups \
+    && mkdir -p "$DAGSTER_DATA" "$ROLLUP_HOME" \
+    && chown -R 10001:10001 /var/lib/rollups
 WORKDIR /var/lib/rollups
 USER 10001:10001
 EXPOSE 3000 4000
