@@ -57,11 +57,12 @@ class ObjectPlace:
         A missing bucket looks like a missing object to HEAD, wrong credentials like a missing permission, and some servers answer 404 to
         everything.
         """
-        client = self.options.client()
-        once_per_process(
-            ("bucket", self.options, self.bucket), lambda: client.list_objects_v2(Bucket=self.bucket, MaxKeys=1, Prefix=self.key)
-        )
-        return client
+
+        def look() -> None:
+            self.options.first_client().list_objects_v2(Bucket=self.bucket, Prefix=self.key, MaxKeys=1)
+
+        once_per_process(("bucket", self.options, self.bucket), look, side_by_side=True)
+        return self.options.client()
 
     # ------------------------------------------------------------------------------------------------------------- looking
 

@@ -6,6 +6,8 @@ pickle. Objects and what is done with them stay out (``storage.objects``).
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
 import os
 import threading
@@ -20,10 +22,13 @@ if TYPE_CHECKING:
 Made = TypeVar("Made")
 
 SCHEME: Final = "s3://"
-# An endpoint that does not answer is given up after about 20 s: ATTEMPTS x CONNECT_SECONDS and the waits in between.
 CONNECT_SECONDS: Final = 4
+# Finishing a large upload may take a store that long.
 READ_SECONDS: Final = 20
 ATTEMPTS: Final = 4
+# The first request to a bucket is a small one: a server that does not answer it is given up after less than 20 s.
+_FIRST_READ_SECONDS = 5
+_FIRST_ATTEMPTS = 3
 _THREADS = 16
 _CONNECTIONS = 64
 _FILE_IO = "rollup_assets.iceberg.file_io.SettingsFileIO"
@@ -53,7 +58,11 @@ class S3Options:
 
     def client(self) -> Any:
         """The client of boto3, one a process. Each retry is a log line of this module, and there are :data:`ATTEMPTS` attempts at most."""
-        return once_per_process(("client", self), self._client)
+        return once_per_process(("client", self), lambda: self._client(READ_SECONDS, ATTEMPTS))
+
+    def first_client(self) -> Any:
+        """A client for the first request to a bucket, which gives up sooner."""
+        return once_per_process(("first client", self), lambda: self._client(_FIRST_READ_SECONDS, _FIRST_ATTEMPTS))
 
     def _filesystem(self) -> FileSystem:
         from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
@@ -77,7 +86,7 @@ class S3Options:
             allow_bucket_deletion=False,
         )
 
-    def _client(self) -> Any:
+    def _client(self, read_seconds: int, attempts: int) -> Any:
         import boto3
         from botocore.config import Config
 
@@ -88,13 +97,13 @@ class S3Options:
             verify=self.ca_bundle or None,
             config=Config(
                 connect_timeout=CONNECT_SECONDS,
-                read_timeout=READ_SECONDS,
-                retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+                read_timeout=read_seconds,
+                retries={"mode": "standard", "total_max_attempts": attempts},
                 max_pool_connections=_CONNECTIONS,
                 s3={"addressing_style": "path" if self.path_style else "virtual" if self.endpoint else "auto"},
             ),
         )
-        client.meta.events.register_first("needs-retry.s3", _log_retry)
+        client.meta.events.register_first("needs-retry.s3", functools.partial(_log_retry, attempts))
         return client
 
     def iceberg_properties(self) -> dict[str, str]:
@@ -132,16 +141,18 @@ def _boolean(value: bool) -> str:
     return "true" if value else "false"
 
 
-def once_per_process(key: tuple[object, ...], make: Callable[[], Made]) -> Made:
-    """What ``make`` made for this key, process and identity: clients keep the credentials that they found when they were made."""
+def once_per_process(key: tuple[object, ...], make: Callable[[], Made], *, side_by_side: bool = False) -> Made:
+    """What ``make`` made for this key, process and identity: clients keep the credentials that they found when they were made.
+
+    ``side_by_side``: threads that ask at once do not wait for each other.
+    """
     key = (*key, os.getpid(), hash(tuple(os.environ.get(name) for name in _CREDENTIALS)))
-    found: Made | None = _made.get(key)
-    if found is None:
+    if key not in _made:
         # boto3 makes clients in one thread at a time only.
-        with _lock:
-            found = _made.get(key)
-            if found is None:
-                found = _made[key] = make()
+        with contextlib.nullcontext() if side_by_side else _lock:
+            if key not in _made:
+                _made[key] = make()
+    found: Made = _made[key]
     return found
 
 
@@ -151,6 +162,7 @@ def threads() -> ThreadPoolExecutor:
 
 
 def _log_retry(
+    most: int,
     response: tuple[Any, Any] | None = None,
     attempts: int = 1,
     caught_exception: BaseException | None = None,
@@ -163,5 +175,5 @@ def _log_retry(
         return
     reason = type(caught_exception).__name__ if caught_exception else f"status {status}"
     name = getattr(operation, "name", "request")
-    if attempts < ATTEMPTS:
-        _log.warning("S3: %s failed (%s), attempt %d of %d; trying again", name, reason, attempts, ATTEMPTS)
+    if attempts < most:
+        _log.warning("S3: %s failed (%s), attempt %d of %d; trying again", name, reason, attempts, most)
