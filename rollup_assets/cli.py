@@ -20,7 +20,7 @@ from rich.markup import escape
 from typer.core import TyperGroup
 
 from rollup_assets.errors import RollupError, SettingsError, UnknownPartitionError
-from rollup_assets.terminal import print_backfill, print_generated, print_rows, print_status, print_verification
+from rollup_assets.terminal import print_backfill, print_examination, print_generated, print_rows, print_status, print_verification
 
 if TYPE_CHECKING:
     from rollup_assets.batches import Batch
@@ -275,6 +275,44 @@ def status(first: MaybeFirst = None, last: MaybeLast = None, as_json: AsJson = F
         )
         return
     print_status(console, found)
+
+
+# ----------------------------------------------------------------------------------------------------------------- doctor
+
+
+@app.command()
+def doctor(
+    timeout: Annotated[float, typer.Option("--timeout", min=1, help="Seconds to wait for answers.")] = 28.0,
+    as_json: AsJson = False,
+) -> None:
+    """Check everything that a run with these settings needs, and say what is wrong and what mends it.
+
+    Python and its packages, compiled kernels, memory, disk space, raw data, stage and warehouse, the catalog with its lock and table,
+    Spark with its workers, and Dagster's records. Nothing is written but small probes, which are deleted again. Exit status 1 if a check
+    failed; a warning is no failure.
+
+    For example:
+
+    - `rollups doctor`
+    - `ROLLUP_ENGINE=spark ROLLUP_SPARK_MASTER=spark://master:7077 rollups doctor --timeout 60`
+    - `rollups doctor --json`
+    """
+    import os
+    import sys
+
+    from rollup_assets.doctor import examine
+
+    found = examine(seconds=timeout)
+    if as_json:
+        _print_json({"healthy": found.healthy, "checks": [dataclasses.asdict(finding) for finding in found.findings]})
+    else:
+        print_examination(_console(), found)
+    if found.silent:
+        # What still waits for an answer would keep the process waiting too.
+        sys.stdout.flush()
+        os._exit(1)
+    if not found.healthy:
+        raise typer.Exit(1)
 
 
 # ----------------------------------------------------------------------------------------------------------------- catalog

@@ -102,6 +102,10 @@ class LockLostError(PublishError):
     """The table's lock was lost before a commit, which was then not made."""
 
 
+class DagsterHomeError(RollupError):
+    """What Dagster keeps of its runs cannot be opened; names DAGSTER_HOME."""
+
+
 class GeneratorError(RollupError):
     """Raw data cannot be generated: it is there already, or an option makes no sense."""
 

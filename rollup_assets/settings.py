@@ -118,12 +118,17 @@ def parse_spark_conf(text: str) -> dict[str, str]:
     return pairs
 
 
-def _half_of_memory() -> int:
+def machine_memory() -> int:
+    """Bytes of memory that this machine, or the container, has."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     # A container sees the host's memory, and is killed at its own limit.
     with contextlib.suppress(OSError, ValueError):
         memory = min(memory, int(CGROUP_LIMIT.read_text()))
-    return memory // 2
+    return memory
+
+
+def _half_of_memory() -> int:
+    return machine_memory() // 2
 
 
 def _cores() -> int:

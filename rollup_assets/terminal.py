@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from rollup_assets.defs.backfill import BackfillResult
+    from rollup_assets.doctor import Examination
     from rollup_assets.generator.landing import Generated
     from rollup_assets.status import PartitionStatus
     from rollup_assets.verification import Verification
@@ -118,6 +119,25 @@ def _remarks(partition: PartitionStatus) -> list[str]:
     if partition.waiting_for:
         remarks.append(f"waits for {', '.join(partition.waiting_for)} to be staged")
     return remarks + partition.stale
+
+
+def print_examination(console: Console, examination: Examination) -> None:
+    """A line for each check, and what mends those that ask for it."""
+    colors = {"ok": "green", "warning": "yellow", "failed": "bold red", "skipped": "dim"}
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for number in range(3):
+        table.add_column(no_wrap=number < 2, overflow="fold")
+    for finding in examination.findings:
+        state = f"[{colors[finding.state]}]{finding.state}[/]"
+        text = escape(finding.found)
+        if finding.remedy:
+            text += f"\n[bold]→ {escape(finding.remedy)}[/]"
+        table.add_row(finding.name, state, f"[dim]{text}[/]" if finding.state == "skipped" else text)
+    console.print(table, highlight=False)
+    failed = sum(finding.state == "failed" for finding in examination.findings)
+    warnings = sum(finding.state == "warning" for finding in examination.findings)
+    verdict = f"[red]{_count(failed, 'check')} failed[/]" if failed else "[green]ready[/]"
+    console.print(f"{verdict}, {_count(warnings, 'warning')}" if warnings else verdict, highlight=False)
 
 
 def print_rows(console: Console, answer: pa.Table) -> None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rollup_assets.errors import CatalogError
-from rollup_assets.iceberg.faults import shown
+from rollup_assets.iceberg.faults import catalog_faults, shown
 from rollup_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -38,6 +39,11 @@ select tables is not null and namespaces is not null,
        coalesce(has_table_privilege(tables, 'insert') and has_any_column_privilege(tables, 'update')
                 and has_table_privilege(namespaces, 'insert'), false)
 from (select to_regclass('iceberg_tables') as tables, to_regclass('iceberg_namespace_properties') as namespaces) as found
+"""
+
+_SESSION = """
+select current_user, current_setting('server_version'), rolsuper, (select version from pg_stat_ssl where pid = pg_backend_pid() and ssl)
+from pg_roles where rolname = current_user
 """
 
 _engines: dict[tuple[object, ...], Engine] = {}
@@ -113,6 +119,30 @@ def create_engine(settings: Settings, *, user: str | None = None, admin: bool = 
 
     event.listen(made, "do_connect", give_password)
     return made
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Who talks to which server, and how."""
+
+    user: str
+    version: str
+    superuser: bool
+    tls: str | None
+    """Protocol version; None: not encrypted."""
+
+
+def session(settings: Settings) -> Session:
+    """What the server says of a connection of this process.
+
+    Raises:
+        CatalogError: it cannot be reached, or refuses us.
+    """
+    from sqlalchemy import text
+
+    with catalog_faults(settings), engine(settings).connect() as connection:
+        found = connection.execute(text(_SESSION)).one()
+    return Session(*found)
 
 
 def _connect_arguments(url: URL) -> dict[str, Any]:

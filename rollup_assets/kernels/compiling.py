@@ -17,8 +17,29 @@ Number = Any
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
+_kernels: list[Any] = []
+
 
 def kernel(function: Function) -> Function:
     """Compile a kernel."""
     compiled: Any = njit(nogil=True, cache=True)(function)
+    _kernels.append(compiled)
     return cast(Function, compiled)
+
+
+def compiled_kernels() -> dict[str, bool]:
+    """Every kernel of the modules imported so far, and whether compiled code of its present source is kept for this processor."""
+    return {f"{kernel.__module__.rpartition('.')[2]}.{kernel.__name__}": _is_compiled(kernel) for kernel in _kernels}
+
+
+def cache_folders() -> set[str]:
+    """Where compiled code of those kernels is kept."""
+    return {str(kernel.stats.cache_path) for kernel in _kernels}
+
+
+def _is_compiled(kernel: Any) -> bool:
+    # numba has no public way to ask this without compiling. Its index is empty where version or source have changed since; its keys
+    # are (types of the arguments, processor, digests of the code).
+    index = kernel._cache._cache_file._load_index()
+    processor = kernel.targetctx.codegen().magic_tuple()
+    return any(of == processor for _, of, _ in index)

@@ -1,0 +1,51 @@
+"""Dagster's records of runs: whether they can be opened. Making them stays out (``defs.backfill``)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import dagster as dg
+
+from rollup_assets.errors import DagsterHomeError
+from rollup_assets.settings import Settings
+
+
+def describe_records(settings: Settings) -> str:
+    """Where they are and how many runs they hold. A folder that is new, or has nothing but a configuration file, is left so.
+
+    Raises:
+        DagsterHomeError: they cannot be opened, or not be made.
+    """
+    home = settings.dagster_home.expanduser().resolve()
+    nearest = next(folder for folder in (home, *home.parents) if folder.exists())
+    if not nearest.is_dir():
+        raise DagsterHomeError(f"DAGSTER_HOME={home} cannot be a folder, since {nearest} is a file; set it to another one")
+    kept_elsewhere = _has_storage_of_its_own(home)
+    if not kept_elsewhere and not os.access(nearest, os.W_OK | os.X_OK):
+        raise DagsterHomeError(f"DAGSTER_HOME={home} cannot be written by this user; set it to a folder that can")
+    if nearest != home:
+        return f"{home} is not there yet; the first run makes it"
+    if not kept_elsewhere and not any(found.name != "dagster.yaml" for found in home.iterdir()):
+        return f"{home} has no runs yet"
+    try:
+        with dg.DagsterInstance.from_config(str(home)) as instance:
+            count = instance.get_runs_count()
+    except Exception as error:  # whatever the classes raise that dagster.yaml names
+        reason = (str(error).splitlines() or [""])[0][:300]
+        raise DagsterHomeError(
+            f"DAGSTER_HOME={home} cannot be opened ({type(error).__name__}: {reason}); correct its dagster.yaml or the database that it "
+            "names, or set DAGSTER_HOME to another folder"
+        ) from error
+    return f"{home} can be opened; {count} {'run' if count == 1 else 'runs'}"
+
+
+def _has_storage_of_its_own(home: Path) -> bool:
+    """Whether dagster.yaml keeps runs elsewhere than in the folder."""
+    import yaml  # type: ignore[import-untyped]
+
+    try:
+        configured = yaml.safe_load((home / "dagster.yaml").read_text())
+    except (OSError, yaml.YAMLError):
+        return False
+    return isinstance(configured, dict) and "storage" in configured

@@ -1,0 +1,96 @@
+"""The catalog, the table in it and the table's lock."""
+
+from __future__ import annotations
+
+import os
+from urllib.parse import urlsplit
+
+from rollup_assets.doctor.findings import Chain, Check, Found, failed, skipped, warning
+from rollup_assets.doctor.machine import existing
+from rollup_assets.errors import LockTimeoutError
+from rollup_assets.iceberg.catalog import is_postgres, is_rest, open_catalog, sqlite_database
+from rollup_assets.iceberg.faults import shown
+from rollup_assets.iceberg.locks import lock_file, table_lock
+from rollup_assets.iceberg.table import check_table, load_table
+from rollup_assets.settings import Settings
+
+LOCK_SECONDS = 0.5
+_THIS_MACHINE = ("localhost", "127.0.0.1", "::1", "")
+
+
+def chains() -> list[Chain]:
+    """Table and lock need the catalog, and the table may differ whoever holds the lock."""
+    return [
+        Chain((Check("catalog", catalog, "ROLLUP_CATALOG"), Check("lock", lock, "ROLLUP_CATALOG"), Check("table", table, "ROLLUP_CATALOG")))
+    ]
+
+
+def catalog(settings: Settings) -> Found:
+    """Whether it can be opened, is initialized, and lets us write."""
+    database = sqlite_database(settings)
+    if database is not None and not database.exists():
+        # Opening it would make it.
+        nearest = existing(database)
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+            return failed(
+                f"{shown(settings)} cannot be made in {nearest}", "set ROLLUP_CATALOG or ROLLUP_HOME to where this user may write"
+            )
+        return Found(f"{database} is not there yet; the first run makes it")
+    with open_catalog(settings, writing=True) as opened:
+        if is_rest(settings):
+            opened.list_namespaces()
+            return Found(f"{shown(settings)} answers; it alone knows what this client may write")
+    if is_postgres(settings):
+        return _postgres(settings)
+    return Found(f"{shown(settings)} can be opened")
+
+
+def _postgres(settings: Settings) -> Found:
+    from rollup_assets.iceberg.postgres import session
+
+    here = session(settings)
+    found = f"{shown(settings)}: PostgreSQL {here.version}, initialized, {here.user} may read and write"
+    if here.superuser:
+        return warning(
+            f"{found}, and anything else: it is a superuser",
+            "name a role of its own for runs, which `rollups catalog init` grants the least",
+        )
+    if here.tls is None:
+        host = urlsplit(settings.catalog).hostname or ""
+        if host in _THIS_MACHINE:
+            return Found(f"{found}; no TLS, and none needed on this machine")
+        return warning(
+            f"{found}; without TLS: the password and all else can be read on the way", "set sslmode=verify-full in ROLLUP_CATALOG"
+        )
+    if "sslmode=verify-full" not in urlsplit(settings.catalog).query:
+        return warning(f"{found}; {here.tls}, but nobody has looked whose server it is", "set sslmode=verify-full in ROLLUP_CATALOG")
+    return Found(f"{found}; {here.tls}, verified")
+
+
+def lock(settings: Settings) -> Found:
+    """Whether the table's lock can be taken at once; it is given back."""
+    file = lock_file(settings)
+    if file is None and not is_postgres(settings):
+        return skipped("this catalog has no lock: publishers at once redo their commits")
+    if file is not None and not file.exists():
+        return Found("nobody holds it")
+    try:
+        with table_lock(settings, LOCK_SECONDS):
+            return Found("nobody holds it")
+    except LockTimeoutError as error:
+        problem, _, remedy = str(error).rpartition("; ")
+        return warning(problem, remedy)
+
+
+def table(settings: Settings) -> Found:
+    """The table against the settings."""
+    database = sqlite_database(settings)
+    found = None
+    if database is None or database.exists():
+        with open_catalog(settings) as opened:
+            found = load_table(opened, settings)
+    if found is None:
+        return Found(f"{settings.table} is not there yet; the first publish makes it")
+    check_table(found, settings)
+    snapshots = len(found.snapshots())
+    return Found(f"{settings.table} is as the settings say; {snapshots} {'snapshot' if snapshots == 1 else 'snapshots'}")

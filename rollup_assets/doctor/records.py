@@ -1,0 +1,18 @@
+"""Dagster's records of runs."""
+
+from __future__ import annotations
+
+from rollup_assets.doctor.findings import Chain, Check, Found
+from rollup_assets.settings import Settings
+
+
+def chains() -> list[Chain]:
+    """This stands for itself."""
+    return [Chain((Check("Dagster", dagster, "DAGSTER_HOME and its dagster.yaml"),))]
+
+
+def dagster(settings: Settings) -> Found:
+    """Whether they can be opened, where there are any."""
+    from rollup_assets.defs.records import describe_records
+
+    return Found(describe_records(settings))

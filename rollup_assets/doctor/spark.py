@@ -1,0 +1,193 @@
+"""Spark: Java, a session, its workers, what they can reach, and the jars that Spark SQL on the table would need."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rollup_assets import __version__
+from rollup_assets.doctor.findings import Chain, Check, Found, failed, skipped
+from rollup_assets.doctor.places import probe, probe_file
+from rollup_assets.engines.base import NoProgress, TaskContext
+from rollup_assets.errors import EngineError, RollupError, SettingsError, StorageError
+from rollup_assets.settings import Settings
+from rollup_assets.storage.filesystems import Place
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+TASKS = 2
+# A job that is stopped tells more than a check that is given up.
+_BEFORE_DEADLINE = 3.0
+_UNUSED = "ROLLUP_ENGINE=local needs none"
+
+
+def chains(deadline: float) -> list[Chain]:
+    """``deadline``: when all checks have to be through, on the monotonic clock."""
+    spark = _Spark(deadline)
+    checks = (
+        Check("Java", java, "JAVA_HOME"),
+        Check("Spark", spark.session_opens, "ROLLUP_SPARK_MASTER, ROLLUP_SPARK_REMOTE and ROLLUP_SPARK_CONF"),
+        Check("workers", spark.workers, "ROLLUP_SPARK_CONF and the cluster's own pages"),
+        Check("workers' data", spark.workers_data, "ROLLUP_S3_ENDPOINT, as Spark's workers see it"),
+    )
+    return [Chain(checks, spark.close), Chain((Check("jars", jars, "ROLLUP_SPARK_CONF"),))]
+
+
+def java(settings: Settings) -> Found:
+    """A Java that Spark runs on."""
+    from rollup_assets.engines.spark_session import require_java, require_pyspark
+
+    if settings.engine != "spark":
+        return skipped(_UNUSED)
+    require_pyspark(connect=bool(settings.spark_remote))
+    if settings.spark_remote:
+        return skipped("a Spark Connect client needs none")
+    return Found(require_java())
+
+
+@dataclass(slots=True)
+class _Spark:
+    """The session of this examination."""
+
+    deadline: float
+    _session: SparkSession | None = None
+    _is_ours: bool = False
+
+    def session_opens(self, settings: Settings) -> Found:
+        """A session, as a run makes it."""
+        if settings.engine != "spark":
+            return skipped(_UNUSED)
+        from pyspark.sql import SparkSession
+
+        from rollup_assets.engines.spark_session import open_session
+
+        self._is_ours = SparkSession.getActiveSession() is None
+        self._session = open_session(settings)
+        where = f"ROLLUP_SPARK_REMOTE={settings.spark_remote}" if settings.spark_remote else f"ROLLUP_SPARK_MASTER={settings.spark_master}"
+        return Found(f"{where}: Spark {self._session.version}")
+
+    def workers(self, settings: Settings) -> Found:
+        """Tasks that import this package on the workers."""
+        if settings.engine != "spark":
+            return skipped(_UNUSED)
+        found = self._run(settings, _who, list(range(TASKS)))
+        return Found(f"{TASKS} tasks ran: {', '.join(sorted(set(found)))}")
+
+    def workers_data(self, settings: Settings) -> Found:
+        """Whether the workers read raw data, see what the driver has written, and can write themselves, with their credentials."""
+        if settings.engine != "spark":
+            return skipped(_UNUSED)
+        raw, stage, warehouse = (Place.parse(location, settings.s3) for location in (settings.raw, settings.stage, settings.warehouse))
+        with contextlib.ExitStack() as stack:
+            try:
+                ours = tuple(stack.enter_context(probe_file(place)) for place in (stage, warehouse))
+            except (StorageError, OSError):
+                return skipped("stage or warehouse cannot be written from here either")
+            problems = self._run(settings, _what_is_wrong_with_data, [(raw, ours)] * TASKS)
+        for problem in problems:
+            if problem:
+                text, _, remedy = problem.rpartition("; ")
+                return failed(f"on Spark's workers: {text}", remedy)
+        return Found("the workers list raw data, and read and write stage and warehouse")
+
+    def _run(self, settings: Settings, task: Any, items: list[Any]) -> list[Any]:
+        from rollup_assets.engines.spark import SparkEngine
+
+        session = self._session
+        assert session is not None
+        seconds = max(0.1, self.deadline - _BEFORE_DEADLINE - time.monotonic())
+        late = threading.Event()
+
+        def stop() -> None:
+            late.set()
+            _stop_jobs(session)
+
+        timer = threading.Timer(seconds, stop)
+        timer.daemon = True
+        timer.start()
+        try:
+            engine = SparkEngine(lambda: session, task_memory=settings.spark_task_memory)
+            return engine.map(task, items, stage="doctor", rows=0, progress=NoProgress())
+        except RollupError:
+            raise
+        except Exception:
+            if not late.is_set():
+                raise
+            raise EngineError(
+                f"Spark's workers did not end {TASKS} small tasks within {seconds:.0f} s; look at the cluster's own pages for workers with "
+                "free cores and memory, lower spark.executor.memory or spark.executor.cores in ROLLUP_SPARK_CONF, or wait longer with "
+                "`rollups doctor --timeout`"
+            ) from None
+        finally:
+            timer.cancel()
+
+    def close(self) -> None:
+        """Stop the session, unless it was there before."""
+        if self._session is not None and self._is_ours:
+            self._session.stop()
+
+
+def jars(settings: Settings) -> Found:
+    """The jars that Spark SQL on the table would need; the engine needs none."""
+    if settings.engine != "spark":
+        return skipped(_UNUSED)
+    import pyspark
+
+    from rollup_assets.iceberg.spark import packages, session_properties
+
+    try:
+        session_properties(settings)
+    except SettingsError as error:
+        return skipped(f"the engine needs none, and Spark SQL cannot read this table: {error}")
+    conf = settings.spark_conf
+    named = [*conf.get("spark.jars", "").split(","), *conf.get("spark.jars.packages", "").split(",")]
+    there = {jar.name for jar in (Path(pyspark.__file__).parent / "jars").glob("*.jar")} | {name.rpartition("/")[2] for name in named}
+    missing = []
+    for coordinates in packages(settings):
+        _, artifact, version = coordinates.split(":")
+        if coordinates not in there and f"{artifact}-{version}.jar" not in there:
+            missing.append(coordinates)
+    if not missing:
+        return Found(f"{', '.join(packages(settings))}, for Spark SQL on the table")
+    return Found(f"the engine needs none; Spark SQL on the table needs {', '.join(missing)} (`rollups spark-conf` names them)")
+
+
+# ------------------------------------------------------------------------------------------------------------- on executors
+
+
+def _who(_: int, __: TaskContext) -> str:
+    return f"rollup_assets {__version__}, Python {platform.python_version()}, on {socket.gethostname()}"
+
+
+def _what_is_wrong_with_data(item: tuple[Place, tuple[Place, ...]], _: TaskContext) -> str:
+    raw, probes = item
+    try:
+        raw.folders()
+        for theirs in probes:
+            if not theirs.exists():
+                raise StorageError(f"{theirs.uri}, just written by the driver, is not there; use a place that driver and workers share")
+            probe(theirs.beside(""))
+    except (StorageError, OSError) as error:
+        return str(error).splitlines()[0]
+    return ""
+
+
+# ------------------------------------------------------------------------------------------------------------ on the driver
+
+
+def _stop_jobs(session: SparkSession) -> None:
+    """Also jobs of others in this session: the engine's have a tag that only it knows."""
+    from pyspark.errors import PySparkException
+
+    with contextlib.suppress(Exception):
+        try:
+            session.sparkContext.cancelAllJobs()
+        except PySparkException:  # Spark Connect has no context
+            session.interruptAll()
