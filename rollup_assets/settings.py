@@ -403,7 +403,9 @@ def _absolute(name: str, location: str, root: Path) -> str:
         if scheme in ("s3a", "s3n"):
             raise ValueError(f"{name}={location} has Hadoop's name for S3; write s3://{rest}")
         if scheme == "s3" and not re.fullmatch(r"[A-Za-z0-9._-]+(/[^/?#]+)*/?", rest):
-            raise ValueError(f"{name}={location} is not a bucket and a folder in it; write s3://bucket/folder")
+            # Not shown where it may hold a secret.
+            shown = "" if "@" in rest else f"={location}"
+            raise ValueError(f"{name}{shown} is not a bucket and a folder in it; write s3://bucket/folder")
         return location.rstrip("/")
     try:
         return str((root / Path(location).expanduser()).resolve())

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from rollup_assets import settings as module
 from rollup_assets.errors import SettingsError
 from rollup_assets.settings import Settings, format_duration, load_settings, parse_duration, parse_size
+from rollup_assets.storage.s3 import S3Options
 
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
 
@@ -95,6 +96,9 @@ def test_every_setting_is_described() -> None:
         ("stage", "file:///data/my%20stage", "/data/my stage"),
         ("stage", "file:/data/stage", "/data/stage"),
         ("warehouse", "s3://bucket/warehouse", "s3://bucket/warehouse"),
+        ("s3_endpoint", "https://s3.example.org:8333/", "https://s3.example.org:8333"),
+        ("s3_region", "eu-central-1", "eu-central-1"),
+        ("s3_path_style", "true", True),
         ("catalog", "postgresql+psycopg://user@host:5432/db?sslmode=require", "postgresql+psycopg://user@host:5432/db?sslmode=require"),
         ("catalog", "rest+https://host/catalog", "rest+https://host/catalog"),
         ("catalog_properties", "a=1 b='x y'", {"a": "1", "b": "x y"}),
@@ -530,3 +534,49 @@ def test_passwords_are_neither_shown_nor_pickled(tmp_path: Path) -> None:
     there = pickle.loads(pickled)
     assert there == settings.model_copy(update={"catalog_password": None, "catalog_admin_password": None})
     assert load_settings(**settings.model_dump()).read_catalog_password() == CANARY
+
+
+# ------------------------------------------------------------------------------------------------------------------------- s3
+
+
+@pytest.mark.parametrize(
+    ("environment", "options"),
+    [
+        ({}, S3Options()),
+        ({"ROLLUP_S3_ENDPOINT": "http://s3:8333"}, S3Options("http://s3:8333", "us-east-1", True)),
+        ({"ROLLUP_S3_ENDPOINT": "http://s3:8333", "ROLLUP_S3_PATH_STYLE": "false"}, S3Options("http://s3:8333", "us-east-1", False)),
+        ({"AWS_REGION": "eu-west-1", "AWS_DEFAULT_REGION": "eu-west-2"}, S3Options(region="eu-west-1")),
+        ({"AWS_DEFAULT_REGION": "eu-west-2"}, S3Options(region="eu-west-2")),
+        ({"AWS_REGION": "eu-west-1", "ROLLUP_S3_REGION": "eu-west-3"}, S3Options(region="eu-west-3")),
+    ],
+)
+def test_how_s3_is_reached(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], options: S3Options) -> None:
+    """Amazon's unless an endpoint is named; AWS's own variables are the defaults."""
+    assert with_environment(monkeypatch, **environment).s3 == options
+
+
+def test_the_ca_bundle_is_a_file_and_relative_to_the_root(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+    with pytest.raises(SettingsError, match=r"ROLLUP_S3_CA_BUNDLE: .*ca\.pem is not a file; name a PEM file"):
+        with_environment(monkeypatch, ROLLUP_S3_CA_BUNDLE="ca.pem")
+    (root / "ca.pem").touch()
+    assert load_settings().s3.ca_bundle == str(root / "ca.pem")
+    monkeypatch.delenv("ROLLUP_S3_CA_BUNDLE")
+    assert with_environment(monkeypatch, AWS_CA_BUNDLE=str(root / "ca.pem")).s3.ca_bundle == str(root / "ca.pem")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "remedy"),
+    [
+        ("s3_endpoint", "s3.example.org:8333", "ROLLUP_S3_ENDPOINT: .*write scheme, host and port"),
+        ("s3_endpoint", "https://s3.example.org/bucket", "ROLLUP_S3_ENDPOINT: .*write scheme, host and port"),
+        ("s3_endpoint", "https://s3.example.org:http", "ROLLUP_S3_ENDPOINT: .*write scheme, host and port"),
+        ("s3_endpoint", "https://key:canary@s3.example.org", "ROLLUP_S3_ENDPOINT: .*AWS_SECRET_ACCESS_KEY"),
+        ("raw", "s3a://bucket/raw", "ROLLUP_RAW=.*write s3://bucket/raw"),
+        ("stage", "s3://", "ROLLUP_STAGE=.*write s3://bucket/folder"),
+        ("warehouse", "s3://key:canary@bucket/warehouse", "ROLLUP_WAREHOUSE"),
+    ],
+)
+def test_what_is_no_place_on_s3_is_refused(name: str, text: str, remedy: str) -> None:
+    with pytest.raises(SettingsError, match=remedy) as caught:
+        load_settings(**{name: text})
+    assert "canary" not in str(caught.value)
