@@ -27,6 +27,7 @@ from rollup_assets.defs.partitions import PARTITIONS_PER_RUN
 from rollup_assets.defs.report import PartitionOutcome, Watcher
 from rollup_assets.engines.base import Progress
 from rollup_assets.errors import PublishHaltError, RollupError, UnknownPartitionError
+from rollup_assets.iceberg.table import prepare_table
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.settings import Settings
 from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLUP_TABLE
@@ -100,10 +101,12 @@ def run_backfill(
 
     Raises:
         UnknownPartitionError: a key is malformed or not a partition, its batch has not ended, or ``last`` is before ``first``.
+        CatalogError, TableMismatchError: there is no table to publish to; nothing was staged.
         KeyboardInterrupt: Ctrl-C or SIGTERM; finished partitions stand.
     """
     calendar = settings.calendar
     batches, trailing, skipped = _targets(calendar, first, last, settings.reach)
+    prepare_table(settings)
     pipeline = Pipeline.from_settings(settings)
     state = _State()
 

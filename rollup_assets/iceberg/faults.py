@@ -103,7 +103,7 @@ def _explain(error: Exception, settings: Settings) -> str | None:
         if isinstance(error, requests.exceptions.SSLError):
             return (
                 f" is not trusted ({_reason(error)}); set ssl.cabundle in ROLLUP_CATALOG_PROPERTIES to the certificate of the authority "
-                "that signed the server's, and the host in ROLLUP_CATALOG to a name in that"
+                "that signed the server's (REQUESTS_CA_BUNDLE goes before it), and the host in ROLLUP_CATALOG to a name in that"
             )
         return f" cannot be reached ({_reason(error)}); {_REACH}"
     if (iceberg := sys.modules.get("pyiceberg.exceptions")) is not None and isinstance(error, iceberg.RESTError):

@@ -33,7 +33,7 @@ def rest_catalog(settings: Settings, properties: dict[str, Any]) -> Catalog:
 
     parts = urlsplit(str(properties["uri"]))
     user = unquote(parts.username or "")
-    properties = {**properties, "type": "rest", "uri": urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))}
+    properties = {**properties, "uri": urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))}
     if (bundle := properties.pop("ssl.cabundle", None)) is not None:
         properties["ssl"] = {"cabundle": bundle}
     if _is_signed(properties):
@@ -41,7 +41,9 @@ def rest_catalog(settings: Settings, properties: dict[str, Any]) -> Catalog:
     elif (password := settings.read_catalog_password()) is not None:
         properties |= {"credential": f"{user}:{password}"} if user else {"token": password}
     _check_reachable(settings, parts.hostname or "", parts.port or _DEFAULT_PORTS[parts.scheme])
-    return pyiceberg_catalog.load_catalog(settings.catalog_name, **properties)
+    implementation = f"{__name__.rpartition('.')[0]}.rest_client.TimedRestCatalog"
+    properties.pop("type", None)
+    return pyiceberg_catalog.load_catalog(settings.catalog_name, **{**properties, "py-catalog-impl": implementation})
 
 
 def _is_signed(properties: dict[str, Any]) -> bool:
@@ -59,7 +61,7 @@ def _check_aws_credentials(settings: Settings) -> None:
 
 
 def _check_reachable(settings: Settings, host: str, port: int) -> None:
-    """PyIceberg waits for ever: it sets no timeout."""
+    """A name or address that is wrong shows here; PyIceberg's own error would name neither."""
     try:
         socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
     except OSError as error:

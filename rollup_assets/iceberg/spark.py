@@ -30,6 +30,7 @@ _DRIVER_PARAMETERS = {
 }
 # The other REST properties are PyIceberg's own, or could hold a secret.
 _REST_PROPERTIES = ("oauth2-server-uri", "scope", "audience", "resource", "prefix")
+_CREDENTIAL = "ICEBERG_REST_CREDENTIAL"
 _POSTGRESQL_PORT = 5432
 
 
@@ -86,7 +87,10 @@ def _secrets(settings: Settings) -> list[str]:
         lines.append("The catalog's password: in a file of mode 0600 that PGPASSFILE names where the driver runs, as the line")
         lines.append(f"  {password_file_line(settings)}")
     if is_rest(settings):
-        lines.append("The catalog's token: in ROLLUP_CATALOG_PASSWORD where the driver runs.")
+        if client := urlsplit(settings.catalog).username:
+            lines.append(f"The catalog's client and its secret: in {_CREDENTIAL} where the driver runs, as {unquote(client)}:<secret>.")
+        else:
+            lines.append("The catalog's token, where it asks for one: in ROLLUP_CATALOG_PASSWORD where the driver runs.")
     if _is_on_s3(settings):
         lines.append("S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role, where driver and executors run.")
         if settings.s3.ca_bundle:
@@ -138,9 +142,13 @@ def _address(settings: Settings) -> tuple[str, int, str, str]:
 
 def _rest(settings: Settings) -> dict[str, str]:
     given = {name: value for name, value in settings.catalog_properties.items() if name in _REST_PROPERTIES or name.startswith("rest.")}
-    # Iceberg's REST client reads a value that begins so from the environment.
-    token = {"token": "env:ROLLUP_CATALOG_PASSWORD"} if settings.read_catalog_password() else {}
-    return {"type": "rest", "uri": settings.catalog.removeprefix("rest+"), **given, **token}
+    parts = urlsplit(settings.catalog.removeprefix("rest+"))
+    secret: dict[str, str] = {}
+    if settings.read_catalog_password() is not None:
+        # Iceberg's REST client reads a value that begins so from the environment.
+        name, variable = ("credential", _CREDENTIAL) if parts.username else ("token", "ROLLUP_CATALOG_PASSWORD")
+        secret = {name: f"env:{variable}"}
+    return {"type": "rest", "uri": parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(), **given, **secret}
 
 
 def _is_on_s3(settings: Settings) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from rollup_assets.errors import TableMismatchError
-from rollup_assets.iceberg.catalog import load_catalog
+from rollup_assets.iceberg.catalog import load_catalog, open_catalog
 from rollup_assets.iceberg.schema import FORMAT_VERSION, iceberg_schema, partition_spec, table_properties
 from rollup_assets.settings import Settings, format_duration
 from rollup_assets.storage.filesystems import Place
@@ -55,6 +55,22 @@ def ensure_table(settings: Settings, catalog: Catalog | None = None) -> Table:
     table = load_table(catalog, settings) or _create_table(catalog, settings)
     check_table(table, settings)
     return table
+
+
+def prepare_table(settings: Settings) -> None:
+    """Make sure of the catalog and the table before files are written for it, where the catalog is on a server.
+
+    So a fault shows at once and with nothing written; and a server that takes folders of its warehouse for namespaces, as SeaweedFS
+    does, finds the table before the files. An embedded catalog cannot be away, and is left for the publish.
+
+    Raises:
+        CatalogError: it cannot be used; see :func:`rollup_assets.iceberg.catalog.open_catalog`.
+        TableMismatchError: the table that is there contradicts the settings.
+    """
+    if settings.catalog.startswith("sqlite:"):
+        return
+    with open_catalog(settings, writing=True) as catalog:
+        ensure_table(settings, catalog)
 
 
 def _create_table(catalog: Catalog, settings: Settings) -> Table:

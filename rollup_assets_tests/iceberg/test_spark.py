@@ -89,6 +89,14 @@ def test_rest() -> None:
     assert "token" not in catalog(session_properties(load_settings(catalog=uri, **S3)))
 
 
+def test_the_client_of_a_rest_catalog_finds_its_secret_in_the_environment() -> None:
+    settings = load_settings(catalog="rest+https://client@host:8181/catalog", catalog_password=CANARY)
+    found = catalog(session_properties(settings))
+    assert (found["uri"], found["credential"]) == ("https://host:8181/catalog", "env:ICEBERG_REST_CREDENTIAL")
+    assert "token" not in found
+    assert "client:<secret>" in properties_file(settings)
+
+
 def test_an_embedded_catalog_is_refused_with_what_can_be_shared() -> None:
     with pytest.raises(SettingsError, match=r"sqlite.*postgresql\+psycopg"):
         session_properties(load_settings())
