@@ -21,7 +21,7 @@ from rollup_assets.storage import encodings
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.landing_zone import LandingZone, version_of
 from rollup_assets.storage.manifests import REPARTITIONED, Manifest, Stage
-from rollup_assets.storage.objects import PART_BYTES, ObjectPlace
+from rollup_assets.storage.objects import PART_BYTES, PARTS_IN_FLIGHT, ObjectPlace
 from rollup_assets.storage.parquet import ParquetFileWriter
 from rollup_assets.storage.raw_files import RawFile
 from rollup_assets.storage.s3 import ATTEMPTS, S3Options
@@ -386,3 +386,35 @@ def test_retries_are_bounded_and_in_the_log(busy_server: http.server.ThreadingHT
     assert said == [f"S3: ListObjectsV2 failed (status 503), attempt {number} of {ATTEMPTS}; trying again" for number in range(1, ATTEMPTS)]
     with pytest.raises(StorageError, match=r"s3://lake/x/?: ListObjectsV2 failed \(503.*run the same command again"):
         list(Place.parse("s3://lake/x", options).files())
+
+
+def test_parts_are_uploaded_while_the_next_ones_are_made(s3_folder: S3Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for a part before as many are on their way as memory is given to; and then somebody does."""
+    client = s3_folder.options.client()
+    go_on, waiting = threading.Event(), threading.Semaphore(0)
+    upload_part = client.upload_part
+    most = 0
+    under_way: list[int] = []
+
+    def slowly(**arguments: object) -> object:
+        nonlocal most
+        under_way.append(1)
+        most = max(most, len(under_way))
+        waiting.release()
+        assert go_on.wait(60)
+        answer = upload_part(**arguments)
+        under_way.pop()
+        return answer
+
+    monkeypatch.setattr(client, "upload_part", slowly)
+    content = os.urandom(PART_BYTES)
+    with (s3_folder.lake / "file").open_output() as stream:
+        for _ in range(PARTS_IN_FLIGHT):
+            stream.write(content)
+        for _ in range(PARTS_IN_FLIGHT):
+            assert waiting.acquire(timeout=60), "a part that is whole is not on its way"
+        threading.Timer(0.2, go_on.set).start()
+        for _ in range(3):
+            stream.write(content)
+    assert most == PARTS_IN_FLIGHT
+    assert (s3_folder.lake / "file").size() == (PARTS_IN_FLIGHT + 3) * PART_BYTES
