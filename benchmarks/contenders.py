@@ -29,7 +29,7 @@ WARM, COLD, FIRST = "warm", "cold", "first"
 """``warm``: the task is timed after it has run on the small site in the same process. ``cold``: a process from start to exit.
 ``first``: cold, with nothing compiled yet, as after installing."""
 FORMS_FILE = Path(__file__).parent / "results" / "forms.json"
-SPARK_FORM = "by id, lz4"
+SPARK_FORM = "repartitionById, lz4"
 """The fastest of Spark's forms, as ``python -m benchmarks.spark --forms`` found."""
 
 

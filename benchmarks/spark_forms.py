@@ -43,7 +43,7 @@ def _by_id(frame: DataFrame) -> DataFrame:
 
 def _by_shard(frame: DataFrame) -> DataFrame:
     sharded = frame.selectExpr("id & 15 AS shard", "*")
-    return sharded.repartition(PARTITIONS, "shard").sortWithinPartitions("shard", *_ORDER).drop("shard")
+    return sharded.repartition(PARTITIONS, "shard").sortWithinPartitions(*_ORDER).drop("shard")
 
 
 def _by_place(frame: DataFrame) -> DataFrame:

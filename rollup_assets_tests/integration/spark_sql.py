@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -163,42 +163,48 @@ def _spark_knows(session: Any, name: str) -> bool:
 
 def _constants(session: Any, *classes: str) -> set[str]:
     """The values of all string constants of Java classes."""
+    jvm = session._jvm
+    loader = jvm.Thread.currentThread().getContextClassLoader()
     found = set()
     for name in classes:
-        for constant in session._jvm.java.lang.Class.forName(
-            name, True, session._jvm.Thread.currentThread().getContextClassLoader()
-        ).getFields():
-            if str(constant.getType().getName()) == "java.lang.String":
+        for constant in jvm.java.lang.Class.forName(name, True, loader).getDeclaredFields():
+            if str(constant.getType().getName()) == "java.lang.String" and jvm.java.lang.reflect.Modifier.isStatic(constant.getModifiers()):
+                constant.setAccessible(True)
                 found.add(constant.get(None))
     return found
 
 
-def _iceberg_table_knows(session: Any, name: str) -> bool:
-    return name in _constants(session, "org.apache.iceberg.TableProperties")
+def _is_constant_of(*classes: str) -> Callable[[Any, str], bool]:
+    return lambda session, name: name in _constants(session, *classes)
 
 
-def _iceberg_session_knows(session: Any, name: str) -> bool:
-    return name in _constants(session, "org.apache.iceberg.spark.SparkSQLProperties")
+def _postgresql_knows(session: Any, name: str) -> bool:
+    jvm = session._jvm
+    loader = jvm.Thread.currentThread().getContextClassLoader()
+    properties = jvm.java.lang.Class.forName("org.postgresql.PGProperty", True, loader)
+    return any(str(constant.getName()) == name for constant in properties.getEnumConstants())
 
 
-_CATALOG_CLASSES = (
-    "org.apache.iceberg.CatalogProperties",
-    "org.apache.iceberg.CatalogUtil",
-    "org.apache.iceberg.aws.AwsClientProperties",
-    "org.apache.iceberg.aws.HttpClientProperties",
-    "org.apache.iceberg.aws.s3.S3FileIOProperties",
-)
-
-
-def _iceberg_catalog_knows(session: Any, name: str) -> bool:
-    return name in _constants(session, *_CATALOG_CLASSES)
+def _hadoop_knows(session: Any, name: str) -> bool:
+    # Its defaults name S3A's properties too, whose code is in a jar that is not here.
+    return session._jvm.org.apache.hadoop.conf.Configuration().get(name) is not None
 
 
 _KNOWN = {
     "spark": _spark_knows,
-    "iceberg table": _iceberg_table_knows,
-    "iceberg session": _iceberg_session_knows,
-    "iceberg catalog": _iceberg_catalog_knows,
+    "hadoop": _hadoop_knows,
+    "postgresql": _postgresql_knows,
+    "parquet": _is_constant_of("org.apache.parquet.hadoop.ParquetOutputFormat"),
+    "iceberg table": _is_constant_of("org.apache.iceberg.TableProperties"),
+    "iceberg session": _is_constant_of("org.apache.iceberg.spark.SparkSQLProperties"),
+    "iceberg catalog": _is_constant_of(
+        "org.apache.iceberg.CatalogProperties",
+        "org.apache.iceberg.CatalogUtil",
+        "org.apache.iceberg.jdbc.JdbcUtil",
+        "org.apache.iceberg.rest.auth.OAuth2Properties",
+        "org.apache.iceberg.aws.AwsClientProperties",
+        "org.apache.iceberg.aws.s3.S3FileIOProperties",
+    ),
 }
 
 

@@ -6,6 +6,7 @@ Spark runs with the properties that ``rollups spark-conf`` prints and finds its 
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -380,3 +381,158 @@ def test_spark_shows_no_secret(lake: Lake) -> None:
     shown = lake.spark.shown()
     assert all(expected in shown for expected in (ROLE, "jdbc:postgresql://", "s3.endpoint", "spark.sql.shuffle.partitions", "-Xmx1g"))
     assert [secret for secret in lake.secrets if secret in shown] == []
+
+
+# docs/spark.md
+
+DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "spark.md").read_text()
+# Every property that the seed sets or recommends.
+SEED = [
+    "spark.memory.fraction",
+    "spark.memory.storageFraction",
+    "spark.sql.autoBroadcastJoinThreshold",
+    "spark.executor.instances",
+    "spark.executor.memory",
+    "spark.executor.cores",
+    "spark.executor.memoryOverhead",
+    "spark.default.parallelism",
+    "spark.sql.shuffle.partitions",
+    "spark.hadoop.fs.s3a.connection.maximum",
+    "spark.hadoop.fs.s3a.block.size",
+    "spark.hadoop.fs.s3a.buffer.dir",
+    "spark.hadoop.fs.s3a.fast.upload",
+    "spark.hadoop.fs.s3a.committer.name",
+    "spark.hadoop.fs.s3a.committer.magic.enabled",
+    "spark.sql.files.maxPartitionBytes",
+    "spark.sql.iceberg.handle-timestamp-without-timezone",
+    "spark.dynamicAllocation.enabled",
+    "spark.dynamicAllocation.minExecutors",
+    "spark.dynamicAllocation.maxExecutors",
+    "spark.dynamicAllocation.executorIdleTimeout",
+    "write.distribution-mode",
+    "write.distribution.hash.fields",
+    "write.target-file-size-bytes",
+    "write.format.default",
+    "parquet.block.size",
+    "parquet.page.size",
+    "parquet.enable.dictionary",
+    "parquet.compression",
+]
+
+
+def properties_in(text: str) -> set[str]:
+    """Names of properties, as far as they look like ones."""
+    # What looks like one: a method, and the host of the examples.
+    others = {"spark.read.parquet", "spark.example.com"}
+    return {name.rstrip(".") for name in re.findall(r"(?<![\w./-])(?:spark|write|parquet)\.[A-Za-z][\w.-]*\w", text)} - others
+
+
+def by_kind(names: set[str]) -> dict[str, list[str]]:
+    """The same, by who has to know them and under the name that these use."""
+    found: dict[str, list[str]] = {}
+    for name in sorted(names - {"spark.sql.catalog.rollups"}):
+        kind, short = "spark", name
+        if name.startswith("spark.hadoop."):
+            kind, short = "hadoop", name.removeprefix("spark.hadoop.")
+        elif name.startswith("spark.sql.catalog.rollups."):
+            kind, short = "iceberg catalog", name.removeprefix("spark.sql.catalog.rollups.")
+            if short.startswith("jdbc.") and short not in ("jdbc.schema-version", "jdbc.init-catalog-tables"):
+                kind, short = "postgresql", short.removeprefix("jdbc.")
+        elif name.startswith("spark.sql.iceberg."):
+            kind = "iceberg session"
+        elif not name.startswith("spark."):
+            kind = "parquet" if name.startswith("parquet.") else "iceberg table"
+        found.setdefault(kind, []).append(short)
+    return found
+
+
+def seed_table() -> list[tuple[str, str]]:
+    """Recommendation and verdict of each row."""
+    rows = DOCUMENT.split("| recommendation | today |", 1)[1].split("\n\n", 1)[0].splitlines()[2:]
+    return [(cells[1].strip(), cells[2].strip()) for cells in (row.split("|") for row in rows)]
+
+
+def blocks_that_begin(text: str) -> list[str]:
+    """The document's fenced blocks that begin so."""
+    blocks = re.findall(r"^```\w*\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)
+    return [block for block in blocks if block.startswith(text)]
+
+
+def test_every_property_in_the_document_exists_or_is_said_not_to(lake: Lake) -> None:
+    refuted = properties_in(" ".join(recommendation for recommendation, verdict in seed_table() if verdict == "does not exist"))
+    assert len(refuted) == 3
+    named = properties_in(DOCUMENT) - refuted
+    assert len(named) > 50
+    assert {kind: names for kind, names in lake.spark.unknown(by_kind(named)).items() if names} == {}
+    assert lake.spark.unknown(by_kind(refuted)) == by_kind(refuted)
+
+
+def test_every_recommendation_of_the_seed_has_a_verdict() -> None:
+    assert {verdict for _, verdict in seed_table()} == {"default", "does not exist", "irrelevant", "matters", "obsolete"}
+    assert set(SEED) <= properties_in(" ".join(recommendation for recommendation, _ in seed_table()))
+
+
+def test_what_the_document_says_of_writing_through_spark_is_so(lake: Lake, tmp_path: Path) -> None:
+    """The distribution that is the default, the shuffle that a repartition adds to it, and the size that is no number."""
+    pipeline = lake.pipeline(tmp_path, 1)
+    land(pipeline, crowd(66, grid(1), 5, 200))
+    publish_all(pipeline, hour(0))
+    name = name_of(pipeline)
+    plain = lake.spark.sql(f"EXPLAIN INSERT INTO {name} SELECT * FROM {name}")["plan"][0].as_py()
+    assert plain.count("Exchange hashpartitioning(resolution") == plain.count("Exchange") == 1
+    assert str(384 << 20) in plain
+    twice = lake.spark.sql(f"EXPLAIN INSERT INTO {name} SELECT /*+ REPARTITION(metric_shard_id, resolution) */ * FROM {name}")
+    assert twice["plan"][0].as_py().count("Exchange") == 2
+    lake.spark.sql(f"ALTER TABLE {name} SET TBLPROPERTIES ('write.target-file-size-bytes' = '512MB')")
+    with pytest.raises(SparkSqlError, match="NumberFormatException"):
+        insert(lake, pipeline, [label(9)])
+
+
+def test_the_statements_of_the_document_run(lake: Lake, tmp_path: Path) -> None:
+    pipeline = lake.pipeline(tmp_path, 2, table="metrics.rollups")
+    land(pipeline, crowd(67, grid(2), 5, 200))
+    publish_all(pipeline, hour(0), hour(1))
+    (select,) = re.findall(r'spark-sql --properties-file \S+ -e "([^"]+)"', DOCUMENT)
+    assert sorted(lake.spark.sql(select)["resolution"].to_pylist()) == list(RESOLUTIONS)
+    calls = re.findall(r"`(CALL rollups\.system\.rewrite_data_files[^`]*)`", DOCUMENT)
+    (condition,) = re.findall(r"`(where => [^`]*)`", DOCUMENT)
+    assert lake.spark.sql(calls[0])["rewritten_data_files_count"].to_pylist() == [0]  # too few files to be worth it
+    later = condition.replace("2026-01-01", "2026-01-02")
+    forced = calls[0].replace(")", f", {later}, options => map('rewrite-all', 'true'))")
+    assert lake.spark.sql(forced)["rewritten_data_files_count"].to_pylist() == [6]
+    assert lake.spark.sql(calls[0].replace(")", f", {condition})"))["rewritten_data_files_count"].to_pylist() == [0]
+
+
+def test_the_profiles_of_the_document_are_settings_as_they_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rollup_assets.engines.spark_session import session_properties
+    from rollup_assets.settings import load_settings
+
+    blocks = blocks_that_begin("ROLLUP_ENGINE")
+    assert len(blocks) == 3
+    for block in blocks:
+        given = dict(line.split("=", 1) for line in block.splitlines())
+        with monkeypatch.context() as patch:
+            for variable, value in given.items():
+                patch.setenv(variable, value)
+            settings = load_settings()
+        assert settings.engine == "spark"
+        properties = session_properties(settings)
+        assert properties["spark.master"] == given["ROLLUP_SPARK_MASTER"]
+        for pair in given.get("ROLLUP_SPARK_CONF", "").split():
+            key, value = pair.split("=", 1)
+            assert properties[key] == value
+
+
+def test_the_properties_of_the_document_are_those_that_are_printed() -> None:
+    from rollup_assets.iceberg.spark import password_file_line, session_properties
+    from rollup_assets.settings import load_settings
+
+    settings = load_settings(
+        catalog="postgresql+psycopg://rollups@db.example.com:5432/catalog?sslmode=verify-full&sslrootcert=/etc/ssl/certs/company.pem",
+        warehouse="s3://lake/warehouse",
+        s3_endpoint="https://s3.example.com",
+        s3_region="eu-central-1",
+    )
+    (block,) = blocks_that_begin("spark.jars")
+    assert block.splitlines() == [f"{name} {value}" for name, value in session_properties(settings).items()]
+    assert f"`{password_file_line(settings)}`" in DOCUMENT
