@@ -343,6 +343,13 @@ class Settings(BaseSettings):
         return S3Options(self.s3_endpoint, region, self.s3_path_style, self.s3_ca_bundle)
 
     @property
+    def catalog_password_variable(self) -> str | None:
+        """Name of the environment variable that holds the catalog's password; None where it comes from elsewhere, or there is none."""
+        name = "ROLLUP_CATALOG_PASSWORD"
+        given = None if self.catalog_password is None else self.catalog_password.get_secret_value()
+        return name if given and os.environ.get(name) == given else None
+
+    @property
     def calendar(self) -> BatchCalendar:
         """All batches of the table."""
         return BatchCalendar(to_milliseconds(self.start), self.batch)

@@ -167,14 +167,25 @@ def test_the_schedule_of_the_job_is_stopped_until_someone_starts_it(tmp_path: Pa
     assert request.partition_key == "2026-01-02-02:00"
 
 
-def test_a_catalog_password_does_not_reach_what_dagster_shows_and_still_reaches_the_pipeline(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kept", ["variable", "file", ".env"])
+def test_a_catalog_password_is_the_name_of_its_variable_to_dagster_and_still_reaches_the_pipeline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: str
+) -> None:
+    """What Dagster shows and records of it in a real run is tested in ``integration/test_secrets.py``."""
     from rollup_assets.defs import resources as res
 
-    uri = "postgresql://rollups:secret@db/rollups"
-    chosen = settings(tmp_path, catalog=uri)
+    if kept == "variable":
+        monkeypatch.setenv("ROLLUP_CATALOG_PASSWORD", "secret")
+    elif kept == "file":
+        (tmp_path / "password").write_text("secret")
+        monkeypatch.setenv("ROLLUP_CATALOG_PASSWORD_FILE", str(tmp_path / "password"))
+    uri = "postgresql+psycopg://rollups@db/rollups"
+    chosen = settings(tmp_path, catalog=uri, **({"catalog_password": "secret"} if kept == ".env" else {}))
     made = res.resources(chosen)
     assert "secret" not in str({name: resource.model_dump() for name, resource in made.items()})
-    assert res.pipeline(chosen, **made).settings.catalog == uri
+    assert made["catalog"].catalog_password == (dg.EnvVar("ROLLUP_CATALOG_PASSWORD") if kept == "variable" else "")
+    found = res.pipeline(chosen, **made).settings
+    assert (found.catalog, found.read_catalog_password()) == (uri, "secret")
 
 
 def test_resources_can_be_replaced_and_go_before_the_settings(tmp_path: Path) -> None:

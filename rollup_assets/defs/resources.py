@@ -1,7 +1,7 @@
 """The outside world of the steps as Dagster resources: storage, catalog, engine. Plain fields; connections are made by the steps.
 
-Dagster shows these fields to everyone who sees the UI, so a location that holds a password is left empty here, which means: as the
-settings say. What the settings mean stays out (``rollup_assets.settings``).
+Dagster shows these fields to everyone who sees the UI, so a secret is here as ``dg.EnvVar``, of which Dagster shows and records the
+name. What the settings mean stays out (``rollup_assets.settings``).
 """
 
 from __future__ import annotations
@@ -50,7 +50,10 @@ class Storage(dg.ConfigurableResource[Any]):
 class Catalog(dg.ConfigurableResource[Any]):
     """The Iceberg catalog and the table in it."""
 
-    catalog: str = Field(description="Catalog URI. Empty: as ROLLUP_CATALOG says (it is not shown where it holds a password).")
+    catalog: str = Field(description="Catalog URI; it holds no password.")
+    catalog_password: str = Field(
+        default="", description="Password of its user, as an environment variable only. Empty: as the settings say, which may name a file."
+    )
     catalog_name: str = Field(description="Name of the catalog, the same for every engine.")
     table: str = Field(description="namespace.table")
     keep_snapshots: int = Field(description="Iceberg snapshots kept; older ones expire as part of publishing.")
@@ -101,7 +104,8 @@ def resources(settings: Settings) -> dict[str, Any]:
             s3_ca_bundle=settings.s3.ca_bundle,
         ),
         "catalog": Catalog(
-            catalog=_shown(settings.catalog),
+            catalog=settings.catalog,
+            catalog_password=dg.EnvVar(variable) if (variable := settings.catalog_password_variable) else "",
             catalog_name=settings.catalog_name,
             table=settings.table,
             keep_snapshots=settings.keep_snapshots,
@@ -131,7 +135,8 @@ def pipeline(settings: Settings, storage: Storage, catalog: Catalog, engine: Eng
         name: value
         for resource in fields.values()
         for name, value in resource.model_dump(include=set(Settings.model_fields)).items()
-        if value != ""
+        # Dagster has put a variable's value in its place by the time a step runs; elsewhere the settings have it.
+        if value != "" and not isinstance(value, dg.EnvVar)
     }
     chosen = load_settings(**{**settings.model_dump(), **overrides})
     return Pipeline.from_settings(chosen, spark=functools.partial(engine.spark_session, chosen))
