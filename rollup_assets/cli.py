@@ -300,7 +300,7 @@ def doctor(
     import os
     import sys
 
-    from rollup_assets.doctor import examine
+    from rollup_assets.doctor.examination import examine
 
     found = examine(seconds=timeout)
     if as_json:

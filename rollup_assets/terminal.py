@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from rollup_assets.defs.backfill import BackfillResult
-    from rollup_assets.doctor import Examination
+    from rollup_assets.doctor.examination import Examination
     from rollup_assets.generator.landing import Generated
     from rollup_assets.status import PartitionStatus
     from rollup_assets.verification import Verification

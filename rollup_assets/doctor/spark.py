@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import platform
-import socket
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rollup_assets import __version__
 from rollup_assets.doctor.findings import Chain, Check, Found, failed, skipped
-from rollup_assets.doctor.places import probe, probe_file
-from rollup_assets.engines.base import NoProgress, TaskContext
+from rollup_assets.doctor.probes import probe_file, some_file
+from rollup_assets.doctor.tasks import what_is_wrong_with_data, who
+from rollup_assets.engines.base import NoProgress
 from rollup_assets.errors import EngineError, RollupError, SettingsError, StorageError
 from rollup_assets.settings import Settings
 from rollup_assets.storage.filesystems import Place
@@ -77,7 +75,7 @@ class _Spark:
         """Tasks that import this package on the workers."""
         if settings.engine != "spark":
             return skipped(_UNUSED)
-        found = self._run(settings, _who, list(range(TASKS)))
+        found = self._run(settings, who, list(range(TASKS)))
         return Found(f"{TASKS} tasks ran: {', '.join(sorted(set(found)))}")
 
     def workers_data(self, settings: Settings) -> Found:
@@ -87,15 +85,16 @@ class _Spark:
         raw, stage, warehouse = (Place.parse(location, settings.s3) for location in (settings.raw, settings.stage, settings.warehouse))
         with contextlib.ExitStack() as stack:
             try:
+                file = some_file(raw)
                 ours = tuple(stack.enter_context(probe_file(place)) for place in (stage, warehouse))
             except (StorageError, OSError):
-                return skipped("stage or warehouse cannot be written from here either")
-            problems = self._run(settings, _what_is_wrong_with_data, [(raw, ours)] * TASKS)
+                return skipped("raw data, stage or warehouse cannot be reached from here either")
+            problems = self._run(settings, what_is_wrong_with_data, [(raw, file, ours)] * TASKS)
         for problem in problems:
             if problem:
                 text, _, remedy = problem.rpartition("; ")
                 return failed(f"on Spark's workers: {text}", remedy)
-        return Found("the workers list raw data, and read and write stage and warehouse")
+        return Found("the workers read raw data, and read and write stage and warehouse")
 
     def _run(self, settings: Settings, task: Any, items: list[Any]) -> list[Any]:
         from rollup_assets.engines.spark import SparkEngine
@@ -157,29 +156,6 @@ def jars(settings: Settings) -> Found:
     if not missing:
         return Found(f"{', '.join(packages(settings))}, for Spark SQL on the table")
     return Found(f"the engine needs none; Spark SQL on the table needs {', '.join(missing)} (`rollups spark-conf` names them)")
-
-
-# ------------------------------------------------------------------------------------------------------------- on executors
-
-
-def _who(_: int, __: TaskContext) -> str:
-    return f"rollup_assets {__version__}, Python {platform.python_version()}, on {socket.gethostname()}"
-
-
-def _what_is_wrong_with_data(item: tuple[Place, tuple[Place, ...]], _: TaskContext) -> str:
-    raw, probes = item
-    try:
-        raw.folders()
-        for theirs in probes:
-            if not theirs.exists():
-                raise StorageError(f"{theirs.uri}, just written by the driver, is not there; use a place that driver and workers share")
-            probe(theirs.beside(""))
-    except (StorageError, OSError) as error:
-        return str(error).splitlines()[0]
-    return ""
-
-
-# ------------------------------------------------------------------------------------------------------------ on the driver
 
 
 def _stop_jobs(session: SparkSession) -> None:

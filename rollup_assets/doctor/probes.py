@@ -1,0 +1,71 @@
+"""Probes: small files of names of their own, which show whether a place can be used, and are deleted again."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from rollup_assets.errors import ConcurrentWriteError, StorageError
+from rollup_assets.storage.filesystems import Place
+
+
+def probe(folder: Place) -> bool:
+    """Whether a store with versions keeps one writer from overwriting what it has not seen; true on disks, which have none.
+
+    Raises:
+        StorageError: the store cannot be reached, or does not allow something.
+        OSError: the disk does not.
+    """
+    with probe_file(folder) as file:
+        with file.open_input() as stream:
+            if stream.read() != file.name.encode():
+                raise StorageError(f"{file.uri} was written and reads otherwise; look at the store's log")
+        _, version = file.read_versioned()
+        file.replace_bytes(b"again", version)
+        if file.is_local:
+            return True
+        try:
+            file.replace_bytes(b"by somebody who saw no file", None)
+        except ConcurrentWriteError:
+            return True
+        return False
+
+
+@contextlib.contextmanager
+def probe_file(folder: Place) -> Iterator[Place]:
+    """A file with its own name as content; when the block ends it is gone, and so are the local folders that were made for it."""
+    file = folder / f".rollups-doctor-{uuid.uuid4().hex}"
+    with _made_folders_removed(folder):
+        try:
+            file.write_bytes(file.name.encode())
+            yield file
+        except BaseException:
+            with contextlib.suppress(Exception):
+                file.delete_file()
+            raise
+        file.delete_file()
+        if file.exists():
+            raise StorageError(f"{file.uri} was deleted and is still there; look at the store's log")
+
+
+@contextlib.contextmanager
+def _made_folders_removed(folder: Place) -> Iterator[None]:
+    path = Path(folder.location)
+    missing = [one for one in (path, *path.parents) if not one.exists()] if folder.is_local else []
+    try:
+        yield
+    finally:
+        for made in missing:
+            # Not empty: somebody else has begun to use it.
+            with contextlib.suppress(OSError):
+                made.rmdir()
+
+
+def some_file(folder: Place) -> Place | None:
+    """A raw file, of one of the latest batches; found folder by folder, since there may be millions."""
+    for name in reversed([name for name in folder.folders() if not name.startswith(("_", "."))]):
+        if (found := some_file(folder / name)) is not None:
+            return found
+    return next((folder / file.name for file in folder.files(recursive=False) if not file.name.startswith(("_", "."))), None)
