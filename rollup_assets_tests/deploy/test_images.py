@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from deploy import instance
+from rollup_assets.defs import lost_runs
 from rollup_assets.settings import Settings
 from rollup_assets_tests.deploy.compose import ROOT
 
@@ -170,3 +171,17 @@ def test_the_entrypoint_copies_compiled_kernels_to_where_they_can_be_used(tmp_pa
     for _ in range(2):
         assert entrypoint(tmp_path, "true", COMPILED_KERNELS=str(tmp_path / "built")).returncode == 0
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["kernel.nbi"]
+
+
+def test_the_entrypoint_closes_the_runs_of_an_earlier_code_location_before_it_starts_one(tmp_path: Path) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("python", "dagster"):
+        (programs / name).write_text(f'#!/bin/sh\necho {name} "$@"\n')
+        (programs / name).chmod(0o755)
+    path = f"{programs}:/usr/bin:/bin"
+    started = entrypoint(tmp_path, *instance.code_location("0.0.0.0", 4000), PATH=path).stdout.splitlines()
+    assert started[0] == f"python -m {lost_runs.__name__}"
+    assert started[1].startswith("dagster api grpc ")
+    for command in (instance.MIGRATE, instance.code_location_health(4000), ["rollups", "status"]):
+        assert "lost_runs" not in entrypoint(tmp_path, *command, PATH=path).stdout

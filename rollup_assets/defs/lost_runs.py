@@ -1,0 +1,44 @@
+"""Runs that a code location took with it when it ended: ``python -m rollup_assets.defs.lost_runs``, before the next one starts.
+
+Dagster's ``DefaultRunLauncher`` makes runs processes of the code location, which looks after them. When that ends, by a restart of its
+container for instance, nobody is left to say that they have ended too: they would count as going on, and keep their places in the run
+queue and the pools. Reported as failed, they are launched again where ``run_retries`` is on. Runs of ``rollups backfill`` stay out; it
+closes its own (``rollup_assets.defs.backfill``).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+
+import dagster as dg
+
+GRPC_INFO_TAG = ".dagster/grpc_info"
+"""Host and port of the code location that a run is a process of; private to Dagster, a test notices when it changes."""
+UNFINISHED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+
+
+def close_lost_runs(instance: dg.DagsterInstance, host: str, port: int) -> tuple[str, ...]:
+    """Report the unfinished runs of the code location at this address as failed; returns their ids.
+
+    Right only while nothing listens there.
+    """
+    closed = []
+    for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
+        address = json.loads(run.tags.get(GRPC_INFO_TAG, "{}"))
+        if (address.get("host"), address.get("port")) == (host, port):
+            instance.report_run_failed(run, "The code location ended before this run did. Finished partitions stand.")
+            closed.append(run.run_id)
+    return tuple(closed)
+
+
+def main() -> None:
+    """Entry point: the address is the one that web server and daemon have, DAGSTER_CODE_HOST and DAGSTER_CODE_PORT."""
+    with dg.DagsterInstance.get() as instance:
+        closed = close_lost_runs(instance, os.environ["DAGSTER_CODE_HOST"], int(os.environ["DAGSTER_CODE_PORT"]))
+    for run_id in closed:
+        print(f"run {run_id} ended with the code location that it belonged to")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

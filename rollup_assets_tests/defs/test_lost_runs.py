@@ -1,0 +1,40 @@
+"""Runs of a code location that is gone are closed, and nobody else's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from dagster._core.storage.tags import GRPC_INFO_TAG as DAGSTERS
+
+from rollup_assets.defs import lost_runs
+
+RETRIES = "run_retries: {enabled: true, max_retries: 2, retry_on_asset_or_op_failure: false}\ntelemetry: {enabled: false}\n"
+
+
+def test_the_tag_is_dagsters() -> None:
+    assert lost_runs.GRPC_INFO_TAG == DAGSTERS
+
+
+def test_only_unfinished_runs_of_this_address_are_closed_and_they_will_be_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "dagster.yaml").write_text(RETRIES)
+    ours, others = ({lost_runs.GRPC_INFO_TAG: json.dumps({"host": host, "port": 4000})} for host in ("code", "elsewhere"))
+    started, success = dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.SUCCESS
+    lost, *kept = (
+        dg.DagsterRun("batches", tags=tags, status=status)
+        for tags, status in ((ours, started), (others, started), (ours, success), ({}, started))
+    )
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        for run in (lost, *kept):
+            instance.add_run(run)
+    for name, value in (("DAGSTER_HOME", str(tmp_path)), ("DAGSTER_CODE_HOST", "code"), ("DAGSTER_CODE_PORT", "4000")):
+        monkeypatch.setenv(name, value)
+    lost_runs.main()
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        closed = instance.get_run_by_id(lost.run_id)
+        assert closed is not None
+        assert closed.status == dg.DagsterRunStatus.FAILURE
+        assert closed.tags["dagster/will_retry"] == "true"
+        assert [instance.get_run_by_id(run.run_id).status for run in kept] == [run.status for run in kept]  # type: ignore[union-attr]
