@@ -62,6 +62,7 @@ lock: $(READY)
 	$(COMPILE) setup.cfg --extra postgres --constraints requirements.lock --output-file deploy/requirements.lock
 	$(COMPILE) setup.cfg --extra postgres --extra spark --constraints requirements.lock --output-file deploy/requirements-spark.lock
 	printf 'build\nsetuptools\n' | $(COMPILE) - --constraints requirements.lock --output-file deploy/requirements-build.lock
+	$(COMPILE) deploy/workers.in --constraints requirements.lock --output-file deploy/workers.lock
 
 clean:
 	rm -rf $(VENV) .rollups build dist *.egg-info
