@@ -20,10 +20,12 @@ def attempt_folder(attempt: str, context: TaskContext) -> str:
 def delete_other_tries(folders: Iterable[Place], prefix: str, kept: Collection[str]) -> None:
     """Delete every file in or below ``folders`` whose path there begins with ``prefix`` and which is not one of ``kept`` (paths).
 
+    Files that a killed try had not finished too: until then their names begin with a dot.
+
     A try that Spark has given up and that still runs may add some later: no manifest names them.
     """
     for folder in folders:
         for info in folder.files():
             below = str(info.path)[len(folder.path) :].lstrip("/")
-            if below.startswith(prefix) and str(info.path) not in kept:
+            if below.removeprefix(".").startswith(prefix) and str(info.path) not in kept:
                 (folder / below).delete_file()

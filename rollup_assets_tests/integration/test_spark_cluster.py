@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -76,9 +77,10 @@ def content(home: Path, raw: Path) -> tuple[list[dict[str, Any]], list[str]]:
             staged.append(manifest.digest)
             named = {stage.place(manifest, file, batch).path for file in manifest.files}
             if asset == REPARTITIONED:
-                found = {str(path) for path in (Path(settings.stage) / asset / batch.folder).rglob("*.parquet")}
+                found = {str(path) for path in (Path(settings.stage) / asset / batch.folder).rglob("*") if path.is_file()}
+                found.discard(str(Path(settings.stage) / asset / batch.folder / "manifest.json"))
             else:
-                found = {str(path) for path in Path(settings.warehouse).rglob(f"{batch.folder}-*.parquet")}
+                found = {str(path) for path in Path(settings.warehouse).rglob("*.parquet*") if batch.folder in path.name}
             assert found == named, "one set of files, whatever was tried"
     return rows(settings), staged
 
@@ -189,6 +191,42 @@ def test_workers_without_the_package_are_told_in_a_sentence(cluster: SparkCluste
     assert not list((tmp_path / "stage").rglob("*.parquet")), "nothing was written"
 
 
+def doctor(home: Path, raw: Path, *options: str, **variables: str) -> dict[str, dict[str, Any]]:
+    """What ``rollups doctor`` finds, by name."""
+    command = [str(Path(sys.executable).with_name("rollups")), "doctor", "--json", *options]
+    done = subprocess.run(
+        command, env=environment(home, raw, **variables), cwd=home, text=True, capture_output=True, timeout=240, check=False
+    )
+    assert done.returncode in (0, 1), done.stderr
+    return {finding["name"]: finding for finding in json.loads(done.stdout)["checks"]}
+
+
+def test_doctor_runs_tasks_on_the_clusters_workers(cluster: SparkCluster, raw: Path, tmp_path: Path) -> None:
+    on_cluster = {"ROLLUP_ENGINE": "spark", "ROLLUP_SPARK_MASTER": cluster.master}
+    found = doctor(tmp_path, raw, "--timeout", "120", **on_cluster, ROLLUP_SPARK_CONF=f"{DRIVER} spark.pyspark.python={sys.executable}")
+    assert {name: found[name]["state"] for name in ("Java", "Spark", "workers", "workers' data")} == dict.fromkeys(
+        ("Java", "Spark", "workers", "workers' data"), "ok"
+    ), found
+    assert not list(tmp_path.iterdir())
+    plain = Path(sys.base_prefix) / "bin" / "python3"
+    found = doctor(tmp_path, raw, "--timeout", "120", **on_cluster, ROLLUP_SPARK_CONF=f"{DRIVER} spark.pyspark.python={plain}")
+    assert found["workers"]["state"] == "failed"
+    assert "Spark's workers have no Python package" in found["workers"]["found"]
+    assert "ROLLUP_SPARK_CONF" in found["workers"]["remedy"] + found["workers"]["found"]
+    assert found["workers' data"]["state"] == "skipped"
+
+
+def test_doctor_waits_no_longer_than_it_may_for_workers_that_are_not_there(cluster: SparkCluster, raw: Path, tmp_path: Path) -> None:
+    """More memory is asked for than any worker has: Spark itself would wait for ever."""
+    conf = f"{DRIVER} spark.pyspark.python={sys.executable} spark.executor.memory=900g"
+    began = time.monotonic()
+    found = doctor(tmp_path, raw, "--timeout", "40", ROLLUP_ENGINE="spark", ROLLUP_SPARK_MASTER=cluster.master, ROLLUP_SPARK_CONF=conf)
+    assert time.monotonic() - began < 90
+    assert found["workers"]["state"] == "failed"
+    assert "Spark's workers did not end 2 small tasks within" in found["workers"]["found"]
+    assert "spark.executor.memory" in found["workers"]["remedy"]
+
+
 def test_spark_connect(raw: Path, expected: tuple[Any, Any], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     from deploy.servers.spark import connect_server
     from rollup_assets.engines.spark_session import require_java
@@ -200,6 +238,8 @@ def test_spark_connect(raw: Path, expected: tuple[Any, Any], tmp_path: Path, tmp
         pytest.skip(str(error))
     with connect_server(tmp_path_factory.mktemp("connect"), {"PYSPARK_PYTHON": sys.executable}) as remote:
         # The client needs no Java.
+        found = doctor(tmp_path, raw, "--timeout", "120", ROLLUP_ENGINE="spark", ROLLUP_SPARK_REMOTE=remote, JAVA_HOME="/nowhere")
+        assert [found[name]["state"] for name in ("Java", "Spark", "workers", "workers' data")] == ["skipped", "ok", "ok", "ok"], found
         process = start(tmp_path, raw, ROLLUP_ENGINE="spark", ROLLUP_SPARK_REMOTE=remote, JAVA_HOME="/nowhere")
         said = finish(process)
     assert process.returncode == 0, said
