@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import subprocess
 import sys
 import uuid
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 ROOT = Path(__file__).resolve().parents[2]
+_ANSWERS_WITHIN = 240
+"""Seconds; the first answer waits for Java to start and, on a new machine, for jars to be downloaded."""
 
 
 class SparkSqlError(Exception):
@@ -60,6 +63,9 @@ class SparkSql:
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
+        answered, _, _ = select.select([self.process.stdout], [], [], _ANSWERS_WITHIN)
+        if not answered:
+            raise AssertionError(f"no answer within {_ANSWERS_WITHIN} s to {request}:\n{(self.folder / 'log').read_text()[-5_000:]}")
         line = self.process.stdout.readline()
         if not line:
             raise AssertionError(f"Spark's process has ended:\n{(self.folder / 'log').read_text()[-5_000:]}")
