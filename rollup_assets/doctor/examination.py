@@ -106,19 +106,14 @@ class _Running:
         return findings
 
     def _run(self) -> None:
-        try:
-            broken = None
-            for check in self.chain.checks:
-                began = time.monotonic()
-                found = skipped(f"{broken} failed") if broken else _look(check, self.settings)
-                if found.state == "failed":
-                    broken = check.name
-                with self._lock:
-                    self._findings.append(_finding(check.name, found, time.monotonic() - began))
-        finally:
-            if self.chain.close is not None:
-                with contextlib.suppress(Exception):
-                    self.chain.close()
+        broken = None
+        for check in self.chain.checks:
+            began = time.monotonic()
+            found = skipped(f"{broken} failed") if broken else _look(check, self.settings)
+            if found.state == "failed":
+                broken = check.name
+            with self._lock:
+                self._findings.append(_finding(check.name, found, time.monotonic() - began))
 
 
 def _look(check: Check, settings: Settings) -> Found:

@@ -37,8 +37,6 @@ class Chain:
     """Checks of which each needs the ones before it: after a failed one the others are skipped."""
 
     checks: tuple[Check, ...]
-    close: Callable[[], None] | None = None
-    """Called at the end, whatever was found."""
 
 
 @dataclass(frozen=True, slots=True)

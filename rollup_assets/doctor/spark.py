@@ -35,7 +35,7 @@ def chains(deadline: float) -> list[Chain]:
         Check("workers", spark.workers, "ROLLUP_SPARK_CONF and the cluster's own pages"),
         Check("workers' data", spark.workers_data, "ROLLUP_S3_ENDPOINT, as Spark's workers see it"),
     )
-    return [Chain(checks, spark.close), Chain((Check("jars", jars, "ROLLUP_SPARK_CONF"),))]
+    return [Chain(checks), Chain((Check("jars", jars, "ROLLUP_SPARK_CONF"),))]
 
 
 def java(settings: Settings) -> Found:
@@ -52,21 +52,17 @@ def java(settings: Settings) -> Found:
 
 @dataclass(slots=True)
 class _Spark:
-    """The session of this examination."""
+    """The session of this examination. It is left to end with the process, so that one that was there before stays."""
 
     deadline: float
     _session: SparkSession | None = None
-    _is_ours: bool = False
 
     def session_opens(self, settings: Settings) -> Found:
         """A session, as a run makes it."""
         if settings.engine != "spark":
             return skipped(_UNUSED)
-        from pyspark.sql import SparkSession
-
         from rollup_assets.engines.spark_session import open_session
 
-        self._is_ours = SparkSession.getActiveSession() is None
         self._session = open_session(settings)
         where = f"ROLLUP_SPARK_REMOTE={settings.spark_remote}" if settings.spark_remote else f"ROLLUP_SPARK_MASTER={settings.spark_master}"
         return Found(f"{where}: Spark {self._session.version}")
@@ -126,11 +122,6 @@ class _Spark:
             ) from None
         finally:
             timer.cancel()
-
-    def close(self) -> None:
-        """Stop the session, unless it was there before."""
-        if self._session is not None and self._is_ours:
-            self._session.stop()
 
 
 def jars(settings: Settings) -> Found:

@@ -138,7 +138,8 @@ def test_with_spark_its_workers_are_asked_too(production: Production, spark_sess
     assert spark_session.range(1).count() == 1, "a session that was there stays"
 
 
-def test_workers_without_credentials_are_found_out(production: Production, spark_session: SparkSession) -> None:
+@pytest.mark.usefixtures("spark_session")
+def test_workers_without_credentials_are_found_out(production: Production) -> None:
     """The session's workers have credentials for one server; here data is on another one."""
     from deploy.servers.seaweedfs import RAW_BUCKET
 
