@@ -171,7 +171,10 @@ def _process(folder: Path, ports: dict[str, int], made: Certificate | None, log:
     data = folder / "data"
     data.mkdir(exist_ok=True)
     tls = [f"-s3.cert.file={made.certificate}", f"-s3.key.file={made.key}"] if made else []
+    # A starter that is killed cannot end its server: on Linux the kernel does.
+    setpriv = shutil.which("setpriv")
     command = [
+        *([setpriv, "--pdeathsig", "KILL"] if setpriv else []),
         _program(),
         "-logtostderr",
         "server",
@@ -198,7 +201,7 @@ def _process(folder: Path, ports: dict[str, int], made: Certificate | None, log:
         # Acknowledged objects survive that (seen), and an orderly end takes 15 s.
         process.kill()
         process.wait()
-        # Its unix sockets are named by port.
+        # It leaves its unix sockets, which are named by port.
         for port in ports.values():
             for socket in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
                 socket.unlink(missing_ok=True)
