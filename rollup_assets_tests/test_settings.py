@@ -98,6 +98,16 @@ def test_every_setting_is_described() -> None:
         ("warehouse", "s3://bucket/warehouse", "s3://bucket/warehouse"),
         ("s3_endpoint", "https://s3.example.org:8333/", "https://s3.example.org:8333"),
         ("s3_region", "eu-central-1", "eu-central-1"),
+        ("spark_remote", "sc://spark:15002", "sc://spark:15002"),
+        ("spark_conf", "spark.a=1  spark.b=x,y=z", {"spark.a": "1", "spark.b": "x,y=z"}),
+        ("spark_conf", "spark.a='two words'", {"spark.a": "two words"}),
+        ("spark_conf", "spark.a", None),
+        ("spark_conf", "executor.memory=4g", None),
+        ("spark_conf", "{broken", None),
+        ("spark_task_memory", "2GiB", 2**31),
+        ("spark_task_memory", "100MiB", None),
+        ("spark_remote", "spark://host:7077", None),
+        ("engine", "flink", None),
         ("s3_path_style", "true", True),
         ("catalog", "postgresql+psycopg://user@host:5432/db?sslmode=require", "postgresql+psycopg://user@host:5432/db?sslmode=require"),
         ("catalog", "rest+https://host/catalog", "rest+https://host/catalog"),
@@ -580,3 +590,31 @@ def test_what_is_no_place_on_s3_is_refused(name: str, text: str, remedy: str) ->
     with pytest.raises(SettingsError, match=remedy) as caught:
         load_settings(**{name: text})
     assert "canary" not in str(caught.value)
+
+
+def test_spark_properties_may_be_a_json_object() -> None:
+    text = '{"spark.a": "x y", "spark.b": 3, "spark.c": true}'
+    assert load_settings(spark_conf=text).spark_conf == {"spark.a": "x y", "spark.b": "3", "spark.c": "true"}
+
+
+@pytest.mark.parametrize(
+    ("setting", "text", "sentence"),
+    [
+        (
+            "spark_conf",
+            "executor.memory=4g",
+            r"^ROLLUP_SPARK_CONF: executor\.memory is not a Spark property; their names begin with spark\.$",
+        ),
+        (
+            "spark_conf",
+            "spark.a",
+            r"^ROLLUP_SPARK_CONF: it is not a list of key=value pairs; write pairs such as spark\.executor\.memory=4g",
+        ),
+        ("spark_conf", "{broken", r"^ROLLUP_SPARK_CONF: it begins like a JSON object and is none \(.*\); write pairs such as"),
+        ("spark_task_memory", "100MiB", r"^ROLLUP_SPARK_TASK_MEMORY=104857600 is below 256MiB; raise it$"),
+        ("spark_remote", "spark://host", r"^ROLLUP_SPARK_REMOTE=spark://host is not a Spark Connect server; write sc://host:15002$"),
+    ],
+)
+def test_spark_settings_that_make_no_sense_are_refused(setting: str, text: str, sentence: str) -> None:
+    with pytest.raises(SettingsError, match=sentence):
+        load_settings(**{setting: text})
