@@ -7,6 +7,7 @@ meanwhile and whatever becomes of the catalog's answers.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import random
 import shutil
@@ -34,6 +35,7 @@ from rollup_assets.iceberg.reading import (
 from rollup_assets.iceberg.table import check_table, data_location
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.manifests import StagedFile
+from rollup_assets.storage.parquet import unpack_footer
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -212,29 +214,28 @@ def _plan(publication: _Publication, table: Table) -> _Plan:
 
 
 def _staged_data_files(publication: _Publication, table: Table, files: Sequence[StagedFile]) -> list[DataFile]:
-    """Iceberg's metadata of staged files, from their footers.
+    """Iceberg's metadata of staged files, from their footers: those that the manifest kept, else those in the files.
 
     Raises:
         StageCorruptError: a file is missing, cannot be read, or has rows, labels or resolutions other than its manifest says.
     """
-    unread = [file for file in files if file.path not in publication.data_files]
+    from rollup_assets.iceberg.data_files import data_file, data_files_of_footers
+
+    unknown = [file for file in files if file.path not in publication.data_files]
+    kept = [file for file in unknown if file.footer is not None]
+    unread = [file for file in unknown if file.footer is None]
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
-        read = pool.map(lambda file: _data_file(table, file.path), unread)
+        read = pool.map(lambda file: data_file(table, file.path), unread)
         try:
-            for file, data_file in zip(unread, read, strict=True):
-                _check_staged(publication, file, data_file)
-                publication.data_files[file.path] = data_file
+            footers = ((file.path, file.size, unpack_footer(file.footer or "")) for file in kept)
+            for file, found in zip([*kept, *unread], itertools.chain(data_files_of_footers(table, footers), read), strict=True):
+                _check_staged(publication, file, found)
+                publication.data_files[file.path] = found
         except (OSError, ValueError, TypeError) as error:
             raise StageCorruptError(
                 f"a staged file of batch {publication.batch.key} cannot be published ({error}); run `{publication.command}`"
             ) from error
     return [publication.data_files[file.path] for file in files]
-
-
-def _data_file(table: Table, path: str) -> DataFile:
-    from pyiceberg.io.pyarrow import parquet_files_to_data_files
-
-    return next(iter(parquet_files_to_data_files(table.io, table.metadata, iter([path]))))
 
 
 def _check_staged(publication: _Publication, file: StagedFile, data_file: DataFile) -> None:
@@ -296,21 +297,25 @@ def _write(publication: _Publication, table: Table, rows: pa.Table, plan: _Plan)
     import pyarrow.parquet as pq
     from pyiceberg.io.pyarrow import schema_to_pyarrow
 
+    from rollup_assets.iceberg.data_files import data_file
+
     place = _new_file(publication)
     plan.written.append(place)
     with place.open_output() as stream:
         # The table's own schema: columns that others have added stay.
         pq.write_table(rows.cast(schema_to_pyarrow(table.schema())), stream, compression="zstd")
-    return _data_file(table, place.uri)
+    return data_file(table, place.uri)
 
 
 def _restore(publication: _Publication, table: Table, file: StagedFile, plan: _Plan) -> list[DataFile]:
+    from rollup_assets.iceberg.data_files import data_file
+
     _staged_data_files(publication, table, [file])
     place = _new_file(publication)
     plan.written.append(place)
     with place.at(file.path).open_input() as source, place.open_output() as stream:
         shutil.copyfileobj(source, stream)
-    return [_data_file(table, place.uri)]
+    return [data_file(table, place.uri)]
 
 
 def _new_file(publication: _Publication) -> Place:

@@ -133,15 +133,18 @@ class Place:
         """Whether there is a file here."""
         return self.size() is not None
 
-    def files(self, *, recursive: bool = True) -> Iterator[FoundFile]:
-        """The files in or below this folder, in path order; none if it does not exist."""
+    def files(self, *, recursive: bool = True, prefix: str = "") -> Iterator[FoundFile]:
+        """The files in or below this folder, in path order; none if it does not exist. ``prefix``: only paths that begin so in it."""
         if place := self._object():
-            found = [FoundFile(f"{place.bucket}/{one.key}", one.size, one.version) for one in place.objects(recursive=recursive)]
+            objects = place.objects(recursive=recursive, prefix=prefix)
+            found = [FoundFile(f"{place.bucket}/{one.key}", one.size, one.version) for one in objects]
         else:
             from pyarrow.fs import FileSelector
 
             infos = self.filesystem.get_file_info(FileSelector(self.path, recursive=recursive, allow_not_found=True))
             found = [FoundFile(str(info.path), int(info.size), f"mtime:{info.mtime_ns}") for info in infos if info.is_file]
+            if prefix:
+                found = [file for file in found if file.path.startswith(posixpath.join(self.path, prefix))]
         return iter(sorted(found, key=lambda file: file.path))
 
     def folders(self) -> list[str]:

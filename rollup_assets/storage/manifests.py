@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import posixpath
 import uuid
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -51,6 +53,7 @@ class StagedFile(_Record):
     digest: str = Field(description="xxh3_128 of the bytes, hex")
     shards: tuple[int, ...] = Field(default=(), description="shards in it, in row order")
     resolution: int | None = Field(default=None, description="resolution in ms of a rollup file")
+    footer: str | None = Field(default=None, description="end of a small rollup file, packed: publishing need not read it back")
 
 
 class Manifest(_Record):
@@ -193,13 +196,17 @@ class Stage:
         places = [self.place(manifest, file, batch) for file in manifest.files]
         if all(place.is_local for place in places):
             return [place.size() for place in places]
-        # Files of an attempt lie together: a listing has a thousand sizes. The table's lie among others': they are asked for one by one.
-        attempt = self.folder(manifest.asset, batch) / manifest.attempt
-        inside = f"{attempt.path}/"
-        listed = {}
-        if sum(place.path.startswith(inside) for place in places) > 1:
-            listed = {file.path: file.size for file in attempt.files()}
-        return list(in_parallel(lambda place: listed.get(place.path) if listed and place.path.startswith(inside) else place.size(), places))
+        # A listing has a thousand sizes; files that lie alone are asked for one by one.
+        folders = Counter(posixpath.dirname(place.location) for place in places)
+        listed: dict[str, int | None] = {}
+        for folder, count in folders.items():
+            if count > 1:
+                inside = [place for place in places if posixpath.dirname(place.location) == folder]
+                listed |= {place.path: None for place in inside}
+                prefix = posixpath.commonprefix([place.name for place in inside])
+                found = self.root.at(folder).files(recursive=False, prefix=prefix)
+                listed |= {file.path: file.size for file in found if file.path in listed}
+        return list(in_parallel(lambda place: listed[place.path] if place.path in listed else place.size(), places))
 
     def require_complete(self, manifest: Manifest, batch: Batch) -> None:
         """Whoever is about to read a partition asks for this: a reader's own error would not say what to do.

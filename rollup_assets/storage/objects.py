@@ -76,9 +76,9 @@ class ObjectPlace:
                     return None
                 raise
 
-    def objects(self, *, recursive: bool = True) -> Iterator[FoundObject]:
-        """The objects below this prefix, one request for a thousand; placeholders of folders are left out."""
-        for page in self._pages(recursive=recursive):
+    def objects(self, *, recursive: bool = True, prefix: str = "") -> Iterator[FoundObject]:
+        """The objects below this folder whose keys go on with ``prefix``, one request for a thousand, without placeholders of folders."""
+        for page in self._pages(recursive=recursive, prefix=prefix):
             for found in page.get("Contents", ()):
                 if not found["Key"].endswith("/"):
                     yield FoundObject(found["Key"], int(found["Size"]), _version(found))
@@ -94,8 +94,8 @@ class ObjectPlace:
     def _prefix(self) -> str:
         return f"{self.key.rstrip('/')}/" if self.key else ""
 
-    def _pages(self, *, recursive: bool) -> Iterator[Any]:
-        arguments = {"Bucket": self.bucket, "Prefix": self._prefix} | ({} if recursive else {"Delimiter": "/"})
+    def _pages(self, *, recursive: bool, prefix: str = "") -> Iterator[Any]:
+        arguments = {"Bucket": self.bucket, "Prefix": self._prefix + prefix} | ({} if recursive else {"Delimiter": "/"})
         with self._explained():
             yield from self._client().get_paginator("list_objects_v2").paginate(**arguments)
 

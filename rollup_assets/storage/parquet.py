@@ -6,6 +6,8 @@ tells who wrote it or when: the same rows give the same bytes.
 
 from __future__ import annotations
 
+import base64
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 
 
 _BUFFER_BYTES = 1 << 20
+_MAGIC = b"PAR1"
+_FOOTER_BYTES = 1 << 15
+"""Footers up to this size are kept in the manifest: some seven row groups. Files with more are few."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,7 @@ class DigestingStream:
     def __init__(self, stream: Any) -> None:
         self._stream = stream
         self._digest = xxhash.xxh3_128()
+        self._tail = b""
         self.size = 0
         self.closed = False
 
@@ -58,6 +64,7 @@ class DigestingStream:
         """Append bytes."""
         self._digest.update(content)
         self.size += len(content)
+        self._tail = bytes(content[-_FOOTER_BYTES:]) if len(content) >= _FOOTER_BYTES else (self._tail + content)[-_FOOTER_BYTES:]
         self._stream.write(content)
         return len(content)
 
@@ -89,6 +96,14 @@ class DigestingStream:
         """xxh3_128 of everything written."""
         return self._digest.hexdigest()
 
+    @property
+    def footer(self) -> bytes | None:
+        """The footer of the Parquet file that was written, with its length and magic number; None if it is large."""
+        if self._tail[-4:] != _MAGIC:
+            return None
+        length = int.from_bytes(self._tail[-8:-4], "little") + 8
+        return self._tail[-length:] if length <= len(self._tail) else None
+
 
 class ParquetFileWriter:
     """Writes one Parquet file, a row group a table."""
@@ -114,6 +129,31 @@ class ParquetFileWriter:
         self._writer.close()
         self._buffered.close()
         self._output.commit()
+        # Only the table's data files have a resolution, and only their footers are asked for later.
+        footer = self._stream.footer if resolution is not None else None
         return StagedFile(
-            path=path, rows=self.rows, size=self._stream.size, digest=self._stream.hexdigest, shards=shards, resolution=resolution
+            path=path,
+            rows=self.rows,
+            size=self._stream.size,
+            digest=self._stream.hexdigest,
+            shards=shards,
+            resolution=resolution,
+            footer=None if footer is None else pack_footer(footer),
         )
+
+
+def pack_footer(footer: bytes) -> str:
+    """A footer as a manifest holds it."""
+    return base64.b64encode(zlib.compress(footer)).decode()
+
+
+def unpack_footer(packed: str) -> bytes:
+    """The footer again.
+
+    Raises:
+        ValueError: the text holds none.
+    """
+    try:
+        return zlib.decompress(base64.b64decode(packed, validate=True))
+    except zlib.error as error:
+        raise ValueError(f"the footer in the manifest is damaged ({error})") from error

@@ -442,12 +442,13 @@ def test_a_straddling_file_without_rows_in_the_range_is_left_alone(pipeline: Pip
 
 def with_position_deletes(monkeypatch: pytest.MonkeyPatch, folder: Path, path: str, positions: list[int]) -> None:
     """Have scans find a position delete file for ``path``, as merge-on-read engines write them (PyIceberg cannot)."""
-    from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
-    from pyiceberg.table import DataScan
+    from pyiceberg.manifest import DataFile, DataFileContent, FileFormat, ManifestEntry, ManifestEntryStatus
+    from pyiceberg.table import ManifestGroupPlanner
     from pyiceberg.typedef import Record
 
     deletes = folder / "deletes.parquet"
     pq.write_table(pa.table({"file_path": [path] * len(positions), "pos": pa.array(positions, pa.int64())}), deletes)
+    of_path = {2147483546: path.encode()}  # Iceberg's field id of file_path
     delete_file = DataFile.from_args(
         content=DataFileContent.POSITION_DELETES,
         file_path=str(deletes),
@@ -455,17 +456,20 @@ def with_position_deletes(monkeypatch: pytest.MonkeyPatch, folder: Path, path: s
         partition=Record(),
         record_count=len(positions),
         file_size_in_bytes=deletes.stat().st_size,
+        lower_bounds=of_path,
+        upper_bounds=of_path,
     )
-    original = DataScan.plan_files
+    original = ManifestGroupPlanner.plan_manifest_entries
 
-    def plan_files(self: Any) -> Any:
-        tasks = list(original(self))
-        for task in tasks:
-            if task.file.file_path == path:
-                task.delete_files = {delete_file}
-        return tasks
+    def plan_manifest_entries(self: Any, manifests: Any) -> Any:
+        found = [list(entries) for entries in original(self, manifests)]
+        if any(entry.data_file.file_path == path for entries in found for entry in entries):
+            found.append(
+                [ManifestEntry.from_args(status=ManifestEntryStatus.ADDED, snapshot_id=1, sequence_number=1_000_000, data_file=delete_file)]
+            )
+        return iter(found)
 
-    monkeypatch.setattr(DataScan, "plan_files", plan_files)
+    monkeypatch.setattr(ManifestGroupPlanner, "plan_manifest_entries", plan_manifest_entries)
 
 
 def test_deleted_rows_of_neighbours_stay_deleted_in_a_rewrite(pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

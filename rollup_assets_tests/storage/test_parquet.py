@@ -14,7 +14,7 @@ from rollup_assets.settings import load_settings
 from rollup_assets.storage import encodings
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.manifests import StagedFile
-from rollup_assets.storage.parquet import Encoding, ParquetFileWriter
+from rollup_assets.storage.parquet import Encoding, ParquetFileWriter, unpack_footer
 from rollup_assets.storage.partial_points import PartialPointsLayout
 
 SCHEMA = pa.schema([pa.field("id", pa.int64(), nullable=False), ("metric", pa.string()), ("value", pa.float64())])
@@ -41,8 +41,15 @@ def write(path: Path, tables: list[pa.Table]) -> StagedFile:
 def test_digest_size_and_rows_are_those_of_the_file(tmp_path: Path) -> None:
     file = write(tmp_path / "new" / "a.parquet", [rows(1000), rows(10, 1000)])
     content = (tmp_path / "new" / "a.parquet").read_bytes()
+    assert unpack_footer(file.footer or "") == content[-int.from_bytes(content[-8:-4], "little") - 8 :]
     assert file == StagedFile(
-        path="some/name", rows=1010, size=len(content), digest=xxhash.xxh3_128(content).hexdigest(), shards=(3, 4), resolution=60_000
+        path="some/name",
+        rows=1010,
+        size=len(content),
+        digest=xxhash.xxh3_128(content).hexdigest(),
+        shards=(3, 4),
+        resolution=60_000,
+        footer=file.footer,
     )
     assert pq.read_table(tmp_path / "new" / "a.parquet").equals(rows(1010))
 
