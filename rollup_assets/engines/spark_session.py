@@ -44,6 +44,8 @@ _APPLICATION = {
     # Parcels are compressed already: lz4 over lz4 costs time and saves nothing.
     "spark.shuffle.compress": "false",
     "spark.ui.showConsoleProgress": "false",
+    # What Spark's pages and event log do not show, of names and values. Its own is secret|password|token|access[.]?key.
+    "spark.redaction.regex": r"(?i)secret|passw(or)?d|passphrase|token|credential|(access|account|private|shared)[._-]?key",
 }
 # The driver is the only executor: parcels of several tasks lie in its heap.
 _LOCAL = {"spark.driver.memory": "2g"}

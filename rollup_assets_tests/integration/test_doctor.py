@@ -49,7 +49,7 @@ class Production:
         return {
             (bucket, found["Key"], found["ETag"])
             for bucket in ("raw", "lake")
-            for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=self.store.prefix)
+            for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{self.store.prefix}/")
             for found in page.get("Contents", ())
         }
 
@@ -319,6 +319,8 @@ def test_each_fault_is_found_and_says_what_mends_it(production: Production, tmp_
     assert fault.found in first["found"]
     assert fault.remedy in first["remedy"]
     assert first["seconds"] < 30
+    # In words of ours, each of them.
+    assert not [finding for finding in findings.values() if "Error:" in finding["found"]]
     said = json.dumps(findings)
     assert "canary" not in said
     assert production.environment["AWS_SECRET_ACCESS_KEY"] not in said
