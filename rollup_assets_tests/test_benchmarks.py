@@ -212,3 +212,27 @@ def test_the_skew_table_is_the_measured_one() -> None:
     found = json.loads(skew.RESULT.read_text())["tasks"]
     assert shown == skew.table(found)
     assert all(step["longest"] < 10 * step["median"] for kind in found.values() for step in kind.values())
+
+
+def test_the_table_of_publishing_is_the_measured_one() -> None:
+    import json
+
+    from benchmarks import publishing
+
+    results = json.loads(publishing.RESULT.read_text())
+    text = publishing.PAGE.read_text()
+    assert publishing.page(text, results) == text, "run `python -m benchmarks.publishing`"
+    for catalog in (publishing.EMBEDDED, publishing.POSTGRES, publishing.REST):
+        for files in publishing.FILES:
+            assert len([run for run in results["runs"] if (run["catalog"], run["files"]) == (catalog, files)]) == results["repeat"] >= 5
+    assert not re.search(r"/(work|home|root|tmp|Users)/", str(results))
+
+
+def test_the_benchmark_of_publishing_runs(tmp_path: Path) -> None:
+    from benchmarks import publishing
+
+    with publishing.pipelines(tmp_path) as chosen:
+        runs = publishing.measure(chosen, 1, (2,))
+    assert [(run["catalog"], run["files"]) for run in runs] == [(name, 2) for name in chosen]
+    assert all(run["seconds"] >= sum(run[part] for part in publishing.PARTS) for run in runs)
+    assert len(publishing.table(runs).splitlines()) == 2 + len(chosen)

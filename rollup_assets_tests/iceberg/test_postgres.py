@@ -323,6 +323,15 @@ def test_each_fault_is_one_sentence_with_setting_and_remedy(
     assert not list(tmp_path.rglob("*"))
 
 
+def test_a_backfill_without_its_catalog_stages_nothing(tmp_path: Path) -> None:
+    from rollup_assets.defs.backfill import run_backfill
+
+    settings = load_settings(home=str(tmp_path), catalog="postgresql+psycopg://u@127.0.0.1:1/db")
+    with pytest.raises(CatalogError, match="cannot be reached"):
+        run_backfill(settings, "2026-01-01-00:00", "2026-01-01-00:00")
+    assert not list(tmp_path.rglob("*"))
+
+
 def test_a_server_that_does_not_answer_is_given_up(tmp_path: Path) -> None:
     with silent_server() as port:
         settings = load_settings(home=str(tmp_path), catalog=f"postgresql+psycopg://u@127.0.0.1:{port}/db?connect_timeout=2")
