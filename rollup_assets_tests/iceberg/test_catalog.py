@@ -16,7 +16,13 @@ def settings_in(home: Path, **overrides: Any) -> Settings:
 
 
 @pytest.mark.parametrize(
-    ("uri", "kind"), [("sqlite:////x/catalog.db", "sql"), ("postgresql+psycopg2://u@h/db", "sql"), ("https://host/iceberg", "rest")]
+    ("uri", "kind"),
+    [
+        ("sqlite:////x/catalog.db", "sql"),
+        ("postgresql+psycopg://u@h/db", "sql"),
+        ("https://host/iceberg", "rest"),
+        ("rest+http://host", "rest"),
+    ],
 )
 def test_the_uri_alone_says_which_catalog_it_is(tmp_path: Path, uri: str, kind: str) -> None:
     from pyiceberg.catalog import infer_catalog_type
