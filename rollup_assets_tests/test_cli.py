@@ -68,7 +68,7 @@ def plain(text: str) -> str:
 # ------------------------------------------------------------------------------------------------------------------- help
 
 
-@pytest.mark.parametrize("command", ["generate", "backfill", "verify", "sql", "status", "demo", "dev"])
+@pytest.mark.parametrize("command", ["generate", "backfill", "verify", "sql", "status", "doctor", "demo", "dev"])
 def test_every_command_has_help_with_examples(run: Run, command: str) -> None:
     text = plain(run(command, "--help").output)
     assert "For example" in text

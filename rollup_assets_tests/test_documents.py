@@ -134,7 +134,7 @@ def test_the_commands_of_the_readme_run_as_printed_and_leave_what_it_says(tmp_pa
     bash = shutil.which("bash")
     assert bash
     commands = [line for line in shell_blocks(README) if line.startswith(("rollups ", "dg "))]
-    assert {line.split()[1] for line in commands} >= {"generate", "backfill", "status", "verify", "sql", "launch"}
+    assert {line.split()[1] for line in commands} >= {"generate", "doctor", "backfill", "status", "verify", "sql", "launch"}
     home = tmp_path / "home"
     (home / "dagster").mkdir(parents=True)
     environment = os.environ | {

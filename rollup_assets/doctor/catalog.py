@@ -13,7 +13,6 @@ from rollup_assets.iceberg.faults import shown
 from rollup_assets.iceberg.locks import lock_file, table_lock
 from rollup_assets.iceberg.table import check_table, load_table
 from rollup_assets.settings import Settings
-from rollup_assets.storage.storage_errors import explains_storage_errors
 
 LOCK_SECONDS = 0.5
 _THIS_MACHINE = ("localhost", "127.0.0.1", "::1", "")
@@ -83,7 +82,6 @@ def lock(settings: Settings) -> Found:
         return warning(problem, remedy)
 
 
-@explains_storage_errors
 def table(settings: Settings) -> Found:
     """The table against the settings."""
     database = sqlite_database(settings)

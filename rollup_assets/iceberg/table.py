@@ -14,6 +14,7 @@ from rollup_assets.iceberg.catalog import load_catalog, open_catalog
 from rollup_assets.iceberg.schema import FORMAT_VERSION, iceberg_schema, partition_spec, table_properties
 from rollup_assets.settings import Settings, format_duration
 from rollup_assets.storage.filesystems import Place
+from rollup_assets.storage.storage_errors import explains_storage_errors
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
@@ -34,14 +35,23 @@ def data_location(settings: Settings) -> Place:
     return Place.parse(table_location(settings), settings.s3) / "data"
 
 
+@explains_storage_errors
 def load_table(catalog: Catalog, settings: Settings) -> Table | None:
-    """The table as it is now; None if there is none."""
+    """The table as it is now; None if there is none.
+
+    Raises:
+        StorageError: its metadata in the warehouse cannot be read.
+    """
     from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError
 
     try:
         return catalog.load_table(settings.table)
     except (NoSuchTableError, NoSuchNamespaceError):
         return None
+    except OSError:
+        # To pyarrow wrong credentials look like a missing permission; this look at the store tells one from the other.
+        Place.parse(table_location(settings), settings.s3).exists()
+        raise
 
 
 def ensure_table(settings: Settings, catalog: Catalog | None = None) -> Table:
@@ -73,6 +83,7 @@ def prepare_table(settings: Settings) -> None:
         ensure_table(settings, catalog)
 
 
+@explains_storage_errors
 def _create_table(catalog: Catalog, settings: Settings) -> Table:
     from pyiceberg.exceptions import NamespaceAlreadyExistsError, TableAlreadyExistsError
     from sqlalchemy.exc import IntegrityError

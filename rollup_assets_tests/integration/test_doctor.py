@@ -328,6 +328,35 @@ def test_each_fault_is_found_and_says_what_mends_it(production: Production, tmp_
     assert (production.objects(), production.catalog()) == before
 
 
+STOP_A_BACKFILL = (
+    *("wrong secret", "unknown key", "no credentials", "missing bucket", "no permission to write", "no permission to read"),
+    *("nobody listens at the endpoint", "no such host"),
+    *("catalog down", "wrong password", "database missing", "schema not initialized", "catalog without TLS", "another table"),
+    *("Java missing", "Java of another version", "master down", "Connect server down"),
+)
+
+
+@pytest.mark.parametrize("name", STOP_A_BACKFILL)
+def test_each_fault_stops_a_backfill_with_the_same_words_and_nothing_is_written(production: Production, tmp_path: Path, name: str) -> None:
+    """Each as if the batch had never been staged, and published by nobody."""
+    fault = FAULTS[name]
+    before = production.objects(), production.catalog()
+    began = time.monotonic()
+    # A home of its own: what Dagster records there is no data.
+    changed = {**production.environment, "ROLLUP_HOME": str(tmp_path / "home"), **fault.change(production, tmp_path)}
+    done = rollups(changed, "backfill", FIRST, FIRST, "--force", "--json")
+    assert time.monotonic() - began < 30
+    assert done.exit_code == 1, done.output
+    # A backfill that could not begin ends with an error, one that did with what became of its partitions.
+    said = json.loads(done.stdout)["failed"][FIRST] if done.stdout.strip() else done.stderr
+    said = " ".join(said.split())
+    assert fault.found in said
+    assert fault.remedy in said
+    assert "canary" not in done.output + said
+    assert (production.objects(), production.catalog()) == before
+    assert not [path for path in (tmp_path / "home").rglob("*") if path.suffix in (".parquet", ".json", ".avro")]
+
+
 def test_a_server_of_another_authority_is_refused(production: Production, s3_server_tls: S3Server, tmp_path: Path) -> None:
     from deploy.servers.certificates import certificate
 
