@@ -72,9 +72,7 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
         quarantine_folder=pipeline.stage.folder(QUARANTINED, batch),
         attempt=attempt,
     )
-    tasks = [
-        SplitTask(root, some, batch, settings.shards, settings.value_column) for some in split_tasks(files, pipeline.engine)
-    ]
+    tasks = [SplitTask(root, some, batch, settings.shards, settings.value_column) for some in split_tasks(files, pipeline.engine)]
     groups = [*shard_groups(settings.shards, known_rows), [settings.shards]] if files else []
     try:
         split, merged = pipeline.engine.map_shuffle(
