@@ -92,3 +92,12 @@ def test_a_missing_authority_is_refused(secured: Secured, tmp_path: Path) -> Non
         open_catalog(secured.settings(tmp_path / "missing.pem")),
     ):
         pass
+
+
+def test_doctor_says_whether_somebody_has_looked_whose_server_it_is(secured: Secured) -> None:
+    from rollup_assets.doctor.catalog import catalog
+
+    found = catalog(secured.settings(secured.certificate.authority))
+    assert (found.state, found.text.endswith("TLSv1.3, verified")) == ("ok", True), found
+    found = catalog(secured.settings(mode="require"))
+    assert (found.state, found.remedy) == ("warning", "set sslmode=verify-full in ROLLUP_CATALOG")
