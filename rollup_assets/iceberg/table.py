@@ -88,6 +88,8 @@ def _create_table(catalog: Catalog, settings: Settings) -> Table:
     from pyiceberg.exceptions import NamespaceAlreadyExistsError, TableAlreadyExistsError
     from sqlalchemy.exc import IntegrityError
 
+    # A warehouse that cannot be reached is noticed before the catalog has a namespace whose table cannot be made.
+    data_location(settings).exists()
     namespace = settings.table.rpartition(".")[0]
     # IntegrityError: the SQL catalog lets the database's own error through where two make the same namespace.
     with contextlib.suppress(NamespaceAlreadyExistsError, IntegrityError):

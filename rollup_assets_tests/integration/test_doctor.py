@@ -54,8 +54,12 @@ class Production:
         }
 
     def catalog(self) -> list[tuple[Any, ...]]:
-        """What the catalog knows."""
-        return self.postgres.execute("select * from iceberg_tables", database=self.store.prefix)
+        """What the catalog knows: tables, then namespaces."""
+        return [
+            row
+            for known in ("iceberg_tables", "iceberg_namespace_properties")
+            for row in self.postgres.execute(f"select * from {known} order by 1, 2", database=self.store.prefix)
+        ]
 
 
 def rollups(environment: Environment, *arguments: str) -> Any:
@@ -355,6 +359,14 @@ def test_each_fault_stops_a_backfill_with_the_same_words_and_nothing_is_written(
     assert "canary" not in done.output + said
     assert (production.objects(), production.catalog()) == before
     assert not [path for path in (tmp_path / "home").rglob("*") if path.suffix in (".parquet", ".json", ".avro")]
+
+
+def test_a_first_run_with_wrong_keys_leaves_the_catalog_as_it_was(production: Production, tmp_path: Path) -> None:
+    before = production.catalog()
+    environment = {**production.environment, "ROLLUP_HOME": str(tmp_path), "ROLLUP_TABLE": "unheard.of", "AWS_SECRET_ACCESS_KEY": "wrong"}
+    done = rollups(environment, "backfill", FIRST, FIRST, "--json")
+    assert done.exit_code == 1, done.output
+    assert production.catalog() == before
 
 
 def test_a_server_of_another_authority_is_refused(production: Production, s3_server_tls: S3Server, tmp_path: Path) -> None:
