@@ -29,7 +29,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
         from benchmarks import check
 
         return check.check(full, job["contender"])
-    from benchmarks.contenders import ON_SPARK, WARM, Contender, run
+    from benchmarks.contenders import WARM, Contender, run
     from benchmarks.measure import Stopwatch, cpu_seconds, peak_bytes_of_tree
 
     contender = Contender(**job["contender"])
@@ -37,9 +37,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
         run(contender, small, job["threads"], Stopwatch())
     watch = Stopwatch()
     details = run(contender, full, job["threads"], watch)
-    if contender.engine in ON_SPARK:
-        details["peak_bytes"] = peak_bytes_of_tree()
-    return {"wall": watch.wall, "cpu": watch.cpu, "tree_cpu": cpu_seconds(), **details}
+    return {"wall": watch.wall, "cpu": watch.cpu, "tree_cpu": cpu_seconds(), "peak_bytes": peak_bytes_of_tree(), **details}
 
 
 if __name__ == "__main__":

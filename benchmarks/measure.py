@@ -35,7 +35,10 @@ def cpu_seconds() -> float:
 
 
 def peak_bytes_of_tree() -> int:
-    """The most memory of this process and of each one below it, added up: what they share counts several times."""
+    """The most memory of this process and of each one below it, added up: what they share counts several times.
+
+    Not ``ru_maxrss``: a process begins with that of the one that started it, so it told of the test runner's 2 GB.
+    """
     return sum(_most_memory_of(process) for process in (os.getpid(), *_descendants()))
 
 

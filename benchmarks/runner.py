@@ -121,7 +121,7 @@ class Bench:
         # Java is not waited for by the process that starts it, so its time is not in the process's own.
         cpu = max(usage.ru_utime + usage.ru_stime, told.pop("tree_cpu", 0.0))
         others = max(0.0, _busy_seconds() - busy - cpu) / (wall * (os.cpu_count() or 1))
-        costs = {"process_wall": wall, "process_cpu": cpu, "peak_bytes": usage.ru_maxrss * 1024, "others_share": round(others, 3)}
+        costs = {"process_wall": wall, "process_cpu": cpu, "others_share": round(others, 3)}
         return told, costs
 
 
