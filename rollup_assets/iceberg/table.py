@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from rollup_assets.errors import TableMismatchError
-from rollup_assets.iceberg.catalog import load_catalog, open_catalog
+from rollup_assets.iceberg.catalog import is_postgres, load_catalog, open_catalog
 from rollup_assets.iceberg.schema import FORMAT_VERSION, iceberg_schema, partition_spec, table_properties
 from rollup_assets.settings import Settings, format_duration
 from rollup_assets.storage.filesystems import Place
@@ -88,8 +88,10 @@ def _create_table(catalog: Catalog, settings: Settings) -> Table:
     from pyiceberg.exceptions import NamespaceAlreadyExistsError, TableAlreadyExistsError
     from sqlalchemy.exc import IntegrityError
 
-    # A warehouse that cannot be reached is noticed before the catalog has a namespace whose table cannot be made.
-    data_location(settings).exists()
+    if is_postgres(settings):
+        # A warehouse that cannot be reached is noticed before the catalog has a namespace whose table cannot be made. (A REST catalog
+        # writes the metadata itself, to places that may be nobody else's before the table is there.)
+        data_location(settings).exists()
     namespace = settings.table.rpartition(".")[0]
     # IntegrityError: the SQL catalog lets the database's own error through where two make the same namespace.
     with contextlib.suppress(NamespaceAlreadyExistsError, IntegrityError):
