@@ -29,12 +29,16 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
         from benchmarks import check
 
         return check.check(full, job["contender"])
-    from benchmarks.contenders import WARM, Contender, run
+    from benchmarks.contenders import WARM, Contender, reset, run
     from benchmarks.measure import Stopwatch, cpu_seconds, peak_bytes_of_tree
 
     contender = Contender(**job["contender"])
     if contender.start == WARM:
         run(contender, small, job["threads"], Stopwatch())
+        for _ in range(job["whole_warm_ups"]):
+            run(contender, full, job["threads"], Stopwatch())
+            reset(contender, full)
+            os.sync()
     watch = Stopwatch()
     details = run(contender, full, job["threads"], watch)
     return {"wall": watch.wall, "cpu": watch.cpu, "tree_cpu": cpu_seconds(), "peak_bytes": peak_bytes_of_tree(), **details}

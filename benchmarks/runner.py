@@ -42,6 +42,8 @@ class Bench:
     threads: int
     shape: str
     small_rows: int = SMALL_ROWS
+    whole_warm_ups: int = 0
+    """How many times a warm process does the whole task before it is measured, besides once on the small data."""
 
     @property
     def full(self) -> Site:
@@ -92,7 +94,7 @@ class Bench:
         reset(contender, self.small)
         _read_through([*full.raw_files, *full.sorted_files])
         os.sync()
-        job = {"do": "run", "contender": contender.to_dict(), "full": str(full.root)}
+        job = {"do": "run", "contender": contender.to_dict(), "full": str(full.root), "whole_warm_ups": self.whole_warm_ups}
         answer, usage = self._process(job, environment)
         written = sum(path.stat().st_size for path in full.output.rglob("*") if path.is_file())
         return {**contender.to_dict(), **usage, **answer, **({"bytes": written} if written else {})}

@@ -1,6 +1,7 @@
 """Spark beside this project: its own sort of the raw points, and this project on both of its engines. ``python -m benchmarks.spark``.
 
-Every run is a process of its own, which does the task once on a tenth of the data before it is measured on all of it. CPU time and
+Every run is a process of its own, which does the task once on a tenth of the data and twice on all of it before it is measured: a Java
+machine compiles what it runs often, and is a third slower the first time than the third. CPU time and
 memory are those of the process, its Java machine and its Python workers.
 """
 
@@ -20,6 +21,7 @@ from benchmarks.summary import summarized
 
 RESULTS = Path(__file__).parent / "results" / "spark.json"
 ROWS, REPEAT = 36_000_000, 3
+WARM_UPS = 2
 PACKAGES = ("pyspark", "numpy", "numba", "pyarrow", "pyiceberg")
 console = Console(highlight=False, soft_wrap=True)
 
@@ -35,7 +37,7 @@ def main(
 ) -> None:
     """This project's Spark engine beside its local one and beside Spark's own sort; needs Java."""
     wanted = [contender for contender in contenders.spark_contenders(forms=forms) if only in contender.name]
-    bench = Bench(work.resolve(), rows, threads, "scrapes", small_rows=rows // 10)
+    bench = Bench(work.resolve(), rows, threads, "scrapes", small_rows=rows // 10, whole_warm_ups=WARM_UPS)
     console.print(f"{rows:,} points, {repeat} times {len(wanted)} contenders, {threads} threads; preparing")
     with bench.exclusively():
         bench.prepare()
