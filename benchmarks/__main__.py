@@ -12,6 +12,7 @@ from rich.console import Console
 from benchmarks import contenders, report
 from benchmarks.circumstances import circumstances, forms_of
 from benchmarks.runner import ROOT, Bench, first_run, measure
+from benchmarks.sections import stages
 from benchmarks.summary import summarized
 
 RESULTS = Path(__file__).parent / "results"
@@ -64,7 +65,7 @@ def main(
     if target is not None:
         target.write_text(json.dumps(results, indent=1) + "\n")
         console.print(f"results are in {target}")
-    for line in report.lines(results):
+    for line in stages.lines(results):
         console.print(line)
     if complete and not forms and output is None:
         report.write(ROOT)

@@ -17,7 +17,9 @@ from rich.console import Console
 from benchmarks import contenders, report
 from benchmarks.circumstances import circumstances, forms_of
 from benchmarks.runner import ROOT, Bench, measure
+from benchmarks.sections import spark as section
 from benchmarks.summary import summarized
+from benchmarks.tables import targets_table
 
 RESULTS = Path(__file__).parent / "results" / "spark.json"
 ROWS, REPEAT = 36_000_000, 3
@@ -54,7 +56,7 @@ def main(
     if target is not None:
         target.write_text(json.dumps(results, indent=1) + "\n")
         console.print(f"results are in {target}")
-    for text in (report.spark_aims(results), report.spark_side_by_side(results)):
+    for text in (targets_table(section.aims(results)), section.side_by_side(results)):
         if text:
             console.print(text)
     if target == RESULTS:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import contenders, report
+from benchmarks import contenders, report, tables
 from benchmarks.contenders import (
     COLD,
     DUCKDB,
@@ -25,13 +25,14 @@ from benchmarks.contenders import (
     Contender,
 )
 from benchmarks.runner import Bench, BusyError, measure
+from benchmarks.sections import spark, stages
 from benchmarks.summary import Spread, cpu, ratio, summarized, wall
 from rollup_assets.engines.spark_session import require_java
 from rollup_assets.errors import EngineError
 
 ROOT = Path(__file__).parent.parent
 # Of contenders side by side; these two are of one program each, and have tests of their own.
-RESULTS = sorted(path.stem for path in report.RESULTS.glob("*.json") if path.stem not in ("publishing", "skew"))
+RESULTS = sorted(path.stem for path in tables.RESULTS.glob("*.json") if path.stem not in ("publishing", "skew"))
 
 
 def test_tables_of_the_page_are_those_of_the_results() -> None:
@@ -40,16 +41,32 @@ def test_tables_of_the_page_are_those_of_the_results() -> None:
     assert report.page(text) == text, "run `python -m benchmarks --report`"
 
 
-@pytest.mark.parametrize("name", report.PLOTS)
-def test_plots_of_the_page_were_drawn_from_the_results(name: str) -> None:
-    text = (ROOT / report.PAGE).read_text()
-    assert f"]({name}.svg)" in text
-    assert f"results {report.digest(report.read('scrapes'))}" in (ROOT / report.PAGE).with_name(f"{name}.svg").read_text()
+def test_plots_of_the_page_were_drawn_from_the_results() -> None:
+    page = ROOT / report.PAGE
+    assert set(re.findall(r"\]\(([\w-]+)\.svg\)", page.read_text())) == set(report.plots())
+    for name, (results, _) in report.plots().items():
+        assert f"results {tables.digest(results)}" in page.with_name(f"{name}.svg").read_text(), (
+            f"{name}: run `python -m benchmarks --report`"
+        )
+
+
+def test_every_section_of_the_page_is_known() -> None:
+    written = {path.stem for path in (ROOT / "benchmarks" / "sections").glob("[a-z]*.py")}
+    assert set(report.SECTIONS) == written
+
+
+def test_what_is_not_measured_yet_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A section without results neither fails nor shows figures."""
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    assert report.plots() == {}
+    assert all(target.met is None for target in report.targets())
+    for name, text in report.blocks().items():
+        assert name in ("targets",) or "Not measured yet" in text, name
 
 
 @pytest.mark.parametrize("name", RESULTS)
 def test_summaries_of_the_results_are_those_of_their_runs(name: str) -> None:
-    results = report.read(name)
+    results = _read(name)
     assert results["summary"] == summarized(results["runs"])
     assert not re.search(r"/(work|home|root|tmp|Users)/", str(results))
 
@@ -57,7 +74,7 @@ def test_summaries_of_the_results_are_those_of_their_runs(name: str) -> None:
 @pytest.mark.parametrize("name", RESULTS)
 def test_everyone_answered_the_same_before_times_counted(name: str) -> None:
     """Rows and digests of every engine that wrote the same thing are equal."""
-    outputs = report.read(name)["outputs"]
+    outputs = _read(name)["outputs"]
     for tasks in ((REPARTITION,), (ROLLUPS_1M, ROLLUPS_3, RAW_TO_1M, RAW_TO_PUBLISHED)):
         answers = {(output["rows"], output["digest"]) for output in outputs if output["task"] in tasks}
         assert len(answers) == 1, tasks
@@ -66,7 +83,7 @@ def test_everyone_answered_the_same_before_times_counted(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in RESULTS if name not in ("forms", "spark")])
 def test_results_are_of_the_whole_benchmark(name: str) -> None:
     """100k series for an hour, at least five turns (three of the fleet), all contenders, the peers in the forms that won."""
-    results = report.read(name)
+    results = _read(name)
     assert results["data"]["series"] == 100_000
     assert results["data"]["rows"] > 30_000_000
     for contender in contenders.all_contenders():
@@ -78,7 +95,7 @@ def test_results_beside_spark_are_of_the_whole_benchmark() -> None:
     if "spark" not in RESULTS:
         assert "Not measured yet" in (ROOT / report.PAGE).read_text()
         return
-    results = report.read("spark")
+    results = _read("spark")
     assert results["data"]["series"] == 100_000
     for contender in contenders.spark_contenders():
         runs = [run for run in results["runs"] if Contender(run["engine"], run["task"], run["start"], run["form"]) == contender]
@@ -98,7 +115,7 @@ def test_ratios_are_taken_turn_by_turn() -> None:
     assert (wall(cold), cpu(cold)) == (7.0, 8.0)
 
 
-def test_the_harness_runs_and_answers_are_compared(tmp_path: Path) -> None:
+def test_the_harness_runs_and_answers_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One turn with a few rows: every stage of ours, a floor, the fastest form of each peer's tasks; tables and plots come out."""
     bench = Bench(tmp_path, rows=3_600, threads=2, shape="scrapes", small_rows=720)
     bench.prepare()
@@ -114,13 +131,14 @@ def test_the_harness_runs_and_answers_are_compared(tmp_path: Path) -> None:
     assert {(output["engine"], output["task"]) for output in outputs} >= {
         (peer, task) for peer in (DUCKDB, POLARS) for task in contenders.PEER_TASKS
     }
-    results = {**report.read("scrapes"), "runs": runs, "outputs": outputs, "summary": summarized(runs)}
-    assert "| aim |" in report.aims(results)
-    for text in (report.side_by_side, report.starts, report.limits, report.shares, report.circumstances):
+    results = {**_read("scrapes"), "runs": runs, "outputs": outputs, "summary": summarized(runs)}
+    assert stages.aims(results)
+    for text in (stages.side_by_side, stages.starts, stages.limits, stages.shares, tables.circumstances):
         assert text(results), text.__name__
-    for name in report.PLOTS:
-        report.plot(name, results, tmp_path / f"{name}.svg")
-        assert f"results {report.digest(results)}" in (tmp_path / f"{name}.svg").read_text()
+    monkeypatch.setattr(tables, "read", lambda name: results if name == "scrapes" else None)
+    for name, (_, draw) in stages.plots().items():
+        draw(tmp_path / f"{name}.svg")
+        assert f"results {tables.digest(results)}" in (tmp_path / f"{name}.svg").read_text()
 
 
 @pytest.mark.xdist_group("spark")
@@ -140,9 +158,9 @@ def test_spark_s_own_sort_is_measured_beside_ours_and_compared(tmp_path: Path) -
     for run in on_spark:
         assert run["peak_bytes"] > local["peak_bytes"] + (100 << 20)
         assert run["process_cpu"] > local["process_cpu"] + 1
-    results = {**report.read("scrapes"), "runs": runs, "outputs": outputs, "summary": summarized(runs)}
-    assert "times as fast as Spark's own sort" in report.spark_aims(results)
-    assert contenders.SPARK_FORM in report.spark_side_by_side(results)
+    results = {**_read("scrapes"), "runs": runs, "outputs": outputs, "summary": summarized(runs)}
+    assert "times as fast as Spark's own sort" in str(spark.aims(results))
+    assert contenders.SPARK_FORM in spark.side_by_side(results)
 
     import pyarrow.parquet as pq
 
@@ -179,6 +197,12 @@ def test_a_wrong_answer_stops_the_benchmark(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(Bench, "run", lambda self, contender: _run_and_break(self, contender))
     with pytest.raises(ValueError, match=r"DuckDB raw-to-1m .* answers something else"):
         measure(bench, [contender], 1, _silent)
+
+
+def _read(name: str) -> tables.Results:
+    found = tables.read(name)
+    assert found is not None
+    return found
 
 
 def _silent(_line: str) -> None:

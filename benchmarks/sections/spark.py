@@ -1,0 +1,53 @@
+"""This project on Spark beside Spark's own sort (``python -m benchmarks.spark``): tables."""
+
+from __future__ import annotations
+
+from benchmarks import tables
+from benchmarks.contenders import OURS, OURS_ON_SPARK, OWN, RAW_TO_PUBLISHED, REPARTITION, SPARK
+from benchmarks.sections.stages import TASKS
+from benchmarks.summary import cpu, select, wall
+from benchmarks.tables import Results, Target, circumstances, costs, figure, not_measured, pair, size, table
+
+
+def targets() -> list[Target]:
+    """Of the committed results."""
+    results = tables.read("spark")
+    return aims(results) if results else []
+
+
+def aims(results: Results) -> list[Target]:
+    """What was aimed at on Spark, and what came out; ratios are taken turn by turn."""
+    rows: list[Target] = []
+    for task, above, below, text, sign, limit in (
+        (RAW_TO_PUBLISHED, OURS_ON_SPARK, OURS, "raw → published: the Spark engine, times the local engine's time", "≤", 3),
+        (REPARTITION, SPARK, OURS_ON_SPARK, "repartition: times as fast as Spark's own sort", "≥", 5),
+    ):
+        found, cost = (pair(results["runs"], (above, task), (below, task), figure) for figure in (wall, cpu))
+        if found and cost:
+            met = found.median <= limit if sign == "≤" else found.median >= limit
+            rows.append(Target(text, f"{sign} {limit}", figure(found), met, f"CPU {figure(cost)}"))
+    return rows
+
+
+def side_by_side(results: Results) -> str:
+    """Every task, engine and form that ran beside Spark: seconds, CPU seconds, memory, bytes written."""
+    rows = []
+    for task in (REPARTITION, RAW_TO_PUBLISHED):
+        title = TASKS[task]
+        for engine in (*OWN, SPARK):
+            runs = select(results["runs"], engine, task)
+            for form in dict.fromkeys(run["form"] for run in runs):
+                mine = [run for run in runs if run["form"] == form]
+                rows.append([title, f"{engine} ({form})" if form else engine, *costs(mine), size(mine)])
+                title = ""
+    return table(["task", "engine", "wall s", "CPU s", "peak MiB", "written MB"], rows) if rows else ""
+
+
+def blocks() -> dict[str, str]:
+    """The tables of the committed results, by name."""
+    results = tables.read("spark")
+    missing = not_measured("python -m benchmarks.spark")
+    return {
+        "spark": side_by_side(results) if results else missing,
+        "spark-circumstances": circumstances(results) if results else missing,
+    }

@@ -1,0 +1,119 @@
+"""What tables and plots are made of: figures, targets, circumstances, and where results lie. Knows no benchmark by name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.summary import Run, Spread, cpu, ratio, select, wall
+
+Results = dict[str, Any]
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One row of the page's first table."""
+
+    text: str
+    wanted: str
+    measured: str
+    met: bool | None
+    """None: not measured yet."""
+    also: str = ""
+
+
+def targets_table(targets: Sequence[Target]) -> str:
+    """What was aimed at, and what came out."""
+    said = {True: "yes", False: "**no**", None: ""}
+    rows = [[each.text, each.wanted, each.measured, said[each.met], each.also] for each in targets]
+    return table(["aim", "wanted", "measured", "met", "also"], rows)
+
+
+def read(name: str) -> Results | None:
+    """Committed results; None if there are none yet."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def not_measured(command: str) -> str:
+    """What stands in a table's place until its results are committed."""
+    return f"Not measured yet: `{command}`."
+
+
+def digest(results: Results) -> str:
+    """What ties a plot to the results it was drawn from."""
+    return hashlib.sha256(json.dumps(results, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; the first column is text, the others are figures."""
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *rows))
+
+
+def figure(spread: Spread, digits: int = 2) -> str:
+    """Median, least and most."""
+    return f"{spread.median:.{digits}f} ({spread.least:.{digits}f} to {spread.most:.{digits}f})"
+
+
+def pair(
+    runs: Sequence[Run], above: tuple[str, str], below: tuple[str, str], of: Callable[[Run], float], start: str = "warm"
+) -> Spread | None:
+    """The ratio of two contenders (engine, task), turn by turn; None unless both were measured."""
+    ones, others = select(runs, *above, start), select(runs, *below, start)
+    return ratio(ones, others, of) if ones and others else None
+
+
+def costs(runs: Sequence[Run]) -> list[str]:
+    """Wall seconds, CPU seconds, peak MiB."""
+    peak = Spread.of([run["peak_bytes"] / 2**20 for run in runs])
+    return [figure(Spread.of([wall(run) for run in runs])), figure(Spread.of([cpu(run) for run in runs])), f"{peak.median:.0f}"]
+
+
+def size(runs: Sequence[Run]) -> str:
+    """MB written, if the runs know."""
+    sizes = [run["bytes"] for run in runs if "bytes" in run]
+    return f"{sizes[0] / 1e6:.0f}" if sizes else ""
+
+
+def circumstances(results: Results) -> str:
+    """Machine, versions, data and how it was run."""
+    machine, data = results["machine"], results["data"]
+    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    others = Spread.of([100 * run["others_share"] for run in results["runs"]])
+    changed = f", with changes to {', '.join(results['changed'])}" if results["changed"] else ""
+    forms = "; ".join(f"{name}: {form}" for name, form in results["forms"].items())
+    return "\n".join(
+        [
+            f"- `{results['command']}`, {results['date']}, commit {results['commit'][:12]}{changed}",
+            f"- {machine['cores']} cores of {machine['cpu']}, {machine['memory_gib']} GiB, {machine['system']}",
+            f"- Python {machine['python']}, {versions}",
+            f"- {data['rows']:,} points of {data['series']:,} series in {data['raw_files']} files, {data['raw_bytes'] / 1e6:.0f} MB; "
+            f"{results['threads']} threads for everyone; {results['repeat']} turns",
+            f"- other programs used {figure(others, 0)} % of the machine while a run was measured",
+            f"- the peers' forms: {forms}",
+        ]
+    )
+
+
+@contextmanager
+def drawing(target: Path, results: Results, *, width: float = 8, height: float = 3.6) -> Iterator[Any]:
+    """Axes of a plot, saved as SVG in the page's style when the block ends; the results' digest is in its metadata."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    import matplotlib.pyplot as plt
+
+    with mpl.rc_context(
+        {"svg.hashsalt": "rollups", "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+    ):
+        drawn, axes = plt.subplots(figsize=(width, height), layout="constrained")
+        yield axes
+        drawn.savefig(target, format="svg", metadata={"Date": None, "Description": f"results {digest(results)}"}, transparent=False)
+        plt.close(drawn)
