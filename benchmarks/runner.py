@@ -6,6 +6,7 @@ Imports little: a child's peak memory begins with its parent's.
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import os
 import shutil
@@ -13,12 +14,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.contenders import FIRST, OURS, RAW_TO_PUBLISHED, Contender, reset
+from benchmarks.limits import Group, LimitError, limited
 from benchmarks.sites import Site
 
 ROOT = Path(__file__).parent.parent
@@ -44,6 +46,9 @@ class Bench:
     small_rows: int = SMALL_ROWS
     whole_warm_ups: int = 0
     """How many times a warm process does the whole task before it is measured, besides once on the small data."""
+    memory_limit: int | None = None
+    """Bytes for the measured process and those below it, page cache included, if a control group can be made; runs say so in ``memory``.
+    ``peak_bytes`` of that is then the peak with the page cache."""
 
     @property
     def full(self) -> Site:
@@ -92,14 +97,28 @@ class Bench:
             environment["NUMBA_CACHE_DIR"] = str(compiled)
         reset(contender, full)
         reset(contender, self.small)
-        _read_through([*full.raw_files, *full.sorted_files])
-        os.sync()
+        inputs = [*full.raw_files, *full.sorted_files]
         job = {"do": "run", "contender": contender.to_dict(), "full": str(full.root), "whole_warm_ups": self.whole_warm_ups}
-        answer, usage = self._process(job, environment)
+        with ExitStack() as stack:
+            group, without = None, {}
+            if self.memory_limit is not None:
+                try:
+                    group = stack.enter_context(limited(self.memory_limit))
+                except LimitError as error:
+                    without = {"memory": {"limit": None, "why": str(error)}}
+            os.sync()
+            if group is None:
+                _read_through(inputs)
+            else:
+                _read_through_inside(group, inputs)
+            answer, usage = self._process(job, environment, group)
+            usage |= {"memory": group.usage().to_dict()} if group else without
         written = sum(path.stat().st_size for path in full.output.rglob("*") if path.is_file())
         return {**contender.to_dict(), **usage, **answer, **({"bytes": written} if written else {})}
 
-    def _process(self, job: dict[str, Any], environment: dict[str, str] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _process(
+        self, job: dict[str, Any], environment: dict[str, str] | None = None, group: Group | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         self.work.mkdir(parents=True, exist_ok=True)
         answer = self.work / "answer.json"
         answer.unlink(missing_ok=True)
@@ -108,8 +127,9 @@ class Bench:
         settings |= {"POLARS_MAX_THREADS": str(self.threads), "PYTHONPATH": str(ROOT), **(environment or {})}
         busy, started = _busy_seconds(), time.perf_counter()
         # `python -P`: the checkout comes from PYTHONPATH alone, the working directory decides nothing.
+        command = [sys.executable, "-P", "-m", "benchmarks.child", json.dumps(whole)]
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "benchmarks.child", json.dumps(whole)],
+            group.command(command) if group else command,
             cwd=self.work, env=settings, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         assert process.stderr is not None
@@ -117,6 +137,8 @@ class Bench:
         _, status, usage = os.wait4(process.pid, 0)
         wall = time.perf_counter() - started
         process.returncode = os.waitstatus_to_exitcode(status)
+        if group and group.usage().killed:
+            raise ChildError(f"{job} needs more memory than its limit of {group.limit} bytes, page cache included, and was killed")
         if process.returncode or not answer.exists():
             raise ChildError(f"{job} ended with status {process.returncode}:\n{errors[-2_000:]}")
         told = json.loads(answer.read_text())
@@ -167,6 +189,17 @@ def _read_through(paths: Sequence[str]) -> None:
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123
             while file.readinto(buffer):
                 pass
+
+
+def _read_through_inside(group: Group, paths: Sequence[str]) -> None:
+    """Have files cached at the expense of a group, as far as half of its limit holds them; what it has not cached itself would be free."""
+    for path in paths:
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    sizes = itertools.accumulate(os.path.getsize(path) for path in paths)  # noqa: PTH202
+    chosen = [path for path, size in zip(paths, sizes, strict=True) if group.limit is None or size <= group.limit // 2]
+    if chosen:
+        subprocess.run(group.command(["cat", "--", *chosen]), stdout=subprocess.DEVNULL, check=True)
 
 
 def _busy_seconds() -> float:
