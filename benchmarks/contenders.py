@@ -123,6 +123,6 @@ def run(contender: Contender, site: Site, threads: int, watch: Stopwatch) -> dic
 
 
 def _forms(peer: str) -> dict[str, dict[str, Any]]:
-    from benchmarks import duckdb_forms, polars_forms, spark_forms
+    from benchmarks.peers import duckdb, polars, spark
 
-    return {DUCKDB: duckdb_forms.FORMS, POLARS: polars_forms.FORMS, SPARK: {REPARTITION: spark_forms.FORMS}}[peer]
+    return {DUCKDB: duckdb.FORMS, POLARS: polars.FORMS, SPARK: {REPARTITION: spark.FORMS}}[peer]
