@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.contenders import REPARTITION, Contender
+from benchmarks.data import series_for
 from benchmarks.measure import machine
 from benchmarks.runner import ROOT, Bench
 
@@ -33,7 +34,7 @@ def circumstances(command: str, bench: Bench, repeat: int, runs: Sequence[dict[s
         "threads": bench.threads,
         "data": {
             "shape": bench.shape,
-            "series": bench.rows // 360,
+            "series": series_for(bench.rows, bench.shape),
             "raw_files": len(raw),
             "raw_bytes": sum(path.stat().st_size for path in raw),
             "rows": next((run["rows"] for run in runs if run.get("task") == REPARTITION and "rows" in run), bench.rows),

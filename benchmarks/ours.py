@@ -23,6 +23,7 @@ def open_pipeline(site: Site, home: str, threads: int, engine: str = "local") ->
             raw=str(site.landing_zone),
             threads=threads,
             resolutions=RESOLUTIONS[home],
+            value_type=site.value_column.removesuffix("_value"),
             engine=engine,
             spark_master=f"local[{threads}]",
         )

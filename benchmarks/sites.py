@@ -21,7 +21,7 @@ BATCH_END = BATCH_START + HOUR_MS
 EARLIER_KEYS = ("2026-01-01-03:00", "2026-01-01-04:00")
 """The two batches before: what they leave open is merged into the batch, as in every batch but a table's first."""
 
-POINT_COLUMNS = ("id", "org_id", "metric", "logical_timestamp", "long_value")
+SERIES_COLUMNS = ("id", "org_id", "metric", "logical_timestamp")
 RECEIVED = "receive_timestamp"
 DESCRIPTION = "data.json"
 """Says what data a site has; written last."""
@@ -55,8 +55,16 @@ class Site:
     @property
     def point_columns(self) -> tuple[str, ...]:
         """Columns of raw and sorted points."""
-        shape = json.loads((self.root / DESCRIPTION).read_text())["shape"]
-        return (*POINT_COLUMNS, RECEIVED) if shape == "fleet" else POINT_COLUMNS
+        return (*SERIES_COLUMNS, self.value_column, *([RECEIVED] if self._shape == "fleet" else []))
+
+    @property
+    def value_column(self) -> str:
+        """The column of the points' values."""
+        return "double_value" if self._shape == "doubles" else "long_value"
+
+    @property
+    def _shape(self) -> str:
+        return str(json.loads((self.root / DESCRIPTION).read_text())["shape"])
 
     def home(self, name: str) -> Path:
         """``ROLLUP_HOME`` of ``home-3`` (three resolutions) or ``home-1`` (one)."""
@@ -72,6 +80,11 @@ class Site:
     def rollup_files(self, home: str) -> list[str]:
         """The data files of the batch's rollups in a home, all resolutions, in order."""
         return sorted(str(path) for path in self._data(home).glob(f"*/*/{_folder(BATCH_KEY)}-*.parquet"))
+
+    @property
+    def sorted_for_spark(self) -> Path:
+        """A copy of the sorted points in encodings that Spark's own reader takes."""
+        return self.root / "sorted-for-spark"
 
     @property
     def output(self) -> Path:
