@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from rollup_assets.iceberg.metadata import cheap_to_change
 from rollup_assets.iceberg.schema import MANIFEST_BYTES, MERGE_MANIFESTS_FROM
 
 if TYPE_CHECKING:
@@ -41,6 +42,15 @@ def maintain(table: Table, keep_snapshots: int) -> bool:
     return True
 
 
+def maintenance_is_due(table: Table, keep_snapshots: int) -> bool:
+    """Whether :func:`maintain` would make a commit, as far as can be told."""
+    try:
+        return bool(_expendable(table.metadata, keep_snapshots)) or merge_is_due(table)
+    except Exception:
+        _log.warning("cannot tell whether %s needs maintenance; the next publish looks again", ".".join(table.name()), exc_info=True)
+        return False
+
+
 def merge_is_due(table: Table) -> bool:
     """Whether so many manifests are small, or only list what an old commit removed, that merging them is worth a commit."""
     snapshot = table.current_snapshot()
@@ -53,7 +63,7 @@ def merge_is_due(table: Table) -> bool:
 def _commit(table: Table, keep_snapshots: int, *, merging: bool) -> None:
     from pyiceberg.table.update.snapshot import ExpireSnapshots
 
-    transaction = table.transaction()
+    transaction = cheap_to_change(table).transaction()
     if merging:
         # An overwrite() never merges; an append of nothing does, and leaves out the manifests without a live file.
         with transaction.update_snapshot(snapshot_properties={MAINTENANCE_PROPERTY: "merge manifests"}).merge_append():

@@ -46,7 +46,7 @@ def publish(pipeline: Pipeline, batch: Batch, *, run_id: str = "", force: bool =
     """
     from rollup_assets.iceberg.catalog import open_catalog
     from rollup_assets.iceberg.locks import table_lock
-    from rollup_assets.iceberg.maintenance import maintain
+    from rollup_assets.iceberg.maintenance import maintain, maintenance_is_due
     from rollup_assets.iceberg.publish import replace_range, summary_properties
     from rollup_assets.iceberg.table import ensure_table
 
@@ -65,12 +65,13 @@ def publish(pipeline: Pipeline, batch: Batch, *, run_id: str = "", force: bool =
             summary_properties(batch, rollups.digest, run_id, CODE_VERSION),
             still_current=lambda: _check_unreplaced(pipeline, batch, rollups),
             lock=lock,
+            table=table,
         )
         if receipt is not None and not replacement.changed and _is_receipt_of(receipt, rollups):
             return Published(receipt, receipt.counters["snapshot_id"], unchanged=True)
         receipt = _receipt(pipeline, batch, rollups, replacement)
         pipeline.stage.write(receipt, batch)
-        if lock.is_held():
+        if maintenance_is_due(replacement.table, pipeline.settings.keep_snapshots) and lock.is_held():
             maintain(catalog.load_table(pipeline.settings.table), pipeline.settings.keep_snapshots)
     return Published(receipt, replacement.snapshot_id, unchanged=False)
 

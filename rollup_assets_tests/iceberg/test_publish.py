@@ -17,6 +17,7 @@ import pytest
 from rollup_assets.batches import Batch
 from rollup_assets.errors import PublishError, PublishHaltError
 from rollup_assets.iceberg import publish as publishing
+from rollup_assets.iceberg import reading
 from rollup_assets.iceberg.locks import TableLock
 from rollup_assets.iceberg.publish import ATTEMPT_PROPERTY
 from rollup_assets.iceberg.table import ensure_table
@@ -470,6 +471,7 @@ def with_position_deletes(monkeypatch: pytest.MonkeyPatch, folder: Path, path: s
         return iter(found)
 
     monkeypatch.setattr(ManifestGroupPlanner, "plan_manifest_entries", plan_manifest_entries)
+    monkeypatch.setattr(reading, "list_deletes", lambda _manifests: True)
 
 
 def test_deleted_rows_of_neighbours_stay_deleted_in_a_rewrite(pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

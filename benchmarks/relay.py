@@ -1,0 +1,127 @@
+"""A relay in front of a server, which counts what passes and, where asked, delays it: how many requests something makes, and what they
+would cost on a network.
+
+It runs in a process of its own, so that it takes no time from the threads of the one that is measured. What the bytes mean stays out,
+but for the first line of an HTTP request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import multiprocessing
+import re
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+ROUND_TRIPS = "round trips"
+"""How often the server began to speak after the client had: of a database, the statements that were waited for one after another."""
+
+_LOOPBACK = "127.0.0.1"
+_REQUEST = re.compile(rb"(GET|HEAD|PUT|POST|DELETE) [^ \r\n]{1,4096} HTTP/1\.1\r\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Relay:
+    """A running relay."""
+
+    port: int
+    _control: Connection
+
+    def delay(self, seconds: float) -> None:
+        """Hold back every answer's beginning by so much, from now on."""
+        self._control.send(("delay", seconds))
+
+    def take(self) -> Counter[str]:
+        """What has passed since the last call: HTTP requests by method, and round trips."""
+        self._control.send(("take", None))
+        found: Counter[str] = self._control.recv()
+        return found
+
+
+@contextlib.contextmanager
+def relay(port: int) -> Iterator[Relay]:
+    """A relay to a port of this machine, until the block ends."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(port, theirs), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        yield Relay(ours.recv(), ours)
+    finally:
+        ours.close()
+        process.join(10)
+
+
+class _Counts:
+    def __init__(self) -> None:
+        self.found: Counter[str] = Counter()
+        self.delay = 0.0
+
+
+def _serve(port: int, control: Connection) -> None:
+    asyncio.run(_run(port, control))
+
+
+async def _run(port: int, control: Connection) -> None:
+    counts = _Counts()
+
+    async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.CancelledError):
+            await _pass_on(counts, port, reader, writer)
+        writer.close()
+
+    server = await asyncio.start_server(accepted, _LOOPBACK, 0)
+    control.send(server.sockets[0].getsockname()[1])
+    ended = asyncio.Event()
+    threading.Thread(target=_obey, args=(control, counts, asyncio.get_running_loop(), ended), daemon=True).start()
+    await ended.wait()
+    server.close()
+
+
+def _obey(control: Connection, counts: _Counts, loop: asyncio.AbstractEventLoop, ended: asyncio.Event) -> None:
+    """Commands of the process that is measured, until it hangs up."""
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            command, value = control.recv()
+            if command == "delay":
+                counts.delay = value
+            else:
+                found, counts.found = counts.found, Counter()
+                control.send(found)
+    loop.call_soon_threadsafe(ended.set)
+
+
+async def _pass_on(counts: _Counts, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    far_reader, far_writer = await asyncio.open_connection(_LOOPBACK, port)
+    asked = False
+
+    async def requests() -> None:
+        nonlocal asked
+        while content := await reader.read(1 << 16):
+            asked = True
+            for found in _REQUEST.finditer(content):
+                counts.found[found[1].decode()] += 1
+            far_writer.write(content)
+            await far_writer.drain()
+        far_writer.close()
+
+    async def answers() -> None:
+        nonlocal asked
+        while content := await far_reader.read(1 << 16):
+            if asked:
+                asked = False
+                counts.found[ROUND_TRIPS] += 1
+                if counts.delay:
+                    await asyncio.sleep(counts.delay)
+            writer.write(content)
+            await writer.drain()
+        writer.close()
+
+    tasks: list[Any] = [asyncio.ensure_future(requests()), asyncio.ensure_future(answers())]
+    await asyncio.gather(*tasks)
