@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rollup_assets.kernels.compiling import Array, kernel
+from rollup_assets.kernels.compiling import Array, allocating_kernel, kernel
 from rollup_assets.kernels.partial import PartialPoints
 from rollup_assets.kernels.repartition import slot_of
 from rollup_assets.kernels.windows import COUNT, DELTA, RESETS, STEPS, step_between, sum_overflows
@@ -25,7 +25,7 @@ class Carry(NamedTuple):
     before: Array  # int64[a], ascending: the series of this batch before which each of them comes
 
 
-@kernel
+@allocating_kernel
 def rows_of_ids(known: Array, wanted: Array) -> Array:
     """For each id of ``wanted`` int64[k] its row in ``known`` int64[p], all different; -1 if it is not there. int32[k]."""
     slots = 1
@@ -74,7 +74,7 @@ def add_first_steps(
     return -1, -1
 
 
-@kernel
+@allocating_kernel
 def keys_before(metric: Array, org: Array, ids: Array, alone_metric: Array, alone_org: Array, alone_ids: Array) -> Array:
     """How many of the series come before each row of ``alone``, both in ascending order of (metric, org_id, id). int64[a]."""
     out = np.empty(len(alone_ids), np.int64)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rollup_assets.kernels.compiling import Array, kernel
+from rollup_assets.kernels.compiling import Array, allocating_kernel, kernel
 from rollup_assets.kernels.repartition import NO_LAG, ShardPoints
 from rollup_assets.kernels.windows import (
     COUNT,
@@ -145,7 +145,7 @@ def first_and_last_points(order: Array, start: Array, kept: Array, points: Shard
         out.last_value[j] = values[last]
 
 
-@kernel
+@allocating_kernel
 def partial_points(
     order: Array,
     start: Array,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rollup_assets.kernels.compiling import Array, Number, kernel
+from rollup_assets.kernels.compiling import Array, Number, allocating_kernel, kernel
 
 NO_LAG = np.iinfo(np.int64).min
 """Lag of a point without a receive timestamp."""
@@ -78,7 +78,7 @@ def all_finite(values: Array) -> bool:
     return total == 0.0
 
 
-@kernel
+@allocating_kernel
 def destinations(shard: Array, shards: int, out: Array, start: Array) -> None:
     """A stable counting sort by shard: row r goes to ``out[r]``, shard s begins at ``start[s]``.
 
@@ -292,7 +292,7 @@ def move_row(points: ShardPoints, source: int, out: ShardPoints, target: int, wi
         out.lag[target] = points.lag[source]
 
 
-@kernel
+@allocating_kernel
 def place(
     points: ShardPoints, rows: int, order: Array, table: SeriesTable, rank: Array, start: Array, kept: Array, out: ShardPoints
 ) -> int:
@@ -333,7 +333,7 @@ def place(
     return duplicates
 
 
-@kernel
+@allocating_kernel
 def repair(points: ShardPoints, rank: Array, begin: int, end: int, with_dimensions: bool, with_lag: bool) -> int:
     """Sort the rows ``begin`` to ``end``, one series, by time in place, keeping the greatest of equal times; returns how many stay."""
     order = np.argsort(points.time[begin:end], kind="mergesort")
