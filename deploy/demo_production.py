@@ -24,28 +24,18 @@ from typing import Any, NoReturn
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from deploy.instance import HERE, Dagster, dagster, inherited
+from deploy.instance import HERE, LAUNCH_BACKFILL, UI_PORT, Dagster, dagster, inherited
 from deploy.instance import run as run_in_container
-from deploy.servers.ports import free_ports
 from deploy.servers.postgres import PostgresServer, postgres
 from deploy.servers.seaweedfs import LAKE_BUCKET, RAW_BUCKET, seaweedfs
 
 ENGINES = ("spark", "local")
 ASSETS = ("repartitioned_datapoints", "partial_points", "quarantined_datapoints", "rollups", "rollup_table")
-UI_PORT = 3000
 TABLE_SAYS = """
 select resolution // 60000 as minutes, count(*) as "rows", count(distinct id) as series, sum(count_rollup) as points,
   max(logical_timestamp) as "last label"
 from rollups group by 1 order by 1
 """
-LAUNCH = """
-mutation Launch($params: LaunchBackfillParams!) {
-  launchPartitionBackfill(backfillParams: $params) {
-    __typename
-    ... on LaunchBackfillSuccess { backfillId }
-    ... on PythonError { message }
-  }
-}"""
 STATUS = """
 query Status($id: String!, $tags: [ExecutionTag!]) {
   partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status error { message } } }
@@ -54,6 +44,7 @@ query Status($id: String!, $tags: [ExecutionTag!]) {
 }"""
 UNFINISHED = ("REQUESTED", "CANCELING", "FAILING")
 BACKFILL_WITHIN = 900.0
+_ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +86,7 @@ def demonstrate(options: Options, console: Console) -> None:
 
         console.rule(f"3. Dagster, with the {options.engine} engine", align="left")
         with console.status("starting code location, web server and daemon"):
-            server = stack.enter_context(
-                dagster(options.folder / "dagster", servers.pipeline | servers.dagster, options.port or _ui_port())
-            )
+            server = stack.enter_context(dagster(options.folder / "dagster", servers.pipeline | servers.dagster, options.port))
         console.print(f"the UI is at {server.url}, logs are in {server.logs}", soft_wrap=True, highlight=False)
 
         keys = [f"2026-01-{1 + hour // 24:02d}-{hour % 24:02d}:00" for hour in range(options.hours)]
@@ -191,18 +180,6 @@ def _make_databases(database: PostgresServer, secrets: Path) -> None:
         raise RuntimeError(f"databases.sh failed: {done.stderr.strip()}")
 
 
-def _ui_port() -> int:
-    """The usual port, unless somebody listens there."""
-    import socket
-
-    with socket.socket() as usual:
-        usual.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        with contextlib.suppress(OSError):
-            usual.bind(("127.0.0.1", UI_PORT))
-            return UI_PORT
-    return free_ports(1)[0]
-
-
 def _rollups(environment: Mapping[str, str], arguments: list[str], options: Options, console: Console) -> None:
     console.print(f"[bold]$ rollups {shlex.join(arguments)}[/]", soft_wrap=True, highlight=False)
     run_in_container(["rollups", *arguments], inherited() | dict(environment), options.folder, shown=True)
@@ -218,7 +195,7 @@ def _backfill(server: Dagster, keys: list[str], console: Console) -> None:
         RuntimeError: it could not be launched, failed, or takes longer than it ever should.
     """
     params = {"assetSelection": [{"path": [asset]} for asset in ASSETS], "partitionNames": keys}
-    launched = server.query(LAUNCH, params=params)["launchPartitionBackfill"]
+    launched = server.query(LAUNCH_BACKFILL, params=params)["launchPartitionBackfill"]
     if launched["__typename"] != "LaunchBackfillSuccess":
         raise RuntimeError(f"the backfill was not launched: {launched}")
     backfill = launched["backfillId"]
@@ -286,7 +263,9 @@ def main() -> None:
         port=given.port,
         stay=not given.exit and sys.stdin.isatty(),
     )
-    signal.signal(signal.SIGTERM, _end)
+    # Also for SIGINT: a process started in the background may have been told to ignore it, and what it starts would as well.
+    for number in _ENDING:
+        signal.signal(number, _end)
     console = Console()
     try:
         demonstrate(options, console)
@@ -298,6 +277,9 @@ def main() -> None:
 
 
 def _end(*_: object) -> NoReturn:
+    """Ends everything, once: an impatient second Ctrl-C would leave behind what the first has not ended yet."""
+    for number in _ENDING:
+        signal.signal(number, lambda *_: None)
     raise KeyboardInterrupt
 
 

@@ -7,27 +7,40 @@ that is missing. What the code location does, and which servers it works on, sta
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from deploy.servers.ports import LOOPBACK, free_ports
+from deploy.servers.ports import LOOPBACK, free_ports, is_free
+from deploy.servers.processes import ended, group
 
 HERE = Path(__file__).resolve().parent
 ENTRYPOINT = HERE / "entrypoint.sh"
 LOCATION = "rollup_assets"
 MIGRATE = ("dagster", "instance", "migrate")
+UI_PORT = 3000
 READY_WITHIN = 180.0
-_ENDS_WITHIN = 20.0
+_READY = """{
+  workspaceOrError { ... on Workspace { locationEntries { displayMetadata { key value } } } }
+  repositoriesOrError { ... on RepositoryConnection { nodes { name } } }
+  instance { daemonHealth { allDaemonStatuses { healthy } } }
+}"""
+LAUNCH_BACKFILL = """
+mutation Launch($params: LaunchBackfillParams!) {
+  launchPartitionBackfill(backfillParams: $params) {
+    __typename
+    ... on LaunchBackfillSuccess { backfillId }
+    ... on PythonError { message }
+  }
+}"""
 
 
 def code_location(host: str, port: int) -> list[str]:
@@ -57,6 +70,7 @@ class Dagster:
 
     url: str
     logs: Path
+    """A file or a folder of them."""
 
     def query(self, text: str, **variables: Any) -> Any:
         """The ``data`` of a GraphQL answer.
@@ -75,13 +89,13 @@ class Dagster:
 
 
 @contextlib.contextmanager
-def dagster(folder: Path, environment: Mapping[str, str], port: int) -> Iterator[Dagster]:
+def dagster(folder: Path, environment: Mapping[str, str], port: int | None = None) -> Iterator[Dagster]:
     """All three processes, until the block ends; then also the runs below them end.
 
     Args:
         folder: everything they write, and their logs.
         environment: DAGSTER_POSTGRES_* of the database, and the code location's settings.
-        port: of the web server.
+        port: of the web server; None: the usual one, or another if somebody listens there, or is quicker to.
 
     Raises:
         RuntimeError: one of them ended, or did not become ready; names its log.
@@ -105,19 +119,31 @@ def dagster(folder: Path, environment: Mapping[str, str], port: int) -> Iterator
         **environment,
     }
     run(MIGRATE, variables, folder)
-    commands = {
-        "code-location": code_location(LOOPBACK, code_port),
-        "web-server": web_server(LOOPBACK, port, workspace),
-        "daemon": daemon(workspace),
-    }
     with contextlib.ExitStack() as stack:
-        running: dict[str, subprocess.Popen[bytes]] = {}
-        server = Dagster(f"http://{LOOPBACK}:{port}", folder / "logs")
-        for name, command in commands.items():
+
+        def start(name: str, command: Sequence[str]) -> subprocess.Popen[bytes]:
             output = stack.enter_context((folder / "logs" / f"{name}.log").open("ab"))
-            running[name] = stack.enter_context(_process(command, variables, folder, output))
-        _wait_until_ready(server, running)
+            return stack.enter_context(group(_through_entrypoint(command), variables, folder, output))
+
+        running = {
+            "code-location": start("code-location", code_location(LOOPBACK, code_port)),
+            "daemon": start("daemon", daemon(workspace)),
+        }
+        for candidate in [port] if port else [*filter(is_free, [UI_PORT]), *free_ports(2)]:
+            server = Dagster(f"http://{LOOPBACK}:{candidate}", folder / "logs")
+            running["web-server"] = start("web-server", web_server(LOOPBACK, candidate, workspace))
+            try:
+                _wait_until_ready(server, running, code_port)
+            except PortTakenError:
+                continue
+            break
+        else:
+            raise RuntimeError(f"somebody else listens on port {candidate}, which the web server was to have; give another one, or none")
         yield server
+
+
+class PortTakenError(RuntimeError):
+    """The web server ended, and somebody else listens on its port."""
 
 
 def run(command: Sequence[str], environment: Mapping[str, str], folder: Path, *, shown: bool = False) -> None:
@@ -155,45 +181,29 @@ def _through_entrypoint(command: Sequence[str]) -> list[str]:
     return ["sh", str(ENTRYPOINT), *command]
 
 
-@contextlib.contextmanager
-def _process(command: Sequence[str], environment: Mapping[str, str], folder: Path, output: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    """A process in a session of its own, which has children: runs, and Spark's."""
-    process = subprocess.Popen(
-        _through_entrypoint(command),
-        cwd=folder,
-        env=dict(environment),
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=output,
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        process.send_signal(signal.SIGINT)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=_ENDS_WITHIN)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _wait_until_ready(server: Dagster, running: Mapping[str, subprocess.Popen[bytes]]) -> None:
+def _wait_until_ready(server: Dagster, running: Mapping[str, subprocess.Popen[bytes]], code_port: int) -> None:
     """Until the web server has loaded the code location and a daemon has been heard of."""
     deadline = time.monotonic() + READY_WITHIN
-    question = """{
-      repositoriesOrError { ... on RepositoryConnection { nodes { name } } }
-      instance { daemonHealth { allDaemonStatuses { healthy } } }
-    }"""
     while True:
         for name, process in running.items():
-            if process.poll() is not None:
-                raise RuntimeError(f"the {name} ended with status {process.returncode}; see {server.logs / f'{name}.log'}")
-        with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
-            found = server.query(question)
-            daemons = found["instance"]["daemonHealth"]["allDaemonStatuses"]
-            if found["repositoriesOrError"].get("nodes") and any(each["healthy"] for each in daemons):
-                return
+            if (status := ended(process)) is not None:
+                if name == "web-server" and not is_free(int(server.url.rpartition(":")[2])):
+                    raise PortTakenError(server.url)
+                raise RuntimeError(f"the {name} ended with status {status}; see {server.logs / f'{name}.log'}")
+        if _is_ready(server, code_port):
+            return
         if time.monotonic() > deadline:
             raise RuntimeError(f"Dagster did not load the code location within {READY_WITHIN:g} s; see {server.logs}")
         time.sleep(0.5)
+
+
+def _is_ready(server: Dagster, code_port: int) -> bool:
+    """Whether it answers that it is: itself, and not somebody else's Dagster, or anything else, that had the port first."""
+    try:
+        found = server.query(_READY)
+        locations = found["workspaceOrError"]["locationEntries"]
+        ours = any({"key": "port", "value": str(code_port)} in location["displayMetadata"] for location in locations)
+        daemons = found["instance"]["daemonHealth"]["allDaemonStatuses"]
+        return bool(ours and found["repositoriesOrError"]["nodes"] and any(each["healthy"] for each in daemons))
+    except (OSError, http.client.HTTPException, ValueError, KeyError, RuntimeError):
+        return False

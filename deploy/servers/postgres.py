@@ -13,7 +13,6 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -23,10 +22,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from deploy.servers.ports import LOOPBACK, free_ports
+
 if TYPE_CHECKING:
     import psycopg
 
-HOST = "127.0.0.1"
 _READY_SECONDS = 60.0
 _STOP_SECONDS = 30.0
 _PORTS_TRIED = 5
@@ -44,7 +44,7 @@ class PostgresServer:
     superuser: str
     superuser_password: str = field(repr=False)
     options: dict[str, str]
-    host: str = HOST
+    host: str = LOOPBACK
     port: int = 0
     _process: subprocess.Popen[bytes] | None = None
 
@@ -105,7 +105,7 @@ class PostgresServer:
         """
         tries = 1 if self.port else _PORTS_TRIED
         for number in range(tries):
-            port = self.port or _free_port()
+            port = self.port or free_ports(1)[0]
             command = [self.binaries / "postgres", "-D", self.data, "-p", port, "-h", self.host, "-k", ""]
             command += [part for name, value in self.options.items() for part in ("-c", f"{name}={value}")]
             with self.log.open("ab") as log:
@@ -271,9 +271,3 @@ def _as_server_user(command: list[Any]) -> list[str]:
     privileges = [f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
     privileges += ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
     return ["setpriv", *privileges, *(str(part) for part in command)]
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind((HOST, 0))
-        return int(free.getsockname()[1])

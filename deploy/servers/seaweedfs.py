@@ -9,10 +9,11 @@ import contextlib
 import json
 import secrets
 import shutil
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ READY_WITHIN = 60.0
 _ATTEMPTS = 3
 _PORTS = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc")
 _S3_PORTS = ("s3.port", "s3.port.grpc", "s3.port.iceberg")
+_SOCKETS = Path("/tmp")
+"""Where the server puts them, whatever it is told."""
+_SOCKET_IS_OLD = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +114,7 @@ def seaweedfs(folder: Path, *, tls: bool = False) -> Iterator[S3Server]:
     identities = _identities(folder / "identities.json")
     made = certificate(folder / "tls") if tls else None
     for attempt in range(1, _ATTEMPTS + 1):
-        ports = dict(zip((*_PORTS, *_S3_PORTS), free_ports(len(_PORTS) + len(_S3_PORTS)), strict=True))
+        ports = _ports()
         server = _server(folder, ports, identities, made)
         with _process(folder, ports, made, server.log) as process:
             if _became_ready(process, server):
@@ -201,10 +205,39 @@ def _process(folder: Path, ports: dict[str, int], made: Certificate | None, log:
         # Acknowledged objects survive that (seen), and an orderly end takes 15 s.
         process.kill()
         process.wait()
-        # It leaves its unix sockets, which are named by port.
         for port in ports.values():
-            for socket in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
-                socket.unlink(missing_ok=True)
+            _remove(_sockets(port))
+
+
+def _ports() -> dict[str, int]:
+    """A free port for each of the server's, none of which a socket is named by: of somebody else's it could not make its own."""
+    _remove(filter(_is_abandoned, _sockets("*")))
+    named = {path.stem.rpartition("-")[2] for path in _sockets("*")}
+    names = (*_PORTS, *_S3_PORTS)
+    found = [port for port in free_ports(len(names) + len(named)) if str(port) not in named]
+    return dict(zip(names, found, strict=False))
+
+
+def _sockets(port: int | str) -> list[Path]:
+    """The unix sockets of servers with that port, on which their parts speak to each other. Servers that are killed leave them."""
+    return list(_SOCKETS.glob(f"seaweedfs-*-{port}.sock"))
+
+
+def _is_abandoned(path: Path) -> bool:
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as client:
+        if time.time() - path.stat().st_mtime > _SOCKET_IS_OLD:
+            try:
+                client.connect(str(path))
+            except ConnectionRefusedError:
+                return True
+    return False
+
+
+def _remove(sockets: Iterable[Path]) -> None:
+    for path in sockets:
+        # Another user's, in a folder where everybody removes only his own.
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def _program() -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 import subprocess
 import time
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.servers.ports import LOOPBACK, free_ports
+from deploy.servers.processes import group
 
 READY_WITHIN = 60.0
 
@@ -110,7 +110,7 @@ def connect_server(
 
 @contextlib.contextmanager
 def _process(command: Sequence[str], log: Path, environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A Java program of Spark's, in a process group of its own: what it starts ends with it."""
+    """A Java program of Spark's. It works where its log is: its SQL makes a folder `spark-warehouse` there."""
     import pyspark
 
     home = Path(pyspark.__file__).parent
@@ -118,16 +118,11 @@ def _process(command: Sequence[str], log: Path, environment: Mapping[str, str]) 
         name: value for name, value in os.environ.items() if not name.startswith(("ROLLUP_", "DAGSTER", "AWS_", "SPARK", "PYSPARK"))
     }
     inherited |= {"SPARK_HOME": str(home), "SPARK_LOCAL_IP": LOOPBACK, **environment}
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [home / "bin" / "spark-class", *command], env=inherited, stdout=output, stderr=output, start_new_session=True
-        )
-    try:
+    with (
+        log.open("ab") as output,
+        group([home / "bin" / "spark-class", *command], inherited, log.parent, output, ends_within=None) as process,
+    ):
         yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 def _wait_for_port(port: int, log: Path) -> None:

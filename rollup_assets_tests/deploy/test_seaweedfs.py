@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -12,10 +14,12 @@ import pytest
 from botocore.exceptions import ClientError
 
 import rollup_assets
+from deploy.servers.ports import free_ports
 from deploy.servers.seaweedfs import S3Server, seaweedfs
 from rollup_assets_tests.s3 import S3Folder
 
 PROJECT = Path(rollup_assets.__file__).parent.parent
+SOCKETS = Path("/tmp")
 STARTER = """
 import sys, time
 from pathlib import Path
@@ -80,6 +84,38 @@ def test_it_ends_with_a_starter_that_is_killed_and_serves_the_same_data_again(tm
         assert server.client().get_object(Bucket="lake", Key="kept")["Body"].read() == b"content"
         assert _processes_of(tmp_path)
     assert not _processes_of(tmp_path)
+
+
+def test_it_leaves_no_sockets_and_minds_nobody_elses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sockets are named by port, in a folder where other users' cannot be removed; a folder is as hard to remove for root too."""
+    abandoned, young, others = (SOCKETS / f"seaweedfs-test-{port}.sock" for port in (1, 2, 3))
+    candidates = iter([[3], []])
+    monkeypatch.setattr("deploy.servers.seaweedfs.free_ports", lambda count: [*next(candidates), *free_ports(count)])
+    kept: list[Path] = []
+    try:
+        for path in (abandoned, young):
+            with socket.socket(socket.AF_UNIX) as left:
+                left.bind(str(path))
+        os.utime(abandoned, (0, 0))
+        others.mkdir(exist_ok=True)
+        with seaweedfs(tmp_path) as server:
+            port = server.endpoint.rpartition(":")[2]
+            assert sockets(port)
+            assert server.client().list_buckets()["Buckets"]
+            kept.append(SOCKETS / f"seaweedfs-test-{port}.sock")
+            kept[0].mkdir()
+        assert sockets(port) == kept
+        assert [path.exists() for path in (abandoned, young, others)] == [False, True, True]
+    finally:
+        for path in (abandoned, young):
+            path.unlink(missing_ok=True)
+        for path in (others, *kept):
+            path.rmdir()
+
+
+def sockets(port: str) -> list[Path]:
+    """Those named by the port."""
+    return sorted(SOCKETS.glob(f"seaweedfs-*-{port}.sock"))
 
 
 def _processes_of(folder: Path) -> list[str]:

@@ -157,7 +157,7 @@ def test_a_person_materializes_partitions_and_sees_counts_checks_and_why_a_batch
             look_at_graph(screen)
         except BaseException:
             screen.page.screenshot(path=tmp_path / "failed.png")
-            shutil.copy(server.log, tmp_path)
+            shutil.copy(server.logs, tmp_path)
             raise
 
 

@@ -7,23 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from deploy.instance import LAUNCH_BACKFILL, Dagster
 from rollup_assets.defs.assets.datapoints import STAGED
 from rollup_assets.defs.assets.rollups import IN_ORDER
 from rollup_assets.defs.backfill import run_backfill
 from rollup_assets.storage.manifests import REPARTITIONED, ROLLUP_TABLE, ROLLUPS
-from rollup_assets_tests.integration.servers import Dagster, dagster
+from rollup_assets_tests.integration.servers import dagster
 from rollup_assets_tests.integration.tables import hours, land, recorded, rows
 
 pytestmark = pytest.mark.daemon
 
-LAUNCH = """
-mutation Launch($params: LaunchBackfillParams!) {
-  launchPartitionBackfill(backfillParams: $params) {
-    __typename
-    ... on LaunchBackfillSuccess { backfillId }
-    ... on PythonError { message }
-  }
-}"""
 STATUS = """
 query Status($id: String!) {
   partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status error { message } } }
@@ -42,7 +35,7 @@ def wait_for(server: Dagster, backfill: str) -> str:
         found = server.query(STATUS, id=backfill)["partitionBackfillOrError"]
         if found["status"] not in ("REQUESTED", "CANCELING", "FAILING"):
             return str(found["status"])
-        assert time.monotonic() < deadline, f"{found}; see {server.log}"
+        assert time.monotonic() < deadline, f"{found}; see {server.logs}"
         time.sleep(1)
 
 
@@ -51,7 +44,7 @@ def test_a_backfill_through_the_daemon_publishes_the_same_rows_as_one_from_the_t
     settings, environment = land(tmp_path / "daemon", RAW_HOURS)
     with dagster(settings, environment) as server:
         params = {"assetSelection": [{"path": [asset]} for asset in (*STAGED, *IN_ORDER)], "partitionNames": hours(0, ASKED_HOURS - 1)}
-        launched = server.query(LAUNCH, params=params)["launchPartitionBackfill"]
+        launched = server.query(LAUNCH_BACKFILL, params=params)["launchPartitionBackfill"]
         assert launched["__typename"] == "LaunchBackfillSuccess", launched
         assert wait_for(server, launched["backfillId"]) == "COMPLETED_SUCCESS"
         nodes = server.query(STALE, partitions=hours(0, 4))["assetNodes"]

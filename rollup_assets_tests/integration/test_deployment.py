@@ -109,7 +109,7 @@ def test_the_wheel_deployed_publishes_a_backfill_of_the_ui_and_ends_with_ctrl_c(
         url = wait_for(r"the UI is at (http://\S+),", output, demonstration)[1]
         found = Dagster(url, work).query(INSTANCE)
         demonstration.send_signal(signal.SIGINT)
-        assert demonstration.wait(timeout=120) == 0
+        assert demonstration.wait(timeout=120) == 0, output.read_text()
     finally:
         # Killed, it could not end what it has started.
         demonstration.terminate()

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from deploy.servers.ports import free_ports
 from deploy.servers.seaweedfs import S3Server
 from rollup_assets.batches import Batch
 from rollup_assets.cli import app
@@ -168,12 +169,6 @@ class Fault:
     named: tuple[str, ...] = ()
 
 
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
 def _as_reader(folder: S3Folder) -> dict[str, str | None]:
     return dict(folder.server.environment_of(folder.server.reader))
 
@@ -200,7 +195,8 @@ FAULTS = {
     ),
     "stage may not be written": Fault(environment=_as_reader, named=("s3://lake/", "AccessDenied", "PutObject", "docs/production.md")),
     "nobody listens": Fault(
-        settings=lambda _: {"s3_endpoint": f"http://127.0.0.1:{_free_port()}"}, named=("cannot be reached", "ROLLUP_S3_ENDPOINT=http://127")
+        settings=lambda _: {"s3_endpoint": f"http://127.0.0.1:{free_ports(1)[0]}"},
+        named=("cannot be reached", "ROLLUP_S3_ENDPOINT=http://127"),
     ),
     "unknown host": Fault(
         settings=lambda _: {"s3_endpoint": "http://s3.invalid:8333"}, named=("cannot be reached", "ROLLUP_S3_ENDPOINT=http://s3.invalid")
