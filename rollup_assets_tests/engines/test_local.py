@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import signal
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 
 from rollup_assets.engines.base import Blocks, Emit, NoProgress, TaskContext
 from rollup_assets.engines.local import LocalEngine
+from rollup_assets_tests.engines.moved_blocks import emit_all, merge_all, moved
 
 
 class Watched:
@@ -112,32 +114,9 @@ def test_every_block_is_moved_once_in_the_order_of_tasks_and_of_emission(
     bounds = [0, *sorted(cuts), 7]
     groups = [list(range(first, last)) for first, last in itertools.pairwise(bounds)]
 
-    def split(task: int, emit: Emit, context: TaskContext) -> int:  # noqa: ARG001
-        for number, (bucket, payload) in enumerate(emitted[task]):
-            emit(bucket, b"%d:%d" % (task, number), [payload[:1], payload[1:]])
-        return len(emitted[task])
-
-    def merge(group: Sequence[int], sources: Sequence[Blocks], context: TaskContext) -> tuple[list[int], list[Any]]:  # noqa: ARG001
-        found = []
-        for bucket, source in zip(group, sources, strict=True):
-            once = [(bucket, task, header, bytes(payload)) for task, header, payload in source]
-            assert [(bucket, task, header, bytes(payload)) for task, header, payload in source] == once
-            assert list(source.headers()) == [(task, header) for _, task, header, _ in once]
-            found += once
-        return list(group), found
-
-    counts, merged = engine.map_shuffle(split, range(len(emitted)), merge, groups, stages=("split", "merge"), rows=0, progress=NoProgress())
-    assert counts == [len(blocks) for blocks in emitted]
-    assert [group for group, _ in merged] == groups
-    expected = [
-        (bucket, task, b"%d:%d" % (task, number), payload)
-        for group in groups
-        for bucket in group
-        for task, blocks in enumerate(emitted)
-        for number, (to, payload) in enumerate(blocks)
-        if to == bucket
-    ]
-    assert [block for _, blocks in merged for block in blocks] == expected
+    split = functools.partial(emit_all, emitted)
+    found = engine.map_shuffle(split, range(len(emitted)), merge_all, groups, stages=("split", "merge"), rows=0, progress=NoProgress())
+    assert found == moved(emitted, groups)
     assert left(engine) == []
 
 

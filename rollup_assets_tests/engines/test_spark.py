@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from rollup_assets.engines.base import Blocks, Emit, NoProgress, TaskContext
+from rollup_assets.engines.base import Blocks, NoProgress, TaskContext
 from rollup_assets.errors import EngineError, RollupOverflowError
+from rollup_assets_tests.engines.moved_blocks import emit_all, merge_all, moved
 from rollup_assets_tests.engines.test_local import Watched
 
 if TYPE_CHECKING:
@@ -74,22 +75,6 @@ def scratch(item: int, context: TaskContext) -> tuple[str, str]:  # noqa: ARG001
     return str(folder), context.attempt
 
 
-def emit_all(emitted: list[list[tuple[int, bytes]]], task: int, emit: Emit, context: TaskContext) -> int:  # noqa: ARG001
-    for number, (bucket, payload) in enumerate(emitted[task]):
-        emit(bucket, b"%d:%d" % (task, number), [payload[:1], payload[1:]])
-    return len(emitted[task])
-
-
-def merge_all(group: Sequence[int], sources: Sequence[Blocks], context: TaskContext) -> tuple[list[int], list[Any]]:  # noqa: ARG001
-    found = []
-    for bucket, source in zip(group, sources, strict=True):
-        once = [(bucket, task, header, bytes(payload)) for task, header, payload in source]
-        assert [(bucket, task, header, bytes(payload)) for task, header, payload in source] == once
-        assert list(source.headers()) == [(task, header) for _, task, header, _ in once]
-        found += once
-    return list(group), found
-
-
 def failing_merge(group: Sequence[int], sources: Sequence[Blocks], context: TaskContext) -> None:  # noqa: ARG001
     raise RollupOverflowError(f"group {list(group)} overflows")
 
@@ -127,16 +112,7 @@ def test_every_block_is_moved_once_in_the_order_of_tasks_and_of_emission(engine:
     counts, merged = engine.map_shuffle(
         functools.partial(emit_all, emitted), range(7), merge_all, groups, stages=("split", "merge"), rows=9, progress=watched
     )
-    assert counts == [len(blocks) for blocks in emitted]
-    assert [group for group, _ in merged] == groups
-    for group, found in merged:
-        assert found == [
-            (bucket, task, b"%d:%d" % (task, number), payload)
-            for bucket in group
-            for task, blocks in enumerate(emitted)
-            for number, (to, payload) in enumerate(blocks)
-            if to == bucket
-        ]
+    assert (counts, merged) == moved(emitted, groups)
     assert watched.done("split") == watched.done("merge") == 9
 
 

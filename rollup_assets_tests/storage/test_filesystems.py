@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from rollup_assets.storage.filesystems import Place
+from rollup_assets_tests.storage.missing import assert_empty_and_no_error
 
 
 def place(path: Path) -> Place:
@@ -110,15 +111,7 @@ def test_files_are_listed_in_path_order_with_size_and_time(tmp_path: Path) -> No
 
 
 def test_what_is_missing_is_empty_and_no_error(tmp_path: Path) -> None:
-    missing = place(tmp_path) / "missing"
-    assert missing.read_bytes() is None
-    assert not missing.exists()
-    assert list(missing.files()) == []
-    assert missing.folders() == []
-    missing.delete_file()
-    missing.delete_folder()
-    with pytest.raises(FileNotFoundError):
-        missing.open_input()
+    assert_empty_and_no_error(place(tmp_path) / "missing")
     assert entries(tmp_path) == []
 
 

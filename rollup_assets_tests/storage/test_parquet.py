@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import xxhash
 
+from rollup_assets.iceberg.schema import arrow_schema
 from rollup_assets.settings import load_settings
 from rollup_assets.storage import encodings
 from rollup_assets.storage.filesystems import Place
@@ -109,10 +111,10 @@ def all_schemas() -> dict[str, tuple[pa.Schema, Encoding, set[str]]]:
         if details:
             continue
         quarantine_plain = {"rows", "id", "logical_timestamp", "receive_timestamp", settings.value_column}
-        found[f"datapoints, {name}"] = (datapoints_schema(settings.value_column, has_receive=True), encodings.DATAPOINTS, set())
+        found[f"datapoints, {name}"] = (datapoints_schema(settings.value_column, has_receive=True), encodings.DATAPOINTS, {"id", "org_id"})
         found[f"quarantined, {name}"] = (quarantine_schema(settings.value_column), encodings.QUARANTINED, quarantine_plain)
         rollups = schema_to_pyarrow(iceberg_schema(value_type), include_field_ids=False)
-        keys = {"metric_shard_id", "resolution", "logical_timestamp"}
+        keys = {"metric_shard_id", "id", "resolution", "logical_timestamp"}
         found[f"rollups, {name}"] = (rollups, encodings.rollups("fast"), keys)
         compatible = encodings.rollups("compatible")
         found[f"rollups, {name}, compatible"] = (rollups, compatible, {*rollups.names} - {*compatible.dictionary})
@@ -156,3 +158,65 @@ def test_every_column_has_an_encoding_that_fits_it(kind: str, tmp_path: Path) ->
         assert group.column(place).compression == encoding.compression.upper()
     back = pq.read_table(tmp_path / "a.parquet")
     assert back.to_pydict() == table.to_pydict()
+
+
+# ---------------------------------------------------------------------------------------------------------------- finding rows
+
+
+def write_rollups(path: Path, kind: encodings.ParquetEncoding, groups: list[list[int]]) -> None:
+    """A data file of the table with these ids in its row groups; every other column is constant."""
+    schema = arrow_schema("long")
+    writer = ParquetFileWriter(Place.parse(str(path)), schema, encodings.rollups(kind))
+    for ids in groups:
+        others = {"metric": "requests", "delta_rollup": None, "rate_rollup": None, "lag_rollup": None}
+        columns = [pa.array(ids if field.name == "id" else [others.get(field.name, 1)] * len(ids)) for field in schema]
+        cast = [column.cast(field.type) for column, field in zip(columns, schema, strict=True)]
+        writer.write(pa.Table.from_arrays(cast, schema=schema))
+    writer.close("a")
+
+
+@pytest.mark.parametrize("kind", ["fast", "compatible"])
+def test_the_row_groups_of_a_series_are_found_by_its_id(kind: encodings.ParquetEncoding, tmp_path: Path) -> None:
+    """By DuckDB, and without a wrong no: ids as hashes are, so that least and greatest say nothing."""
+    import duckdb
+
+    ids = [int(number) for number in np.random.default_rng(5).integers(-(2**63), 2**63 - 1, 4_000)]
+    groups = [np.repeat(ids[first : first + 1_000], 3).tolist() for first in range(0, 3_000, 1_000)]
+    write_rollups(tmp_path / "a.parquet", kind, groups)
+
+    def candidates(series: int) -> set[int]:
+        probe = f"SELECT row_group_id FROM parquet_bloom_probe('{tmp_path}/a.parquet', 'id', {series}) WHERE NOT bloom_filter_excludes"
+        return {row[0] for row in duckdb.sql(probe).fetchall()}
+
+    for group in range(3):
+        assert all(group in candidates(series) for series in ids[group * 1_000 : group * 1_000 + 30])
+    elsewhere = [len(candidates(series)) for series in ids[3_000:3_100]]
+    assert sum(elsewhere) < 0.05 * 3 * 100
+
+
+def test_a_bloom_filter_is_as_large_as_the_first_row_group_s_series_ask_for(tmp_path: Path) -> None:
+    sizes = {}
+    for series in (1, 100, 10_000):
+        write_rollups(tmp_path / "a.parquet", "fast", [list(range(series)), list(range(series))])
+        metadata = pq.read_metadata(tmp_path / "a.parquet")
+        lengths = {metadata.row_group(group).column(1).bloom_filter_length for group in range(2)}
+        assert len(lengths) == 1
+        sizes[series] = lengths.pop()
+    assert sizes[1] < 100
+    assert sizes[100] < 400
+    assert 10_000 < sizes[10_000] < 40_000
+
+
+def test_row_groups_state_the_bounds_of_keys_alone(tmp_path: Path) -> None:
+    write_rollups(tmp_path / "a.parquet", "fast", [[3, 3, 7]])
+    group = pq.read_metadata(tmp_path / "a.parquet").row_group(0)
+    columns = [group.column(place) for place in range(group.num_columns)]
+    stated = {column.path_in_schema for column in columns if column.is_stats_set}
+    assert stated == {"metric_shard_id", "id", "org_id", "metric", "resolution", "logical_timestamp"}
+    assert (columns[1].statistics.min, columns[1].statistics.max) == (3, 7)
+
+
+@pytest.mark.parametrize("kind", ["fast", "compatible"])
+def test_a_file_without_a_row_group_is_a_file(kind: encodings.ParquetEncoding, tmp_path: Path) -> None:
+    write_rollups(tmp_path / "a.parquet", kind, [])
+    assert pq.read_table(tmp_path / "a.parquet").num_rows == 0

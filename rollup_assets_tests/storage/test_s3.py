@@ -26,6 +26,7 @@ from rollup_assets.storage.parquet import ParquetFileWriter
 from rollup_assets.storage.raw_files import RawFile
 from rollup_assets.storage.s3 import ATTEMPTS, S3Options
 from rollup_assets_tests.s3 import S3Folder, requests, secrets_of
+from rollup_assets_tests.storage.missing import assert_empty_and_no_error
 from rollup_assets_tests.storage.test_manifests import attempt
 
 HOUR = 3_600_000
@@ -57,15 +58,7 @@ def test_bytes_lists_and_deletion(s3_folder: S3Folder) -> None:
 
 
 def test_what_is_missing_is_empty_and_no_error(s3_folder: S3Folder) -> None:
-    missing = s3_folder.lake / "missing"
-    assert missing.read_bytes() is None
-    assert not missing.exists()
-    assert list(missing.files()) == []
-    assert missing.folders() == []
-    missing.delete_file()
-    missing.delete_folder()
-    with pytest.raises(FileNotFoundError):
-        missing.open_input()
+    assert_empty_and_no_error(s3_folder.lake / "missing")
 
 
 def test_places_travel_between_processes_without_connections_or_credentials(s3_folder: S3Folder) -> None:
