@@ -78,6 +78,6 @@ def _whole(table: pa.Table) -> pa.Table:
 def _write(path: Path, tables: list[pa.Table], encoding: Encoding) -> None:
     import pyarrow.parquet as pq
 
-    with pq.ParquetWriter(path, tables[0].schema, **encoding.options(tables[0].schema)) as writer:
+    with pq.ParquetWriter(path, tables[0].schema, **encoding.options(tables[0].schema, tables[0])) as writer:
         for table in tables:
             writer.write_table(table, row_group_size=table.num_rows)

@@ -17,6 +17,7 @@ from rollup_assets.storage.manifests import StagedFile
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
     from rollup_assets.storage.filesystems import Place
 
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 _BUFFER_BYTES = 1 << 20
 _MAGIC = b"PAR1"
 _FOOTER_BYTES = 1 << 15
-"""Footers up to this size are kept in the manifest: some seven row groups. Files with more are few."""
+"""Footers up to this size are kept in the manifest: some 25 row groups. Files with more are few."""
+_FALSE_POSITIVES = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +37,39 @@ class Encoding:
     level: int | None
     dictionary: tuple[str, ...]
     columns: dict[str, str]
-    statistics: bool
+    statistics: bool | tuple[str, ...]
+    """Whether row groups state what is least and greatest in their columns, or in which of them."""
+    page_rows: int | None = None
+    """Rows of a page, and values that are encoded at a time; the library's own unless given."""
+    bloom_filters: tuple[str, ...] = ()
+    """Columns of int64 whose equal values are neighbours, to be found by value."""
 
-    def options(self, schema: pa.Schema) -> dict[str, Any]:
-        """Arguments of ``pyarrow.parquet.ParquetWriter`` for a schema."""
+    def options(self, schema: pa.Schema, first: pa.Table | None = None) -> dict[str, Any]:
+        """Arguments of ``pyarrow.parquet.ParquetWriter`` for a schema; Bloom filters are made to measure of the first row group."""
         names = set(schema.names)
-        return {
+        found: dict[str, Any] = {
             "compression": self.compression,
             "compression_level": self.level,
             "use_dictionary": [name for name in self.dictionary if name in names],
             "column_encoding": {name: self.columns.get(name, "PLAIN") for name in schema.names if name not in self.dictionary},
-            "write_statistics": self.statistics,
+            "write_statistics": self.statistics if isinstance(self.statistics, bool) else list(self.statistics),
             "store_schema": False,
         }
+        if self.page_rows is not None:
+            found |= {"write_batch_size": self.page_rows, "max_rows_per_page": self.page_rows}
+        if first is not None and first.num_rows:
+            found["bloom_filter_options"] = {
+                name: {"ndv": _runs(first.column(name)), "fpp": _FALSE_POSITIVES} for name in self.bloom_filters
+            }
+        return found
+
+
+def _runs(column: pa.ChunkedArray) -> int:
+    """How many values a column has, neighbours that are equal counting as one."""
+    import numpy as np
+
+    values = column.to_numpy()
+    return 1 + int(np.count_nonzero(values[1:] != values[:-1]))
 
 
 class DigestingStream:
@@ -110,23 +132,31 @@ class ParquetFileWriter:
 
     def __init__(self, place: Place, schema: pa.Schema, encoding: Encoding) -> None:
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         self._output = place.open_output()
         self._stream = DigestingStream(self._output)
         # Pages are written a few KB at a time: gathered, they take the interpreter's lock less often (6 % of a step's CPU).
         self._buffered = pa.BufferedOutputStream(pa.PythonFile(self._stream, mode="w"), _BUFFER_BYTES)
-        self._writer = pq.ParquetWriter(self._buffered, schema, **encoding.options(schema))
+        self._schema = schema
+        self._encoding = encoding
+        self._writer: pq.ParquetWriter | None = None
         self.rows = 0
 
     def write(self, table: pa.Table) -> None:
         """Write one row group."""
-        self._writer.write_table(table, row_group_size=max(table.num_rows, 1))
+        self._started(table).write_table(table, row_group_size=max(table.num_rows, 1))
         self.rows += table.num_rows
+
+    def _started(self, first: pa.Table | None = None) -> pq.ParquetWriter:
+        if self._writer is None:
+            import pyarrow.parquet as pq
+
+            self._writer = pq.ParquetWriter(self._buffered, self._schema, **self._encoding.options(self._schema, first))
+        return self._writer
 
     def close(self, path: str, *, shards: tuple[int, ...] = (), resolution: int | None = None) -> StagedFile:
         """Finish the file; returns what a manifest says of it, under the name ``path``."""
-        self._writer.close()
+        self._started().close()
         self._buffered.close()
         self._output.commit()
         # Only the table's data files have a resolution, and only their footers are asked for later.

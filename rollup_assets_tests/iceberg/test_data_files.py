@@ -47,7 +47,7 @@ def test_kept_footers_say_what_the_files_say(tmp_path: Path, value_type: str, en
 
 def test_a_large_footer_is_left_in_its_file(tmp_path: Path) -> None:
     pipeline = pipeline_in(tmp_path)
-    assert staged(pipeline, 60_000, 1, groups=30).footer is None
+    assert staged(pipeline, 60_000, 1, groups=40).footer is None
 
 
 def with_footers(pipeline: Pipeline, manifest: Manifest, pack: Any = None) -> None:

@@ -186,7 +186,7 @@ def test_the_row_groups_of_a_series_are_found_by_its_id(kind: encodings.ParquetE
 
     def candidates(series: int) -> set[int]:
         probe = f"SELECT row_group_id FROM parquet_bloom_probe('{tmp_path}/a.parquet', 'id', {series}) WHERE NOT bloom_filter_excludes"
-        return {row[0] for row in duckdb.sql(probe).fetchall()}
+        return {row[0] for row in duckdb.execute(probe).fetchall()}
 
     for group in range(3):
         assert all(group in candidates(series) for series in ids[group * 1_000 : group * 1_000 + 30])
