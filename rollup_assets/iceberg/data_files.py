@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any
 from pyiceberg.io import FileIO, InputFile, OutputFile
 from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
 
+from rollup_assets.iceberg.schema import metrics_properties
+
 if TYPE_CHECKING:
     from pyiceberg.table import Table
+    from pyiceberg.table.metadata import TableMetadata
 
 
 def data_file(table: Table, path: str) -> DataFile:
@@ -25,7 +28,12 @@ def data_file(table: Table, path: str) -> DataFile:
     """
     from pyiceberg.io.pyarrow import parquet_files_to_data_files
 
-    return next(iter(parquet_files_to_data_files(table.io, table.metadata, iter([path]))))
+    return next(iter(parquet_files_to_data_files(table.io, _metadata(table), iter([path]))))
+
+
+def _metadata(table: Table) -> TableMetadata:
+    """The table's metadata, with which statistics are of keys only unless its properties say otherwise."""
+    return table.metadata.model_copy(update={"properties": metrics_properties() | table.properties})
 
 
 def data_files_of_footers(table: Table, footers: Iterable[tuple[str, int, bytes]]) -> Iterator[DataFile]:
@@ -42,15 +50,15 @@ def data_files_of_footers(table: Table, footers: Iterable[tuple[str, int, bytes]
         parquet_path_to_id_mapping,
     )
 
-    schema, spec = table.schema(), table.spec()
-    columns = compute_statistics_plan(schema, table.properties)
+    schema, spec, table_metadata = table.schema(), table.spec(), _metadata(table)
+    columns = compute_statistics_plan(schema, table_metadata.properties)
     mapping = parquet_path_to_id_mapping(schema)
     checked: Any = None
     for path, size, footer in footers:
         metadata = pq.read_metadata(io.BytesIO(footer))
         if checked is None or not metadata.schema.equals(checked):
             # PyIceberg compares the columns with the table's at each file, which takes as long as all the rest.
-            yield next(iter(parquet_files_to_data_files(_KeptFooters({path: (size, footer)}), table.metadata, iter([path]))))
+            yield next(iter(parquet_files_to_data_files(_KeptFooters({path: (size, footer)}), table_metadata, iter([path]))))
             checked = metadata.schema
             continue
         statistics = data_file_statistics_from_parquet_metadata(metadata, columns, mapping)

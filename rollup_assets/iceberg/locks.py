@@ -130,11 +130,12 @@ class AdvisoryLock(TableLock):
             try:
                 # A server may end sessions that are idle, as this one is while files are read; older ones do not know that setting.
                 timeouts = {"lock_timeout": max(1, round(self._timeout * 1000)), "statement_timeout": 0, "idle_session_timeout": 0}
-                for name, milliseconds in timeouts.items():
-                    self._connection.execute(
-                        text("select set_config(name, :value, false) from pg_settings where name = :name"),
-                        {"name": name, "value": str(milliseconds)},
+                values = ", ".join(f"('{name}', '{milliseconds}')" for name, milliseconds in timeouts.items())
+                self._connection.execute(
+                    text(
+                        f"select set_config(name, value, false) from pg_settings join (values {values}) as wanted(name, value) using (name)"
                     )
+                )
                 self._connection.execute(text("select pg_advisory_lock(:key)"), {"key": self.key})
             except SQLAlchemyError as error:
                 refused = getattr(getattr(error, "orig", None), "sqlstate", None) == _LOCK_NOT_AVAILABLE
@@ -171,15 +172,13 @@ class AdvisoryLock(TableLock):
 
     def release(self) -> None:
         """Give it back; nothing happens if it is not held."""
-        from sqlalchemy import text
         from sqlalchemy.exc import SQLAlchemyError
 
         connection, self._connection = self._connection, None
         if connection is None:
             return
         try:
-            connection.execute(text("select pg_advisory_unlock_all()"))
-            connection.execute(text("reset all"))
+            connection.exec_driver_sql("select pg_advisory_unlock_all(); reset all")
         except SQLAlchemyError:
             # It has ended, or ends, with its session.
             connection.invalidate()

@@ -170,7 +170,7 @@ def _connect_arguments(url: URL) -> dict[str, Any]:
 def _check(settings: Settings, connections: Engine, *, writing: bool) -> None:
     from sqlalchemy import text
 
-    with connections.connect() as connection:
+    with connections.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         exist, have_types, may_read, may_write = connection.execute(text(_PROBE)).one()
     command = "`rollups catalog init`"
     if not exist:

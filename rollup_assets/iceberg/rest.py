@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from rollup_assets.errors import CatalogError
 from rollup_assets.iceberg.faults import shown
 from rollup_assets.settings import Settings
+from rollup_assets.storage.s3 import once_per_process
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
@@ -53,11 +54,19 @@ def _is_signed(properties: dict[str, Any]) -> bool:
 def _check_aws_credentials(settings: Settings) -> None:
     import boto3
 
-    if boto3.Session().get_credentials() is None:
-        raise CatalogError(
-            f"{shown(settings)}: requests are to be signed, but there are no AWS credentials; "
-            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
-        )
+    def look() -> None:
+        if boto3.Session().get_credentials() is None:
+            raise _no_credentials(settings)
+
+    # A session takes 10 ms to make; what raises is asked again.
+    once_per_process(("AWS credentials",), look)
+
+
+def _no_credentials(settings: Settings) -> CatalogError:
+    return CatalogError(
+        f"{shown(settings)}: requests are to be signed, but there are no AWS credentials; "
+        "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+    )
 
 
 def _check_reachable(settings: Settings, host: str, port: int) -> None:

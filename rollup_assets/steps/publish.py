@@ -13,6 +13,7 @@ from rollup_assets.errors import NotStagedError, StageCorruptError, StaleInputEr
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps.planning import rollup_parameters
 from rollup_assets.steps.results import CODE_VERSION, Published
+from rollup_assets.storage.filesystems import in_parallel
 from rollup_assets.storage.manifests import ROLLUP_TABLE, ROLLUPS, Manifest
 from rollup_assets.storage.storage_errors import explains_storage_errors
 
@@ -56,14 +57,13 @@ def publish(pipeline: Pipeline, batch: Batch, *, run_id: str = "", force: bool =
         receipt = pipeline.stage.read(ROLLUP_TABLE, batch)
         if receipt is not None and not force and _still_holds(receipt, rollups, table, batch):
             return Published(receipt, receipt.counters["snapshot_id"], unchanged=True)
-        _check_files(pipeline, batch, rollups)
         replacement = replace_range(
             catalog,
             pipeline.settings,
             batch,
             rollups.files,
             summary_properties(batch, rollups.digest, run_id, CODE_VERSION),
-            still_current=lambda: _check_unreplaced(pipeline, batch, rollups),
+            still_current=lambda: _check_stage(pipeline, batch, rollups),
             lock=lock,
             table=table,
         )
@@ -82,15 +82,15 @@ def _current_rollups(pipeline: Pipeline, batch: Batch) -> Manifest:
     if rollups is None:
         raise NotStagedError(f"batch {batch.key} has no staged rollups; run `rollups backfill {batch.key} {batch.key}`")
     _check_parameters(pipeline, batch, rollups)
-    for asset, partitions in rollups.upstream.items():
-        for key, digest in partitions.items():
-            found = pipeline.stage.read(asset, pipeline.batch(key))
-            if (None if found is None else found.digest) != digest:
-                state = "is no longer staged" if found is None else "was not staged then" if digest is None else "has changed since"
-                raise StaleInputError(
-                    f"the rollups of batch {batch.key} were made from {asset} {key}, which {state}; nothing was published. "
-                    f"Run `rollups backfill {batch.key} {batch.key}`"
-                )
+    used = [(asset, key, digest) for asset, partitions in rollups.upstream.items() for key, digest in partitions.items()]
+    current = in_parallel(lambda one: pipeline.stage.read(one[0], pipeline.batch(one[1])), used, local=pipeline.stage.root.is_local)
+    for (asset, key, digest), found in zip(used, current, strict=True):
+        if (None if found is None else found.digest) != digest:
+            state = "is no longer staged" if found is None else "was not staged then" if digest is None else "has changed since"
+            raise StaleInputError(
+                f"the rollups of batch {batch.key} were made from {asset} {key}, which {state}; nothing was published. "
+                f"Run `rollups backfill {batch.key} {batch.key}`"
+            )
     return rollups
 
 
@@ -104,8 +104,9 @@ def _check_parameters(pipeline: Pipeline, batch: Batch, rollups: Manifest) -> No
             )
 
 
-def _check_unreplaced(pipeline: Pipeline, batch: Batch, rollups: Manifest) -> None:
-    """Where no lock keeps others away, a newer manifest may have come between two tries; its files win."""
+def _check_stage(pipeline: Pipeline, batch: Batch, rollups: Manifest) -> None:
+    """The files are there, and theirs is still the manifest: the lock keeps publishers away, not those who stage. A newer one wins."""
+    _check_files(pipeline, batch, rollups)
     if _current_rollups(pipeline, batch).digest != rollups.digest:
         raise StaleInputError(
             f"the rollups of batch {batch.key} were replaced while they were being published; "
