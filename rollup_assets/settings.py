@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import difflib
 import itertools
 import json
 import os
 import re
 import shlex
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from rollup_assets.batches import DAY_MS, KEY_FORMAT, MINUTE_MS, Batch, BatchCalendar, to_datetime, to_milliseconds
 from rollup_assets.errors import SettingsError
@@ -33,6 +35,8 @@ _FORMS = {
     "catalog_name": "a name of letters, digits and underscores, such as rollups",
     "table": "a namespace and a name of letters, digits and underscores, such as metrics.rollups",
 }
+# Of names with their prefix: SHARD, SPARK_CONFIG and CATALOG_URI do (0.88 and more), IMAGE and SERVICE_HOST do not (0.83 and less).
+_RESEMBLES = 0.85
 _PASSWORDS = ("catalog_password", "catalog_admin_password")
 # What may be shown to everybody must not have such a name.
 _SECRET = re.compile(
@@ -374,14 +378,31 @@ def load_settings(**overrides: Any) -> Settings:
     """Settings from the environment and ``.env``; keyword arguments go before both.
 
     Raises:
-        SettingsError: one sentence that names the setting and says what to change.
+        SettingsError: one sentence that names the setting and says what to change; also for a name that only resembles a setting's.
     """
+    dotenv = project_root() / ".env"
+    misspelt = [*_misspelt(os.environ, "the environment"), *_misspelt(DotEnvSettingsSource(Settings, dotenv).env_vars, str(dotenv))]
+    if misspelt:
+        raise SettingsError("; ".join(misspelt))
     try:
-        return Settings(_env_file=project_root() / ".env", **overrides)
+        return Settings(_env_file=dotenv, **overrides)
     except ValidationError as error:
         # A default that follows from another setting is missing because that one is wrong: it is no second problem.
         problems = [problem for problem in error.errors() if problem["type"] != "default_factory_not_called"]
         raise SettingsError("; ".join(_sentence(problem) for problem in problems)) from None
+
+
+def _misspelt(variables: Mapping[str, str | None], where: str) -> Iterator[str]:
+    """A sentence for each name that resembles a setting's.
+
+    Others are nobody's business here: clusters give their services' addresses in variables that begin with the service's name.
+    """
+    known = {f"ROLLUP_{field.upper()}" for field in Settings.model_fields}
+    for name, value in sorted((name.upper(), value) for name, value in variables.items()):
+        if value and name.startswith("ROLLUP_") and name not in known:
+            meant = difflib.get_close_matches(name, known, n=1, cutoff=_RESEMBLES)
+            if meant:
+                yield f"{name} in {where} is not a setting; write {meant[0]}, or remove it"
 
 
 def _sentence(problem: Any) -> str:

@@ -565,6 +565,53 @@ def test_how_s3_is_reached(monkeypatch: pytest.MonkeyPatch, environment: dict[st
     assert with_environment(monkeypatch, **environment).s3 == options
 
 
+@pytest.mark.parametrize("source", ["environment", ".env"])
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("ROLLUP_SHARD", "ROLLUP_SHARDS"),
+        ("ROLLUP_RESOLUTION", "ROLLUP_RESOLUTIONS"),
+        ("ROLLUP_CATALOG_URI", "ROLLUP_CATALOG"),
+        ("ROLLUP_CATALOG_PASSWORDFILE", "ROLLUP_CATALOG_PASSWORD_FILE"),
+        ("ROLLUP_S3_ENDPOINT_URL", "ROLLUP_S3_ENDPOINT"),
+        ("ROLLUP_MAX_MEMORY", "ROLLUP_MEMORY"),
+        ("ROLLUP_SPARK_CONFIG", "ROLLUP_SPARK_CONF"),
+    ],
+)
+def test_a_misspelt_setting_is_refused_with_the_name_that_was_meant(
+    monkeypatch: pytest.MonkeyPatch, root: Path, source: str, name: str, meant: str
+) -> None:
+    if source == "environment":
+        monkeypatch.setenv(name, "canary")
+    else:
+        (root / ".env").write_text(f"{name}=canary\n")
+    where = "the environment" if source == "environment" else str(root / ".env")
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert str(caught.value) == f"{name} in {where} is not a setting; write {meant}, or remove it"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ROLLUP_TEST_REQUIRE",
+        "ROLLUP_SCREENSHOTS",
+        "ROLLUP_IMAGE",
+        # A cluster's, for its services rollup and rollup-assets.
+        "ROLLUP_SERVICE_HOST",
+        "ROLLUP_PORT",
+        "ROLLUP_PORT_80_TCP_ADDR",
+        "ROLLUP_ASSETS_SERVICE_PORT_HTTP",
+    ],
+)
+def test_names_that_mean_something_else_are_nobodys_business(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    assert with_environment(monkeypatch, **{name: "x"}) == load_settings()
+
+
+def test_an_empty_variable_is_none_whatever_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert with_environment(monkeypatch, ROLLUP_SHARD="").shards == 16
+
+
 def test_the_ca_bundle_is_a_file_and_relative_to_the_root(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
     with pytest.raises(SettingsError, match=r"ROLLUP_S3_CA_BUNDLE: .*ca\.pem is not a file; name a PEM file"):
         with_environment(monkeypatch, ROLLUP_S3_CA_BUNDLE="ca.pem")
