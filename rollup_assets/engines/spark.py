@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import os
 import pickle
 import shutil
+import sys
 import tempfile
 import uuid
+import zipimport
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -24,6 +27,7 @@ from rollup_assets import __version__
 from rollup_assets.engines.base import Blocks, Emit, Item, Mapped, Progress, Reduced, Result, TaskContext
 from rollup_assets.engines.shuffled_blocks import PARCEL_BYTES, Inbox, Outbox
 from rollup_assets.errors import EngineError, RollupError
+from rollup_assets.steps.results import CODE_VERSION
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -62,6 +66,11 @@ class _Context:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def _version() -> str:
+    """Of the package, and of what its code makes: within one release workers could still make other bytes than the manifest says."""
+    return f"{__version__} with code version {CODE_VERSION}"
+
+
 @dataclass(frozen=True, slots=True)
 class _Work:
     """What every task of a job gets: pickled here and not by Spark, so that another version of this package refuses it in words."""
@@ -71,9 +80,9 @@ class _Work:
     content: bytes
 
     def load(self) -> Any:
-        if self.version != __version__:
+        if self.version != (ours := _version()):
             raise EngineError(
-                f"Spark's workers run rollup_assets {__version__}, the driver {self.version}; give both the same environment "
+                f"Spark's workers run rollup_assets {ours}, the driver {self.version}; give both the same environment "
                 '(docs/spark.md, "Workers")'
             )
         return pickle.loads(self.content)
@@ -109,7 +118,7 @@ class SparkEngine:
             return []
         work = self._work((task, list(items)))
         with _reported(progress, (stage,), rows):
-            frame = self._partitions(len(items)).mapInArrow(functools.partial(_run_tasks, work), _RESULTS)
+            frame = self._partitions(len(items)).mapInArrow(functools.partial(_in_worker, _run_tasks, work), _RESULTS)
             outcomes = self._collect(frame)
         return [_result(outcomes[True, place]) for place in range(len(items))]
 
@@ -133,16 +142,16 @@ class SparkEngine:
         with _reported(progress, stages, rows):
             frame = (
                 self._partitions(max(len(items), _FEWEST_PARTITIONS))
-                .mapInArrow(functools.partial(_split, splitting), _PARCELS)
+                .mapInArrow(functools.partial(_in_worker, _split, splitting), _PARCELS)
                 .repartitionById(len(groups), "target")
-                .mapInArrow(functools.partial(_merge, merging), _RESULTS)
+                .mapInArrow(functools.partial(_in_worker, _merge, merging), _RESULTS)
             )
             outcomes = self._collect(frame)
         mapped = [_result(outcomes[False, place]) for place in range(len(items))]
         return mapped, [_result(outcomes[True, place]) for place in range(len(groups))]
 
     def _work(self, content: Any) -> _Work:
-        return _Work(__version__, self.task_memory, pickle.dumps(content))
+        return _Work(_version(), self.task_memory, pickle.dumps(content))
 
     def _partitions(self, count: int) -> DataFrame:
         """One row a partition, with its number: what a job's tasks are hung on."""
@@ -197,6 +206,26 @@ def _reported(progress: Progress, stages: Sequence[str], rows: int) -> Iterator[
 
 
 # ------------------------------------------------------------------------------------------------------------ on executors
+
+
+def _in_worker(
+    run: Callable[[_Work, Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]], work: _Work, batches: Iterator[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    """Run a task, and leave the worker process such that Spark may use it again at little cost.
+
+    Between two tasks PySpark collects garbage, which goes through the objects of all modules (0.1 s with the kernels), and has Python's
+    importers forget what they know, upon which one of a zip file, as PySpark itself is in, reads its directory anew (0.1 s). So modules
+    are left out of collections after the task that imports them, and importers of zip files are dropped: new ones use what was read.
+    """
+    known = len(sys.modules)
+    try:
+        yield from run(work, batches)
+    finally:
+        if len(sys.modules) > known:
+            gc.freeze()
+        for path, importer in list(sys.path_importer_cache.items()):
+            if isinstance(importer, zipimport.zipimporter):
+                del sys.path_importer_cache[path]
 
 
 def _run_tasks(work: _Work, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

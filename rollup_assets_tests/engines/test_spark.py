@@ -163,9 +163,16 @@ def test_an_interrupt_stops_the_job_on_the_cluster(engine: SparkEngine, spark_se
     assert time.monotonic() - began < 50, "nobody waited for the tasks"
 
 
-def test_workers_with_another_version_are_told_apart(engine: SparkEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rollup_assets.engines.spark.__version__", "99.0")
-    with pytest.raises(EngineError, match=r"^Spark's workers run rollup_assets \S+, the driver 99\.0; give both the same environment"):
+@pytest.mark.parametrize(
+    ("name", "other", "driver"),
+    [("__version__", "99.0", r"99\.0 with code version \S+"), ("CODE_VERSION", "98", r"\S+ with code version 98")],
+)
+def test_workers_with_another_version_are_told_apart(
+    engine: SparkEngine, monkeypatch: pytest.MonkeyPatch, name: str, other: str, driver: str
+) -> None:
+    monkeypatch.setattr(f"rollup_assets.engines.spark.{name}", other)
+    said = rf"^Spark's workers run rollup_assets \S+ with code version \S+, the driver {driver}; give both the same environment"
+    with pytest.raises(EngineError, match=said):
         run(engine, square, range(2))
 
 

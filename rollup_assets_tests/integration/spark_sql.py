@@ -83,6 +83,8 @@ def spark_sql(folder: Path, properties: str, environment: Mapping[str, str]) -> 
     file.write_text(properties)
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "PG", "ROLLUP_", "SPARK_", "PYSPARK_"))}
     arguments = ["--properties-file", str(file), "--master", "local[1]", "--driver-memory", "1g"]
+    # Made in the working directory otherwise.
+    arguments += ["--conf", f"spark.sql.warehouse.dir={folder / 'spark-warehouse'}"]
     kept |= {
         "PYSPARK_SUBMIT_ARGS": " ".join([*arguments, "pyspark-shell"]),
         "PYSPARK_PYTHON": sys.executable,
