@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.contenders import OWN, REPARTITION, ROLLUPS_1M, SPARK
+from benchmarks.contenders import FULL, OWN, REPARTITION, ROLLUPS_1M, SPARK
 from benchmarks.sites import BATCH_END, BATCH_START, ONE, RECEIVED, THREE, Site
 
 if TYPE_CHECKING:
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 # Doubles are hundredths: those that a sum misses by rounding, in whatever order it was made, are found again.
 _EXACT = {"long_value": "{0}", "double_value": "round({0} * 100)::BIGINT"}
 _SUMS = ("count_rollup", "sum_rollup", "min_rollup", "max_rollup", "latest_rollup")
+_STEPS = ("delta_rollup", "resets_rollup")
+_NUMBERS = ("count_rollup", "resets_rollup")
 
 
 def check(site: Site, contender: dict[str, str]) -> dict[str, Any]:
@@ -21,6 +24,8 @@ def check(site: Site, contender: dict[str, str]) -> dict[str, Any]:
 
     Rollups: labels after the batch's start, since we alone merge the window labelled with it with earlier batches. The digest is a
     sum of hashes over the rows, whatever their order: of all columns that both have but quotients, which are compared by their sums.
+    Where both have delta and resets there is a digest of these, too, without the window of a series' first point in the batch: the
+    step into that point comes from an earlier batch, which we alone know.
     """
     import duckdb
 
@@ -33,13 +38,15 @@ def check(site: Site, contender: dict[str, str]) -> dict[str, Any]:
         wanted = _points(db, site, columns, site.raw_files)
         in_order = own or _in_order(site, written, each_by_itself=each)
         return {"found": found, "equal": found == wanted and in_order}
-    quotients = ["average_rollup", "lag_rollup"] if RECEIVED in site.point_columns else ["average_rollup"]
+    steps = contender["engine"] in OWN or contender["task"] in FULL
+    quotients = ["average_rollup", *(["lag_rollup"] if RECEIVED in site.point_columns else []), *(["rate_rollup"] if steps else [])]
     if contender["engine"] not in OWN:
-        found = _rollups(db, site, quotients, [str(path) for path in site.output.glob("rollups*.parquet")], "label")
+        written = [*site.output.glob("rollups*.parquet"), *site.output.glob("rollups/*.parquet")]
+        found = _rollups(db, site, quotients, [str(path) for path in written], "label", steps=steps)
     else:
         home = ONE if contender["task"] == ROLLUPS_1M else THREE
-        found = _rollups(db, site, quotients, _one_minute(site, home), "epoch_ms(logical_timestamp)")
-    wanted = _rollups(db, site, quotients, _one_minute(site, THREE), "epoch_ms(logical_timestamp)")
+        found = _rollups(db, site, quotients, _one_minute(site, home), "epoch_ms(logical_timestamp)", steps=steps)
+    wanted = _rollups(db, site, quotients, _one_minute(site, THREE), "epoch_ms(logical_timestamp)", steps=steps)
     close = all(abs(found[name] - wanted[name]) <= 1e-9 * abs(wanted[name]) for name in quotients)
     return {"found": found, "equal": close and {**wanted, **{name: found[name] for name in quotients}} == found}
 
@@ -55,18 +62,34 @@ def _points(db: duckdb.DuckDBPyConnection, site: Site, columns: str, files: list
     return {"rows": row[0], site.value_column: str(row[1]), "digest": str(row[2])}
 
 
-def _rollups(db: duckdb.DuckDBPyConnection, site: Site, quotients: list[str], files: list[str], label: str) -> dict[str, Any]:
-    exact = [name if name == "count_rollup" else _EXACT[site.value_column].format(name) for name in _SUMS]
-    columns = [*(f"sum({name})" for name in quotients), *(f"sum({each})::VARCHAR" for each in exact)]
-    digest = f"sum(hash(id, org_id, metric::VARCHAR, label_ms, {', '.join(exact)}))::VARCHAR"
-    row = db.execute(
-        f"SELECT count(*), {', '.join(columns)}, {digest} "
-        f"FROM (SELECT *, {label}::BIGINT AS label_ms FROM read_parquet(?, hive_partitioning = false)) "
-        f"WHERE label_ms > {BATCH_START} AND label_ms < {BATCH_END}",
-        [files],
+def _rollups(
+    db: duckdb.DuckDBPyConnection, site: Site, quotients: list[str], files: list[str], label: str, *, steps: bool
+) -> dict[str, Any]:
+    def exact(names: Sequence[str]) -> list[str]:
+        return [name if name in _NUMBERS else _EXACT[site.value_column].format(name) for name in names]
+
+    def digest(columns: list[str]) -> str:
+        return f"sum(hash(id, org_id, metric::VARCHAR, label_ms, {', '.join(columns)}))::VARCHAR"
+
+    figures = {
+        **{name: f"sum({name})" for name in quotients},
+        **{name: f"sum({column})::VARCHAR" for name, column in zip(_SUMS, exact(_SUMS), strict=True)},
+        "digest": digest(exact(_SUMS)),
+    }
+    rows = f"SELECT *, {label}::BIGINT AS label_ms FROM read_parquet($files, hive_partitioning = false)"
+    if steps:
+        figures |= {name: f"sum({column})::VARCHAR" for name, column in zip(_STEPS, exact(_STEPS), strict=True)}
+        figures["steps_digest"] = digest(exact(_STEPS))
+        # The label of a series' first window, by the points.
+        first = "SELECT id AS series, (min(logical_timestamp) + 59999) // 60000 * 60000 AS first_ms FROM read_parquet($raw) GROUP BY id"
+        known = ", ".join(f"CASE WHEN label_ms > first_ms THEN {name} END AS {name}" for name in (*_STEPS, "rate_rollup"))
+        rows = f"SELECT * REPLACE ({known}) FROM ({rows}) JOIN ({first}) ON id = series"
+    found = db.execute(
+        f"SELECT count(*), {', '.join(figures.values())} FROM ({rows}) WHERE label_ms > {BATCH_START} AND label_ms < {BATCH_END}",
+        {"files": files, **({"raw": site.raw_files} if steps else {})},
     ).fetchone()
-    assert row is not None
-    return {"rows": row[0], **dict(zip((*quotients, *_SUMS), row[1:-1], strict=True)), "digest": row[-1]}
+    assert found is not None
+    return dict(zip(("rows", *figures), found, strict=True))
 
 
 def _in_order(site: Site, written: list[Path], *, each_by_itself: bool) -> bool:

@@ -3,34 +3,40 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import Stopwatch
 from benchmarks.sites import ONE, THREE, Site
+from benchmarks.summary import Run, cpu, wall
 
-OURS, FLOOR, DUCKDB, POLARS = "rollup_assets", "floor", "DuckDB", "Polars"
-PEERS = (DUCKDB, POLARS)
+Form = Callable[[Site, int, Stopwatch], dict[str, Any]]
+"""Does a task on a site with a number of threads; what counts is timed by the stopwatch. Returns details for the results."""
+
+OURS, FLOOR = "rollup_assets", "floor"
+DUCKDB, POLARS, DATAFUSION, CLICKHOUSE = "DuckDB", "Polars", "DataFusion", "ClickHouse"
+PEERS = (DUCKDB, POLARS, DATAFUSION, CLICKHOUSE)
 OURS_ON_SPARK, SPARK = "rollup_assets on Spark", "Spark"
 ON_SPARK = (OURS_ON_SPARK, SPARK)
 OWN = {OURS: "local", OURS_ON_SPARK: "spark"}
 """This project, by engine setting."""
-REPARTITION, ROLLUPS_1M, ROLLUPS_3, PUBLISH, RAW_TO_PUBLISHED, RAW_TO_1M = (
-    "repartition",
-    "rollups-1m",
-    "rollups-3",
-    "publish",
-    "raw-to-published",
-    "raw-to-1m",
-)
-PEER_TASKS = (REPARTITION, ROLLUPS_1M, RAW_TO_1M)
+REPARTITION, ROLLUPS_1M, ROLLUPS_3, PUBLISH, RAW_TO_PUBLISHED = "repartition", "rollups-1m", "rollups-3", "publish", "raw-to-published"
+ROLLUPS_1M_FULL, RAW_TO_1M, RAW_TO_1M_FULL = "rollups-1m-full", "raw-to-1m", "raw-to-1m-full"
+"""The peers' alone. Their rollups are count, sum, extremes, average and latest; full ones have delta, resets and rate, too, as ours."""
+PEER_TASKS = (REPARTITION, ROLLUPS_1M, ROLLUPS_1M_FULL, RAW_TO_1M, RAW_TO_1M_FULL)
+FULL = (ROLLUPS_1M_FULL, RAW_TO_1M_FULL)
+OURS_BESIDE = {REPARTITION: REPARTITION, ROLLUPS_1M: ROLLUPS_1M, ROLLUPS_1M_FULL: ROLLUPS_1M}
+OURS_BESIDE |= {RAW_TO_1M: RAW_TO_PUBLISHED, RAW_TO_1M_FULL: RAW_TO_PUBLISHED}
+"""Which task of ours a peer's is compared with."""
 WARM, COLD, FIRST = "warm", "cold", "first"
 """``warm``: the task is timed after it has run on the small site in the same process. ``cold``: a process from start to exit.
 ``first``: cold, with nothing compiled yet, as after installing."""
-FORMS_FILE = Path(__file__).parent / "results" / "forms.json"
-SPARK_FORM = "repartitionById, lz4"
-"""The fastest of Spark's forms, as ``python -m benchmarks.spark --forms`` found."""
+DENSE = "scrapes"
+RESULTS = Path(__file__).parent / "results"
+_CLOSE = 1.3
+"""A peer this many times as slow as the fastest one could be the fastest on another day, and is measured as often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,35 +58,71 @@ class Contender:
         return asdict(self)
 
 
-def all_contenders() -> list[Contender]:
-    """Everything that ``make bench`` runs, peers in their fastest form."""
+def all_contenders(shape: str = DENSE) -> list[Contender]:
+    """Everything that a benchmark of a shape of points runs, peers in their fastest form."""
     return [
         *(Contender(OURS, task) for task in (REPARTITION, ROLLUPS_1M, ROLLUPS_3, PUBLISH, RAW_TO_PUBLISHED)),
         *(Contender(FLOOR, task) for task in (REPARTITION, ROLLUPS_1M, ROLLUPS_3)),
-        *(Contender(peer, task, WARM, fastest_form(peer, task)) for task in PEER_TASKS for peer in PEERS),
+        *(Contender(peer, task, WARM, fastest_form(peer, task, shape)) for task in PEER_TASKS for peer in PEERS),
         *(Contender(OURS, task, COLD) for task in (REPARTITION, ROLLUPS_1M, ROLLUPS_3, PUBLISH, RAW_TO_PUBLISHED)),
-        *(Contender(peer, RAW_TO_1M, COLD, fastest_form(peer, RAW_TO_1M)) for peer in PEERS),
+        *(Contender(peer, RAW_TO_1M, COLD, fastest_form(peer, RAW_TO_1M, shape)) for peer in PEERS),
     ]
 
 
+def core(wanted: Sequence[Contender]) -> list[Contender]:
+    """Those that ``make bench`` has time for: no stage of ours as a cold process, no full columns from raw points."""
+    return [each for each in wanted if each.task != RAW_TO_1M_FULL and (each.start != COLD or each.task in (RAW_TO_PUBLISHED, RAW_TO_1M))]
+
+
+def worth_repeating(wanted: Sequence[Contender], runs: Sequence[Run]) -> list[Contender]:
+    """Those that a target's ratio depends on, after each has run once.
+
+    Of ours and the floor, what targets name; of the peers those that are, in a task, about as fast as the fastest, by wall or CPU time.
+    """
+    named = {(OURS, REPARTITION, WARM), (OURS, ROLLUPS_1M, WARM), (OURS, RAW_TO_PUBLISHED, WARM), (OURS, RAW_TO_PUBLISHED, COLD)}
+    named |= {(FLOOR, REPARTITION, WARM), (FLOOR, ROLLUPS_1M, WARM)}
+    return [each for each in wanted if (each.engine, each.task, each.start) in named or (each.engine in PEERS and _close(each, runs))]
+
+
+def _close(contender: Contender, runs: Sequence[Run]) -> bool:
+    """Whether a peer is about as fast as the fastest at its task; False if it failed."""
+    beside = [run for run in runs if run["engine"] in PEERS and (run["task"], run["start"]) == (contender.task, contender.start)]
+    mine = [run for run in beside if (run["engine"], run["form"]) == (contender.engine, contender.form)]
+    return any(figure(run) <= _CLOSE * min(figure(other) for other in beside) for run in mine for figure in (wall, cpu))
+
+
 def spark_contenders(*, forms: bool = False) -> list[Contender]:
-    """What ``python -m benchmarks.spark`` runs: this project on both engines, and Spark's own sort in its fastest form or in all."""
-    chosen = _forms(SPARK)[REPARTITION] if forms else (SPARK_FORM,)
+    """What ``python -m benchmarks.spark`` runs: this project on both engines, and Spark SQL in its fastest forms or in all."""
     own = [Contender(engine, task) for task in (REPARTITION, RAW_TO_PUBLISHED) for engine in OWN]
-    return [*own[:2], *(Contender(SPARK, REPARTITION, WARM, form) for form in chosen), *([] if forms else own[2:])]
+    every = {task: list(peer_forms(SPARK)[task]) if forms else [fastest_form(SPARK, task)] for task in PEER_TASKS}
+    peers = [Contender(SPARK, task, WARM, form) for task in PEER_TASKS for form in every[task]]
+    return [*own[:2], *peers, *([] if forms else [*own[2:], Contender(OURS, ROLLUPS_1M)])]
 
 
 def all_forms() -> list[Contender]:
     """Every form of every peer's task, and what we do instead."""
-    peers = [Contender(peer, task, WARM, form) for task in PEER_TASKS for peer in PEERS for form in _forms(peer)[task]]
+    peers = [Contender(peer, task, WARM, form) for task in PEER_TASKS for peer in PEERS for form in peer_forms(peer)[task]]
     return [*(Contender(OURS, task) for task in (REPARTITION, ROLLUPS_1M, RAW_TO_PUBLISHED)), *peers]
 
 
-def fastest_form(peer: str, task: str) -> str:
-    """The form with the least median wall time when all were measured, as committed."""
-    measured = json.loads(FORMS_FILE.read_text())["summary"]
-    mine = [entry for entry in measured if entry["engine"] == peer and entry["task"] == task]
-    return str(min(mine, key=lambda entry: entry["wall"]["median"])["form"])
+def forms_name(shape: str, engine: str = "") -> str:
+    """What the results of all forms are called."""
+    return "-".join(["forms", *(["spark"] if engine == SPARK else []), *([] if shape == DENSE else [shape])])
+
+
+def fastest_form(peer: str, task: str, shape: str = DENSE) -> str:
+    """The form with the least median wall time when all were measured, on such points or else on dense ones, as committed.
+
+    The first of the peer's list where it was not measured at all.
+    """
+    known = list(peer_forms(peer)[task])
+    for name in (forms_name(shape, peer), forms_name(DENSE, peer)):
+        path = RESULTS / f"{name}.json"
+        measured = json.loads(path.read_text())["summary"] if path.exists() else []
+        mine = [entry for entry in measured if entry["engine"] == peer and entry["task"] == task and entry["form"] in known]
+        if mine:
+            return str(min(mine, key=lambda entry: entry["wall"]["median"])["form"])
+    return known[0]
 
 
 def reset(contender: Contender, site: Site) -> None:
@@ -102,8 +144,7 @@ def reset(contender: Contender, site: Site) -> None:
 def run(contender: Contender, site: Site, threads: int, watch: Stopwatch) -> dict[str, Any]:
     """Do the task on a site; what is worth timing is timed by ``watch``. Returns details: rows, bytes, timings."""
     if contender.engine in (*PEERS, SPARK):
-        answer: dict[str, Any] = _forms(contender.engine)[contender.task][contender.form](site, threads, watch)
-        return answer
+        return peer_forms(contender.engine)[contender.task][contender.form](site, threads, watch)
     if contender.engine == FLOOR:
         from benchmarks import floor
 
@@ -122,7 +163,10 @@ def run(contender: Contender, site: Site, threads: int, watch: Stopwatch) -> dic
     return tasks[contender.task](site, threads, watch, OWN[contender.engine])
 
 
-def _forms(peer: str) -> dict[str, dict[str, Any]]:
-    from benchmarks.peers import duckdb, polars, spark
+def peer_forms(peer: str) -> dict[str, dict[str, Form]]:
+    """A peer's tasks, each in every form, by name."""
+    from benchmarks.peers import chdb, datafusion, duckdb, polars, spark
 
-    return {DUCKDB: duckdb.FORMS, POLARS: polars.FORMS, SPARK: {REPARTITION: spark.FORMS}}[peer]
+    modules = {DUCKDB: duckdb, POLARS: polars, DATAFUSION: datafusion, CLICKHOUSE: chdb, SPARK: spark}
+    forms: dict[str, dict[str, Form]] = modules[peer].FORMS
+    return forms

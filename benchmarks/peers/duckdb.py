@@ -1,7 +1,10 @@
 """DuckDB's contenders: several ways in which its experts would write each task; the fastest one competes.
 
-All with as many threads as we have and ``preserve_insertion_order = false``; memory as DuckDB likes. The shard is ``id & 15``, which
-costs less than Iceberg's hash. Rollups have neither delta nor shard, and no order.
+All with as many threads as we have and ``preserve_insertion_order = false`` where order does not matter; memory as DuckDB likes, which
+knows of control groups. The shard is ``id & 15``, which costs less than Iceberg's hash. Rollups are in no order and know no shard.
+
+Steps between points: ``lag`` over a partition a series, or, where points are in order, over the whole file, which DuckDB streams
+without sorting.
 
 Not among the forms: joining metric and org after the sort (faster, but a join does not keep the order), one sort a shard from a
 table in memory, and grouping by one packed integer (both slower).
@@ -9,43 +12,33 @@ table in memory, and grouping by one packed integer (both slower).
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.contenders import RAW_TO_1M, RAW_TO_1M_FULL, REPARTITION, ROLLUPS_1M, ROLLUPS_1M_FULL, Form
 from benchmarks.measure import Stopwatch
-from benchmarks.sites import BATCH_END, BATCH_START, HOUR_MS, RECEIVED, Site
+from benchmarks.peers.common import CLOSED, LABEL, MINUTE, FilesOf, file_by_file, of_raw, of_sorted, received
+from benchmarks.sites import BATCH_START, HOUR_MS, RECEIVED, Site
 
 if TYPE_CHECKING:
     import duckdb
 
-Run = Callable[[Site, int, Stopwatch], dict[str, Any]]
-_LABEL = "(logical_timestamp + 59999) // 60000 * 60000"
-# The window labelled with the batch's end stays open: it is the next batch's.
-_CLOSED = f"logical_timestamp <= {BATCH_END - 60_000}"
-_AGGREGATES = """
-    count(*) AS count_rollup, sum(long_value)::BIGINT AS sum_rollup, min(long_value) AS min_rollup, max(long_value) AS max_rollup,
-    sum(long_value)::DOUBLE / count(*) AS average_rollup, arg_max(long_value, logical_timestamp) AS latest_rollup
-"""
-_LAG = f", avg({RECEIVED} - logical_timestamp) AS lag_rollup"
 
-
-def _connect(site: Site, threads: int) -> duckdb.DuckDBPyConnection:
+def _connect(site: Site, threads: int, *, in_order: bool = False) -> duckdb.DuckDBPyConnection:
     import duckdb
 
-    return duckdb.connect(config={"threads": threads, "preserve_insertion_order": False, "temp_directory": str(site.output / "spill")})
+    return duckdb.connect(config={"threads": threads, "preserve_insertion_order": in_order, "temp_directory": str(site.output / "spill")})
 
 
 def _read(files: list[str]) -> str:
     return f"read_parquet({files!r})"
 
 
-def _copy(db: duckdb.DuckDBPyConnection, query: str, target: Path, compression: str, more: str = "") -> None:
-    db.execute(f"COPY ({query}) TO '{target}' (FORMAT parquet, COMPRESSION {compression}{more})")
+def _copy(db: duckdb.DuckDBPyConnection, query: str, target: Path, compression: str) -> None:
+    db.execute(f"COPY ({query}) TO '{target}' (FORMAT parquet, COMPRESSION {compression})")
 
 
-def _sort_with(query: str, compression: str, *, enum: bool = False) -> Run:
+def _sort_with(query: str, compression: str, *, enum: bool = False) -> Form:
     def sort(site: Site, threads: int, watch: Stopwatch) -> dict[str, Any]:
         db = _connect(site, threads)
         with watch.time("sort and write"):
@@ -61,112 +54,126 @@ def _sort_with(query: str, compression: str, *, enum: bool = False) -> Run:
 
 
 _ORDER_BY = "SELECT {points} FROM {raw} ORDER BY id & 15, metric, org_id, id, logical_timestamp"
-# A series has one metric and org: its place in the order is looked up, and two integers are compared instead of five columns.
-_BY_PLACE = """
-    WITH series AS (
-        SELECT id AS series, row_number() OVER (ORDER BY id & 15, metric, org_id, id)::INTEGER AS place
-        FROM (SELECT id, any_value(metric) AS metric, any_value(org_id) AS org_id FROM {raw} GROUP BY id)
-    )
-    SELECT {points} FROM {raw} JOIN series ON id = series ORDER BY place, logical_timestamp
+_SERIES = """
+    SELECT id AS series, row_number() OVER (ORDER BY id & 15, metric, org_id, id)::BIGINT AS place
+    FROM (SELECT id, any_value(metric) AS metric, any_value(org_id) AS org_id FROM {raw} GROUP BY id)
 """
-
+# A series has one metric and org: its place in the order is looked up, and two integers are compared instead of five columns.
+_BY_PLACE = "WITH series AS (" + _SERIES + ") SELECT {points} FROM {raw} JOIN series ON id = series ORDER BY place, logical_timestamp"
 # Place and time in one number: a single key of eight bytes.
-_BY_PACKED_PLACE = _BY_PLACE.replace("place, logical_timestamp", f"place * {HOUR_MS}::BIGINT + (logical_timestamp - {BATCH_START})")
+_PACKED = f"place * {HOUR_MS}::BIGINT + (logical_timestamp - {BATCH_START})"
+_BY_PACKED_PLACE = _BY_PLACE.replace("place, logical_timestamp", _PACKED)
 
 
-def _rollups(
-    db: duckdb.DuckDBPyConnection,
-    site: Site,
-    files: list[str],
-    target: Path,
-    compression: str,
-    *,
-    series_join: bool = False,
-    all_keys: bool = False,
-) -> None:
-    source = _read(files)
-    aggregates = _AGGREGATES + (_LAG if RECEIVED in site.point_columns else "")
-    if series_join:
-        query = f"""
-            SELECT * FROM (SELECT id, {_LABEL} AS label, {aggregates} FROM {source} WHERE {_CLOSED} GROUP BY id, label)
+def _aggregates(site: Site) -> str:
+    value = site.value_column
+    kind = "BIGINT" if value == "long_value" else "DOUBLE"
+    return (
+        f"count(*) AS count_rollup, sum({value})::{kind} AS sum_rollup, min({value}) AS min_rollup, max({value}) AS max_rollup, "
+        f"sum({value})::DOUBLE / count(*) AS average_rollup, arg_max({value}, logical_timestamp) AS latest_rollup"
+    ) + (f", avg({RECEIVED} - logical_timestamp) AS lag_rollup" if received(site) else "")
+
+
+def _grouped(site: Site, source: str, keys: str, more: str = "") -> str:
+    """Windows of points; ``keys``: which columns name a series."""
+    if keys == "joined":
+        return f"""
+            SELECT * FROM (SELECT id, {LABEL} AS label, {_aggregates(site)}{more} FROM {source} WHERE {CLOSED} GROUP BY id, label)
             JOIN (SELECT id, any_value(org_id) AS org_id, any_value(metric) AS metric FROM {source} GROUP BY id) USING (id)
         """
-    elif all_keys:
-        query = (
-            f"SELECT id, org_id, metric, {_LABEL} AS label, {aggregates} FROM {source} WHERE {_CLOSED} GROUP BY id, org_id, metric, label"
-        )
-    else:
-        query = f"""
-            SELECT id, any_value(org_id) AS org_id, any_value(metric) AS metric, {_LABEL} AS label, {aggregates}
-            FROM {source} WHERE {_CLOSED} GROUP BY id, label
+    if keys == "all":
+        return f"""
+            SELECT id, org_id, metric, {LABEL} AS label, {_aggregates(site)}{more}
+            FROM {source} WHERE {CLOSED} GROUP BY id, org_id, metric, label
         """
-    _copy(db, query, target, compression)
+    return f"""
+        SELECT id, any_value(org_id) AS org_id, any_value(metric) AS metric, {LABEL} AS label, {_aggregates(site)}{more}
+        FROM {source} WHERE {CLOSED} GROUP BY id, label
+    """
 
 
-def _rollups_of(files_of: Callable[[Site], list[str]], compression: str, **form: Any) -> Run:
+def _stepped(site: Site, files: list[str], lag: str) -> str:
+    """Points with the value before, as ``before``: null at a series' first one."""
+    value, source = site.value_column, _read(files)
+    if lag == "streamed":
+        return f"(SELECT *, CASE WHEN lag(id) OVER () = id THEN lag({value}) OVER () END AS before FROM {source})"
+    if lag == "sorted, then streamed":
+        columns = ", ".join(site.point_columns)
+        return f"""(
+            SELECT *, CASE WHEN lag(id) OVER () = id THEN lag({value}) OVER () END AS before FROM (
+                SELECT {columns} FROM {source} JOIN ({_SERIES.format(raw=source)}) ON id = series ORDER BY {_PACKED}
+            )
+        )"""
+    if lag == "by place":
+        return f"""(
+            SELECT {", ".join(site.point_columns)}, lag({value}) OVER (PARTITION BY place ORDER BY logical_timestamp) AS before
+            FROM {source} JOIN ({_SERIES.format(raw=source)}) ON id = series
+        )"""
+    return f"(SELECT *, lag({value}) OVER (PARTITION BY id ORDER BY logical_timestamp) AS before FROM {source})"
+
+
+def _query(site: Site, files: list[str], keys: str, lag: str) -> str:
+    if not lag:
+        return _grouped(site, _read(files), keys)
+    value = site.value_column
+    kind = "BIGINT" if value == "long_value" else "DOUBLE"
+    step = f"CASE WHEN {value} >= before THEN {value} - before WHEN before IS NOT NULL THEN {value} END"
+    more = f", sum({step})::{kind} AS delta_rollup, count(*) FILTER (WHERE {value} < before) AS resets_rollup"
+    windows = _grouped(site, _stepped(site, files, lag), keys, more)
+    return f"SELECT *, delta_rollup / {MINUTE}::DOUBLE AS rate_rollup FROM ({windows})"
+
+
+def _rollups(files_of: FilesOf, compression: str, keys: str = "", lag: str = "", *, file_by_file_: bool = False) -> Form:
+    """``file_by_file_``: a query a file, so that hash tables stay small; several at a time, one thread each."""
+
     def roll_up(site: Site, threads: int, watch: Stopwatch) -> dict[str, Any]:
-        db = _connect(site, threads)
+        in_order = lag.endswith("streamed")
+        files = files_of(site)
+
+        def one(number: int, file: str) -> None:
+            query = _query(site, [file], keys, lag)
+            _copy(_connect(site, 1, in_order=in_order), query, site.output / f"rollups-{number}.parquet", compression)
+
         with watch.time("rollups"):
-            _rollups(db, site, files_of(site), site.output / "rollups.parquet", compression, **form)
+            if file_by_file_:
+                file_by_file(files, threads, one)
+            else:
+                query = _query(site, files, keys, lag)
+                _copy(_connect(site, threads, in_order=in_order), query, site.output / "rollups.parquet", compression)
         return {}
 
     return roll_up
 
 
-def _shard_by_shard(compression: str) -> Run:
-    """A query a sorted file, so that hash tables stay small; several at a time, one thread each."""
-
-    def roll_up(site: Site, threads: int, watch: Stopwatch) -> dict[str, Any]:
-        files = list(enumerate(site.sorted_files))
-        errors: list[BaseException] = []
-
-        def work() -> None:
-            try:
-                db = _connect(site, 1)
-                while files:
-                    number, file = files.pop()
-                    _rollups(db, site, [file], site.output / f"rollups-{number}.parquet", compression)
-            except BaseException as error:
-                errors.append(error)
-
-        with watch.time("rollups"):
-            workers = [threading.Thread(target=work) for _ in range(threads)]
-            for worker in workers:
-                worker.start()
-            for worker in workers:
-                worker.join()
-        if errors:
-            raise errors[0]
-        return {}
-
-    return roll_up
-
-
-def _sorted(site: Site) -> list[str]:
-    return site.sorted_files
-
-
-def _raw(site: Site) -> list[str]:
-    return site.raw_files
-
-
-FORMS: dict[str, dict[str, Run]] = {
-    "repartition": {
-        "order by, lz4": _sort_with(_ORDER_BY, "lz4_raw"),
-        "order by place of series, metric as enum, lz4": _sort_with(_BY_PLACE, "lz4_raw", enum=True),
-        "order by packed place and time, metric as enum, lz4": _sort_with(_BY_PACKED_PLACE, "lz4_raw", enum=True),
+FORMS: dict[str, dict[str, Form]] = {
+    REPARTITION: {
         "order by packed place and time, metric as enum, zstd": _sort_with(_BY_PACKED_PLACE, "zstd", enum=True),
+        "order by packed place and time, metric as enum, lz4": _sort_with(_BY_PACKED_PLACE, "lz4_raw", enum=True),
+        "order by place of series, metric as enum, lz4": _sort_with(_BY_PLACE, "lz4_raw", enum=True),
+        "order by, lz4": _sort_with(_ORDER_BY, "lz4_raw"),
     },
-    "rollups-1m": {
-        "group by id and label, lz4": _rollups_of(_sorted, "lz4_raw"),
-        "dimensions joined, lz4": _rollups_of(_sorted, "lz4_raw", series_join=True),
-        "shard by shard, lz4": _shard_by_shard("lz4_raw"),
-        "shard by shard, zstd": _shard_by_shard("zstd"),
+    ROLLUPS_1M: {
+        "shard by shard, lz4": _rollups(of_sorted, "lz4_raw", file_by_file_=True),
+        "shard by shard, zstd": _rollups(of_sorted, "zstd", file_by_file_=True),
+        "shard by shard, group by all keys, lz4": _rollups(of_sorted, "lz4_raw", "all", file_by_file_=True),
+        "dimensions joined, lz4": _rollups(of_sorted, "lz4_raw", "joined"),
+        "group by id and label, lz4": _rollups(of_sorted, "lz4_raw"),
     },
-    "raw-to-1m": {
-        "group by id and label, lz4": _rollups_of(_raw, "lz4_raw"),
-        "group by id and label, zstd": _rollups_of(_raw, "zstd"),
-        "group by all keys, lz4": _rollups_of(_raw, "lz4_raw", all_keys=True),
-        "dimensions joined, lz4": _rollups_of(_raw, "lz4_raw", series_join=True),
+    ROLLUPS_1M_FULL: {
+        "lag streamed, shard by shard, lz4": _rollups(of_sorted, "lz4_raw", lag="streamed", file_by_file_=True),
+        "lag streamed, shard by shard, group by all keys, lz4": _rollups(of_sorted, "lz4_raw", "all", "streamed", file_by_file_=True),
+        "lag by series, shard by shard, lz4": _rollups(of_sorted, "lz4_raw", lag="by series", file_by_file_=True),
+        "lag by series, lz4": _rollups(of_sorted, "lz4_raw", lag="by series"),
+    },
+    RAW_TO_1M: {
+        "group by all keys, lz4": _rollups(of_raw, "lz4_raw", "all"),
+        "dimensions joined, lz4": _rollups(of_raw, "lz4_raw", "joined"),
+        "group by id and label, lz4": _rollups(of_raw, "lz4_raw"),
+        "group by id and label, zstd": _rollups(of_raw, "zstd"),
+    },
+    RAW_TO_1M_FULL: {
+        "lag by series, lz4": _rollups(of_raw, "lz4_raw", lag="by series"),
+        "lag by place of series, lz4": _rollups(of_raw, "lz4_raw", lag="by place"),
+        "sorted by packed place and time, lag streamed, lz4": _rollups(of_raw, "lz4_raw", lag="sorted, then streamed"),
     },
 }

@@ -1,22 +1,25 @@
 """Polars' contenders: several ways in which its experts would write each task; the fastest one competes.
 
 Lazy scans and sinks, on the streaming engine unless a form says otherwise; the number of threads is ``POLARS_MAX_THREADS``, set before
-the process starts. The shard is ``id & 15``, which costs less than Iceberg's hash. Rollups have neither delta nor shard, and no order.
+the process starts. The shard is ``id & 15``, which costs less than Iceberg's hash. Rollups are in no order and know no shard.
+
+Steps between points: ``shift`` over each series, or over the whole of points in order, which looks at the point before alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
+from benchmarks.contenders import RAW_TO_1M, RAW_TO_1M_FULL, REPARTITION, ROLLUPS_1M, ROLLUPS_1M_FULL, Form
 from benchmarks.measure import Stopwatch
+from benchmarks.peers.common import MINUTE, FilesOf, of_raw, of_sorted, received
 from benchmarks.sites import BATCH_END, BATCH_START, HOUR_MS, RECEIVED, Site
 
 if TYPE_CHECKING:
     import polars as pl
 
 Engine = Literal["streaming", "in-memory"]
-Run = Callable[[Site, int, Stopwatch], dict[str, Any]]
+_BEFORE = "before"
 
 
 def _scan(site: Site, files: list[str]) -> pl.LazyFrame:
@@ -37,24 +40,32 @@ def _places(raw: pl.LazyFrame) -> pl.DataFrame:
     return series.sort(pl.col("id") & 15, "metric", "org_id", "id").with_row_index("place").with_columns(pl.col("place").cast(pl.Int64))
 
 
-def _sort(form: str, compression: str, engine: Engine) -> Run:
+def _in_order(site: Site, raw: pl.LazyFrame, places: pl.LazyFrame) -> pl.LazyFrame:
+    """Points by place of their series and time, which they have in place of the series' own columns.
+
+    Place and time are one number; what belongs to the series is looked up once the points are in order.
+    """
+    import polars as pl
+
+    values = [name for name in site.point_columns if name not in ("id", "org_id", "metric", "logical_timestamp")]
+    points = raw.select("id", "logical_timestamp", *values).join(places.select("id", "place"), on="id")
+    packed = points.select((pl.col("place") * HOUR_MS + pl.col("logical_timestamp") - BATCH_START).alias("packed"), *values)
+    return packed.sort("packed").select(
+        (pl.col("packed") // HOUR_MS).alias("place"),
+        (pl.col("packed") % HOUR_MS + BATCH_START).alias("logical_timestamp"),
+        *values,
+    )
+
+
+def _sort(form: str, compression: str, engine: Engine) -> Form:
     def sort(site: Site, _threads: int, watch: Stopwatch) -> dict[str, Any]:
         import polars as pl
 
         with watch.time("sort and write"):
-            values = [name for name in site.point_columns if name not in ("id", "org_id", "metric", "logical_timestamp")]
             raw = _scan(site, site.raw_files)
             if form == "packed":
-                # Place and time in one number; what belongs to the series is looked up once the points are in order.
                 places = _places(raw).lazy()
-                points = raw.select("id", "logical_timestamp", *values).join(places.select("id", "place"), on="id")
-                packed = points.select((pl.col("place") * HOUR_MS + pl.col("logical_timestamp") - BATCH_START).alias("packed"), *values)
-                ordered = packed.sort("packed").select(
-                    (pl.col("packed") // HOUR_MS).alias("place"),
-                    (pl.col("packed") % HOUR_MS + BATCH_START).alias("logical_timestamp"),
-                    *values,
-                )
-                frame = ordered.join(places, on="place", maintain_order="left")
+                frame = _in_order(site, raw, places).join(places, on="place", maintain_order="left")
             else:
                 if form == "by enum":
                     names = raw.select(pl.col("metric").unique().sort()).collect(engine="streaming").get_column("metric")
@@ -67,55 +78,97 @@ def _sort(form: str, compression: str, engine: Engine) -> Run:
     return sort
 
 
-def _rollups(files_of: Callable[[Site], list[str]], form: str, compression: Any, engine: Engine = "streaming") -> Run:
+def _aggregates(site: Site, *, in_order: bool, steps: bool) -> list[pl.Expr]:
+    import polars as pl
+
+    value, time = pl.col(site.value_column), pl.col("logical_timestamp")
+    found = [
+        pl.len().cast(pl.Int64).alias("count_rollup"),
+        value.sum().alias("sum_rollup"),
+        value.min().alias("min_rollup"),
+        value.max().alias("max_rollup"),
+        value.mean().alias("average_rollup"),
+        (value.last() if in_order else value.max_by(time)).alias("latest_rollup"),
+    ]
+    if received(site):
+        found.append((pl.col(RECEIVED) - time).mean().alias("lag_rollup"))
+    if steps:
+        # No sum of no steps: Polars' own would be 0.
+        delta = pl.when(pl.col("step").count() > 0).then(pl.col("step").sum())
+        found += [delta.alias("delta_rollup"), (value < pl.col(_BEFORE)).sum().cast(pl.Int64).alias("resets_rollup")]
+    return found
+
+
+def _before(site: Site, points: pl.LazyFrame, form: str) -> pl.LazyFrame:
+    """Points with their step from the one before: null at a series' first one."""
+    import polars as pl
+
+    value = pl.col(site.value_column)
+    if form.startswith("over"):
+        order = None if "in order" in form else "logical_timestamp"
+        points = points.with_columns(value.shift(1).over("id", order_by=order).alias(_BEFORE))
+    else:
+        series = pl.col("place" if form.startswith("sorted") else "id")
+        points = points.with_columns(pl.when(series == series.shift(1)).then(value.shift(1)).alias(_BEFORE))
+    before = pl.col(_BEFORE)
+    return points.with_columns(pl.when(value >= before).then(value - before).when(before.is_not_null()).then(value).alias("step"))
+
+
+def _rollups(files_of: FilesOf, form: str, compression: Any, engine: Engine = "streaming", *, steps: str = "") -> Form:
+    """``steps``: how the point before is found; nothing without delta."""
+
     def roll_up(site: Site, _threads: int, watch: Stopwatch) -> dict[str, Any]:
         import polars as pl
 
-        value, time = pl.col("long_value"), pl.col("logical_timestamp")
+        time = pl.col("logical_timestamp")
         files = files_of(site)
         # Sorted points are in time order within a series; raw ones may be late.
-        latest = value.last() if files == site.sorted_files else value.max_by(time)
-        aggregates = [
-            pl.len().cast(pl.Int64).alias("count_rollup"),
-            value.sum().alias("sum_rollup"),
-            value.min().alias("min_rollup"),
-            value.max().alias("max_rollup"),
-            value.mean().alias("average_rollup"),
-            latest.alias("latest_rollup"),
-        ]
-        if RECEIVED in site.point_columns:
-            aggregates.append((pl.col(RECEIVED) - time).mean().alias("lag_rollup"))
+        aggregates = _aggregates(site, in_order=files == site.sorted_files or form.startswith("sorted"), steps=bool(steps))
         dimensions = [pl.col("org_id").first(), pl.col("metric").first()]
 
         def closed(paths: list[str]) -> pl.LazyFrame:
-            return _scan(site, paths).filter(time <= BATCH_END - 60_000)
+            points = _scan(site, paths)
+            if steps:
+                points = _before(site, points, steps)
+            return points.filter(time <= BATCH_END - 60_000)
 
-        def of(paths: list[str]) -> pl.LazyFrame:
+        def packed(paths: list[str]) -> pl.LazyFrame:
+            """Series and minute in one small number."""
+            places = _places(_scan(site, paths)).lazy()
+            minute = (time - BATCH_START + 59_999) // 60_000
+            if form.startswith("sorted"):
+                ordered = _in_order(site, _scan(site, paths), places)
+                numbered = (_before(site, ordered, steps) if steps else ordered).filter(time <= BATCH_END - 60_000)
+            else:
+                numbered = closed(paths).drop("org_id", "metric").join(places.select("id", "place"), on="id", maintain_order="left")
+            windows = numbered.with_columns((pl.col("place") * 64 + minute).cast(pl.Int32).alias("key"))
+            labelled = (
+                windows.group_by("key")
+                .agg(aggregates)
+                .with_columns(
+                    (pl.col("key") // 64).cast(pl.Int64).alias("place"),
+                    ((pl.col("key") % 64).cast(pl.Int64) * 60_000 + BATCH_START).alias("label"),
+                )
+            )
+            return labelled.join(places, on="place").drop("key", "place")
+
+        def windows(paths: list[str]) -> pl.LazyFrame:
+            if form in ("packed", "sorted"):
+                return packed(paths)
             points = closed(paths).with_columns(label=(time + 59_999) // 60_000 * 60_000)
             if form == "joined":
                 series = _scan(site, paths).group_by("id").agg(dimensions)
                 return points.group_by("id", "label").agg(aggregates).join(series, on="id")
-            if form == "packed":
-                # Series and minute in one small number.
-                places = _places(_scan(site, paths)).lazy()
-                minute = (time - BATCH_START + 59_999) // 60_000
-                numbered = closed(paths).drop("org_id", "metric").join(places.select("id", "place"), on="id", maintain_order="left")
-                windows = numbered.with_columns((pl.col("place") * 64 + minute).cast(pl.Int32).alias("key"))
-                labelled = (
-                    windows.group_by("key")
-                    .agg(aggregates)
-                    .with_columns(
-                        (pl.col("key") // 64).cast(pl.Int64).alias("place"),
-                        ((pl.col("key") % 64).cast(pl.Int64) * 60_000 + BATCH_START).alias("label"),
-                    )
-                )
-                return labelled.join(places, on="place").drop("key", "place")
-            if form == "runs, shard by shard":
+            if form.startswith("runs"):
                 # In sorted points a window is a run of rows: groups by a sorted number are slices.
                 begins = (pl.col("id") != pl.col("id").shift(1, fill_value=0)) | (pl.col("label") != pl.col("label").shift(1, fill_value=0))
                 runs = points.with_columns(key=begins.cum_sum().set_sorted()).group_by("key")
                 return runs.agg(pl.col("id").first(), pl.col("label").first(), *dimensions, *aggregates).drop("key")
             return points.group_by("id", "label").agg(*dimensions, *aggregates)
+
+        def of(paths: list[str]) -> pl.LazyFrame:
+            found = windows(paths)
+            return found.with_columns((pl.col("delta_rollup") / MINUTE).alias("rate_rollup")) if steps else found
 
         with watch.time("rollups"):
             if form.endswith("shard by shard"):
@@ -131,32 +184,42 @@ def _rollups(files_of: Callable[[Site], list[str]], form: str, compression: Any,
     return roll_up
 
 
-def _sorted(site: Site) -> list[str]:
-    return site.sorted_files
-
-
-def _raw(site: Site) -> list[str]:
-    return site.raw_files
-
-
-FORMS: dict[str, dict[str, Run]] = {
-    "repartition": {
-        "sort, lz4, streaming": _sort("plain", "lz4", "streaming"),
-        "sort by enum, lz4, streaming": _sort("by enum", "lz4", "streaming"),
-        "sort by packed place and time, lz4, streaming": _sort("packed", "lz4", "streaming"),
+FORMS: dict[str, dict[str, Form]] = {
+    REPARTITION: {
         "sort by packed place and time, lz4, in memory": _sort("packed", "lz4", "in-memory"),
+        "sort by packed place and time, lz4, streaming": _sort("packed", "lz4", "streaming"),
+        "sort by enum, lz4, streaming": _sort("by enum", "lz4", "streaming"),
+        "sort, lz4, streaming": _sort("plain", "lz4", "streaming"),
     },
-    "rollups-1m": {
-        "group by id and label, lz4": _rollups(_sorted, "plain", "lz4"),
-        "dimensions joined, lz4": _rollups(_sorted, "joined", "lz4"),
-        "group by packed place and minute, lz4": _rollups(_sorted, "packed", "lz4"),
-        "shard by shard, lz4": _rollups(_sorted, "plain, shard by shard", "lz4"),
-        "runs, shard by shard, lz4, in memory": _rollups(_sorted, "runs, shard by shard", "lz4", "in-memory"),
+    ROLLUPS_1M: {
+        "shard by shard, lz4": _rollups(of_sorted, "plain, shard by shard", "lz4"),
+        "runs, shard by shard, lz4, in memory": _rollups(of_sorted, "runs, shard by shard", "lz4", "in-memory"),
+        "group by packed place and minute, lz4": _rollups(of_sorted, "packed", "lz4"),
+        "dimensions joined, lz4": _rollups(of_sorted, "joined", "lz4"),
+        "group by id and label, lz4": _rollups(of_sorted, "plain", "lz4"),
     },
-    "raw-to-1m": {
-        "group by id and label, lz4": _rollups(_raw, "plain", "lz4"),
-        "dimensions joined, lz4": _rollups(_raw, "joined", "lz4"),
-        "dimensions joined, zstd": _rollups(_raw, "joined", "zstd"),
-        "group by packed place and minute, lz4": _rollups(_raw, "packed", "lz4"),
+    ROLLUPS_1M_FULL: {
+        "shifted in order, shard by shard, lz4": _rollups(of_sorted, "plain, shard by shard", "lz4", steps="in order"),
+        "shifted in order, runs, shard by shard, lz4, in memory": _rollups(
+            of_sorted, "runs, shard by shard", "lz4", "in-memory", steps="in order"
+        ),
+        "shifted in order, shard by shard, lz4, in memory": _rollups(
+            of_sorted, "plain, shard by shard", "lz4", "in-memory", steps="in order"
+        ),
+        "shifted over each series in order, shard by shard, lz4": _rollups(
+            of_sorted, "plain, shard by shard", "lz4", steps="over, in order"
+        ),
+        "shifted in order, lz4": _rollups(of_sorted, "plain", "lz4", steps="in order"),
+    },
+    RAW_TO_1M: {
+        "dimensions joined, zstd": _rollups(of_raw, "joined", "zstd"),
+        "dimensions joined, lz4": _rollups(of_raw, "joined", "lz4"),
+        "group by packed place and minute, lz4": _rollups(of_raw, "packed", "lz4"),
+        "sorted by packed place and time, lz4": _rollups(of_raw, "sorted", "lz4"),
+        "group by id and label, lz4": _rollups(of_raw, "plain", "lz4"),
+    },
+    RAW_TO_1M_FULL: {
+        "sorted by packed place and time, shifted, lz4": _rollups(of_raw, "sorted", "lz4", steps="sorted"),
+        "shifted over each series, dimensions joined, lz4": _rollups(of_raw, "joined", "lz4", steps="over"),
     },
 }

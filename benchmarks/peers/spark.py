@@ -1,17 +1,24 @@
-"""Spark's own sort: several ways in which its experts would write it; the fastest one competes.
+"""Spark SQL's contenders: several ways in which its experts would write each task; the fastest one competes.
 
-Each is ``repartition`` by a hash of the series, ``sortWithinPartitions`` and ``write.parquet``, in one job. The session is what one
-would set up for such a job: one Java machine with as many cores as everyone has, ample memory, and the collector that trades pauses
-for throughput.
+Sorting is ``repartition`` by a hash of the series, ``sortWithinPartitions`` and ``write.parquet``, in one job. Sorted points are a copy
+of ours in encodings that Spark's vectorized reader takes (it refuses ``BYTE_STREAM_SPLIT``), made beforehand. Rollups are groups by
+series and label, shuffled, or, as a series is in one file alone, a query a file on one partition, which needs no shuffle.
+
+The session is what one would set up for such a job: one Java machine with as many cores as everyone has, ample memory, and the
+collector that trades pauses for throughput.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.contenders import RAW_TO_1M, RAW_TO_1M_FULL, REPARTITION, ROLLUPS_1M, ROLLUPS_1M_FULL, Form
 from benchmarks.measure import Stopwatch
-from benchmarks.sites import Site
+from benchmarks.peers.common import CLOSED, MINUTE, received
+from benchmarks.sites import RECEIVED, Site
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -19,6 +26,7 @@ if TYPE_CHECKING:
 PARTITIONS = 16
 _ORDER = ("metric", "org_id", "id", "logical_timestamp")
 _MEMORY = "6g"
+_LABEL = "(logical_timestamp + 59999) div 60000 * 60000"
 
 
 def session(threads: int) -> SparkSession:
@@ -32,6 +40,7 @@ def session(threads: int) -> SparkSession:
         .config("spark.ui.enabled", "false")
         .config("spark.ui.showConsoleProgress", "false")
         .config("spark.sql.session.timeZone", "UTC")
+        .config("spark.sql.shuffle.partitions", str(PARTITIONS))
         .getOrCreate()
     )
     return found
@@ -50,7 +59,7 @@ def _by_place(frame: DataFrame) -> DataFrame:
     return frame.repartitionById(PARTITIONS, (frame["id"].bitwiseAND(15)).cast("int")).sortWithinPartitions(*_ORDER)
 
 
-def _sort(arrange: Callable[[DataFrame], DataFrame], codec: str, *, plain: bool) -> Callable[[Site, int, Stopwatch], dict[str, Any]]:
+def _sort(arrange: Callable[[DataFrame], DataFrame], codec: str, *, plain: bool) -> Form:
     def sort(site: Site, threads: int, watch: Stopwatch) -> dict[str, Any]:
         spark = session(threads)
         with watch.time("sort and write"):
@@ -64,10 +73,91 @@ def _sort(arrange: Callable[[DataFrame], DataFrame], codec: str, *, plain: bool)
     return sort
 
 
-FORMS = {
-    "by id, snappy": _sort(_by_id, "snappy", plain=False),
-    "by id, lz4": _sort(_by_id, "lz4_raw", plain=False),
-    "by id, lz4, times without dictionary": _sort(_by_id, "lz4_raw", plain=True),
-    "by shard column, lz4": _sort(_by_shard, "lz4_raw", plain=False),
-    "repartitionById, lz4": _sort(_by_place, "lz4_raw", plain=False),
+def prepare(site: Site) -> None:
+    """Write the copy of our sorted points that Spark reads."""
+    import pyarrow.parquet as pq
+
+    shutil.rmtree(site.sorted_for_spark, ignore_errors=True)
+    site.sorted_for_spark.mkdir()
+    for number, path in enumerate(site.sorted_files):
+        file = pq.ParquetFile(path, read_dictionary=["metric"])
+        with pq.ParquetWriter(site.sorted_for_spark / f"shard-{number:05d}.parquet", file.schema_arrow, compression="lz4") as writer:
+            for group in range(file.num_row_groups):
+                writer.write_table(file.read_row_group(group))
+
+
+def _windows(site: Site, points: DataFrame, keys: tuple[str, ...], *, steps: bool) -> DataFrame:
+    """Rollups of points; ``keys``: the columns that name a series."""
+    from pyspark.sql import functions as f
+
+    value = site.value_column
+    if steps:
+        points = points.selectExpr("*", f"lag({value}) OVER (PARTITION BY id ORDER BY logical_timestamp) AS before")
+    points = points.where(CLOSED).selectExpr("*", f"{_LABEL} AS label")
+    aggregates = {
+        "org_id": "first(org_id)",
+        "metric": "first(metric)",
+        "count_rollup": "count(1)",
+        "sum_rollup": f"sum({value})",
+        "min_rollup": f"min({value})",
+        "max_rollup": f"max({value})",
+        "average_rollup": f"avg({value})",
+        "latest_rollup": f"max_by({value}, logical_timestamp)",
+    }
+    if received(site):
+        aggregates["lag_rollup"] = f"avg({RECEIVED} - logical_timestamp)"
+    if steps:
+        aggregates["delta_rollup"] = f"sum(CASE WHEN {value} >= before THEN {value} - before WHEN before IS NOT NULL THEN {value} END)"
+        aggregates["resets_rollup"] = f"count_if({value} < before)"
+    windows = points.groupBy(*keys, "label").agg(*(f.expr(text).alias(name) for name, text in aggregates.items() if name not in keys))
+    return windows.selectExpr("*", f"delta_rollup / CAST({MINUTE} AS DOUBLE) AS rate_rollup") if steps else windows
+
+
+def _rollups(source: str, codec: str, *, keys: tuple[str, ...] = ("id",), steps: bool = False) -> Form:
+    """``source``: raw, sorted, or sorted files each by itself."""
+
+    def roll_up(site: Site, threads: int, watch: Stopwatch) -> dict[str, Any]:
+        spark = session(threads)
+        with watch.time("rollups"):
+            if source == "each":
+                files = sorted(str(path) for path in site.sorted_for_spark.glob("*.parquet"))
+                # On one partition everything is where it belongs: neither groups nor windows are shuffled.
+                parts = [_windows(site, spark.read.parquet(file).coalesce(1), keys, steps=steps) for file in files]
+                windows = reduce(lambda one, other: one.union(other), parts)
+            else:
+                read = spark.read.parquet(*site.raw_files) if source == "raw" else spark.read.parquet(str(site.sorted_for_spark))
+                windows = _windows(site, read, keys, steps=steps)
+            windows.write.option("compression", codec).mode("overwrite").parquet(str(site.output / "rollups"))
+        return {}
+
+    return roll_up
+
+
+_ALL = ("id", "org_id", "metric")
+FORMS: dict[str, dict[str, Form]] = {
+    REPARTITION: {
+        "repartitionById, lz4": _sort(_by_place, "lz4_raw", plain=False),
+        "by id, snappy": _sort(_by_id, "snappy", plain=False),
+        "by id, lz4": _sort(_by_id, "lz4_raw", plain=False),
+        "by id, lz4, times without dictionary": _sort(_by_id, "lz4_raw", plain=True),
+        "by shard column, lz4": _sort(_by_shard, "lz4_raw", plain=False),
+    },
+    ROLLUPS_1M: {
+        "a partition a shard, lz4": _rollups("each", "lz4_raw"),
+        "a partition a shard, all keys, lz4": _rollups("each", "lz4_raw", keys=_ALL),
+        "shuffled, lz4": _rollups("sorted", "lz4_raw"),
+    },
+    ROLLUPS_1M_FULL: {
+        "lag, a partition a shard, lz4": _rollups("each", "lz4_raw", steps=True),
+        "lag, shuffled, lz4": _rollups("sorted", "lz4_raw", steps=True),
+    },
+    RAW_TO_1M: {
+        "group by id and label, lz4": _rollups("raw", "lz4_raw"),
+        "group by all keys, lz4": _rollups("raw", "lz4_raw", keys=_ALL),
+        "group by all keys, zstd": _rollups("raw", "zstd", keys=_ALL),
+    },
+    RAW_TO_1M_FULL: {
+        "lag, group by id and label, lz4": _rollups("raw", "lz4_raw", steps=True),
+        "lag, group by all keys, lz4": _rollups("raw", "lz4_raw", keys=_ALL, steps=True),
+    },
 }
