@@ -20,6 +20,7 @@ from rich.markup import escape
 from typer.core import TyperGroup
 
 from rollup_assets.errors import RollupError, SettingsError, UnknownPartitionError
+from rollup_assets.loading import quick_imports
 from rollup_assets.terminal import print_backfill, print_examination, print_generated, print_rows, print_status, print_verification
 
 if TYPE_CHECKING:
@@ -159,7 +160,8 @@ def backfill(
     - `rollups backfill 2026-01-01-05:00 2026-01-01-05:00 --force`
     - `rollups backfill 2026-01-01-00:00 2026-01-31-23:00 --json`
     """
-    from rollup_assets.defs.backfill import run_backfill
+    with quick_imports():
+        from rollup_assets.defs.backfill import run_backfill
 
     settings = _settings()
     with _progress(as_json) as progress:
@@ -408,7 +410,8 @@ def dev(
     import os
     import sys
 
-    from rollup_assets.defs.backfill import ensure_dagster_home
+    with quick_imports():
+        from rollup_assets.defs.backfill import ensure_dagster_home
     from rollup_assets.settings import project_root
 
     settings = _settings()

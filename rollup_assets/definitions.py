@@ -5,14 +5,17 @@ Loading it reads the settings and nothing else: no data, no server, and none of 
 
 from __future__ import annotations
 
-import dagster as dg
+from rollup_assets.loading import quick_imports
 
-from rollup_assets.defs.assets import all_assets
-from rollup_assets.defs.jobs import batches_job
-from rollup_assets.defs.report import Watcher
-from rollup_assets.defs.resources import resources
-from rollup_assets.defs.schedules import batches_schedule
-from rollup_assets.settings import Settings, load_settings
+with quick_imports():
+    import dagster as dg
+
+    from rollup_assets.defs.assets import all_assets
+    from rollup_assets.defs.jobs import batches_job
+    from rollup_assets.defs.report import Watcher
+    from rollup_assets.defs.resources import resources
+    from rollup_assets.defs.schedules import batches_schedule
+    from rollup_assets.settings import Settings, load_settings
 
 
 def build_definitions(settings: Settings | None = None, *, watcher: Watcher | None = None) -> dg.Definitions:

@@ -20,6 +20,7 @@ from rich.table import Table
 from rollup_assets.batches import Batch, to_datetime
 from rollup_assets.charts import axis, columns, spread
 from rollup_assets.errors import GeneratorError
+from rollup_assets.loading import quick_imports
 from rollup_assets.progress import TerminalProgress, compact
 from rollup_assets.query import query
 from rollup_assets.settings import Settings, format_duration, project_root
@@ -144,7 +145,8 @@ def _landing_zone(settings: Settings) -> LandingZone:
 
 
 def _backfill(settings: Settings, batches: Sequence[Batch], console: Console) -> bool:
-    from rollup_assets.defs.backfill import run_backfill
+    with quick_imports():
+        from rollup_assets.defs.backfill import run_backfill
 
     with TerminalProgress() as progress:
         result = run_backfill(settings, batches[0].key, batches[-1].key, progress=progress, on_partition=progress.partition)

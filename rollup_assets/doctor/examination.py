@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from rollup_assets.doctor import catalog, machine, places, records, spark
 from rollup_assets.doctor.findings import Chain, Check, Finding, Found, failed, skipped, told
 from rollup_assets.errors import RollupError, SettingsError
+from rollup_assets.loading import quick_imports
 from rollup_assets.settings import Settings, load_settings
 
 SECONDS = 28.0
@@ -69,10 +70,11 @@ def _summary(settings: Settings) -> str:
 
 def _import_in_turn(modules: Sequence[str]) -> None:
     """Import here what several checks would import at once: modules that import each other do not stand that."""
-    for name in modules:
-        # The check that needs it says what is wrong with it.
-        with contextlib.suppress(Exception):
-            importlib.import_module(name)
+    with quick_imports():
+        for name in modules:
+            # The check that needs it says what is wrong with it.
+            with contextlib.suppress(Exception):
+                importlib.import_module(name)
 
 
 @dataclass(slots=True)

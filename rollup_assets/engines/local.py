@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rollup_assets.engines.base import Blocks, Emit, Item, Mapped, Progress, Reduced, Result, TaskContext
+from rollup_assets.loading import load_arrow
 from rollup_assets.storage.spill import SpilledBlocks, SpillFile
 
 
@@ -109,6 +110,7 @@ class LocalEngine:
     def _run(
         self, task: Callable[[Item, TaskContext], Result], items: Sequence[Item], folder: Path, stage: str, rows: int, progress: Progress
     ) -> list[Result]:
+        load_arrow()
         stopped = threading.Event()
         running = max(1, min(self.threads, len(items)))
 

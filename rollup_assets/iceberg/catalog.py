@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rollup_assets.errors import CatalogError
 from rollup_assets.iceberg.faults import catalog_faults, shown
+from rollup_assets.loading import load_pyiceberg
 from rollup_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ def load_catalog(settings: Settings) -> Catalog:
 
 def _load_catalog(settings: Settings, *, writing: bool) -> Catalog:
     properties = catalog_properties(settings)
+    load_pyiceberg(sql=not is_rest(settings))
     if is_postgres(settings):
         from rollup_assets.iceberg.postgres import postgres_catalog
 

@@ -13,8 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-from numba import njit
 from numpy.typing import NDArray
+
+from rollup_assets.loading import quick_imports
+
+with quick_imports():
+    from numba import njit
 
 Array = NDArray[Any]
 Number = Any
