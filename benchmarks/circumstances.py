@@ -14,22 +14,14 @@ from benchmarks.data import series_for
 from benchmarks.measure import machine
 from benchmarks.runner import ROOT, Bench
 
+_FOLDERS = ("--work", "--output", "--site")
+
 
 def circumstances(command: str, bench: Bench, repeat: int, runs: Sequence[dict[str, Any]], packages: Sequence[str]) -> dict[str, Any]:
     """What one needs to know to repeat or doubt the figures."""
-    from importlib.metadata import version
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
-
     raw = [Path(path) for path in bench.full.raw_files]
     return {
-        "command": " ".join([command, *_without_folders(sys.argv[1:])]),
-        "date": dt.datetime.now(dt.UTC).date().isoformat(),
-        "commit": git("rev-parse", "HEAD"),
-        "changed": sorted(line[3:] for line in git("status", "--porcelain", "--", "rollup_assets", "benchmarks/*.py").splitlines()),
-        "machine": machine(),
-        "versions": {name: version(name) for name in packages},
+        **occasion(command, packages),
         "repeat": repeat,
         "threads": bench.threads,
         "data": {
@@ -42,11 +34,29 @@ def circumstances(command: str, bench: Bench, repeat: int, runs: Sequence[dict[s
     }
 
 
+def occasion(command: str, packages: Sequence[str]) -> dict[str, Any]:
+    """What was run, when, of which commit, and where."""
+    from importlib.metadata import version
+
+    def git(*arguments: str) -> str:
+        # Not stripped: the first line of a status may begin with a space.
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False).stdout.rstrip()
+
+    return {
+        "command": " ".join([command, *_without_folders(sys.argv[1:])]),
+        "date": dt.datetime.now(dt.UTC).date().isoformat(),
+        "commit": git("rev-parse", "HEAD"),
+        "changed": sorted(line[3:] for line in git("status", "--porcelain", "--", "rollup_assets", "benchmarks/*.py").splitlines()),
+        "machine": machine(),
+        "versions": {name: version(name) for name in packages},
+    }
+
+
 def _without_folders(arguments: list[str]) -> list[str]:
     """Arguments but for those that name a folder of this machine."""
     kept = []
     for before, argument in zip(["", *arguments], arguments, strict=False):
-        if before not in ("--work", "--output") and not argument.startswith(("--work", "--output")):
+        if before not in _FOLDERS and not argument.startswith(_FOLDERS):
             kept.append(argument)
     return kept
 

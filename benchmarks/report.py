@@ -11,7 +11,7 @@ from types import ModuleType
 from benchmarks.tables import Results, Target, targets_table
 
 PAGE = Path("docs") / "performance.md"
-SECTIONS = ("stages", "spark")
+SECTIONS = ("stages", "spark", "seed", "sizes", "shapes")
 """Modules of ``benchmarks.sections``, in the order of the page."""
 _BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

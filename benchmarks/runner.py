@@ -9,26 +9,35 @@ import fcntl
 import itertools
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contenders import FIRST, OURS, RAW_TO_PUBLISHED, Contender, reset
+from benchmarks.contenders import FIRST, OURS, PEERS, RAW_TO_PUBLISHED, SPARK, Contender, reset
 from benchmarks.limits import Group, LimitError, limited
 from benchmarks.sites import Site
 
+Again = Callable[[Sequence[Contender], Sequence[dict[str, Any]]], Sequence[Contender]]
+"""Chooses from contenders, by what each one's first run cost, who runs in every turn."""
 ROOT = Path(__file__).parent.parent
 SMALL_ROWS = 360_000
 
 
 class ChildError(Exception):
     """A process of the benchmark failed; the message names it and ends with what it said."""
+
+
+class TimeLimitError(ChildError):
+    """A process of the benchmark took longer than it was given."""
 
 
 class BusyError(Exception):
@@ -49,6 +58,8 @@ class Bench:
     memory_limit: int | None = None
     """Bytes for the measured process and those below it, page cache included, if a control group can be made; runs say so in ``memory``.
     ``peak_bytes`` of that is then the peak with the page cache."""
+    rollup_memory: str | None = None
+    """``ROLLUP_MEMORY`` of this project's runs; the default, half of the machine's, unless given."""
 
     @property
     def full(self) -> Site:
@@ -75,9 +86,14 @@ class Bench:
                 raise BusyError(f"another benchmark is running in {self.work}; wait for it, or name another folder with --work") from None
             yield
 
-    def prepare(self) -> None:
-        """Make the data, and everything that single stages start from."""
-        self._process({"do": "prepare", "rows": self.rows, "small_rows": self.small_rows, "shape": self.shape})
+    def prepare(self, *, only_before: bool = False, for_spark: bool = False) -> None:
+        """Make the data, and everything that single stages start from.
+
+        ``only_before``: the batches before alone, three resolutions. ``for_spark``: sorted points that Spark's own reader takes, too.
+        """
+        job = {"do": "prepare", "rows": self.rows, "small_rows": self.small_rows, "shape": self.shape}
+        job |= {"only_before": only_before, "for_spark": for_spark}
+        self._process(job)
 
     def check(self, contender: Contender) -> dict[str, Any]:
         """What the contender that ran last has written, and whether it equals ours."""
@@ -88,7 +104,7 @@ class Bench:
 
         Its input is in the file cache, nothing of its output is there, and no earlier output waits to be written.
         """
-        environment: dict[str, str] = {}
+        environment = {"ROLLUP_MEMORY": self.rollup_memory} if self.rollup_memory else {}
         full = self.full
         if contender.start == FIRST:
             full = self.small
@@ -97,7 +113,7 @@ class Bench:
             environment["NUMBA_CACHE_DIR"] = str(compiled)
         reset(contender, full)
         reset(contender, self.small)
-        inputs = [*full.raw_files, *full.sorted_files]
+        inputs = [*full.raw_files, *(full.sorted_files_for_spark if contender.engine == SPARK else full.sorted_files)]
         job = {"do": "run", "contender": contender.to_dict(), "full": str(full.root), "whole_warm_ups": self.whole_warm_ups}
         with ExitStack() as stack:
             group, without = None, {}
@@ -107,10 +123,7 @@ class Bench:
                 except LimitError as error:
                     without = {"memory": {"limit": None, "why": str(error)}}
             os.sync()
-            if group is None:
-                _read_through(inputs)
-            else:
-                _read_through_inside(group, inputs)
+            read_inputs(inputs, group)
             answer, usage = self._process(job, environment, group)
             usage |= {"memory": group.usage().to_dict()} if group else without
         written = sum(path.stat().st_size for path in full.output.rglob("*") if path.is_file())
@@ -119,68 +132,151 @@ class Bench:
     def _process(
         self, job: dict[str, Any], environment: dict[str, str] | None = None, group: Group | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        self.work.mkdir(parents=True, exist_ok=True)
-        answer = self.work / "answer.json"
-        answer.unlink(missing_ok=True)
-        whole = {"full": str(self.full.root), "small": str(self.small.root), "threads": self.threads, "answer": str(answer), **job}
-        settings = {name: value for name, value in os.environ.items() if not name.startswith("ROLLUP_")}
-        settings |= {"POLARS_MAX_THREADS": str(self.threads), "PYTHONPATH": str(ROOT), **(environment or {})}
-        busy, started = _busy_seconds(), time.perf_counter()
-        # `python -P`: the checkout comes from PYTHONPATH alone, the working directory decides nothing.
-        command = [sys.executable, "-P", "-m", "benchmarks.child", json.dumps(whole)]
-        process = subprocess.Popen(
-            group.command(command) if group else command,
-            cwd=self.work, env=settings, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        assert process.stderr is not None
+        whole = {"full": str(self.full.root), "small": str(self.small.root), "threads": self.threads, **job}
+        return run_process("benchmarks.child", whole, self.work, environment, group)
+
+
+def run_process(
+    module: str,
+    job: dict[str, Any],
+    work: Path,
+    environment: dict[str, str] | None = None,
+    group: Group | None = None,
+    seconds: float | None = None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Run a module of the benchmark in a process of its own, inside ``group`` if there is one.
+
+    The job is its one argument, as JSON; it answers with JSON in the file that ``job["answer"]`` names.
+
+    Returns the answer, and what the process cost.
+
+    Raises:
+        TimeLimitError: it took more than ``seconds``; it was killed, and every process below it.
+        ChildError: it failed; the message ends with what it said.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    answer = work / "answer.json"
+    answer.unlink(missing_ok=True)
+    whole = {"answer": str(answer), **job}
+    settings = {name: value for name, value in os.environ.items() if not name.startswith("ROLLUP_")}
+    settings |= {"POLARS_MAX_THREADS": str(job["threads"]), "PYTHONPATH": str(ROOT), **(environment or {})}
+    busy, started = _busy_seconds(), time.perf_counter()
+    # `python -P`: the checkout comes from PYTHONPATH alone, the working directory decides nothing.
+    command = [sys.executable, "-P", "-m", module, json.dumps(whole)]
+    process = subprocess.Popen(
+        group.command(command) if group else command,
+        cwd=work, env=settings, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    given_up = threading.Event()
+    timer = threading.Timer(seconds or 0.0, _give_up, (process.pid, given_up))
+    try:
+        if seconds is not None:
+            timer.start()
         errors = process.stderr.read()
         _, status, usage = os.wait4(process.pid, 0)
-        wall = time.perf_counter() - started
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if group and group.usage().killed:
-            raise ChildError(f"{job} needs more memory than its limit of {group.limit} bytes, page cache included, and was killed")
-        if process.returncode or not answer.exists():
-            raise ChildError(f"{job} ended with status {process.returncode}:\n{errors[-2_000:]}")
-        told = json.loads(answer.read_text())
-        # Java is not waited for by the process that starts it, so its time is not in the process's own.
-        cpu = max(usage.ru_utime + usage.ru_stime, told.pop("tree_cpu", 0.0))
-        others = max(0.0, _busy_seconds() - busy - cpu) / (wall * (os.cpu_count() or 1))
-        costs = {"process_wall": wall, "process_cpu": cpu, "others_share": round(others, 3)}
-        return told, costs
+    except BaseException:
+        _kill_session(process.pid)
+        raise
+    finally:
+        timer.cancel()
+    wall = time.perf_counter() - started
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if given_up.is_set():
+        raise TimeLimitError(f"{job} took more than {seconds:g} s and was given up")
+    if group and group.usage().killed:
+        raise ChildError(f"{job} needs more memory than its limit of {group.limit} bytes, page cache included, and was killed")
+    if process.returncode or not answer.exists():
+        raise ChildError(f"{job} ended with status {process.returncode}:\n{errors[-2_000:]}")
+    told = json.loads(answer.read_text())
+    # Java is not waited for by the process that starts it, so its time is not in the process's own.
+    cpu = max(usage.ru_utime + usage.ru_stime, told.pop("tree_cpu", 0.0))
+    others = max(0.0, _busy_seconds() - busy - cpu) / (wall * (os.cpu_count() or 1))
+    costs = {"process_wall": wall, "process_cpu": cpu, "others_share": round(others, 3)}
+    return told, costs
+
+
+def _give_up(process: int, given_up: threading.Event) -> None:
+    given_up.set()
+    _kill_session(process)
+
+
+def _kill_session(process: int) -> None:
+    """Kill a process that began a session, and all that belong to it, such as its Java machine."""
+    with suppress(ProcessLookupError):
+        os.killpg(process, signal.SIGKILL)
+
+
+@dataclass(slots=True)
+class Measured:
+    """What a benchmark has found."""
+
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    outputs: list[dict[str, Any]] = field(default_factory=list)
+    """Of every contender that writes something, what was compared."""
+    failed: list[dict[str, Any]] = field(default_factory=list)
+    """Peers that did not come to an end, and why."""
 
 
 def measure(
-    bench: Bench, contenders: Sequence[Contender], repeat: int, say: Callable[[str], None]
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    bench: Bench,
+    contenders: Sequence[Contender],
+    repeat: int,
+    say: Callable[[str], None],
+    again: Again | None = None,
+) -> Measured:
     """All contenders in turn, ``repeat`` times, every other time backwards; outputs are compared the first time.
 
-    Returns the runs, and what was written.
+    ``again`` chooses who runs more than once, by the runs of the first turn; a peer that fails does not.
 
     Raises:
-        ChildError: a process failed.
+        ChildError: a process of ours failed.
         ValueError: a contender's answer is not ours; names it.
     """
-    runs: list[dict[str, Any]] = []
-    outputs: list[dict[str, Any]] = []
+    found = Measured()
     for turn in range(repeat):
+        if turn == 1:
+            ended = [each for each in contenders if not any(each.to_dict().items() <= failure.items() for failure in found.failed)]
+            contenders = again(ended, found.runs) if again else ended
         for contender in contenders if turn % 2 == 0 else reversed(contenders):
             if contender.start == FIRST and turn:
                 continue
-            run = {"turn": turn, **bench.run(contender)}
-            runs.append(run)
+            try:
+                run = {"turn": turn, **bench.run(contender)}
+            except ChildError as error:
+                if contender.engine not in (*PEERS, SPARK) or turn:
+                    raise
+                found.failed.append({**contender.to_dict(), "why": _last_line(str(error))})
+                say(f"{turn + 1}/{repeat}  {contender.name:<64} failed: {found.failed[-1]['why']}")
+                continue
+            found.runs.append(run)
             seconds = f"{sum(run['wall'].values()):6.2f} s, CPU {sum(run['cpu'].values()):6.2f} s, peak {run['peak_bytes'] >> 20:5d} MiB"
             say(f"{turn + 1}/{repeat}  {contender.name:<64} {seconds}, others {run['others_share']:.0%}")
             if turn == 0 and contender.start == "warm" and contender.engine != "floor" and contender.task != "publish":
                 checked = bench.check(contender)
                 if not checked["equal"]:
                     raise ValueError(f"{contender.name} answers something else: {checked['found']}")
-                outputs.append({"engine": contender.engine, "task": contender.task, "form": contender.form, **checked["found"]})
-    return runs, outputs
+                found.outputs.append({"engine": contender.engine, "task": contender.task, "form": contender.form, **checked["found"]})
+    return found
+
+
+def _last_line(text: str) -> str:
+    """The end of what a failed process said, without folders of this machine."""
+    lines = [line.strip() for line in text.splitlines() if line.strip() and "nanobind" not in line and "leaked" not in line]
+    return re.sub(r"\S*/\S*", "…", lines[-1])[:300]
 
 
 def first_run() -> Contender:
     """All stages of the small site in a process that finds nothing compiled."""
     return Contender(OURS, RAW_TO_PUBLISHED, FIRST)
+
+
+def read_inputs(paths: Sequence[str], group: Group | None) -> None:
+    """Have files in the file cache, at the expense of the group that is about to read them, if there is one."""
+    if group is None:
+        _read_through(paths)
+    else:
+        _read_through_inside(group, paths)
 
 
 def _read_through(paths: Sequence[str]) -> None:
