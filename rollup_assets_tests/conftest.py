@@ -25,6 +25,9 @@ MakePipeline = Callable[..., "Pipeline"]
 # Small enough that a test takes milliseconds; shards > threads > 1, so that order and concurrency can go wrong.
 SMALL: dict[str, Any] = {"shards": 4, "threads": 2, "memory": "256MiB"}
 
+SPARK_CANARY = r"key=va\lue: #1! $HOME 'quoted' \"twice\" äß"
+"""A property of the tests' Spark session that nobody else may see, of characters that somebody might take for something else."""
+
 # Read before the fixture below hides it.
 SKIPS_FAIL = os.environ.get("ROLLUP_TEST_REQUIRE") == "all"
 """Whether everything a test may need has to be there, as in continuous integration."""
@@ -167,6 +170,7 @@ def spark_session(s3_server: S3Server) -> Iterator[SparkSession]:
         "spark.ui.enabled": "false",
         # Tasks of tests are functions of tests.
         "spark.executorEnv.PYTHONPATH": str(Path(__file__).parent.parent),
+        "spark.rollups.canary": SPARK_CANARY,
     }
     with pytest.MonkeyPatch.context() as patch:
         for name, value in s3_server.environment.items():

@@ -6,15 +6,18 @@ runs in the session stays out (``engines.spark``).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -29,6 +32,7 @@ JAVA_VERSIONS = (17, 21)
 """What Spark 4.1 runs on, by its own documentation."""
 _CONNECT_SECONDS = 5.0
 _PYTHON = "spark.pyspark.python"
+_SUBMIT = "PYSPARK_SUBMIT_ARGS"
 
 # Settings of a running session; a Connect server takes them too.
 _SESSION = {
@@ -74,7 +78,8 @@ def open_session(settings: Settings, make: Callable[[dict[str, str]], SparkSessi
     in_charge = threading.current_thread() is threading.main_thread()
     interrupted = signal.getsignal(signal.SIGINT)
     try:
-        return (make or _make)(session_properties(settings))
+        with _by_file(session_properties(settings)) as properties:
+            return (make or _make)(properties)
     finally:
         # PySpark takes Ctrl-C for itself, so that Dagster would not learn that a run was terminated; the engine stops its own jobs.
         if in_charge:
@@ -89,6 +94,46 @@ def _make(properties: dict[str, str]) -> SparkSession:
         builder = builder.config(name, value)
     session: SparkSession = builder.getOrCreate()
     return session
+
+
+@contextlib.contextmanager
+def _by_file(properties: dict[str, str]) -> Iterator[dict[str, str]]:
+    """What is left to tell a session of its properties while a file that only this user may read tells them to a Java machine.
+
+    PySpark would put them on the command line of the one that it starts, where ``ps`` shows secrets to every user of the host.
+    """
+    if _has_java_machine(properties):
+        yield properties
+        return
+    before = os.environ.get(_SUBMIT)
+    with tempfile.TemporaryDirectory(prefix="rollups-") as folder:
+        file = Path(folder) / "spark.conf"
+        file.touch(mode=0o600)
+        file.write_text("".join(f"{_escaped(name)}={_escaped(value)}\n" for name, value in properties.items()), encoding="utf-8")
+        os.environ[_SUBMIT] = f"--properties-file {shlex.quote(str(file))} --load-spark-defaults {before or 'pyspark-shell'}"
+        try:
+            yield {}
+        finally:
+            if before is None:
+                del os.environ[_SUBMIT]
+            else:
+                os.environ[_SUBMIT] = before
+
+
+def _has_java_machine(properties: Mapping[str, str]) -> bool:
+    """Whether a session of these properties starts no Java machine: a Connect client has none, and one that runs is used again."""
+    if "spark.remote" in properties or "PYSPARK_GATEWAY_PORT" in os.environ:
+        return True
+    from pyspark import SparkContext
+
+    # Nothing public tells; that properties reach the session, by the file and without, is tested.
+    return SparkContext._gateway is not None
+
+
+def _escaped(text: str) -> str:
+    """Text as a name or value of Java's properties files."""
+    breaks = {"\n": "\\n", "\r": "\\r"}
+    return re.sub(r"[\\\s=:#!]", lambda found: breaks.get(found[0], f"\\{found[0]}"), text)
 
 
 def prepare(settings: Settings) -> None:

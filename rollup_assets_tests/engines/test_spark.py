@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
+import zipimport
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,6 +54,11 @@ def square(item: int, context: TaskContext) -> int:
 
 def identity(item: int, context: TaskContext) -> tuple[int, int]:  # noqa: ARG001
     return item, os.getpid()
+
+
+def left_by_the_task_before(item: int, context: TaskContext) -> tuple[int, int, int]:  # noqa: ARG001
+    zips = sum(isinstance(importer, zipimport.zipimporter) for importer in sys.path_importer_cache.values())
+    return os.getpid(), gc.get_freeze_count(), zips
 
 
 def overflow(item: int, context: TaskContext) -> int:  # noqa: ARG001
@@ -101,6 +109,15 @@ def test_tasks_run_in_other_processes(engine: SparkEngine) -> None:
     found = run(engine, identity, range(4))
     assert [item for item, _ in found] == [0, 1, 2, 3]
     assert os.getpid() not in {process for _, process in found}
+
+
+def test_a_worker_that_is_used_again_neither_collects_modules_nor_reads_zip_files(engine: SparkEngine) -> None:
+    """PySpark would have it do both between any two tasks; the first tasks gave the workers their modules."""
+    used = {pid for pid, *_ in run(engine, left_by_the_task_before, range(8))}
+    again = [(frozen, zips) for pid, frozen, zips in run(engine, left_by_the_task_before, range(8)) if pid in used]
+    assert again
+    assert min(frozen for frozen, _ in again) > 10_000
+    assert {zips for _, zips in again} == {0}
 
 
 def test_every_block_is_moved_once_in_the_order_of_tasks_and_of_emission(engine: SparkEngine) -> None:

@@ -6,13 +6,17 @@ import os
 import socket
 import stat
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from rollup_assets.engines import spark_session
 from rollup_assets.errors import EngineError
 from rollup_assets.settings import Settings, load_settings
+from rollup_assets_tests.conftest import SPARK_CANARY
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 
 def spark_settings(home: Path, **overrides: Any) -> Settings:
@@ -104,3 +108,34 @@ def test_a_missing_pyspark_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "pyspark", None)
     with pytest.raises(EngineError, match=r"^ROLLUP_ENGINE=spark needs the Python package pyspark; install rollup_assets\[spark\]$"):
         spark_session.require_pyspark(connect=False)
+
+
+@pytest.mark.xdist_group("spark")
+def test_properties_reach_the_session_and_are_on_no_command_line(spark_session: SparkSession) -> None:
+    import psutil
+
+    assert spark_session.sparkContext.getConf().get("spark.rollups.canary") == SPARK_CANARY
+    assert spark_session.sparkContext.getConf().get("spark.shuffle.compress") == "false"
+    commands = [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
+    assert [command for command in commands if "SparkSubmit" in command], "the Java machine was looked at"
+    assert [command for command in commands if "spark.rollups.canary" in command or "quoted" in command] == []
+
+
+def test_properties_are_told_by_a_file_that_only_this_user_may_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spark_session, "_has_java_machine", lambda _: False)
+    monkeypatch.setenv("PYSPARK_SUBMIT_ARGS", "--verbose pyspark-shell")
+    with spark_session._by_file({"spark.a": SPARK_CANARY}) as left:
+        assert left == {}
+        option, file, *rest = os.environ["PYSPARK_SUBMIT_ARGS"].split(" ")
+        assert (option, rest) == ("--properties-file", ["--load-spark-defaults", "--verbose", "pyspark-shell"])
+        assert stat.S_IMODE(Path(file).stat().st_mode) == 0o600
+        assert stat.S_IMODE(Path(file).parent.stat().st_mode) == 0o700
+    assert not Path(file).parent.exists()
+    assert os.environ["PYSPARK_SUBMIT_ARGS"] == "--verbose pyspark-shell"
+
+
+def test_a_session_that_starts_no_java_machine_is_told_its_properties() -> None:
+    properties = {"spark.remote": "sc://spark:15002", "spark.sql.x": "1"}
+    with spark_session._by_file(properties) as told:
+        assert told == properties
+    assert "PYSPARK_SUBMIT_ARGS" not in os.environ
