@@ -23,7 +23,11 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
 
         for site, rows in ((full, job["rows"]), (small, job["small_rows"])):
             data.generate(site, rows, job["shape"])
-            ours.prepare(site, job["threads"])
+            (ours.prepare_before if job["only_before"] else ours.prepare)(site, job["threads"])
+            if job["for_spark"]:
+                from benchmarks.peers import spark
+
+                spark.prepare(site)
         return {}
     if job["do"] == "check":
         from benchmarks import check

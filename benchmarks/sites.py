@@ -87,6 +87,11 @@ class Site:
         return self.root / "sorted-for-spark"
 
     @property
+    def sorted_files_for_spark(self) -> list[str]:
+        """The files of that copy, if it was made."""
+        return sorted(str(path) for path in self.sorted_for_spark.glob("*.parquet"))
+
+    @property
     def output(self) -> Path:
         """Where peers and floor write."""
         return self.root / "output"
@@ -117,11 +122,17 @@ class Site:
                 os.remove(file)  # noqa: PTH107 - these are strings, for the engines' sake
         if "publish" in steps:
             shutil.rmtree(stage / "rollup_table" / folder, ignore_errors=True)
-            for path in self._published(home):
-                saved = self.root / f"{home}-table" / path.name
-                if path.is_dir():
-                    shutil.rmtree(path)
-                (shutil.copytree if saved.is_dir() else shutil.copy2)(saved, path)
+            self.restore_published(home)
+
+    def restore_published(self, home: str) -> None:
+        """Have the table as it was when it was remembered, if it was."""
+        for path in self._published(home):
+            saved = self.root / f"{home}-table" / path.name
+            if not saved.exists():
+                continue
+            if path.is_dir():
+                shutil.rmtree(path)
+            (shutil.copytree if saved.is_dir() else shutil.copy2)(saved, path)
 
     def clear_output(self) -> None:
         """An empty folder for what is written next."""

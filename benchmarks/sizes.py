@@ -1,0 +1,113 @@
+"""What a point costs by the size of the batch, on one thread and two, and how much memory a batch takes: ``python -m benchmarks.sizes``.
+
+Raw to published in warm processes, stage by stage. A batch of a few thousand points shows the fixed start, which is what a batch costs
+however small it is; the rest grows with the points. Sizes that take less than a few seconds run more often.
+
+Memory is that of the process, and that of its control group, which counts the page cache too: files that it reads and writes stay there
+until the limit is reached. Without a control group the second is missing.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from benchmarks import report
+from benchmarks.circumstances import circumstances
+from benchmarks.contenders import OURS, RAW_TO_PUBLISHED, Contender
+from benchmarks.data import SPARSE
+from benchmarks.runner import ROOT, Bench
+from benchmarks.sections import sizes as section
+from benchmarks.tables import RESULTS
+
+START_ROWS = 6_000
+"""Points of the batch that shows the fixed start."""
+SIZES, THREADS, REPEAT, MEMORY, LIMIT_GIB = "1,4,36", "1,2", 3, "1GiB", 6.0
+_SHORT_ROWS, _MORE = 4_000_000, 3
+"""Up to so many points, a size runs so many times as often."""
+PACKAGES = ("numpy", "numba", "pyarrow", "pyiceberg")
+console = Console(highlight=False, soft_wrap=True)
+
+
+def measure(benches: list[Bench], repeat: int, more: int = _MORE) -> list[dict[str, Any]]:
+    """All benches in turn, every other time backwards, prepared first; runs tell their points and threads.
+
+    Short ones run ``more`` times as often.
+
+    Raises:
+        ChildError: a process failed.
+    """
+    for bench in {bench.full: bench for bench in benches}.values():
+        bench.prepare(only_before=True)
+    runs = []
+    for turn in range(repeat * more):
+        for bench in benches if turn % 2 == 0 else reversed(benches):
+            if turn >= repeat and bench.rows > _SHORT_ROWS:
+                continue
+            run = {
+                "turn": turn,
+                "shape": bench.shape,
+                "size": bench.rows,
+                "threads": bench.threads,
+                **bench.run(Contender(OURS, RAW_TO_PUBLISHED)),
+            }
+            runs.append(run)
+            seconds = f"{sum(run['wall'].values()):6.2f} s, CPU {sum(run['cpu'].values()):6.2f} s, peak {run['peak_bytes'] >> 20:5d} MiB"
+            console.print(f"{turn + 1}  {bench.shape:<12} {bench.rows:>13,} points, {bench.threads} threads  {seconds}")
+    return runs
+
+
+def numbers(text: str) -> list[float]:
+    """Of a list such as ``1,4,36``."""
+    return [float(part) for part in text.split(",")]
+
+
+def main(
+    sizes: Annotated[str, typer.Option(help="Millions of points, such as '1,4,36,360'; 360 need 15 GB.")] = SIZES,
+    threads: Annotated[str, typer.Option(help="Numbers of threads and cores.")] = THREADS,
+    repeat: Annotated[int, typer.Option(help=f"Turns; sizes up to 4 million points run {_MORE} times as often.")] = REPEAT,
+    shape: Annotated[str, typer.Option(help="The points; see benchmarks/data.py.")] = SPARSE,
+    memory: Annotated[str, typer.Option(help="ROLLUP_MEMORY.")] = MEMORY,
+    limit_gib: Annotated[float, typer.Option(help="Limit of the control group, page cache included, GiB.")] = LIMIT_GIB,
+    work: Annotated[Path, typer.Option(help="Folder for data; 4 GB.")] = ROOT / ".rollups" / "benchmark",
+    output: Annotated[
+        Path | None, typer.Option(help="Results, JSON. With the defaults, or with more sizes or turns, benchmarks/results/sizes.json.")
+    ] = None,
+) -> None:
+    """Cost per point and memory over the size of the batch."""
+    rows = [START_ROWS, *sorted({int(size * 1e6) for size in numbers(sizes)})]
+    small = min(360_000, *rows[1:])
+    benches = [
+        Bench(work.resolve(), size, int(count), shape, small, memory_limit=int(limit_gib * 2**30), rollup_memory=memory)
+        for size in rows
+        for count in numbers(threads)
+    ]
+    console.print(f"raw to published: {', '.join(f'{size:,}' for size in rows)} points; preparing")
+    with benches[0].exclusively():
+        runs = measure(benches, repeat)
+    results = {
+        **circumstances("python -m benchmarks.sizes", benches[-1], repeat, runs, PACKAGES),
+        "memory": memory,
+        "limit_bytes": int(limit_gib * 2**30),
+        "start_rows": START_ROWS,
+        "runs": runs,
+    }
+    complete = shape == SPARSE and repeat >= REPEAT and set(numbers(SIZES)) <= set(numbers(sizes)) and threads == THREADS
+    target = output or (RESULTS / "sizes.json" if complete else None)
+    if target is not None:
+        target.write_text(json.dumps(results, indent=1) + "\n")
+        console.print(f"results are in {target}")
+    for line in section.lines(results):
+        console.print(line)
+    if complete and output is None:
+        report.write(ROOT)
+
+
+if __name__ == "__main__":
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(main)
+    app()
