@@ -205,6 +205,24 @@ def test_ingest_gives_series_dense_codes_in_order_of_appearance(rows: list[Point
     assert out.tolist() == points.code.tolist()
 
 
+@quick
+@given(seed=st.integers(0, 2**32 - 1), share=st.sampled_from((0.0, 0.02, 0.3, 1.0)))
+def test_series_are_found_again_in_whatever_order_scrapes_come(seed: int, share: float) -> None:
+    """The same order every time, with rows missing, displaced or new in between; or any order."""
+    random = np.random.default_rng(seed)
+    ids = random.integers(INT64_MIN, INT64_MAX, 60)
+    rows = []
+    for scrape in range(12):
+        order = np.arange(60)
+        moved = random.random(60) < share
+        order[moved] = random.permutation(order[moved])
+        seen = [place for place in order if random.random() >= share / 4 and not (scrape < 6 and place % 7 == 0)]
+        rows += [Point(int(ids[place]), 1, "m", START + scrape, scrape) for place in seen]
+    table, series, _, points = ingested([rows[:100], rows[100:]], 16)
+    assert table.id[:series].tolist() == list(dict.fromkeys(point.id for point in rows))
+    assert [int(table.id[code]) for code in points.code] == [point.id for point in rows]
+
+
 def test_ids_that_meet_in_one_slot_keep_apart() -> None:
     """Many series in a table that is half full: long chains of collisions."""
     rows = [Point(series * 2**24, 1, "m", START, series) for series in range(2000)]
