@@ -2,72 +2,78 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from benchmarks import contenders, report
-from benchmarks.circumstances import circumstances, forms_of
-from benchmarks.runner import ROOT, Bench, first_run, measure
+from benchmarks.data import SCRAPES, SHAPES, SPARSE, WIDE
+from benchmarks.runner import ROOT, Bench, first_run
 from benchmarks.sections import stages
-from benchmarks.summary import summarized
+from benchmarks.side_by_side import side_by_side
+from benchmarks.tables import RESULTS
 
-RESULTS = Path(__file__).parent / "results"
-ROWS, REPEAT = 36_000_000, 5
-LEAST_REPEAT = {"scrapes": 5, "fleet": 3}
-"""Turns that results must have to be kept in ``RESULTS``."""
-PACKAGES = ("numpy", "numba", "pyarrow", "pyiceberg", "duckdb", "polars")
-Shape = Literal["scrapes", "fleet"]
+ROWS, REPEAT, LIMIT_GIB = 36_000_000, 5, 8.0
+MAIN = (SCRAPES, SPARSE)
+"""Shapes that targets are about."""
+LEAST_REPEAT = {shape: REPEAT if shape in MAIN else 3 for shape in SHAPES}
+"""Turns that results must have to be kept in ``RESULTS``, and that ``--full`` does."""
+PACKAGES = ("numpy", "numba", "pyarrow", "pyiceberg", "duckdb", "polars", "datafusion", "chdb-core")
+_WIDE_ROWS = 30_000_000
+"""Ten million series."""
 console = Console(highlight=False, soft_wrap=True)
 
 
 def main(
-    rows: Annotated[int, typer.Option(help="Raw points, one series for every 360.")] = ROWS,
-    repeat: Annotated[int, typer.Option(help="How many times everything runs.")] = REPEAT,
+    rows: Annotated[int, typer.Option(help="Raw points of a batch; of wide ones five sixths.")] = ROWS,
+    repeat: Annotated[int, typer.Option(help="Turns; after the first, only those run that targets depend on.")] = REPEAT,
     only: Annotated[str, typer.Option(help="Only contenders whose name contains this, such as 'DuckDB' or 'rollups-1m warm'.")] = "",
-    shape: Annotated[Shape, typer.Option(help="The points: plain scrapes, or a fleet as `rollups generate` makes it.")] = "scrapes",
+    shape: Annotated[list[str] | None, typer.Option(help=f"Points: {', '.join(SHAPES)}. Can be repeated; without, the first two.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="All shapes, all tasks, everyone in every turn of the first two.")] = False,
     threads: Annotated[int, typer.Option(help="Threads and cores for everyone.")] = 2,
+    limit_gib: Annotated[float, typer.Option(help="Everyone's memory limit, page cache included, GiB; 0: none.")] = LIMIT_GIB,
     forms: Annotated[
         bool, typer.Option("--forms", help="Measure every form of the peers' queries instead, to choose the fastest.")
     ] = False,
-    work: Annotated[Path, typer.Option(help="Folder for data; 1 GB.")] = ROOT / ".rollups" / "benchmark",
+    work: Annotated[Path, typer.Option(help="Folder for data; 2 GB a shape.")] = ROOT / ".rollups" / "benchmark",
     output: Annotated[
-        Path | None, typer.Option(help="Results, JSON. With the default rows, repeat and contenders those in benchmarks/results.")
+        Path | None,
+        typer.Option(help="Results of one shape, JSON. With the default rows, repeat and contenders those in benchmarks/results."),
     ] = None,
     report_only: Annotated[bool, typer.Option("--report", help="Measure nothing; make tables and plots from the results.")] = False,
 ) -> None:
-    """Every stage beside DuckDB, Polars and the decode + encode floor."""
+    """Every stage beside DuckDB, Polars, DataFusion, ClickHouse and the decode + encode floor."""
     if report_only:
         report.write(ROOT)
         return
-    chosen = contenders.all_forms() if forms else [*contenders.all_contenders(), first_run()]
-    wanted = [contender for contender in chosen if only in contender.name]
-    if not wanted:
-        console.print(f"no contender's name contains {only!r}; there are: {', '.join(contender.name for contender in chosen)}")
-        raise typer.Exit(2)
-    bench = Bench(work.resolve(), rows, threads, shape)
-    console.print(f"{rows:,} points, {repeat} times {len(wanted)} contenders, {threads} threads; preparing")
-    with bench.exclusively():
-        bench.prepare()
-        runs, outputs = measure(bench, wanted, repeat, console.print)
-    results = {
-        **circumstances("python -m benchmarks", bench, repeat, runs, PACKAGES),
-        "forms": forms_of(wanted),
-        "outputs": outputs,
-        "runs": runs,
-        "summary": summarized(runs),
-    }
-    complete = not only and rows == ROWS and (forms or repeat >= LEAST_REPEAT[shape])
-    target = output or (RESULTS / f"{'forms' if forms else shape}.json" if complete else None)
-    if target is not None:
-        target.write_text(json.dumps(results, indent=1) + "\n")
-        console.print(f"results are in {target}")
-    for line in stages.lines(results):
-        console.print(line)
-    if complete and not forms and output is None:
+    shapes = shape or list(SHAPES if full else MAIN)
+    if set(shapes) - set(SHAPES):
+        raise typer.BadParameter(f"--shape is one of {', '.join(SHAPES)}")
+    if output and len(shapes) > 1:
+        raise typer.BadParameter("--output is for one --shape")
+    written = False
+    for name in shapes:
+        all_of_it = contenders.all_forms() if forms else [*contenders.all_contenders(name), first_run()]
+        chosen = all_of_it if full or forms else contenders.core(all_of_it)
+        wanted = [contender for contender in chosen if only in contender.name]
+        if not wanted:
+            console.print(f"no contender's name contains {only!r}; there are: {', '.join(contender.name for contender in chosen)}")
+            raise typer.Exit(2)
+        points = rows * _WIDE_ROWS // ROWS if name == WIDE else rows
+        turns = min(repeat, LEAST_REPEAT[name]) if full else repeat
+        bench = Bench(work.resolve(), points, threads, name, memory_limit=int(limit_gib * 2**30) or None)
+        complete = not only and rows == ROWS and (forms or turns >= LEAST_REPEAT[name])
+        committed = RESULTS / f"{contenders.forms_name(name) if forms else name}.json"
+        target = output or (committed if complete else None)
+        everyone = forms or only or (full and name in MAIN)
+        again = None if everyone else contenders.worth_repeating
+        results = side_by_side("python -m benchmarks", bench, wanted, turns, PACKAGES, console.print, target, again)
+        for line in stages.lines(results):
+            console.print(line)
+        written |= target == committed
+    if written:
         report.write(ROOT)
 
 

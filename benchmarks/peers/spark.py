@@ -120,7 +120,7 @@ def _rollups(source: str, codec: str, *, keys: tuple[str, ...] = ("id",), steps:
         spark = session(threads)
         with watch.time("rollups"):
             if source == "each":
-                files = sorted(str(path) for path in site.sorted_for_spark.glob("*.parquet"))
+                files = site.sorted_files_for_spark
                 # On one partition everything is where it belongs: neither groups nor windows are shuffled.
                 parts = [_windows(site, spark.read.parquet(file).coalesce(1), keys, steps=steps) for file in files]
                 windows = reduce(lambda one, other: one.union(other), parts)

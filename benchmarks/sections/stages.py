@@ -9,87 +9,160 @@ from typing import Any
 
 from benchmarks import tables
 from benchmarks.contenders import (
+    CLICKHOUSE,
     COLD,
+    DATAFUSION,
     DUCKDB,
     FIRST,
     FLOOR,
     OURS,
+    OURS_BESIDE,
     PEER_TASKS,
     PEERS,
     POLARS,
     PUBLISH,
     RAW_TO_1M,
+    RAW_TO_1M_FULL,
     RAW_TO_PUBLISHED,
     REPARTITION,
     ROLLUPS_1M,
+    ROLLUPS_1M_FULL,
     ROLLUPS_3,
     WARM,
+    forms_name,
 )
-from benchmarks.summary import Spread, cpu, ratio, select, wall
+from benchmarks.data import DOUBLES, FLEET, OUT_OF_ORDER, SCRAPES, SKEWED, SPARSE, WIDE
+from benchmarks.summary import Run, Spread, cpu, ratio, select, wall
 from benchmarks.tables import Results, Target, circumstances, costs, figure, not_measured, pair, size, table, targets_table
-
-_GIB = 2**30
 
 TASKS = {
     REPARTITION: "raw → sorted",
     ROLLUPS_1M: "sorted → 1 min rollups",
+    ROLLUPS_1M_FULL: "sorted → 1 min rollups with delta, resets and rate",
     ROLLUPS_3: "sorted → 1 min, 5 min and 1 h rollups",
     PUBLISH: "publish",
     RAW_TO_PUBLISHED: "raw → published, three resolutions",
     RAW_TO_1M: "raw → 1 min rollups, nothing staged",
+    RAW_TO_1M_FULL: "raw → 1 min rollups with delta, resets and rate, nothing staged",
 }
+MAIN = {SCRAPES: "dense", SPARSE: "sparse"}
+OTHERS = (WIDE, SKEWED, OUT_OF_ORDER, DOUBLES, FLEET)
+_FLOOR_LIMIT = {SCRAPES: 1.5, SPARSE: 1.25}
+_PARTIAL_POINTS_LIMIT = {SCRAPES: 0.10, SPARSE: 0.06}
+_PARTIAL_POINTS = "partial points"
 
 
 def targets() -> list[Target]:
-    """Of the committed results."""
-    results = tables.read("scrapes")
-    return aims(results) if results else []
+    """Of the committed results, dense points and sparse ones."""
+    return [target for shape in MAIN for target in aims(tables.read(shape), shape)]
 
 
-def aims(results: Results) -> list[Target]:
-    """What was aimed at, and what came out; ratios are taken turn by turn."""
-    runs = results["runs"]
-    rows: list[Target] = []
+def aims(results: Results | None, shape: str) -> list[Target]:
+    """What was aimed at with points of a shape, and what came out; ratios are taken turn by turn."""
+    runs = results["runs"] if results else []
+    return [
+        _over_floor(runs, ROLLUPS_1M, _FLOOR_LIMIT.get(shape, 1.5), shape),
+        _against_peers(runs, ROLLUPS_1M, 2, shape),
+        _against_peers(runs, ROLLUPS_1M_FULL, 5, shape),
+        _over_floor(runs, REPARTITION, 2.5, shape),
+        _against_peers(runs, REPARTITION, 4, shape),
+        _against_peers(runs, RAW_TO_1M, 1.5, shape, cpu_limit=2),
+        _against_peers(runs, RAW_TO_1M, 1.2, shape, COLD),
+        _partial_points(runs, shape),
+    ]
 
-    def row(text: str, wanted: str, found: Spread, met: bool, other: str) -> None:
-        rows.append(Target(text, wanted, figure(found), met, other))
 
-    floor = pair(runs, (OURS, ROLLUPS_1M), (FLOOR, ROLLUPS_1M), cpu)
-    if floor:
-        other = pair(runs, (OURS, ROLLUPS_1M), (FLOOR, ROLLUPS_1M), wall)
-        row("1 min rollups: CPU, times the floor", "≤ 1.5", floor, floor.median <= 1.5, f"wall {figure(other)}" if other else "")
-    for task, text, times in ((ROLLUPS_1M, "1 min rollups", 2), (REPARTITION, "repartition", 4)):
-        for peer in PEERS:
-            faster = pair(runs, (peer, task), (OURS, task), wall)
-            cheaper = pair(runs, (peer, task), (OURS, task), cpu)
-            if faster and cheaper:
-                row(f"{text}: times as fast as {peer}", f"≥ {times}", faster, faster.median >= times, f"CPU {figure(cheaper)}")
-    for start in (WARM, COLD):
-        peers = [peer for peer in PEERS if select(runs, peer, RAW_TO_1M, start)]
-        if peers and select(runs, OURS, RAW_TO_PUBLISHED, start):
-            peer = min(peers, key=lambda name: Spread.of([wall(run) for run in select(runs, name, RAW_TO_1M, start)]).median)
-            faster = pair(runs, (peer, RAW_TO_1M), (OURS, RAW_TO_PUBLISHED), wall, start)
-            cheaper = pair(runs, (peer, RAW_TO_1M), (OURS, RAW_TO_PUBLISHED), cpu, start)
-            if faster and cheaper:
-                text = f"raw → published, three resolutions: times as fast as {peer}'s raw → 1 min rollups ({start})"
-                row(text, "> 1", faster, faster.median > 1, f"CPU {figure(cheaper)}")
-    mine = [run for run in runs if run["engine"] == OURS and run["start"] != FIRST]
-    if mine:
-        peak = Spread.of([run["peak_bytes"] / _GIB for run in mine])
-        rows.append(Target("peak memory of any stage, GiB", "< 2", f"{peak.most:.2f}", peak.most < 2, "largest of all runs"))
-    return rows
+def _over_floor(runs: list[Run], task: str, limit: float, shape: str) -> Target:
+    text, wanted = f"{TASKS[task]}: CPU, times its floor's{_of(shape)}", f"≤ {limit:g}"
+    found, other = (pair(runs, (OURS, task), (FLOOR, task), of) for of in (cpu, wall))
+    if not found or not other:
+        return Target(text, wanted, "not measured yet", None)
+    return Target(text, wanted, figure(found), found.median <= limit, f"wall {figure(other)}")
+
+
+def _against_peers(runs: list[Run], task: str, limit: float, shape: str, start: str = WARM, *, cpu_limit: float | None = None) -> Target:
+    """Against the fastest peer at a task by wall time, and that by CPU time; a cold process has a limit for wall time alone."""
+    cold = " (cold process)" if start == COLD else ""
+    ours = TASKS[OURS_BESIDE[task]] if task == RAW_TO_1M else TASKS[task]
+    beside = " raw → 1 min rollups, nothing staged" if task == RAW_TO_1M else ""
+    text = f"{ours}: times as fast as the fastest peer's{beside}{cold}{_of(shape)}"
+    least = {wall: limit, cpu: cpu_limit or limit}
+    wanted = f"≥ {limit:g}" + ("" if start == COLD else f", CPU ≥ {least[cpu]:g}")
+    found: dict[Any, Spread] = {}
+    peers: dict[Any, str] = {}
+    for of in (wall, cpu):
+        peer = fastest_peer(runs, task, start, of)
+        spread = pair(runs, (peer, task), (OURS, OURS_BESIDE[task]), of, start) if peer else None
+        if not peer or not spread:
+            return Target(text, wanted, "not measured yet", None)
+        found[of], peers[of] = spread, peer
+    met = found[wall].median >= least[wall] and (start == COLD or found[cpu].median >= least[cpu])
+    return Target(text, wanted, f"{figure(found[wall])}, {peers[wall]}", met, f"CPU {figure(found[cpu])}, {peers[cpu]}")
+
+
+def _partial_points(runs: list[Run], shape: str) -> Target:
+    limit = _PARTIAL_POINTS_LIMIT.get(shape, 0.10)
+    text, wanted = f"partial points: share of raw → published, threads' time{_of(shape)}", f"≤ {limit:.0%}"
+    shares = []
+    for run in select(runs, OURS, RAW_TO_PUBLISHED):
+        parts = [(name, seconds) for step in run.get("steps", {}).values() for name, seconds in step["timings"].items() if name != "total"]
+        if parts:
+            shares.append(100 * sum(seconds for name, seconds in parts if name == _PARTIAL_POINTS) / sum(seconds for _, seconds in parts))
+    if not shares:
+        return Target(text, wanted, "not measured yet", None)
+    spread = Spread.of(shares)
+    return Target(text, wanted, f"{figure(spread, 1)} %", spread.median <= 100 * limit)
+
+
+def _of(shape: str) -> str:
+    return f", {MAIN.get(shape, shape)}"
+
+
+def fastest_peer(runs: list[Run], task: str, start: str, of: Callable[[Run], float]) -> str | None:
+    """The peer with the least median of wall or CPU time at a task; None if none was measured."""
+    found = {peer: select(runs, peer, task, start) for peer in PEERS}
+    medians = {peer: Spread.of([of(run) for run in mine]).median for peer, mine in found.items() if mine}
+    return min(medians, key=lambda peer: medians[peer]) if medians else None
 
 
 def side_by_side(results: Results) -> str:
-    """Every task and engine, warm: seconds, CPU seconds, memory, bytes written."""
+    """Every task and engine, warm: seconds, CPU seconds, memory, bytes written, how often it ran."""
     rows = []
     for task, title in TASKS.items():
         for engine in (OURS, *PEERS, FLOOR):
             mine = select(results["runs"], engine, task)
             if mine:
-                rows.append([title, engine, *costs(mine), size(mine)])
+                rows.append([title, engine, *costs(mine), size(mine), str(len(mine))])
                 title = ""
-    return table(["task", "engine", "wall s", "CPU s", "peak MiB", "written MB"], rows) if rows else ""
+    return table(["task", "engine", "wall s", "CPU s", "peak MiB", "written MB", "runs"], rows) if rows else ""
+
+
+def beside_peers(results: Results) -> list[list[str]]:
+    """A row a task that peers have, too: ours, and how many times as long the fastest peer takes."""
+    rows = []
+    for task in PEER_TASKS:
+        mine = select(results["runs"], OURS, OURS_BESIDE[task])
+        peer, cheapest = (fastest_peer(results["runs"], task, WARM, of) for of in (wall, cpu))
+        if not mine or not peer or not cheapest:
+            continue
+        faster = ratio(select(results["runs"], peer, task), mine, wall)
+        cheaper = ratio(select(results["runs"], cheapest, task), mine, cpu)
+        rows.append([TASKS[task], *costs(mine), f"{figure(faster)}, {peer}", f"{figure(cheaper)}, {cheapest}"])
+    return rows
+
+
+def other_shapes() -> str:
+    """Points of other shapes: ours beside the fastest peer."""
+    rows, missing = [], []
+    for shape in OTHERS:
+        results = tables.read(shape)
+        found = beside_peers(results) if results else []
+        for number, cells in enumerate(found):
+            rows.append(["" if number else shape, *cells])
+        missing += [] if found else [shape]
+    text = table(["points", "task", "wall s", "CPU s", "peak MiB", "fastest peer, times the wall", "cheapest, times the CPU"], rows)
+    unknown = f"{', '.join(missing)}: {not_measured('python -m benchmarks --full')}" if missing else ""
+    return "\n\n".join(part for part in (text.replace("--- | ---: |", "--- | --- |", 1) if rows else "", unknown) if part)
 
 
 def starts(results: Results) -> str:
@@ -148,9 +221,8 @@ def all_forms(results: Results) -> str:
     """Every form of the peers' queries."""
     rows = []
     for task in PEER_TASKS:
-        ours = RAW_TO_PUBLISHED if task == RAW_TO_1M else task
         for engine in (OURS, *PEERS):
-            shown = ours if engine == OURS else task
+            shown = OURS_BESIDE[task] if engine == OURS else task
             mine = [entry for entry in results["summary"] if (entry["engine"], entry["task"]) == (engine, shown)]
             title = f"{engine}: {TASKS[shown]}"
             for entry in sorted(mine, key=lambda entry: entry["wall"]["median"]):
@@ -170,33 +242,46 @@ def lines(results: Results) -> list[str]:
     """For the terminal: everything that these results have."""
     if len({entry["form"] for entry in results["summary"] if entry["engine"] == DUCKDB and entry["task"] == REPARTITION}) > 1:
         return [all_forms(results)]
-    return [
-        text for text in (targets_table(aims(results)), side_by_side(results), starts(results), limits(results), shares(results)) if text
-    ]
+    texts = (
+        targets_table(aims(results, results["data"]["shape"])),
+        side_by_side(results),
+        starts(results),
+        limits(results),
+        shares(results),
+    )
+    return [text for text in texts if text]
 
 
 def blocks() -> dict[str, str]:
     """The tables of the committed results, by name."""
-    main, forms, fleet = (tables.read(name) for name in ("scrapes", "forms", "fleet"))
-    makers: tuple[tuple[str, Results | None, str, Callable[[Results], str]], ...] = (
-        ("side-by-side", main, "", side_by_side),
-        ("starts", main, "", starts),
-        ("limits", main, "", limits),
-        ("shares", main, "", shares),
-        ("circumstances", main, "", circumstances),
-        ("forms", forms, " --forms", all_forms),
-        ("forms-circumstances", forms, " --forms", circumstances_of_forms),
-        ("fleet-aims", fleet, " --shape fleet", lambda results: targets_table(aims(results))),
-        ("fleet-circumstances", fleet, " --shape fleet", circumstances),
+    main: tuple[tuple[str, Callable[[Results], str]], ...] = (
+        ("side-by-side", side_by_side),
+        ("starts", starts),
+        ("limits", limits),
+        ("shares", shares),
+        ("circumstances", circumstances),
     )
-    return {name: make(results) if results else not_measured(f"python -m benchmarks{option}") for name, results, option, make in makers}
+    forms: tuple[tuple[str, Callable[[Results], str]], ...] = (("forms", all_forms), ("forms-circumstances", circumstances_of_forms))
+    found = {"other-shapes": other_shapes()}
+    for shape in MAIN:
+        prefix = "" if shape == SCRAPES else f"{shape}-"
+        found |= {f"{prefix}{name}": _made(shape, f"python -m benchmarks --shape {shape}", make) for name, make in main}
+        command = f"python -m benchmarks --forms --shape {shape}"
+        found |= {f"{prefix}{name}": _made(forms_name(shape), command, make) for name, make in forms}
+    return found
+
+
+def _made(name: str, command: str, make: Callable[[Results], str]) -> str:
+    results = tables.read(name)
+    return make(results) if results else not_measured(command)
 
 
 def circumstances_of_forms(results: Results) -> str:
     """Those of the choice of forms, in one line."""
     others = Spread.of([100 * run["others_share"] for run in results["runs"]])
     turns = f"{results['repeat']} turn{'s' * (results['repeat'] > 1)}"
-    return f"`{results['command']}`, {turns}, {results['date']}; other programs used {figure(others, 0)} % of the machine."
+    failed = "".join(f"; {each['engine']}, {each['task']}, {each['form']}: {each['why']}" for each in results.get("failed", ()))
+    return f"`{results['command']}`, {turns}, {results['date']}{failed}; other programs used {figure(others, 0)} % of the machine."
 
 
 def plots() -> dict[str, tuple[Results, Callable[[Path], None]]]:
@@ -211,18 +296,26 @@ def plots() -> dict[str, tuple[Results, Callable[[Path], None]]]:
 
 
 def _draw(draw: Callable[[Results, Any], None], results: Results, target: Path) -> None:
-    with tables.drawing(target, results) as axes:
+    with tables.drawing(target, results, height=4.8) as axes:
         draw(results, axes)
 
 
-_COLOURS = {OURS: "#1f6feb", DUCKDB: "#e0a800", POLARS: "#8a5cd6", FLOOR: "#9aa4b0"}
+_COLOURS = {
+    OURS: "#1f6feb",
+    DUCKDB: "#e0a800",
+    POLARS: "#8a5cd6",
+    DATAFUSION: "#d1672a",
+    CLICKHOUSE: "#2da44e",
+    FLOOR: "#9aa4b0",
+}
 
 
 def _plot_engines(results: Results, axes: Any) -> None:
     groups = [
-        ("sorted → 1 min rollups", [(engine, ROLLUPS_1M) for engine in (OURS, DUCKDB, POLARS, FLOOR)]),
-        ("raw → sorted", [(engine, REPARTITION) for engine in (OURS, DUCKDB, POLARS, FLOOR)]),
-        ("whole path", [(OURS, RAW_TO_PUBLISHED), (DUCKDB, RAW_TO_1M), (POLARS, RAW_TO_1M)]),
+        ("sorted → 1 min rollups", [(engine, ROLLUPS_1M) for engine in (OURS, *PEERS, FLOOR)]),
+        ("with delta, resets, rate", [(OURS, ROLLUPS_1M), *((peer, ROLLUPS_1M_FULL) for peer in PEERS)]),
+        ("raw → sorted", [(engine, REPARTITION) for engine in (OURS, *PEERS, FLOOR)]),
+        ("whole path", [(OURS, RAW_TO_PUBLISHED), *((peer, RAW_TO_1M) for peer in PEERS)]),
     ]
     place = 0.0
     ticks: list[tuple[float, str]] = []

@@ -1,0 +1,51 @@
+"""What every benchmark of contenders does: prepare, measure, put results together and write them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from benchmarks.circumstances import circumstances, forms_of
+from benchmarks.contenders import SPARK, Contender
+from benchmarks.runner import Again, Bench, measure
+from benchmarks.summary import summarized
+from benchmarks.tables import Results
+
+
+def side_by_side(
+    command: str,
+    bench: Bench,
+    wanted: Sequence[Contender],
+    repeat: int,
+    packages: Sequence[str],
+    say: Callable[[str], None],
+    target: Path | None,
+    again: Again | None = None,
+) -> Results:
+    """Measure contenders beside each other; results go to ``target`` if there is one.
+
+    ``command`` and ``packages`` are what results name; ``again`` chooses who runs in every turn.
+
+    Raises:
+        BusyError: another benchmark uses the folder.
+        ChildError: a process of ours failed.
+        ValueError: a contender's answer is not ours.
+    """
+    say(f"{bench.shape}: {bench.rows:,} points, up to {repeat} times {len(wanted)} contenders, {bench.threads} threads; preparing")
+    with bench.exclusively():
+        bench.prepare(for_spark=any(contender.engine == SPARK for contender in wanted))
+        found = measure(bench, wanted, repeat, say, again)
+    results = {
+        **circumstances(command, bench, repeat, found.runs, packages),
+        "limit_bytes": bench.memory_limit,
+        "forms": forms_of(wanted),
+        "outputs": found.outputs,
+        "failed": found.failed,
+        "runs": found.runs,
+        "summary": summarized(found.runs),
+    }
+    if target is not None:
+        target.write_text(json.dumps(results, indent=1) + "\n")
+        say(f"results are in {target}")
+    return results
