@@ -99,7 +99,7 @@ def circumstances(results: Results) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     others = Spread.of([100 * run["others_share"] for run in results["runs"]])
     changed = f", with changes to {', '.join(results['changed'])}" if results["changed"] else ""
-    forms = "; ".join(f"{name}: {form}" for name, form in results["forms"].items())
+    forms = "; ".join(f"{name}: {form}" for name, form in results.get("forms", {}).items())
     failed = "; ".join(f"{each['engine']} {each['task']}: {each['why']}" for each in results.get("failed", ()))
     return "\n".join(
         [
@@ -109,7 +109,7 @@ def circumstances(results: Results) -> str:
             f"- {data['rows']:,} points of {data['series']:,} series in {data['raw_files']} files, {data['raw_bytes'] / 1e6:.0f} MB; "
             f"{results['threads']} threads for everyone{_limit(results)}; {results['repeat']} turns",
             f"- other programs used {figure(others, 0)} % of the machine while a run was measured",
-            f"- the peers' forms: {forms}",
+            *([f"- the peers' forms: {forms}"] if forms else []),
             *([f"- did not come to an end: {failed}"] if failed else []),
         ]
     )
