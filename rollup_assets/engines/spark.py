@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import itertools
 import os
 import pickle
 import shutil
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 _RESULTS = "merged boolean, place int, outcome binary"
-_Parcel = tuple[int, int, int, int, bytes]
+_Parcel = tuple[int, int, int, int, list[bytes]]
+"""Target, bucket, place, number, and the pieces of the parcel."""
 _PARCELS = "target int, bucket int, place int, number int, parcel binary"
 # Rows of the shuffle that are no parcels: what a map task returned, and the word to a merge task that it has to run.
 _RETURNED, _RUN = -1, -2
@@ -240,19 +242,21 @@ def _split(work: _Work, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Record
     for batch in batches:
         for place in batch.column(0).to_pylist():
             if place == 0:
-                yield _parcels([(target, _RUN, place, 0, b"") for target in range(groups)])
+                yield _parcels([(target, _RUN, place, 0, []) for target in range(groups)])
             if place >= len(items):
                 continue
             context = _Context(work.memory, _attempt())
             outbox = Outbox(work.memory // _PARCEL_SHARE, Path(context.scratch_folder()) / "parcels")
             try:
                 outcome = _attempted(functools.partial(split, items[place], outbox.emit), context)
-                pending: list[_Parcel] = [(0, _RETURNED, place, 0, outcome)]
-                for bucket, number, parcel in outbox.drain():
-                    pending.append((target_of[bucket], bucket, place, number, parcel))
-                    if sum(len(parcel) for *_, parcel in pending) >= PARCEL_BYTES:
+                pending: list[_Parcel] = [(0, _RETURNED, place, 0, [outcome])]
+                size = 0
+                for bucket, number, pieces in outbox.drain():
+                    pending.append((target_of[bucket], bucket, place, number, pieces))
+                    size += sum(map(len, pieces))
+                    if size >= PARCEL_BYTES:
                         yield _parcels(pending)
-                        pending = []
+                        pending, size = [], 0
                 yield _parcels(pending)
             finally:
                 outbox.close()
@@ -319,9 +323,13 @@ def _parcels(parcels: Sequence[_Parcel]) -> pa.RecordBatch:
     import pyarrow as pa
 
     names = ["target", "bucket", "place", "number", "parcel"]
-    columns = zip(*parcels, strict=True) if parcels else [()] * len(names)
-    kinds = [pa.int32()] * 4 + [pa.binary()]
-    return pa.RecordBatch.from_arrays([pa.array(column, kind) for column, kind in zip(columns, kinds, strict=True)], names)
+    columns = list(zip(*parcels, strict=True)) if parcels else [()] * len(names)
+    numbers = [pa.array(column, pa.int32()) for column in columns[:4]]
+    # From buffers: an array of bytes objects would be one more copy of all that is moved.
+    ends = [0, *itertools.accumulate(sum(map(len, pieces)) for pieces in columns[4])]
+    content = pa.py_buffer(b"".join(itertools.chain.from_iterable(columns[4])))
+    contents = pa.Array.from_buffers(pa.binary(), len(parcels), [None, pa.array(ends, pa.int32()).buffers()[1], content])
+    return pa.RecordBatch.from_arrays([*numbers, contents], names)
 
 
 # --------------------------------------------------------------------------------------------------------------- on the driver

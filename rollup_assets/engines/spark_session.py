@@ -45,14 +45,20 @@ _SESSION = {
 # Settings of an application, fixed when it starts.
 _APPLICATION = {
     "spark.app.name": "rollup_assets",
-    # Parcels are compressed already: lz4 over lz4 costs time and saves nothing.
+    # Parcels that are worth compressing are: lz4 over lz4 costs time and saves nothing.
     "spark.shuffle.compress": "false",
+    # With few partitions Spark writes a file for each and then copies them into one: all that is moved is written twice.
+    "spark.shuffle.sort.bypassMergeThreshold": "0",
     "spark.ui.showConsoleProgress": "false",
     # What Spark's pages and event log do not show, of names and values. Its own is secret|password|token|access[.]?key.
     "spark.redaction.regex": r"(?i)secret|passw(or)?d|passphrase|token|credential|(access|account|private|shared)[._-]?key",
 }
-# The driver is the only executor: parcels of several tasks lie in its heap.
-_LOCAL = {"spark.driver.memory": "2g"}
+_LOCAL = {
+    # The driver is the only executor: parcels of several tasks lie in its heap.
+    "spark.driver.memory": "2g",
+    # To the workers and back: half of TCP's CPU time. On a cluster the folder of the sockets would have to be chosen, with a short path.
+    "spark.python.unix.domain.socket.enabled": "true",
+}
 
 
 def session_properties(settings: Settings) -> dict[str, str]:

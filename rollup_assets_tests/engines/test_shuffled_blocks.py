@@ -40,7 +40,7 @@ def test_every_block_arrives_once_in_the_order_of_tasks_and_of_emission(
             outbox = Outbox(sending, folder / f"out-{task}")
             for bucket, header, payload in blocks:
                 outbox.emit(bucket, header, [payload[:7], memoryview(payload)[7:]])
-            moved += [(bucket, task, number, content) for bucket, number, content in outbox.drain()]
+            moved += [(bucket, task, number, b"".join(pieces)) for bucket, number, pieces in outbox.drain()]
             outbox.close()
     random.Random(seed).shuffle(moved)
     inbox = Inbox(receiving, folder / "in")
@@ -65,7 +65,25 @@ def test_payloads_are_writable_so_that_kernels_need_no_second_variant(tmp_path: 
     outbox = Outbox(1 << 20, tmp_path / "out")
     outbox.emit(0, b"header", [b"payload"])
     inbox = Inbox(1 << 20, tmp_path / "in")
-    for bucket, number, parcel in outbox.drain():
-        inbox.add(bucket, 0, number, pa.py_buffer(parcel))
+    for bucket, number, pieces in outbox.drain():
+        inbox.add(bucket, 0, number, pa.py_buffer(b"".join(pieces)))
     assert [payload.readonly for _, _, payload in inbox.blocks(0)] == [False]
     assert list(tmp_path.iterdir()) == [], "what fits into memory is not spilled"
+
+
+def test_what_lz4_makes_much_smaller_is_packed_and_nothing_else(tmp_path: Path) -> None:
+    noise = random.Random(1).randbytes(1 << 20)
+    runs = bytes(1 << 20)
+    sizes = {}
+    for name, payload in {"noise": noise, "runs": runs, "a fifth of runs": noise[: 4 << 18] + runs[: 1 << 18], "short": b"x" * 100}.items():
+        outbox = Outbox(1 << 23, tmp_path / "out")
+        outbox.emit(0, b"", [payload])
+        ((_, _, pieces),) = outbox.drain()
+        sizes[name] = sum(map(len, pieces)) / len(payload)
+        inbox = Inbox(1 << 23, tmp_path / "in")
+        inbox.add(0, 0, 0, pa.py_buffer(b"".join(pieces)))
+        assert [bytes(received) for _, _, received in inbox.blocks(0)] == [payload]
+    assert sizes["noise"] == pytest.approx(1, abs=0.001)
+    assert sizes["a fifth of runs"] == pytest.approx(1, abs=0.001), "packing costs more than the fifth that it saves"
+    assert sizes["runs"] < 0.01
+    assert sizes["short"] < 0.5
