@@ -65,13 +65,13 @@ class Ground:
     def _prefix(self) -> str:
         return self.bench.shape
 
-    def prepare(self, *, spark: bool) -> None:
-        """Data, staged points, and the table as it is before the batch; with ``spark`` what Spark reads, too."""
+    def prepare(self, *, spark: bool, warm: bool) -> None:
+        """Data, staged points, and the table as it is before the batch; ``spark``: what Spark reads, too; ``warm``: what to warm up on."""
         found = self._prepare(self.site, self.bench.rows, "" if self.given else self._prefix, spark=spark)
         self.rows, self.series = found["rows"], found["series"]
         if self.given:
             self.server.empty(self._prefix)
-        else:
+        if warm:
             self.small_series = self._prepare(self.bench.small, self.bench.small_rows, f"{self._prefix}_small", spark=spark)["series"]
 
     def _prepare(self, site: Site, rows: int, database: str, *, spark: bool) -> dict[str, int]:
@@ -244,7 +244,7 @@ def main(
             ground = Ground(bench, Site(site.resolve()) if site else bench.full, server, jars, limit_seconds, given=site is not None)
             stack.callback(ground.clean)
             console.print(f"{each}: {repeat} times {len(wanted)} contenders, {threads} threads, {memory:g} GiB; preparing")
-            ground.prepare(spark=spark)
+            ground.prepare(spark=spark, warm=any(start == WARM for _, start in wanted))
             data[each] = {"rows": ground.rows, "series": ground.series}
             measure(ground, wanted, repeat, found)
             ground.clean()

@@ -95,7 +95,7 @@ def test_everyone_answered_the_same_before_times_counted(name: str) -> None:
 
 
 def test_results_are_of_the_whole_benchmark() -> None:
-    """30 M points and more; everyone once at least, and what targets name at least five times (three of other shapes than the main ones)."""
+    """30 M points and more; everyone once at least, and what targets name at least five times (three of other shapes)."""
     for name in set(COMPLETE) & set(SHAPES):
         results = _read(name)
         assert results["data"]["rows"] >= 30_000_000

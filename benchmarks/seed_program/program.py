@@ -147,16 +147,20 @@ def _kind(name: str) -> Any:
 
 
 def session(variant: Variant, settings: Settings, jars: Sequence[str], threads: int, heap_bytes: int, scratch: Path) -> SparkSession:
-    """The process's session, on the catalog of the settings. The password is where PGPASSFILE says."""
+    """The process's session, on the catalog of the settings. The password is where PGPASSFILE says.
+
+    ``jars``: of Iceberg and PostgreSQL's driver; the session looks for them itself if there are none.
+    """
     from pyspark.sql import SparkSession
 
     from rollup_assets.iceberg.spark import session_properties
 
     catalog = session_properties(settings)
-    del catalog["spark.jars.packages"]
+    if jars:
+        del catalog["spark.jars.packages"]
+        catalog["spark.jars"] = ",".join(jars)
     properties = {
         **catalog,
-        "spark.jars": ",".join(jars),
         "spark.driver.memory": f"{heap_bytes >> 20}m",
         "spark.driver.extraJavaOptions": "-XX:+UseParallelGC",
         "spark.local.dir": str(scratch),
