@@ -198,13 +198,17 @@ class Model:
     @cached_property
     def bytes_per_point(self) -> dict[str, float]:
         """Of the largest batch that was counted: raw, moved, staged, of the table."""
-        largest = max(self.capacity["runs"], key=lambda run: run["points"])
+        largest = self.checked_run
         return {name: size / largest["points"] for name, size in largest["bytes"].items() if name != "manifests"}
+
+    def points_in_time(self, assumptions: Assumptions) -> float:
+        """What one core makes on Spark in the time that a batch may take: the most that its largest shard may have."""
+        return assumptions.within_hours * 3600 / (sum(self.cpu.point.values()) * self.spark_factor)
 
     @cached_property
     def table_rows_per_point(self) -> float:
         """Rows of all resolutions."""
-        largest = max(self.capacity["runs"], key=lambda run: run["points"])
+        largest = self.checked_run
         return float(sum(largest["rollup_rows"].values()) / largest["points"])
 
     @cached_property
@@ -218,14 +222,33 @@ class Model:
 
     def requests(self, shape: Shape) -> dict[str, dict[str, float]]:
         """To S3, by step and kind."""
-        kinds = self._fitted[0]["requests"][STEPS[0]]
+        found = {
+            step: {kind: self._counts([run["requests"][step][kind] for run in self._fitted]).of(shape) for kind in kinds}
+            for step, kinds in self._fitted[0]["requests"].items()
+        }
+        # Not linear in anything: two requests begin and complete each file that is large enough to be sent in parts.
+        large = self._large_files(shape)
+        return {step: {**kinds, "POST": 2.0 * large[step]} for step, kinds in found.items()}
+
+    def _large_files(self, shape: Shape) -> dict[str, int]:
+        """Files of a step that are sent in parts, as many bytes each as the others of their kind."""
+        from rollup_assets.storage.objects import PART_BYTES
+
+        largest = self.checked_run
+        rows = sum(largest["rollup_rows"].values())
+        sizes = {name: size * shape.points for name, size in self.bytes_per_point.items()}
+        staged = [(sizes["repartitioned"], shape.shards), (sizes["partial points"], shape.groups)]
+        table = [(sizes["table"] * found / rows, shape.groups) for found in largest["rollup_rows"].values()]
         return {
-            step: {kind: self._counts([run["requests"][step][kind] for run in self._fitted]).of(shape) for kind in kinds} for step in STEPS
+            step: sum(files for size, files in kinds if size / files > PART_BYTES)
+            for step, kinds in (("repartition", staged), ("rollups", table), ("publish", []))
         }
 
     def manifest_bytes(self, shape: Shape) -> float:
-        """Of the three manifests of a batch, which name every file."""
-        return self._counts([run["bytes"]["manifests"] for run in self._fitted]).of(shape)
+        """Of the three manifests of a batch, which name every file; small files, whose footers they hold, would have more."""
+        largest = self.checked_run
+        files = shape.shards + shape.groups * (1 + len(largest["rollup_rows"]))
+        return float(largest["bytes"]["manifests"] / sum(largest["files"].values()) * files)
 
     def _counts(self, counted: Sequence[float]) -> Counts:
         shapes = np.array([shape_of_run(run).vector for run in self._fitted])

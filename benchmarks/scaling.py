@@ -79,12 +79,16 @@ def _inputs(model: Model) -> str:  # noqa: ARG001 - every block is made from a m
 
 
 def _costs(model: Model) -> str:
-    from benchmarks.capacity_model import STEPS, shape_of
+    from benchmarks.capacity_model import STEPS, Assumptions, shape_of
 
+    assumed = Assumptions()
     cpu, sizes = model.cpu, model.bytes_per_point
     one = model.requests(shape_of(cpu.measured_points))
     rows = [[f"CPU: {step}", f"{1e9 * cpu.point[step]:.0f} ns a point", f"{cpu.start[step]:.2f} s a batch"] for step in STEPS]
     rows += [["CPU on Spark", f"{model.spark_factor:.2f} times that", ""]]
+    rows += [
+        [f"points of one shard that a core makes on Spark in {assumed.within_hours * 60:.0f} min", large(model.points_in_time(assumed)), ""]
+    ]
     rows += [[f"bytes: {name}", f"{size:.1f} a point", ""] for name, size in sizes.items()]
     rows += [["rows of all resolutions", f"{model.table_rows_per_point:.2f} a point", ""]]
     rows += [
@@ -123,7 +127,6 @@ def _check_counts(model: Model) -> str:
         for kind, was in kinds.items():
             if was or said[step][kind] >= 0.5:
                 rows.append([step, kind, f"{said[step][kind]:,.0f}", f"{was:,}"])
-    rows.append(["manifests", "bytes", f"{model.manifest_bytes(shape_of_run(run)):,.0f}", f"{run['bytes']['manifests']:,}"])
     largest = max(each["points"] for each in model.capacity["runs"] if each is not run)
     return table([f"from at most {large(largest)} points to {large(run['points'])}", "", "model", "counted"], rows)
 
