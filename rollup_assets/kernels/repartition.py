@@ -229,7 +229,7 @@ def ingest(
     # What is scraped together mostly comes in the same order again: then the next series is the one first seen after this one, and nothing
     # has to be searched (40 -> 5 ns a point with 90,000 series). Tried while that is right for eight rows in nine: a wrong guess waits
     # for memory, while searches overlap.
-    code = -1
+    code: Number = -1
     trust = 0
     for r in range(begin, n):
         x = ids[r]

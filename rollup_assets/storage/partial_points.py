@@ -109,7 +109,9 @@ class PartialPointsWriter:
         whole = waiting if everything else waiting // PARTIAL_POINTS_ROW_GROUP * PARTIAL_POINTS_ROW_GROUP
         if not whole:
             return
-        partial = type(self._pending[0])(*(np.concatenate(columns, axis=-1) for columns in zip(*self._pending, strict=True)))
+        partial = self._pending[0]
+        if len(self._pending) > 1:
+            partial = type(partial)(*(np.concatenate(columns, axis=-1) for columns in zip(*self._pending, strict=True)))
         details = partial.integers.shape[1] > _PLAIN
         schema = self._layout.schema(details=details)
         if details not in self._writers:
