@@ -55,7 +55,9 @@ def main(
         raise typer.BadParameter("--output is for one --shape")
     written = False
     for name in shapes:
-        all_of_it = contenders.all_forms() if forms else [*contenders.all_contenders(name), first_run()]
+        # Compiling is the same whatever the points.
+        first = [first_run()] if full or name == SCRAPES else []
+        all_of_it = contenders.all_forms() if forms else [*contenders.all_contenders(name), *first]
         chosen = all_of_it if full or forms else contenders.core(all_of_it)
         wanted = [contender for contender in chosen if only in contender.name]
         if not wanted:

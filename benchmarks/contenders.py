@@ -35,7 +35,7 @@ WARM, COLD, FIRST = "warm", "cold", "first"
 ``first``: cold, with nothing compiled yet, as after installing."""
 DENSE = "scrapes"
 RESULTS = Path(__file__).parent / "results"
-_CLOSE = 1.3
+_CLOSE = 1.2
 """A peer this many times as slow as the fastest one could be the fastest on another day, and is measured as often."""
 
 
