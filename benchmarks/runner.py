@@ -173,8 +173,9 @@ def run_process(
     try:
         if seconds is not None:
             timer.start()
-        errors = process.stderr.read()
-        _, status, usage = os.wait4(process.pid, 0)
+        with _terminated_as_interrupted():
+            errors = process.stderr.read()
+            _, status, usage = os.wait4(process.pid, 0)
     except BaseException:
         _kill_session(process.pid)
         raise
@@ -194,6 +195,19 @@ def run_process(
     others = max(0.0, _busy_seconds() - busy - cpu) / (wall * (os.cpu_count() or 1))
     costs = {"process_wall": wall, "process_cpu": cpu, "others_share": round(others, 3)}
     return told, costs
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """A benchmark that is terminated ends as one that is interrupted: with what it started, and with its servers stopped."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _give_up(process: int, given_up: threading.Event) -> None:

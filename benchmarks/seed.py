@@ -95,7 +95,8 @@ class Ground:
         self._drop()
         self._catalog = self.server.copy_of(self._prefix)
         job = {
-            "do": "run", "engine": engine, "site": str(self.site.root), "small": str(small.root) if small else "",
+            "do": "run", "engine": engine, "shape": self.bench.shape, "site": str(self.site.root),
+            "small": str(small.root) if small else "",
             "catalog": self._catalog, "small_catalog": self.server.copy_of(f"{self._prefix}_small") if small and engine == OURS else "",
             "series": self.series, "small_series": self.small_series, "jars": self.jars,
             "heap_bytes": heap_bytes(self.bench.memory_limit or int(MEMORY_GIB * 2**30)), "progress": str(self._progress),
@@ -163,7 +164,7 @@ def contenders(starts: Sequence[str], only: str, *, given: bool) -> list[tuple[s
 
 
 def measure(ground: Ground, wanted: Sequence[tuple[str, str]], repeat: int, found: dict[str, list[dict[str, Any]]]) -> None:
-    """Run contenders alternately; adds to ``runs``, ``outputs`` and ``given_up``.
+    """Run contenders alternately; adds to ``runs``, ``answers`` and ``given_up``.
 
     Raises:
         ChildError: a contender failed, without a limit of time to be given up after.
@@ -191,7 +192,7 @@ def measure(ground: Ground, wanted: Sequence[tuple[str, str]], repeat: int, foun
                     found["given_up"].append({**run, "why": problem, "done": None})
                     continue
                 compared.add(engine)
-                found["outputs"].append({"engine": engine, "task": run["task"], "form": "", "files": answer["files"], **answer["found"]})
+                found["answers"].append({"engine": engine, "task": run["task"], "form": "", "files": answer["files"], **answer["found"]})
             found["runs"].append(run)
             stages = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in run["wall"].items())
             told = f"{sum(run['wall'].values()):7.2f} s, CPU {sum(run['cpu'].values()):7.2f} s, process {run['process_wall']:.2f} s"
@@ -230,7 +231,7 @@ def main(
     work = work.resolve()
     shapes = shape or ([SPARSE] if site else [SPARSE, DENSE])
     wanted = contenders([WARM, COLD] if start == "both" else [start], only, given=site is not None)
-    found: dict[str, list[dict[str, Any]]] = {"runs": [], "outputs": [], "given_up": []}
+    found: dict[str, list[dict[str, Any]]] = {"runs": [], "answers": [], "given_up": []}
     data: dict[str, dict[str, int]] = {}
     limit = int(memory * 2**30)
     benches = {each: Bench(work, rows, threads, each, memory_limit=limit) for each in shapes}

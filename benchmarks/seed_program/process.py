@@ -120,7 +120,7 @@ def _run_duckdb(job: dict[str, Any], watch: Stopwatch) -> dict[str, Any]:
     """The same question to DuckDB: raw points to 1 min rollups in files, in its fastest form."""
     from benchmarks import contenders
 
-    form = contenders.fastest_form(contenders.DUCKDB, contenders.RAW_TO_1M)
+    form = contenders.fastest_form(contenders.DUCKDB, contenders.RAW_TO_1M, job["shape"])
     peer = contenders.Contender(contenders.DUCKDB, contenders.RAW_TO_1M, contenders.WARM, form)
     return {"form": form, **contenders.run(peer, Site(Path(job["site"])), job["threads"], watch)}
 
