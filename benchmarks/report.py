@@ -14,7 +14,7 @@ from benchmarks import scaling
 from benchmarks.tables import Results, Target, filled, targets_table
 
 PAGE = Path("docs") / "performance.md"
-SECTIONS = ("stages", "spark", "seed_size", "seed", "sizes", "shapes", "publishing")
+SECTIONS = ("stages", "spark", "seed_size", "seed", "sizes", "shapes", "publishing", "querying", "orchestration")
 """Modules of ``benchmarks.sections``, in the order of the page."""
 
 
