@@ -76,13 +76,14 @@ class PartitionReport:
     def __init__(self, context: dg.AssetExecutionContext, partition: str) -> None:
         self.partition = partition
         self._context = context
-        self._targets: dict[str, AssetCheckEvaluationTargetMaterializationData | None] = {}
+        self._found: dict[tuple[str, str], dg.EventLogRecord | None] = {}
 
     def observed(self, asset: str, data_version: str, metadata: Mapping[str, Any]) -> None:
         """An external asset was seen in this version."""
         self._context.log_event(
             dg.AssetObservation(asset, partition=self.partition, metadata=metadata, tags={"dagster/data_version": data_version})
         )
+        self._found.pop((asset, self.partition), None)
 
     def made(self, made: Made) -> None:
         """A partition of an asset is in place."""
@@ -95,7 +96,7 @@ class PartitionReport:
             tags[f"dagster/input_data_version/{upstream}"] = _version_of_all(versions)
             tags[f"dagster/input_event_pointer/{upstream}"] = str(self._pointer(upstream, versions))
         self._context.log_event(dg.AssetMaterialization(made.asset, partition=self.partition, metadata=made.metadata, tags=tags))
-        self._targets.pop(made.asset, None)
+        self._found.pop((made.asset, self.partition), None)
         for outcome in made.checks:
             self.checked(outcome)
 
@@ -117,13 +118,20 @@ class PartitionReport:
         )
 
     def _target(self, asset: str) -> AssetCheckEvaluationTargetMaterializationData | None:
-        """The partition's latest materialization, which its checks are about; looked up once for all of them."""
-        if asset not in self._targets:
-            record = _latest(self._context.instance, asset, self.partition)
-            self._targets[asset] = record and AssetCheckEvaluationTargetMaterializationData(
-                storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp
-            )
-        return self._targets[asset]
+        """The partition's latest materialization, which its checks are about."""
+        record = self._latest(asset, self.partition)
+        return record and AssetCheckEvaluationTargetMaterializationData(
+            storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp
+        )
+
+    def _latest(self, asset: str, partition: str) -> dg.EventLogRecord | None:
+        """The latest event of a partition, looked up once: a look costs half of what recording an event does.
+
+        Not for longer than one report: of several partitions of an input, none may have been made anew unnoticed (:meth:`_pointer`).
+        """
+        if (asset, partition) not in self._found:
+            self._found[asset, partition] = _latest(self._context.instance, asset, partition)
+        return self._found[asset, partition]
 
     def _pointer(self, upstream: str, versions: Mapping[str, str | None]) -> int:
         """The event up to which the inputs' versions are those that were read.
@@ -135,7 +143,7 @@ class PartitionReport:
         seen: list[int] = []
         newer: list[int] = []
         for partition, version in versions.items():
-            record = _latest(self._context.instance, upstream, partition)
+            record = self._latest(upstream, partition)
             if record is None:
                 continue
             (seen if _version_in(record) == version else newer).append(record.storage_id)
