@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,24 @@ def test_what_duckdb_refuses_is_told_in_its_words(pipeline: Pipeline) -> None:
 def test_without_a_table_the_error_says_how_to_get_one(tmp_path: Path, make_pipeline: MakePipeline) -> None:
     with pytest.raises(QueryError, match=r"no table metrics.rollups .*rollups backfill"):
         query(make_pipeline(tmp_path).settings, "select 1")
+
+
+def test_shard_is_iceberg_s_bucket(pipeline: Pipeline) -> None:
+    from pyiceberg.transforms import BucketTransform
+    from pyiceberg.types import LongType
+
+    bucket = BucketTransform(pipeline.settings.shards).transform(LongType())
+    ids = [0, 1, -1, 34, 2**31, -(2**31), 2**32 - 1, 2**63 - 1, -(2**63), *range(-5_000_000_000_000, 5_000_000_000_000, 87_654_321_987)]
+    answer = query(pipeline.settings, f"select shard(id) as found from (select unnest({ids}) as id)")
+    assert answer.column("found").to_pylist() == [bucket(number) for number in ids]
+
+
+def test_rows_of_a_series_are_found_by_its_shard(pipeline: Pipeline) -> None:
+    (row,) = query(
+        pipeline.settings, "select count(*) n, count(*) filter (metric_shard_id = shard(id)) in_shard from rollups where id = 7"
+    ).to_pylist()
+    (by_shard,) = query(pipeline.settings, "select count(*) n from rollups where id = 7 and metric_shard_id = shard(7)").to_pylist()
+    assert row["n"] == row["in_shard"] == by_shard["n"] > 0
+    (plan,) = query(pipeline.settings, "explain select * from rollups where metric_shard_id = shard(7)").to_pylist()
+    # The scan gets a number to compare with, not a function to call.
+    assert re.search(r"Filters:\W+metric_shard_id\W+=\W+\d+", str(plan)), plan
