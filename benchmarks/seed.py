@@ -192,7 +192,8 @@ def measure(ground: Ground, wanted: Sequence[tuple[str, str]], repeat: int, foun
                     found["given_up"].append({**run, "why": problem, "done": None})
                     continue
                 compared.add(engine)
-                found["answers"].append({"engine": engine, "task": run["task"], "form": "", "files": answer["files"], **answer["found"]})
+                sizes = {"files": answer["files"], "bytes": answer["bytes"]}
+                found["answers"].append({"engine": engine, "task": run["task"], "form": "", **sizes, **answer["found"]})
             found["runs"].append(run)
             stages = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in run["wall"].items())
             told = f"{sum(run['wall'].values()):7.2f} s, CPU {sum(run['cpu'].values()):7.2f} s, process {run['process_wall']:.2f} s"
