@@ -7,7 +7,8 @@
 #   make test                              all tests
 #   make screenshots                       the pictures in docs/images anew, from the Dagster UI in Chromium
 #   make check                             formatting, lint, types, definitions
-#   make bench                             the benchmark, about 20 minutes
+#   make bench                             this project beside its peers and the seed's program, about 20 minutes
+#   make bench-full                        every benchmark, hours; needs Java and 60 GB of disk
 #   make lock                              resolve the dependencies of setup.cfg anew
 
 PYTHON ?= python3.11
@@ -24,7 +25,7 @@ else
 export ROLLUP_HOME ?= .rollups/demo
 endif
 
-.PHONY: demo demo-production dev test screenshots check format bench lock clean
+.PHONY: demo demo-production dev test screenshots check format bench bench-full lock clean
 
 demo: $(READY)
 	$(BIN)/rollups demo $(if $(DATA),--data $(DATA))
@@ -51,8 +52,26 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+BENCHMARK = env -u ROLLUP_HOME $(BIN)/python -m
+
 bench: $(READY)
-	env -u ROLLUP_HOME $(BIN)/python -m benchmarks
+	$(BENCHMARK) benchmarks
+	$(BENCHMARK) benchmarks.seed
+
+bench-full: $(READY)
+	$(BENCHMARK) benchmarks --forms
+	$(BENCHMARK) benchmarks.spark --forms
+	$(BENCHMARK) benchmarks --full
+	$(BENCHMARK) benchmarks.spark
+	$(BENCHMARK) benchmarks.seed --repeat 3
+	$(BENCHMARK) benchmarks.sizes --sizes 1,4,36,360
+	$(BENCHMARK) benchmarks.shapes
+	$(BENCHMARK) benchmarks.skew
+	$(BENCHMARK) benchmarks.publishing --full
+	$(BENCHMARK) benchmarks.orchestration
+	$(BENCHMARK) benchmarks.querying
+	$(BENCHMARK) benchmarks.capacity
+	$(BENCHMARK) benchmarks.seed_size
 
 # What images install (deploy/) is a part of the one lock file, with the same versions and hashes.
 COMPILE = $(BIN)/uv pip compile --python-version 3.11 --generate-hashes --no-emit-index-url --no-strip-extras --quiet
