@@ -56,7 +56,7 @@ BENCHMARK = env -u ROLLUP_HOME $(BIN)/python -m
 
 bench: $(READY)
 	$(BENCHMARK) benchmarks
-	$(BENCHMARK) benchmarks.seed
+	$(BENCHMARK) benchmarks.seed --shape sparse --start warm
 
 bench-full: $(READY)
 	$(BENCHMARK) benchmarks --forms

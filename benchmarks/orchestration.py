@@ -34,7 +34,7 @@ from benchmarks.sections import orchestration as section
 from benchmarks.sections.orchestration import CODE_LOCATION, DAGSTER, POSTGRES, SQLITE, WEEK
 from benchmarks.tables import RESULTS
 
-REPEAT, ROWS, PARTITIONS, SINGLES, HOURS = 5, 36_000_000, 24, 6, 168
+REPEAT, ROWS, PARTITIONS, SINGLES, HOURS = 3, 36_000_000, 24, 6, 168
 _TIMES_AGAIN = 5
 _SERIES, _INTERVAL_MS, _FILES = 40, 60_000, 2
 _MOST_SECONDS = 1800.0
