@@ -21,7 +21,7 @@ from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.manifests import InputFile
 from rollup_assets.storage.metric_names import MetricNames
 from rollup_assets.storage.quarantine import BadFile, bad_file_row, quarantined_rows, serialized
-from rollup_assets.storage.raw_files import SCHEMA_MISMATCH, UNREADABLE_FILE, RawFile, RawRows, UnreadableFileError
+from rollup_assets.storage.raw_files import SCHEMA_MISMATCH, UNREADABLE_FILE, RawFile, RawRows, UnreadableFileError, read_only
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -150,6 +150,7 @@ def _split_rows(task: SplitTask, number: int, rows: RawRows, names: _TaskNames, 
     if rows.reason is not None:
         keep = rows.reason == 0
         columns = {name: column[keep] for name, column in columns.items()}
+    columns = {name: read_only(column) for name, column in columns.items()}
     count = len(columns["id"])
     if count == 0:
         return
@@ -179,7 +180,7 @@ def _split_rows(task: SplitTask, number: int, rows: RawRows, names: _TaskNames, 
     packed.append(_BUFFERS.get("metric", count, blocks.dtype_of(metric_code)))
     kernels.scatter_codes(columns["metric"], translation, destination, packed[-1])
     lag_code, lag_base = blocks.NO_COLUMN, 0
-    if "lag" in columns and (known := columns["lag"][columns["lag"] != kernels.NO_LAG]).size:
+    if "lag" in columns and (known := read_only(columns["lag"][columns["lag"] != kernels.NO_LAG])).size:
         low, high = (int(bound) for bound in kernels.extremes(known))
         lag_code, lag_base = blocks.narrowest(low, high + 1, uint16=False)
         if lag_code == blocks.INT64:

@@ -65,6 +65,8 @@ class Header:
     def columns(self, payload: memoryview) -> list[NDArray[Any]]:
         """Views of the columns: id, time, value, org, metric, lag (length 0 if it is not there)."""
         dtypes = self.dtypes
+        # Whether an array may be written to is part of its type to numba: one type, compiled once, whichever engine moved the block.
+        payload = payload.toreadonly()
         found: list[NDArray[Any]] = [np.empty(0, np.int32)] * 6
         at = 0
         for column in payload_order(dtypes):

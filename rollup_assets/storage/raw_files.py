@@ -262,13 +262,13 @@ def _normalised(table: pa.Table, position: int, value_column: str, batch: Batch)
     from rollup_assets.kernels.repartition import all_finite, extremes
 
     columns = {name: _whole(table.column(name)) for name in table.column_names}
-    time = _milliseconds(columns["logical_timestamp"])
+    time = read_only(_milliseconds(columns["logical_timestamp"]))
     codes, names = _codes(columns["metric"])
     if value_column == "double_value":
         import pyarrow as pa
 
         values = columns[value_column].cast(pa.float64())
-        value = np.asarray(values.fill_null(0.0).to_numpy(zero_copy_only=False))
+        value = read_only(values.fill_null(0.0).to_numpy(zero_copy_only=False))
         finite = all_finite(value)
     else:
         value = _integers(columns[value_column])
@@ -309,6 +309,13 @@ def _lags(receive: pa.Array | None, time: NDArray[np.int64]) -> NDArray[np.int64
     if receive.null_count:
         lag[_mask(receive.is_null())] = _NO_RECEIVE
     return np.asarray(lag)
+
+
+def read_only(array: NDArray[Any]) -> NDArray[Any]:
+    """A view that cannot be written to, as Arrow's are: to numba that is part of the type, and kernels are compiled for one."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def _mask(array: pa.Array) -> NDArray[np.bool_]:
