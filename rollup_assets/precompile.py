@@ -25,7 +25,7 @@ _SPREADS = (100, 1_000_000, 10**15)
 
 
 def precompile(value_type: Literal["long", "double"]) -> None:
-    """Run two tiny batches of values of this type through staging and rolling up."""
+    """Run three tiny batches of values of this type through staging and rolling up."""
     import pyarrow.parquet as pq
 
     with tempfile.TemporaryDirectory() as home:
@@ -35,7 +35,9 @@ def precompile(value_type: Literal["long", "double"]) -> None:
         )
         pipeline = Pipeline.from_settings(settings)
         first = pipeline.calendar.first
-        for batch in pipeline.calendar.between(first, Batch(first.start + settings.batch, first.end + settings.batch)):
+        # The third batch is the first that merges what two before it have left open.
+        last = Batch(first.start + 2 * settings.batch, first.end + 2 * settings.batch)
+        for batch in pipeline.calendar.between(first, last):
             folder = Path(pipeline.landing_zone.folder(batch).path)
             folder.mkdir(parents=True)
             for number, spread in enumerate(_SPREADS):

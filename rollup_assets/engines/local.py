@@ -129,8 +129,10 @@ class LocalEngine:
         progress.start(stage, rows)
         try:
             with ThreadPoolExecutor(running, thread_name_prefix="task") as threads:
-                futures = [threads.submit(run, item) for item in items]
+                futures: list[Future[Result]] = []
                 try:
+                    # Inside, too: whoever leaves the pool without stopping its tasks waits for all that were handed in.
+                    futures.extend(threads.submit(run, item) for item in items)
                     wait(futures, return_when=FIRST_EXCEPTION)
                     failed = any(future.done() and future.exception() for future in futures)
                 except BaseException:  # an interrupt, which must not wait for the step's end

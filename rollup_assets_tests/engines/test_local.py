@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +178,28 @@ def test_after_an_error_nothing_is_left_and_no_file_is_open(where: str, engine: 
     assert set(os.listdir("/proc/self/fd")) <= open_before  # noqa: PTH208
     stages = ["split", "merge"][: 1 if where == "split" else 2]
     assert progress.stages() == [(kind, stage) for stage in stages for kind in ("start", "finish")]
+
+
+def test_an_interrupt_while_tasks_are_handed_in_stops_those_that_run(engine: LocalEngine) -> None:
+    begun = threading.Event()
+
+    class Interrupted(list[int]):
+        def __iter__(self) -> Iterator[int]:
+            yield 0
+            assert begun.wait(timeout=20)
+            raise KeyboardInterrupt
+
+    def task(item: int, context: TaskContext) -> None:  # noqa: ARG001
+        begun.set()
+        for _ in range(3000):
+            time.sleep(0.01)
+            context.advance(1)
+
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run(engine, task, Interrupted([0, 1]))
+    assert time.monotonic() - started < 20
+    assert left(engine) == []
 
 
 def test_an_interrupt_stops_the_running_tasks() -> None:
