@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import stat
@@ -116,7 +117,10 @@ def test_properties_reach_the_session_and_are_on_no_command_line(spark_session: 
 
     assert spark_session.sparkContext.getConf().get("spark.rollups.canary") == SPARK_CANARY
     assert spark_session.sparkContext.getConf().get("spark.shuffle.compress") == "false"
-    commands = [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
+    commands: list[str] = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # ended, or a zombie of another test's
+            commands.append(" ".join(process.cmdline()))
     assert [command for command in commands if "SparkSubmit" in command], "the Java machine was looked at"
     assert [command for command in commands if "spark.rollups.canary" in command or "quoted" in command] == []
 
