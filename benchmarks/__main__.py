@@ -13,13 +13,12 @@ from benchmarks.data import SCRAPES, SHAPES, SPARSE, WIDE
 from benchmarks.runner import ROOT, Bench, first_run
 from benchmarks.sections import stages
 from benchmarks.side_by_side import side_by_side
-from benchmarks.tables import RESULTS
 
 ROWS, REPEAT, LIMIT_GIB = 36_000_000, 5, 8.0
 MAIN = (SCRAPES, SPARSE)
 """Shapes that targets are about."""
 LEAST_REPEAT = {shape: REPEAT if shape in MAIN else 3 for shape in SHAPES}
-"""Turns that results must have to be kept in ``RESULTS``, and that ``--full`` does."""
+"""Turns that results must have to be kept, and that ``--full`` does."""
 PACKAGES = ("numpy", "numba", "pyarrow", "pyiceberg", "duckdb", "polars", "datafusion", "chdb-core")
 _WIDE_ROWS = 30_000_000
 """Ten million series."""
@@ -53,7 +52,6 @@ def main(
         raise typer.BadParameter(f"--shape is one of {', '.join(SHAPES)}")
     if output and len(shapes) > 1:
         raise typer.BadParameter("--output is for one --shape")
-    written = False
     for name in shapes:
         # Compiling is the same whatever the points.
         first = [first_run()] if full or name == SCRAPES else []
@@ -67,16 +65,12 @@ def main(
         turns = min(repeat, LEAST_REPEAT[name]) if full else repeat
         bench = Bench(work.resolve(), points, threads, name, memory_limit=int(limit_gib * 2**30) or None)
         complete = not only and rows == ROWS and (forms or turns >= LEAST_REPEAT[name])
-        committed = RESULTS / f"{contenders.forms_name(name) if forms else name}.json"
-        target = output or (committed if complete else None)
         everyone = forms or only or (full and name in MAIN)
         again = None if everyone else contenders.worth_repeating
-        results = side_by_side("python -m benchmarks", bench, wanted, turns, PACKAGES, console.print, target, again)
+        results = side_by_side("python -m benchmarks", bench, wanted, turns, PACKAGES, console.print, again)
+        report.keep(results, contenders.forms_name(name) if forms else name, complete=complete, output=output, say=console.print)
         for line in stages.lines(results):
             console.print(line)
-        written |= target == committed
-    if written:
-        report.write(ROOT)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ million points; a sixth, larger than all of them, shows whether that holds. ``be
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 import threading
@@ -27,7 +26,6 @@ from benchmarks.data import SPARSE, generate
 from benchmarks.relay import LIST, ROUND_TRIPS, Relay, relay
 from benchmarks.runner import ROOT
 from benchmarks.sites import BATCH_KEY, EARLIER_KEYS, Site
-from benchmarks.tables import RESULTS
 from deploy.servers.ports import LOOPBACK
 
 if TYPE_CHECKING:
@@ -252,18 +250,15 @@ def main(
     report_only: Annotated[bool, typer.Option("--report", help="Count nothing; make docs/scaling.md from the results.")] = False,
 ) -> None:
     """Requests, bytes, files and statements of batches on S3 and PostgreSQL."""
-    from benchmarks import scaling
+    from benchmarks import report, scaling
 
-    if not report_only:
+    if report_only:
+        scaling.write(ROOT)
+    else:
         shapes = [(int(points * scale), files, shards) for points, files, shards in SHAPES]
         runs = measure(work.resolve(), shapes)
         results = {**occasion("python -m benchmarks.capacity", PACKAGES), "runs": runs}
-        target = output or (RESULTS / "capacity.json" if scale == 1 else None)
-        if target is not None:
-            target.write_text(json.dumps(results, indent=1) + "\n")
-            console.print(f"results are in {target}")
-    if report_only or (scale == 1 and output is None):
-        scaling.write(ROOT)
+        report.keep(results, "capacity", complete=scale == 1, output=output, say=console.print)
 
 
 if __name__ == "__main__":

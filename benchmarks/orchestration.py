@@ -32,7 +32,6 @@ from benchmarks.orchestration_child import AGAIN, KERNELS, PLAIN, RANGE, SINGLE
 from benchmarks.runner import ROOT, Bench, run_process
 from benchmarks.sections import orchestration as section
 from benchmarks.sections.orchestration import CODE_LOCATION, DAGSTER, POSTGRES, SQLITE, WEEK
-from benchmarks.tables import RESULTS
 
 REPEAT, ROWS, PARTITIONS, SINGLES, HOURS = 3, 36_000_000, 24, 6, 168
 _TIMES_AGAIN = 5
@@ -227,14 +226,9 @@ def main(
             runs.append(week(place, hours))
     results = {**occasion("python -m benchmarks.orchestration", PACKAGES), "repeat": repeat, "threads": threads, "runs": runs}
     complete = (rows, partitions, singles, hours) == (ROWS, PARTITIONS, SINGLES, HOURS) and repeat >= REPEAT
-    target = output or (RESULTS / "orchestration.json" if complete else None)
-    if target is not None:
-        target.write_text(json.dumps(results, indent=1) + "\n")
-        console.print(f"results are in {target}")
+    report.keep(results, "orchestration", complete=complete, output=output, say=console.print)
     for text in (section.bookkeeping(results), section.starts(results), section.again(results), section.week(results)):
         console.print(text)
-    if complete and output is None:
-        report.write(ROOT)
 
 
 if __name__ == "__main__":

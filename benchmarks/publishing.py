@@ -12,7 +12,6 @@ their manifests; where all snapshots are kept, by metadata with copies of the la
 
 from __future__ import annotations
 
-import json
 import logging
 import tempfile
 import time
@@ -27,9 +26,7 @@ from benchmarks import report
 from benchmarks.catalogs import EMBEDDED, POSTGRES, REST, Catalogs, catalogs, stage
 from benchmarks.circumstances import occasion
 from benchmarks.relay import ROUND_TRIPS
-from benchmarks.runner import ROOT
 from benchmarks.sections import publishing as section
-from benchmarks.tables import RESULTS
 
 if TYPE_CHECKING:
     from pyiceberg.manifest import DataFile
@@ -298,14 +295,9 @@ def main(
         "ages": ages,
     }
     complete = repeat >= REPEAT and numbers == FILES and real >= REAL and age == AGE
-    target = output or (RESULTS / "publishing.json" if complete else None)
-    if target is not None:
-        target.write_text(json.dumps(results, indent=1) + "\n")
-        console.print(f"results are in {target}")
+    report.keep(results, "publishing", complete=complete, output=output, say=console.print)
     for text in (section.by_files(results), section.by_age(results), section.by_requests(results)):
         console.print(text)
-    if target == RESULTS / "publishing.json":
-        report.write(ROOT)
 
 
 def _real(name: str, retained: bool, real: int) -> int:

@@ -23,7 +23,6 @@ from rich.console import Console
 from benchmarks.queries import layouts
 from benchmarks.queries.questions import HOUR, HOUR_MS, QUESTIONS, READERS, question
 from benchmarks.sections import querying as section
-from benchmarks.tables import RESULTS
 
 ROOT = Path(__file__).parent.parent
 SERIES, HOURS, HOURS_BESIDE, REPEAT, THREADS = 100_000, 24, 2, 3, 2
@@ -139,6 +138,7 @@ def main(
     output: Annotated[Path | None, typer.Option(help="Results, JSON. With the defaults those in benchmarks/results.")] = None,
 ) -> None:
     """Query cost by layout and reader; Spark needs Java."""
+    from benchmarks import report
     from benchmarks.circumstances import circumstances
 
     work = work.resolve()
@@ -157,16 +157,9 @@ def main(
         "runs": runs,
     }
     complete = not only and (series, hours, hours_beside, threads) == (SERIES, HOURS, HOURS_BESIDE, THREADS) and repeat >= REPEAT
-    target = output or (RESULTS / "querying.json" if complete else None)
-    if target is not None:
-        target.write_text(json.dumps(results, indent=1) + "\n")
-        console.print(f"results are in {target}")
+    report.keep(results, "querying", complete=complete, output=output, say=console.print)
     for line in section.lines(results):
         console.print(line)
-    if complete and output is None:
-        from benchmarks import report
-
-        report.write(ROOT)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-from benchmarks import scaling
+from benchmarks import scaling, tables
+from benchmarks.runner import ROOT
 from benchmarks.tables import Results, Target, filled, targets_table
 
 PAGE = Path("docs") / "performance.md"
@@ -61,3 +63,17 @@ def write(root: Path) -> None:
     for name, (_, draw) in plots().items():
         draw(path.parent / f"{name}.svg")
     scaling.write(root)
+
+
+def keep(results: Results, name: str, *, complete: bool, output: Path | None, say: Callable[[str], None]) -> None:
+    """Write results to ``output`` or, if they are ``complete``, to those that are committed; say where. The pages follow the latter.
+
+    Anything else is written nowhere: pages show nothing that was measured with less than the defaults.
+    """
+    target = output or (tables.RESULTS / f"{name}.json" if complete else None)
+    if target is None:
+        return
+    target.write_text(json.dumps(results, indent=1) + "\n")
+    say(f"results are in {target}")
+    if target.resolve().parent == tables.RESULTS.resolve():
+        write(ROOT)

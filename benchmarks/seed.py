@@ -31,7 +31,6 @@ from benchmarks.seed_program.process import DUCKDB, OURS, RUNS_ON_SPARK, SEED, S
 from benchmarks.sites import Site
 from benchmarks.summary import summarized
 
-RESULTS = Path(__file__).parent / "results"
 ROWS, REPEAT, MEMORY_GIB = 36_000_000, 1, 6.0
 SPARSE, DENSE = "sparse", "scrapes"
 TASK = "sorted-to-published"
@@ -261,16 +260,11 @@ def main(
     raw = [Path(path) for path in (Site(site) if site else benches[shapes[0]].full).raw_files]
     results["data"] |= data[shapes[0]] | {"raw_files": len(raw), "raw_bytes": sum(path.stat().st_size for path in raw)}
     complete = not only and rows == ROWS and site is None and SPARSE in shapes and start != COLD
-    target = output or (RESULTS / "seed.json" if complete else None)
-    if target is not None:
-        target.write_text(json.dumps(results, indent=1) + "\n")
-        console.print(f"results are in {target}")
+    report.keep(results, "seed", complete=complete, output=output, say=console.print)
     from benchmarks.sections import seed as section
 
     for text in section.lines(results):
         console.print(text)
-    if target == RESULTS / "seed.json":
-        report.write(ROOT)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,6 @@ from benchmarks.data import SPARSE
 from benchmarks.limits import Group, LimitError, limited
 from benchmarks.runner import ROOT, Bench, run_process
 from benchmarks.sites import BATCH_END, BATCH_START, EARLIER_KEYS, THREE, Site
-from benchmarks.tables import RESULTS
 
 NAME = "seed_size"
 SERIES, FILES, SHARDS, REPEAT = 11_441_379, 60, 128, 3
@@ -75,13 +74,8 @@ def main(
         "settings": {**environment, "memory_limit": bench.memory_limit},
         "runs": runs,
     }
-    defaults = (series, shards, memory, rollup_memory, threads) == (SERIES, SHARDS, MEMORY_GIB, ROLLUP_MEMORY, 2) and repeat >= REPEAT
-    target = output or (RESULTS / f"{NAME}.json" if defaults else None)
-    if target is not None:
-        target.write_text(json.dumps(results, indent=1) + "\n")
-        console.print(f"results are in {target}")
-    if defaults and output is None:
-        report.write(ROOT)
+    complete = (series, shards, memory, rollup_memory, threads) == (SERIES, SHARDS, MEMORY_GIB, ROLLUP_MEMORY, 2) and repeat >= REPEAT
+    report.keep(results, NAME, complete=complete, output=output, say=console.print)
 
 
 def _run(bench: Bench, environment: dict[str, str]) -> dict[str, Any]:

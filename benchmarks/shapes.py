@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +14,6 @@ from benchmarks.data import SHAPES, WIDE, series_for
 from benchmarks.runner import ROOT, Bench
 from benchmarks.sections import shapes as section
 from benchmarks.sizes import LIMIT_GIB, MEMORY, PACKAGES, measure
-from benchmarks.tables import RESULTS
 
 ROWS, REPEAT = 36_000_000, 3
 _WIDE_ROWS = 30_000_000
@@ -56,14 +54,9 @@ def main(
         "runs": runs,
     }
     complete = rows == ROWS and repeat >= REPEAT and not only and threads == 2
-    target = output or (RESULTS / "shapes.json" if complete else None)
-    if target is not None:
-        target.write_text(json.dumps(results, indent=1) + "\n")
-        console.print(f"results are in {target}")
+    report.keep(results, "shapes", complete=complete, output=output, say=console.print)
     for line in section.lines(results):
         console.print(line)
-    if complete and output is None:
-        report.write(ROOT)
 
 
 if __name__ == "__main__":

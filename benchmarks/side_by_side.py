@@ -1,10 +1,8 @@
-"""What every benchmark of contenders does: prepare, measure, put results together and write them."""
+"""What every benchmark of contenders does: prepare, measure, put results together."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from benchmarks.circumstances import circumstances, forms_of
 from benchmarks.contenders import SPARK, Contender
@@ -20,10 +18,9 @@ def side_by_side(
     repeat: int,
     packages: Sequence[str],
     say: Callable[[str], None],
-    target: Path | None,
     again: Again | None = None,
 ) -> Results:
-    """Measure contenders beside each other; results go to ``target`` if there is one.
+    """Measure contenders beside each other.
 
     ``command`` and ``packages`` are what results name; ``again`` chooses who runs in every turn.
 
@@ -36,7 +33,7 @@ def side_by_side(
     with bench.exclusively():
         bench.prepare(for_spark=any(contender.engine == SPARK for contender in wanted))
         found = measure(bench, wanted, repeat, say, again)
-    results = {
+    return {
         **circumstances(command, bench, repeat, found.runs, packages),
         "limit_bytes": bench.memory_limit,
         "forms": forms_of(wanted),
@@ -45,7 +42,3 @@ def side_by_side(
         "runs": found.runs,
         "summary": summarized(found.runs),
     }
-    if target is not None:
-        target.write_text(json.dumps(results, indent=1) + "\n")
-        say(f"results are in {target}")
-    return results

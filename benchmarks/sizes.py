@@ -9,7 +9,6 @@ until the limit is reached. Without a control group the second is missing.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +21,6 @@ from benchmarks.contenders import OURS, RAW_TO_PUBLISHED, Contender
 from benchmarks.data import SPARSE
 from benchmarks.runner import ROOT, Bench
 from benchmarks.sections import sizes as section
-from benchmarks.tables import RESULTS
 
 START_ROWS = 6_000
 """Points of the batch that shows the fixed start."""
@@ -97,14 +95,9 @@ def main(
         "runs": runs,
     }
     complete = shape == SPARSE and repeat >= REPEAT and set(numbers(SIZES)) <= set(numbers(sizes)) and threads == THREADS
-    target = output or (RESULTS / "sizes.json" if complete else None)
-    if target is not None:
-        target.write_text(json.dumps(results, indent=1) + "\n")
-        console.print(f"results are in {target}")
+    report.keep(results, "sizes", complete=complete, output=output, say=console.print)
     for line in section.lines(results):
         console.print(line)
-    if complete and output is None:
-        report.write(ROOT)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from benchmarks import contenders, report
 from benchmarks.runner import ROOT, Bench
 from benchmarks.sections import spark as section
 from benchmarks.side_by_side import side_by_side
-from benchmarks.tables import RESULTS, targets_table
+from benchmarks.tables import targets_table
 
 ROWS, REPEAT, LIMIT_GIB = 36_000_000, 3, 8.0
 WARM_UPS = 2
@@ -41,15 +41,13 @@ def main(
     wanted = [contender for contender in contenders.spark_contenders(forms=forms) if only in contender.name]
     limit = int(limit_gib * 2**30) or None
     bench = Bench(work.resolve(), rows, threads, "scrapes", small_rows=rows // 10, whole_warm_ups=WARM_UPS, memory_limit=limit)
-    committed = RESULTS / f"{contenders.forms_name(bench.shape, contenders.SPARK) if forms else 'spark'}.json"
+    name = contenders.forms_name(bench.shape, contenders.SPARK) if forms else "spark"
     complete = not only and rows == ROWS and (forms or repeat >= REPEAT)
-    target = output or (committed if complete else None)
-    results = side_by_side("python -m benchmarks.spark", bench, wanted, repeat, PACKAGES, console.print, target)
+    results = side_by_side("python -m benchmarks.spark", bench, wanted, repeat, PACKAGES, console.print)
+    report.keep(results, name, complete=complete, output=output, say=console.print)
     for text in (targets_table(section.aims(results)), section.side_by_side(results)):
         if text:
             console.print(text)
-    if target == committed:
-        report.write(ROOT)
 
 
 if __name__ == "__main__":

@@ -78,6 +78,22 @@ def test_what_is_not_measured_yet_says_so(monkeypatch: pytest.MonkeyPatch, tmp_p
         assert name in ("targets",) or "Not measured yet" in text, name
 
 
+def test_results_are_kept_if_they_are_of_the_whole_benchmark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Pages are made anew for those alone, wherever a benchmark was told to write."""
+    kept, elsewhere, said, pages = tmp_path / "results", tmp_path / "elsewhere.json", [], []
+    kept.mkdir()
+    monkeypatch.setattr(tables, "RESULTS", kept)
+    monkeypatch.setattr(report, "write", lambda root: pages.append((root, tables.read("some"))))
+    report.keep({"runs": 1}, "some", complete=False, output=None, say=said.append)
+    assert (said, list(kept.iterdir())) == ([], [])
+    report.keep({"runs": 2}, "some", complete=True, output=elsewhere, say=said.append)
+    assert (json.loads(elsewhere.read_text()), list(kept.iterdir()), pages) == ({"runs": 2}, [], [])
+    report.keep({"runs": 3}, "some", complete=True, output=None, say=said.append)
+    report.keep({"runs": 4}, "some", complete=False, output=kept / "some.json", say=said.append)
+    assert pages == [(ROOT, {"runs": 3}), (ROOT, {"runs": 4})]
+    assert said == [f"results are in {path}" for path in (elsewhere, kept / "some.json", kept / "some.json")]
+
+
 @pytest.mark.parametrize("name", RESULTS)
 def test_summaries_of_the_results_are_those_of_their_runs(name: str) -> None:
     results = _read(name)
@@ -431,13 +447,11 @@ def _run_and_break(bench: Bench, contender: Contender) -> dict[str, object]:
 
 
 def test_the_skew_table_is_the_measured_one() -> None:
-    import json
-
     from benchmarks import skew
 
     page = (Path(skew.__file__).parent.parent / "docs" / "spark.md").read_text()
     shown = page.partition("<!-- skew -->")[2].partition("<!-- /skew -->")[0].strip()
-    found = json.loads(skew.RESULT.read_text())["tasks"]
+    found = _read(skew.NAME)["tasks"]
     assert shown == skew.table(found)
     assert all(step["longest"] < 10 * step["median"] for kind in found.values() for step in kind.values())
 
