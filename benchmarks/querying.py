@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Annotated, Any
 
 import typer
@@ -139,20 +138,18 @@ def main(
 ) -> None:
     """Query cost by layout and reader; Spark needs Java."""
     from benchmarks import report
-    from benchmarks.circumstances import circumstances
+    from benchmarks.circumstances import occasion
 
     work = work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     console.print(f"{series:,} series, {hours} hours; preparing")
     made = prepare(work, series, hours, hours_beside, threads)
     runs = measure(work, made, [name for name in READERS if only in name], repeat, threads)
-    # As far as circumstances ask for it, this is a bench like the others.
-    rows = series * 60 * hours
-    bench: Any = SimpleNamespace(full=SimpleNamespace(raw_files=[]), threads=threads, shape="sparse", rows=rows)
     results = {
-        **circumstances("python -m benchmarks.querying", bench, repeat, [], PACKAGES),
+        **occasion("python -m benchmarks.querying", PACKAGES),
+        "repeat": repeat,
         "threads": threads,
-        "data": {"series": series, "hours": hours, "hours_beside": hours_beside, "rows": rows},
+        "data": {"series": series, "hours": hours, "hours_beside": hours_beside, "rows": series * 60 * hours},
         "partitions": made["partitions"],
         "runs": runs,
     }

@@ -93,19 +93,27 @@ def size(runs: Sequence[Run]) -> str:
     return f"{sizes[0] / 1e6:.0f}" if sizes else ""
 
 
+def occasion(results: Results, beside: str = "") -> list[str]:
+    """What was run, when, of which commit, where and with which versions; ``beside``: what else used the machine."""
+    machine = results["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in {"Python": machine["python"], **results["versions"]}.items())
+    changed = f", with changes to {', '.join(results['changed'])}" if results["changed"] else ""
+    return [
+        f"- `{results['command']}`, {results['date']}, commit {results['commit'][:12]}{changed}",
+        f"- {machine['cores']} cores of {machine['cpu']}, {machine['memory_gib']} GiB, {machine['system']}{beside}",
+        f"- {versions}",
+    ]
+
+
 def circumstances(results: Results) -> str:
     """Machine, versions, data and how it was run."""
-    machine, data = results["machine"], results["data"]
-    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    data = results["data"]
     others = Spread.of([100 * run["others_share"] for run in results["runs"]])
-    changed = f", with changes to {', '.join(results['changed'])}" if results["changed"] else ""
     forms = "; ".join(f"{name}: {form}" for name, form in results.get("forms", {}).items())
     failed = "; ".join(f"{each['engine']} {each['task']}: {each['why']}" for each in results.get("failed", ()))
     return "\n".join(
         [
-            f"- `{results['command']}`, {results['date']}, commit {results['commit'][:12]}{changed}",
-            f"- {machine['cores']} cores of {machine['cpu']}, {machine['memory_gib']} GiB, {machine['system']}",
-            f"- Python {machine['python']}, {versions}",
+            *occasion(results),
             f"- {data['rows']:,} points of {data['series']:,} series in {data['raw_files']} files, {data['raw_bytes'] / 1e6:.0f} MB; "
             f"{results['threads']} threads for everyone{_limit(results)}; {results['repeat']} turns",
             f"- other programs used {figure(others, 0)} % of the machine while a run was measured",

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks import querying
+from benchmarks.circumstances import occasion
 from benchmarks.queries import layouts
 from benchmarks.queries.questions import BY_ID, BY_SHARD, DUCKDB, HOUR, HOUR_MS, PYICEBERG, QUESTIONS, question
 from benchmarks.queries.readers import CountingFile, fetched, reader
@@ -82,8 +83,7 @@ def test_questions_say_the_same_in_sql_and_in_pyiceberg(made: dict[str, Any]) ->
 
 def results(made: dict[str, Any], runs: list[dict[str, Any]]) -> dict[str, Any]:
     return {
-        "command": "python -m benchmarks.querying", "date": "2026-01-01", "commit": "0" * 40, "repeat": 1, "threads": 2,
-        "machine": {"cores": 2, "cpu": "a processor"}, "versions": {"duckdb": "2"},
+        **occasion("python -m benchmarks.querying", querying.PACKAGES), "repeat": 1, "threads": 2,
         "data": {"series": 700, "hours": HOURS, "hours_beside": 1, "rows": 84_000},
         "partitions": made["partitions"], "runs": runs,
     }  # fmt: skip
@@ -94,6 +94,7 @@ def test_tables_show_every_question_and_layout(made: dict[str, Any], runs: list[
     assert all(f"| {name} |" in day for name in QUESTIONS)
     assert all(f"| {layout} |" in beside for layout in layouts.LAYOUTS)
     assert "700 series" in about
+    assert "- Python 3" in about
 
 
 def test_the_target_is_met_from_two_per_cent_down(made: dict[str, Any], runs: list[dict[str, Any]]) -> None:

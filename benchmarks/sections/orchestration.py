@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from statistics import median
-from typing import Any
 
 from benchmarks import tables
 from benchmarks.orchestration_child import AGAIN, KERNELS, PLAIN, RANGE, SINGLE
@@ -162,14 +161,9 @@ def week(results: Results) -> str:
 
 def circumstances(results: Results) -> str:
     """Machine, versions and how it was run."""
-    machine: dict[str, Any] = results["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-    changed = f", with changes to {', '.join(results['changed'])}" if results["changed"] else ""
     return "\n".join(
         [
-            f"- `{results['command']}`, {results['date']}, commit {results['commit'][:12]}{changed}",
-            f"- {machine['cores']} cores of {machine['cpu']}, {machine['memory_gib']} GiB, {machine['system']}, servers included",
-            f"- Python {machine['python']}, {versions}",
+            *tables.occasion(results, ", servers included"),
             f"- {results['threads']} threads; {results['repeat']} turns, the week once",
         ]
     )

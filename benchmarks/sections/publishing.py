@@ -114,14 +114,9 @@ def by_requests(results: Results) -> str:
 
 def circumstances(results: Results) -> str:
     """Machine, versions and how it was run."""
-    machine = results["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-    changed = f", with changes to {', '.join(results['changed'])}" if results["changed"] else ""
     return "\n".join(
         [
-            f"- `{results['command']}`, {results['date']}, commit {results['commit'][:12]}{changed}",
-            f"- {machine['cores']} cores of {machine['cpu']}, {machine['memory_gib']} GiB, {machine['system']}, servers included",
-            f"- Python {machine['python']}, {versions}",
+            *tables.occasion(results, ", servers included"),
             f"- {results['repeat']} turns; ages are medians of 24 publishes, a day's, each of one file for each of three resolutions",
         ]
     )

@@ -106,14 +106,15 @@ def _text_first(made: str, columns: int = 2) -> str:
 
 def circumstances(results: Results) -> str:
     """Machine, versions, data and how it was run."""
-    machine, data = results["machine"], results["data"]
-    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    data = results["data"]
     weights = "; ".join(f"{entry['layout']}, {entry['hours']} h: {entry['bytes'] / 1e6:,.0f} MB" for entry in results["partitions"])
-    return (
-        f"`{results['command']}`, {results['date']}, commit {results['commit'][:12]}; "
-        f"{machine['cores']} cores of {machine['cpu']}, {versions}; "
-        f"{data['series']:,} series with one point a minute, {data['rows']:,} rows over {data['hours']} h; {results['repeat']} turns, "
-        f"{results['threads']} threads, files in the file cache. Partitions: {weights}."
+    return "\n".join(
+        [
+            *tables.occasion(results),
+            f"- {data['series']:,} series with one point a minute, {data['rows']:,} rows over {data['hours']} h; "
+            f"{results['repeat']} turns, {results['threads']} threads, files in the file cache",
+            f"- partitions: {weights}",
+        ]
     )
 
 

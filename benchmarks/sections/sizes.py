@@ -157,14 +157,10 @@ def settings(results: Results) -> str:
     limit = (
         f"all under a limit of {results['limit_bytes'] / 2**30:g} GiB with the page cache" if not reasons else "; ".join(sorted(reasons))
     )
-    machine = results["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in {"Python": machine["python"], **results["versions"]}.items())
     others = figure(Spread.of([100 * run["others_share"] for run in results["runs"]]), 0)
-    changed = f", with changes to {', '.join(results['changed'])}" if results["changed"] else ""
     return "\n".join(
         [
-            f"- `{results['command']}`, {results['date']}, commit {results['commit'][:12]}{changed}",
-            f"- {machine['cores']} cores of {machine['cpu']}, {machine['memory_gib']} GiB, {machine['system']}; {versions}",
+            *tables.occasion(results),
             f"- `ROLLUP_MEMORY={results['memory']}`, {limit}; {results['repeat']} turns; other programs used {others} % of the machine",
         ]
     )
