@@ -27,7 +27,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
             if job["for_spark"]:
                 from benchmarks.peers import spark
 
-                spark.prepare(site)
+                spark.copy_for_spark(site, site.sorted_files)
         return {}
     if job["do"] == "check":
         from benchmarks import check

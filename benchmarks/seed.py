@@ -25,7 +25,7 @@ from benchmarks import report
 from benchmarks.circumstances import circumstances
 from benchmarks.limits import LimitError, limited
 from benchmarks.runner import ROOT, Bench, ChildError, TimeLimitError, read_inputs, run_process
-from benchmarks.seed_program import ours, program
+from benchmarks.seed_program import ours
 from benchmarks.seed_program.catalog import CatalogServer, catalog_server
 from benchmarks.seed_program.process import DUCKDB, OURS, RUNS_ON_SPARK, SEED, SEED_RECOMMENDED, heap_bytes
 from benchmarks.sites import Site
@@ -122,7 +122,7 @@ class Ground:
 
     def _inputs(self, engine: str) -> list[str]:
         if engine in RUNS_ON_SPARK:
-            return sorted(str(path) for path in (self.site.root / program.INPUT).glob("*.parquet"))
+            return self.site.sorted_files_for_spark
         return self.site.raw_files if engine == DUCKDB else ours.sorted_files(self.site)
 
     def compare(self) -> dict[str, Any]:
@@ -137,7 +137,7 @@ class Ground:
         """Delete what contenders wrote and what Spark read."""
         self._drop()
         self.site.clear_output()
-        shutil.rmtree(self.site.root / program.INPUT, ignore_errors=True)
+        shutil.rmtree(self.site.sorted_for_spark, ignore_errors=True)
 
     def _drop(self) -> None:
         if self._catalog:

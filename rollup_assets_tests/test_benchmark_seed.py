@@ -65,7 +65,7 @@ def test_the_seed_s_programs_answer_as_this_project_does(server: CatalogServer, 
         assert (output["rows"], output["deltas"], output["partial_points"]["open_points"]) == (59 * 10, 58 * 10, "10"), output["engine"]
     assert ground.progress()["done"] == program.APPEND
     ground.clean()
-    assert not (ground.site.root / program.INPUT).exists()
+    assert not ground.site.sorted_for_spark.exists()
 
 
 def test_our_pass_over_sorted_points_makes_the_staged_partial_points(tmp_path: Path) -> None:

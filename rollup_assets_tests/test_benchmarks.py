@@ -391,7 +391,7 @@ from benchmarks.sites import Site
 site = Site(Path(sys.argv[1]))
 data.generate(site, 3_600, "scrapes")
 ours.prepare(site, 2)
-spark.prepare(site)
+spark.copy_for_spark(site, site.sorted_files)
 found = {}
 for task in contenders.PEER_TASKS:
     contender = contenders.Contender(contenders.SPARK, task, form=contenders.fastest_form(contenders.SPARK, task))

@@ -11,8 +11,9 @@ collector that trades pauses for throughput.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.contenders import RAW_TO_1M, RAW_TO_1M_FULL, REPARTITION, ROLLUPS_1M, ROLLUPS_1M_FULL, Form
@@ -21,11 +22,13 @@ from benchmarks.peers.common import CLOSED, MINUTE, received
 from benchmarks.sites import RECEIVED, Site
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from pyspark.sql import DataFrame, SparkSession
 
 PARTITIONS = 16
 _ORDER = ("metric", "org_id", "id", "logical_timestamp")
 _MEMORY = "6g"
+_COPIED_ROW_GROUP = 1 << 20
 _LABEL = "(logical_timestamp + 59999) div 60000 * 60000"
 
 
@@ -73,17 +76,38 @@ def _sort(arrange: Callable[[DataFrame], DataFrame], codec: str, *, plain: bool)
     return sort
 
 
-def prepare(site: Site) -> None:
-    """Write the copy of our sorted points that Spark reads."""
+def copy_for_spark(site: Site, shards: Sequence[str]) -> None:
+    """Staged shards row by row in encodings that Spark reads, with the shard as a column; made anew, as the shards may be."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    shutil.rmtree(site.sorted_for_spark, ignore_errors=True)
-    site.sorted_for_spark.mkdir()
-    for number, path in enumerate(site.sorted_files):
-        file = pq.ParquetFile(path, read_dictionary=["metric"])
-        with pq.ParquetWriter(site.sorted_for_spark / f"shard-{number:05d}.parquet", file.schema_arrow, compression="lz4") as writer:
-            for group in range(file.num_row_groups):
-                writer.write_table(file.read_row_group(group))
+    folder = site.sorted_for_spark
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    columns = list(site.point_columns)
+    for path in shards:
+        shard = pa.scalar(int(Path(path).stem.rpartition("-")[2]), pa.int32())
+        source = pq.ParquetFile(path, read_dictionary=["metric"])
+        kinds = {"metric": pa.string()}
+        fields = [pa.field(name, kinds.get(name, source.schema_arrow.field(name).type)) for name in columns]
+        schema = pa.schema([pa.field("metric_shard_id", shard.type), *fields])
+        # Spark's own default codec.
+        with pq.ParquetWriter(folder / Path(path).name, schema, compression="snappy") as writer:
+            for table in _row_groups(source, columns):
+                numbered = pa.table([pa.repeat(shard, table.num_rows), *table.columns], names=schema.names)
+                writer.write_table(numbered.cast(schema), row_group_size=_COPIED_ROW_GROUP)
+
+
+def _row_groups(source: Any, columns: list[str]) -> Iterator[pa.Table]:
+    """Row groups of a shard, several together."""
+    import pyarrow as pa
+
+    pending: list[pa.Table] = []
+    for group in range(source.num_row_groups):
+        pending.append(source.read_row_group(group, columns=columns))
+        if sum(table.num_rows for table in pending) >= _COPIED_ROW_GROUP or group == source.num_row_groups - 1:
+            yield pa.concat_tables(pending)
+            pending = []
 
 
 def _windows(site: Site, points: DataFrame, keys: tuple[str, ...], *, steps: bool) -> DataFrame:

@@ -50,7 +50,8 @@ def _jars(_: dict[str, Any]) -> dict[str, Any]:
 def _prepare(job: dict[str, Any]) -> dict[str, Any]:
     """Data, our home on the catalog, and the input of Spark; of a site that somebody else has prepared only the last."""
     from benchmarks import data
-    from benchmarks.seed_program import ours, program
+    from benchmarks.peers import spark
+    from benchmarks.seed_program import ours
 
     site = Site(Path(job["site"]))
     if job["catalog"]:
@@ -59,7 +60,7 @@ def _prepare(job: dict[str, Any]) -> dict[str, Any]:
     elif not _our_rollups(site) or not _sorted_files(site):
         raise ValueError("the site has no staged points or no 1 min rollups of the batch; run the benchmark that prepares it first")
     if job["spark"]:
-        program.copy_for_spark(site, _sorted_files(site))
+        spark.copy_for_spark(site, _sorted_files(site))
     return {"rows": _rows(_sorted_files(site)), "series": _rows(_partial_files(site))}
 
 

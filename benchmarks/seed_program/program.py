@@ -12,7 +12,6 @@ order, in Spark's own; that is not timed.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +30,6 @@ RESOLUTION = 60_000
 COMPUTE, PARTIAL, COUNT, APPEND = "compute", "partial points", "count", "append"
 STAGES = (COMPUTE, PARTIAL, COUNT, APPEND)
 """Parts of a run as the analysis has them. The first one plans: everything is computed by those after it."""
-INPUT = "seed-input"
-_COPIED_ROW_GROUP = 1 << 20
 _ROWS_PER_PARTIAL_FILE = 10_000_000
 _NAMESPACE = "seed"
 
@@ -109,43 +106,6 @@ class Variant:
 ORIGINAL, RECOMMENDED = Variant(recommended=False), Variant(recommended=True)
 
 
-def copy_for_spark(site: Site, shards: Sequence[str]) -> None:
-    """Staged shards in encodings that Spark reads, with the shard as a column; made anew, as the shards may be."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    folder = site.root / INPUT
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    for path in shards:
-        shard = int(Path(path).stem.rpartition("-")[2])
-        source = pq.ParquetFile(path, read_dictionary=["metric"])
-        schema = pa.schema([pa.field("metric_shard_id", pa.int32()), *(pa.field(name, _kind(name)) for name in site.point_columns)])
-        with pq.ParquetWriter(folder / Path(path).name, schema, compression="snappy") as writer:
-            for table in _row_groups(source, list(site.point_columns)):
-                rows = table.num_rows
-                columns = [pa.repeat(pa.scalar(shard, pa.int32()), rows), *(table.column(name) for name in site.point_columns)]
-                writer.write_table(pa.table(columns, names=schema.names).cast(schema), row_group_size=_COPIED_ROW_GROUP)
-
-
-def _row_groups(source: Any, columns: list[str]) -> Any:
-    """Row groups of a shard, several together."""
-    import pyarrow as pa
-
-    pending: list[pa.Table] = []
-    for group in range(source.num_row_groups):
-        pending.append(source.read_row_group(group, columns=columns))
-        if sum(table.num_rows for table in pending) >= _COPIED_ROW_GROUP or group == source.num_row_groups - 1:
-            yield pa.concat_tables(pending)
-            pending = []
-
-
-def _kind(name: str) -> Any:
-    import pyarrow as pa
-
-    return pa.string() if name == "metric" else pa.int64()
-
-
 def session(variant: Variant, settings: Settings, jars: Sequence[str], threads: int, heap_bytes: int, scratch: Path) -> SparkSession:
     """The process's session, on the catalog of the settings. The password is where PGPASSFILE says.
 
@@ -210,7 +170,7 @@ def run(
     details: dict[str, Any] = {}
     partial_points = site.output / "partial-points"
     with watch.time(COMPUTE):
-        points = variant.points(spark.read.parquet(str(site.root / INPUT)), threads)
+        points = variant.points(spark.read.parquet(str(site.sorted_for_spark)), threads)
         points.createOrReplaceTempView("datapoints")
         rollups = spark.sql(_ROLLUPS)
         partial = spark.sql(_PARTIAL_POINTS)
