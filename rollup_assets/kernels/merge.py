@@ -13,7 +13,7 @@ import numpy as np
 from rollup_assets.kernels.compiling import Array, allocating_kernel, kernel
 from rollup_assets.kernels.partial import PartialPoints
 from rollup_assets.kernels.repartition import slot_of
-from rollup_assets.kernels.windows import COUNT, DELTA, RESETS, STEPS, step_between, sum_overflows
+from rollup_assets.kernels.windows import COUNT, DELTA, RESETS, STEPS, step_between, wrap_of_sum
 
 
 class Carry(NamedTuple):
@@ -69,7 +69,7 @@ def add_first_steps(
             partial.values[level, DELTA, j] = delta
             partial.integers[level, STEPS, j] += 1
             partial.integers[level, RESETS, j] += reset
-            if wrapped or sum_overflows(before, step, delta):
+            if (wrapped | wrap_of_sum(before, step, delta)) < 0:
                 return j, level
     return -1, -1
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rollup_assets.kernels.compiling import Array, allocating_kernel, kernel
+from rollup_assets.kernels.compiling import Array, Number, allocating_kernel, kernel
 from rollup_assets.kernels.repartition import NO_LAG, ShardPoints
 from rollup_assets.kernels.windows import (
     COUNT,
@@ -29,10 +29,13 @@ from rollup_assets.kernels.windows import (
     STEPS,
     SUM,
     VALUES,
+    Sums,
     complete_up_to,
     fold,
-    step_between,
+    overflowed,
     sum_overflows,
+    with_point,
+    wrap_of_sum,
 )
 
 
@@ -176,11 +179,13 @@ def partial_points(
     integers = np.zeros((levels, INTEGERS), np.int64)
     values = np.zeros((levels, VALUES), point_values.dtype)
     finest = resolutions[0]
+    all_are_near = finest <= lookback
     for j in range(len(order)):
         code = order[j]
         begin = start[code]
         end = begin + kept[code]
-        i = first_open(times, begin, end, batch_length - resolutions[levels - 1])
+        end_at = np.uint64(end)
+        i: Number = first_open(times, begin, end, batch_length - resolutions[levels - 1])
         label = np.int64(0)
         while i < end:
             # One finest window, whose first point is i.
@@ -188,47 +193,29 @@ def partial_points(
             label = label + finest if label < time <= label + finest else (time + finest - 1) // finest * finest
             first = i
             value = point_values[i]
-            total = value
-            smallest = value
-            largest = value
-            delta = value - value
-            steps = np.int64(0)
-            resets = np.int64(0)
-            over = False
-            if i > begin and time - times[i - 1] <= lookback:
-                delta, reset, wrapped = step_between(point_values[i - 1], value)
-                over |= wrapped
-                steps += 1
-                resets += reset
-            i += 1
-            while i < end and times[i] <= label:
+            zero = value - value
+            sums = Sums(zero, value, value, zero, np.int64(0), np.int64(0), np.int64(0))
+            previous = point_values[i - 1] if i > begin else zero
+            sums = with_point(sums, previous, value, i > begin and time - times[i - 1] <= lookback)
+            at = np.uint64(i + 1)
+            while at < end_at and times[at] <= label:
                 previous = value
-                value = point_values[i]
-                total_before = total
-                total = total_before + value
-                over |= sum_overflows(total_before, value, total)
-                smallest = min(smallest, value)
-                largest = max(largest, value)
-                if times[i] - times[i - 1] <= lookback:
-                    step, reset, wrapped = step_between(previous, value)
-                    delta_before = delta
-                    delta = delta_before + step
-                    over |= wrapped | sum_overflows(delta_before, step, delta)
-                    steps += 1
-                    resets += reset
-                i += 1
-            if not details and not over and levels > 1 and i < end and integers[1, COUNT] > 0 and label <= integers[1, LABEL]:
+                value = point_values[at]
+                sums = with_point(sums, previous, value, all_are_near or times[at] - times[at - np.uint64(1)] <= lookback)
+                at += np.uint64(1)
+            i = np.int64(at)
+            if not details and sums.wrapped >= 0 and levels > 1 and i < end and integers[1, COUNT] > 0 and label <= integers[1, LABEL]:
                 # Nearly every window: `fold`, from the scalars.
                 integers[1, COUNT] += i - first
-                integers[1, STEPS] += steps
-                integers[1, RESETS] += resets
+                integers[1, STEPS] += sums.steps
+                integers[1, RESETS] += sums.resets
                 total_before = values[1, SUM]
-                values[1, SUM] = total_before + total
+                values[1, SUM] = total_before + sums.total
                 delta_before = values[1, DELTA]
-                values[1, DELTA] = delta_before + delta
-                values[1, MIN] = min(values[1, MIN], smallest)
-                values[1, MAX] = max(values[1, MAX], largest)
-                if sum_overflows(total_before, total, values[1, SUM]) or sum_overflows(delta_before, delta, values[1, DELTA]):
+                values[1, DELTA] = delta_before + sums.delta
+                values[1, MIN] = min(values[1, MIN], sums.smallest)
+                values[1, MAX] = max(values[1, MAX], sums.largest)
+                if (wrap_of_sum(total_before, sums.total, values[1, SUM]) | wrap_of_sum(delta_before, sums.delta, values[1, DELTA])) < 0:
                     integers[1, OVERFLOWED] = 1
                 continue
             lag_sum = np.int64(0)
@@ -238,26 +225,27 @@ def partial_points(
                     if lags[q] != NO_LAG:
                         lag_before = lag_sum
                         lag_sum = lag_before + lags[q]
-                        over |= sum_overflows(lag_before, lags[q], lag_sum)
+                        if sum_overflows(lag_before, lags[q], lag_sum):
+                            sums = overflowed(sums)
                         lag_count += 1
             integers[0, LABEL] = label
             integers[0, COUNT] = i - first
-            integers[0, STEPS] = steps
-            integers[0, RESETS] = resets
+            integers[0, STEPS] = sums.steps
+            integers[0, RESETS] = sums.resets
             integers[0, LAG_SUM] = lag_sum
             integers[0, LAG_COUNT] = lag_count
-            integers[0, OVERFLOWED] = np.int64(over)
+            integers[0, OVERFLOWED] = np.int64(sums.wrapped < 0)
             if details:
                 integers[0, ORG] = orgs[first] if with_dimensions else out.org[j]
                 integers[0, METRIC] = metric_rank[metrics[first]] if with_dimensions else out.metric[j]
-            values[0, SUM] = total
-            values[0, MIN] = smallest
-            values[0, MAX] = largest
-            values[0, DELTA] = delta
+            values[0, SUM] = sums.total
+            values[0, MIN] = sums.smallest
+            values[0, MAX] = sums.largest
+            values[0, DELTA] = sums.delta
             values[0, LATEST] = value
             if i < end:
                 fold_complete(integers, values, 0, resolutions)
-        overflowed = -1
+        overflow_level = -1
         zero = out.first_value[j] - out.first_value[j]
         for level in range(levels):
             # A finer open window is part of the coarser ones: what is in row `level` now is all of the window labelled with the
@@ -270,10 +258,10 @@ def partial_points(
                 out.integers[level, METRIC, j] = out.metric[j]
             for column in range(out.values.shape[1]):
                 out.values[level, column, j] = values[level, column] if is_open else zero
-            if is_open and integers[level, OVERFLOWED] and overflowed < 0:
-                overflowed = level
+            if is_open and integers[level, OVERFLOWED] and overflow_level < 0:
+                overflow_level = level
             if integers[level, COUNT] > 0:
                 fold_complete(integers, values, level, resolutions)
-        if overflowed >= 0:
-            return j, overflowed
+        if overflow_level >= 0:
+            return j, overflow_level
     return -1, -1

@@ -101,28 +101,28 @@ def destinations(shard: Array, shards: int, out: Array, start: Array) -> None:
 def scatter_offsets(values: Array, base: int, destination: Array, out: Array) -> None:
     """``out[destination[r]] = values[r] - base``; integers of any width."""
     for r in range(len(values)):
-        out[destination[r]] = values[r] - base
+        out[np.uint32(destination[r])] = values[r] - base
 
 
 @kernel
 def scatter_doubles(values: Array, destination: Array, out: Array) -> None:
     """``out[destination[r]] = values[r]`` with -0.0 made 0.0; float64."""
     for r in range(len(values)):
-        out[destination[r]] = values[r] + 0.0
+        out[np.uint32(destination[r])] = values[r] + 0.0
 
 
 @kernel
 def scatter_codes(codes: Array, translation: Array, destination: Array, out: Array) -> None:
     """``out[destination[r]] = translation[codes[r]]``."""
     for r in range(len(codes)):
-        out[destination[r]] = translation[codes[r]]
+        out[np.uint32(destination[r])] = translation[codes[r]]
 
 
 @kernel
 def scatter_lags(lags: Array, base: int, destination: Array, out: Array) -> None:
     """Lags int64[n] as offsets from ``base - 1``, so that 0 means none."""
     for r in range(len(lags)):
-        out[destination[r]] = 0 if lags[r] == NO_LAG else lags[r] - base + 1
+        out[np.uint32(destination[r])] = 0 if lags[r] == NO_LAG else lags[r] - base + 1
 
 
 class SeriesTable(NamedTuple):
@@ -235,9 +235,9 @@ def ingest(
         x = ids[r]
         time = times[r]
         org = orgs[r] + org_base
-        metric = translation[metrics[r]]
+        metric = translation[np.uint32(metrics[r])]
         code += 1
-        if trust > 0 and code < series and series_id[code] == x:
+        if trust > 0 and code < series and series_id[np.uint64(code)] == x:
             trust = min(trust + 1, _MOST_TRUST)
         else:
             h = slot_of(x, mask)
@@ -259,13 +259,14 @@ def ingest(
                 series += 1
             trust = min(trust + 1, _MOST_TRUST) if found == code else max(trust - _DISTRUST, -_MOST_TRUST)
             code = found
-        changed += (series_org[code] != org) | (series_metric[code] != metric)
-        series_unsorted[code] |= time <= series_last[code]
-        series_last[code] = time
-        series_count[code] += 1
+        slot = np.uint64(code)
+        changed += (series_org[slot] != org) | (series_metric[slot] != metric)
+        series_unsorted[slot] |= time <= series_last[slot]
+        series_last[slot] = time
+        series_count[slot] += 1
         if not keep_rows:
             continue
-        at = row + r
+        at = np.uint64(row + r)
         out_code[at] = code
         out_time[at] = time
         out_value[at] = values[r] + value_base
@@ -325,9 +326,9 @@ def place(
     codes, times, values, orgs, metrics, lags = points
     _, out_times, out_values, out_orgs, out_metrics, out_lags = out
     for r in range(rows):
-        code = codes[r]
-        at = kept[code]
-        kept[code] = at + 1
+        code = np.uint32(codes[r])
+        at = np.uint64(kept[code])
+        kept[code] += 1
         out_times[at] = times[r]
         out_values[at] = values[r]
         if with_dimensions:
@@ -414,11 +415,13 @@ def fill_row_group(
         count = min(kept[code] - i, capacity - filled)
         source = start[code] + i
         for q in range(count):
-            out_id[filled + q] = series
-            out_time[filled + q] = batch_start + times[source + q]
-            out_value[filled + q] = values[source + q]
-            out_org[filled + q] = orgs[source + q] if with_dimensions else org
-            out_metric[filled + q] = rank[metrics[source + q]] if with_dimensions else metric
+            target = np.uint64(filled + q)
+            of = np.uint64(source + q)
+            out_id[target] = series
+            out_time[target] = batch_start + times[of]
+            out_value[target] = values[of]
+            out_org[target] = orgs[of] if with_dimensions else org
+            out_metric[target] = rank[metrics[of]] if with_dimensions else metric
         if keep_receive:
             for q in range(count):
                 lag = lags[source + q] if with_lag else NO_LAG
@@ -510,4 +513,4 @@ def note_first_points(block: Block, value_base: int, org_base: int, lag_base: in
 def scatter(values: Array, destination: Array, out: Array) -> None:
     """``out[destination[r]] = values[r]``."""
     for r in range(len(values)):
-        out[destination[r]] = values[r]
+        out[np.uint32(destination[r])] = values[r]

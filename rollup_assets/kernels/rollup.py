@@ -32,10 +32,14 @@ from rollup_assets.kernels.windows import (
     STEPS,
     SUM,
     VALUES,
+    Sums,
     complete_up_to,
     fold,
+    overflowed,
     step_between,
     sum_overflows,
+    with_point,
+    wrap_of_sum,
 )
 
 # Columns of Rows.integers and Rows.values.
@@ -247,7 +251,7 @@ def emit_carried(
             if stepped:
                 delta_before = values[levels, DELTA]
                 delta = delta_before + step
-                over |= wrapped or sum_overflows(delta_before, step, delta)
+                over |= (wrapped | wrap_of_sum(delta_before, step, delta)) < 0
                 values[levels, DELTA] = delta
                 integers[levels, STEPS] += 1
                 integers[levels, RESETS] += reset
@@ -260,6 +264,35 @@ def emit_carried(
         integers[levels, COUNT] = count
         integers[levels, OVERFLOWED] = np.int64(over)
         emit(integers, values, levels, level, batch_start, series, state.cursor, rows.integers, rows.values, rows.used, rows.capacity)
+
+
+@kernel
+def rest_of_window(
+    sums: Sums,
+    ids: Array,
+    times: Array,
+    point_values: Array,
+    begin: Number,
+    series: Number,
+    label: Number,
+    last_time: Number,
+    last_value: Number,
+    lookback: int,
+    resolution: Number,
+) -> tuple[Sums, Number, Number, Number]:
+    """Add the points from ``begin`` on that are in the window, without the questions that only its first one raises (8 -> 4 ns a
+    point). Returns (sums, last time, last value, row to go on with).
+    """
+    r = np.uint64(begin)
+    n = np.uint64(len(ids))
+    all_are_near = resolution <= lookback
+    while r < n and ids[r] == series and times[r] <= label:
+        value = point_values[r]
+        sums = with_point(sums, last_value, value, all_are_near or times[r] - last_time <= lookback)
+        last_time = times[r]
+        last_value = value
+        r += np.uint64(1)
+    return sums, last_time, last_value, np.int64(r)
 
 
 @kernel
@@ -316,17 +349,13 @@ def roll_up(
     # The finest window lives in scalars; its row of the state is needed only between calls and where a coarser window ends.
     label = integers[0, LABEL]
     count = integers[0, COUNT]
-    steps = integers[0, STEPS]
-    resets = integers[0, RESETS]
     org = integers[0, ORG]
     metric = integers[0, METRIC]
     lag_sum = integers[0, LAG_SUM]
     lag_count = integers[0, LAG_COUNT]
-    over = integers[0, OVERFLOWED] != 0
-    total = values[0, SUM]
-    smallest = values[0, MIN]
-    largest = values[0, MAX]
-    delta = values[0, DELTA]
+    sums = Sums(
+        values[0, SUM], values[0, MIN], values[0, MAX], values[0, DELTA], integers[0, STEPS], integers[0, RESETS], -integers[0, OVERFLOWED]
+    )
     n = len(ids)
     r = begin
     stop = n + (1 if final else 0)
@@ -335,70 +364,71 @@ def roll_up(
         series = np.int64(0)
         time = np.int64(0)
         value = zero
+        at = np.uint64(r)
         if not end:
-            series = ids[r]
-            time = times[r]
-            value = point_values[r]
+            series = ids[at]
+            time = times[at]
+            value = point_values[at]
         new = end or series != current or not in_series
         if new or time > label:
             if count > 0:
                 if label < batch_end:
-                    q = used[0]
-                    used[0] = q + 1
+                    q = np.uint64(used[0])
+                    used[0] += 1
                     out[OUT_ID, q] = current
                     out[OUT_ORG, q] = org
                     out[OUT_METRIC, q] = metric
                     out[OUT_LABEL, q] = label
                     out[OUT_COUNT, q] = count
-                    out[OUT_STEPS, q] = steps
-                    out[OUT_RESETS, q] = resets
+                    out[OUT_STEPS, q] = sums.steps
+                    out[OUT_RESETS, q] = sums.resets
                     out[OUT_LAG_SUM, q] = lag_sum
                     out[OUT_LAG_COUNT, q] = lag_count
-                    out_values[OUT_SUM, q] = total
-                    out_values[OUT_MIN, q] = smallest
-                    out_values[OUT_MAX, q] = largest
+                    out_values[OUT_SUM, q] = sums.total
+                    out_values[OUT_MIN, q] = sums.smallest
+                    out_values[OUT_MAX, q] = sums.largest
                     out_values[OUT_LATEST, q] = last_value
-                    out_values[OUT_DELTA, q] = delta
-                    if over:
+                    out_values[OUT_DELTA, q] = sums.delta
+                    if sums.wrapped < 0:
                         note_overflow(cursor, current, label, 0)
                 if levels > 1:
-                    if not over and integers[1, COUNT] > 0 and label <= integers[1, LABEL]:
+                    if sums.wrapped >= 0 and integers[1, COUNT] > 0 and label <= integers[1, LABEL]:
                         # Nearly every window: `fold`, from the scalars (70 -> 33 ns a window).
                         integers[1, COUNT] += count
-                        integers[1, STEPS] += steps
-                        integers[1, RESETS] += resets
+                        integers[1, STEPS] += sums.steps
+                        integers[1, RESETS] += sums.resets
                         sum_before = values[1, SUM]
-                        sum_after = sum_before + total
+                        sum_after = sum_before + sums.total
                         delta_before = values[1, DELTA]
-                        delta_after = delta_before + delta
-                        wrapped_up = sum_overflows(sum_before, total, sum_after) or sum_overflows(delta_before, delta, delta_after)
+                        delta_after = delta_before + sums.delta
+                        wrapped_up = wrap_of_sum(sum_before, sums.total, sum_after) | wrap_of_sum(delta_before, sums.delta, delta_after)
                         values[1, SUM] = sum_after
                         values[1, DELTA] = delta_after
-                        values[1, MIN] = min(values[1, MIN], smallest)
-                        values[1, MAX] = max(values[1, MAX], largest)
+                        values[1, MIN] = min(values[1, MIN], sums.smallest)
+                        values[1, MAX] = max(values[1, MAX], sums.largest)
                         values[1, LATEST] = last_value
                         # Not `with_lag`: the window may have begun in the chunk before, and this one may be without receive times.
                         if lag_count > 0:
                             lag_before = integers[1, LAG_SUM]
                             integers[1, LAG_SUM] = lag_before + lag_sum
                             integers[1, LAG_COUNT] += lag_count
-                            wrapped_up = wrapped_up or sum_overflows(lag_before, lag_sum, integers[1, LAG_SUM])
-                        if wrapped_up:
+                            wrapped_up |= wrap_of_sum(lag_before, lag_sum, integers[1, LAG_SUM])
+                        if wrapped_up < 0:
                             integers[1, OVERFLOWED] = 1
                     else:
                         integers[0, LABEL] = label
                         integers[0, COUNT] = count
-                        integers[0, STEPS] = steps
-                        integers[0, RESETS] = resets
+                        integers[0, STEPS] = sums.steps
+                        integers[0, RESETS] = sums.resets
                         integers[0, ORG] = org
                         integers[0, METRIC] = metric
                         integers[0, LAG_SUM] = lag_sum
                         integers[0, LAG_COUNT] = lag_count
-                        integers[0, OVERFLOWED] = np.int64(over)
-                        values[0, SUM] = total
-                        values[0, MIN] = smallest
-                        values[0, MAX] = largest
-                        values[0, DELTA] = delta
+                        integers[0, OVERFLOWED] = np.int64(sums.wrapped < 0)
+                        values[0, SUM] = sums.total
+                        values[0, MIN] = sums.smallest
+                        values[0, MAX] = sums.largest
+                        values[0, DELTA] = sums.delta
                         values[0, LATEST] = last_value
                         push_up(integers, values, 0, current, batch_end, resolutions, cursor, out, out_values, used, capacity)
                 count = np.int64(0)
@@ -467,75 +497,45 @@ def roll_up(
                     continue
             # The next window, in the common case, without a division.
             label = label + finest if not new and time <= label + finest else (time + finest - 1) // finest * finest
-            steps = np.int64(0)
-            resets = np.int64(0)
-            org = orgs[r]
-            metric = np.int64(translation[metrics[r]])
+            org = orgs[at]
+            metric = np.int64(translation[np.uint32(metrics[at])])
             lag_sum = np.int64(0)
             lag_count = np.int64(0)
-            over = False
-            total = zero
-            smallest = value
-            largest = value
-            delta = zero
-        if time - last_time <= lookback:
-            step, reset, wrapped = step_between(last_value, value)
-            delta_before = delta
-            delta = delta_before + step
-            over |= wrapped | sum_overflows(delta_before, step, delta)
-            steps += 1
-            resets += reset
-        total_before = total
-        total = total_before + value
-        over |= sum_overflows(total_before, value, total)
-        smallest = min(smallest, value)
-        largest = max(largest, value)
-        if with_lag and lags[r] != NO_LAG:
+            sums = Sums(zero, value, value, zero, np.int64(0), np.int64(0), np.int64(0))
+        sums = with_point(sums, last_value, value, time - last_time <= lookback)
+        if with_lag and lags[at] != NO_LAG:
             lag_before = lag_sum
-            lag_sum = lag_before + lags[r]
-            over |= sum_overflows(lag_before, lags[r], lag_sum)
+            lag_sum = lag_before + lags[at]
+            if sum_overflows(lag_before, lags[at], lag_sum):
+                sums = overflowed(sums)
             lag_count += 1
         count += 1
         last_time = time
         last_value = value
         r += 1
-        # The rest of the window's points, without the questions that only its first one raises (8 -> 6 ns a point).
-        while not with_lag and r < n and ids[r] == current and times[r] <= label:
-            time = times[r]
-            value = point_values[r]
-            if time - last_time <= lookback:
-                step, reset, wrapped = step_between(last_value, value)
-                delta_before = delta
-                delta = delta_before + step
-                over |= wrapped | sum_overflows(delta_before, step, delta)
-                steps += 1
-                resets += reset
-            total_before = total
-            total = total_before + value
-            over |= sum_overflows(total_before, value, total)
-            smallest = min(smallest, value)
-            largest = max(largest, value)
-            count += 1
-            last_time = time
-            last_value = value
-            r += 1
+        if not with_lag:
+            begun = r
+            sums, last_time, last_value, r = rest_of_window(
+                sums, ids, times, point_values, r, current, label, last_time, last_value, lookback, finest
+            )
+            count += r - begun
     cursor[IN_SERIES] = 1 if in_series else 0
     cursor[SERIES_ID] = current
     cursor[LAST_TIME] = last_time
     state.last_value[0] = last_value
     integers[0, LABEL] = label
     integers[0, COUNT] = count
-    integers[0, STEPS] = steps
-    integers[0, RESETS] = resets
+    integers[0, STEPS] = sums.steps
+    integers[0, RESETS] = sums.resets
     integers[0, ORG] = org
     integers[0, METRIC] = metric
     integers[0, LAG_SUM] = lag_sum
     integers[0, LAG_COUNT] = lag_count
-    integers[0, OVERFLOWED] = np.int64(over)
-    values[0, SUM] = total
-    values[0, MIN] = smallest
-    values[0, MAX] = largest
-    values[0, DELTA] = delta
+    integers[0, OVERFLOWED] = np.int64(sums.wrapped < 0)
+    values[0, SUM] = sums.total
+    values[0, MIN] = sums.smallest
+    values[0, MAX] = sums.largest
+    values[0, DELTA] = sums.delta
     return r
 
 

@@ -7,7 +7,7 @@ looked at once whatever the number of resolutions. For float64 this order of add
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import types
@@ -26,30 +26,82 @@ PARTIAL_VALUES = 4
 VALUES = 5
 
 
-def sum_overflows(a: Any, b: Any, total: Any) -> bool:
-    """Whether ``total = a + b`` wrapped around; never for float64. (Hacker's Delight, 2-13: the signs of both operands differ from the
-    sum's.)
+def wrap_of_sum(a: Any, b: Any, total: Any) -> Any:
+    """Negative if ``total = a + b`` wrapped around, for int64; 0 for float64. (Hacker's Delight, 2-13: the signs of both operands
+    differ from the sum's.)
     """
     raise NotImplementedError("compiled code only")
 
 
-@overload(sum_overflows)
-def _sum_overflows(a, b, total):  # type: ignore[no-untyped-def]  # noqa: ARG001  (numba compares annotations with the implementations')
+@overload(wrap_of_sum)
+def _wrap_of_sum(a, b, total):  # type: ignore[no-untyped-def]  # noqa: ARG001  (numba compares annotations with the implementations')
     if isinstance(total, types.Integer):
-        return lambda a, b, total: ((a ^ total) & (b ^ total)) < 0
-    return lambda a, b, total: False  # noqa: ARG005
+        return lambda a, b, total: (a ^ total) & (b ^ total)
+    return lambda a, b, total: np.int64(0)  # noqa: ARG005
+
+
+def wrap_of_step(difference: Any, reset: Any) -> Any:
+    """Negative if the difference of a value and an earlier one that is not greater (``reset`` = 0) wrapped around; 0 for float64."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(wrap_of_step)
+def _wrap_of_step(difference, reset):  # type: ignore[no-untyped-def]  # noqa: ARG001
+    if isinstance(difference, types.Integer):
+        return lambda difference, reset: difference & (reset - 1)
+    return lambda difference, reset: np.int64(0)  # noqa: ARG005
+
+
+@kernel
+def sum_overflows(a: Number, b: Number, total: Number) -> bool:
+    """Whether ``total = a + b`` wrapped around; never for float64."""
+    return bool(wrap_of_sum(a, b, total) < 0)
 
 
 @kernel
 def step_between(previous: Number, value: Number) -> tuple[Number, Number, Number]:
-    """(step, 1 if it is a reset, whether it overflows) from one value of a series to the next: ``value - previous``, or ``value``
+    """(step, 1 if it is a reset, negative if it overflows) from one value of a series to the next: ``value - previous``, or ``value``
     after a reset.
     """
     # No branch: on a gauge's random walk half of the values are lower than the one before, and each misprediction costs 4 ns.
-    reset = value < previous
     difference = value - previous
-    step = value if reset else difference
-    return step, np.int64(reset), (not reset) & sum_overflows(difference, previous, value)
+    reset = np.int64(value < previous)
+    return value if reset else difference, reset, wrap_of_step(difference, reset)
+
+
+class Sums(NamedTuple):
+    """What the points of a window without receive times come to, in scalars."""
+
+    total: Number
+    smallest: Number
+    largest: Number
+    delta: Number
+    steps: Number
+    resets: Number
+    wrapped: Number  # negative: some sum or step overflowed
+
+
+@kernel
+def with_point(sums: Sums, previous: Number, value: Number, stepped: Number) -> Sums:
+    """A window's sums with one more point; ``stepped``: the value ``previous`` is near enough for a step."""
+    total = sums.total + value
+    wrapped = sums.wrapped | wrap_of_sum(sums.total, value, total)
+    delta = sums.delta
+    steps = sums.steps
+    resets = sums.resets
+    if stepped:
+        step, reset, wrapped_step = step_between(previous, value)
+        delta = sums.delta + step
+        wrapped |= wrapped_step | wrap_of_sum(sums.delta, step, delta)
+        steps += 1
+        resets += reset
+    return Sums(total, min(sums.smallest, value), max(sums.largest, value), delta, steps, resets, wrapped)
+
+
+@kernel
+def overflowed(sums: Sums) -> Sums:
+    """The same sums, marked as overflowed."""
+    return Sums(sums.total, sums.smallest, sums.largest, sums.delta, sums.steps, sums.resets, np.int64(-1))
 
 
 @kernel

@@ -421,6 +421,10 @@ def dictionary_schema(value_type: ValueType) -> pa.Schema:
 
 
 def _nullable(values: NDArray[Any], present: NDArray[np.bool_]) -> pa.Array:
+    """A column with nulls where ``present`` is False, of the memory that ``values`` has."""
     import pyarrow as pa
 
-    return pa.array(values) if present.all() else pa.array(values, mask=~present)
+    if present.all():
+        return pa.array(values)
+    valid = pa.py_buffer(np.packbits(present, bitorder="little"))
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [valid, pa.py_buffer(values)])
