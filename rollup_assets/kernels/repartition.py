@@ -133,7 +133,7 @@ class SeriesTable(NamedTuple):
     """
 
     slot: Array  # int32[m]
-    id: Array  # int64[m / 2]
+    id: Array  # int64[m / 4]: fuller tables are searched longer (half full: 10 ns a point instead of 7.6)
     org: Array  # int64, of the point seen first
     metric: Array  # int32, of the point seen first
     points: Array  # int64, how many it has
@@ -165,16 +165,16 @@ class ShardPoints(NamedTuple):
 
 
 def new_series_table(slots: int) -> SeriesTable:
-    """An empty table for up to ``slots / 2`` series; slots is a power of two."""
-    half = slots // 2
+    """An empty table for up to ``slots / 4`` series; slots is a power of two."""
+    room = slots // 4
     return SeriesTable(
         np.full(slots, -1, np.int32),
-        np.empty(half, np.int64),
-        np.empty(half, np.int64),
-        np.empty(half, np.int32),
-        np.empty(half, np.int64),
-        np.empty(half, np.int32),
-        np.empty(half, np.uint8),
+        np.empty(room, np.int64),
+        np.empty(room, np.int64),
+        np.empty(room, np.int32),
+        np.empty(room, np.int64),
+        np.empty(room, np.int32),
+        np.empty(room, np.uint8),
     )
 
 
