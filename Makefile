@@ -7,7 +7,7 @@
 #   make test                              all tests
 #   make screenshots                       the pictures in docs/images anew, from the Dagster UI in Chromium
 #   make check                             formatting, lint, types, definitions
-#   make bench                             this project beside its peers and the seed's program, about 40 minutes
+#   make bench                             this project beside its peers and the seed's program, about 20 minutes
 #   make bench-full                        every benchmark, hours; needs Java and 60 GB of disk
 #   make lock                              resolve the dependencies of setup.cfg anew
 
@@ -56,7 +56,7 @@ BENCHMARK = env -u ROLLUP_HOME $(BIN)/python -m
 
 bench: $(READY)
 	$(BENCHMARK) benchmarks
-	$(BENCHMARK) benchmarks.seed --shape sparse --start warm
+	$(BENCHMARK) benchmarks.seed --shape sparse --start warm --work .rollups/benchmark
 
 bench-full: $(READY)
 	$(BENCHMARK) benchmarks --forms

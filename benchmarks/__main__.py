@@ -27,7 +27,7 @@ console = Console(highlight=False, soft_wrap=True)
 
 def main(
     rows: Annotated[int, typer.Option(help="Raw points of a batch; of wide ones five sixths.")] = ROWS,
-    repeat: Annotated[int, typer.Option(help="Turns; after the first, only those run that targets depend on.")] = REPEAT,
+    repeat: Annotated[int, typer.Option(help="Turns; after the first, only those go on that targets depend on.")] = REPEAT,
     only: Annotated[str, typer.Option(help="Only contenders whose name contains this, such as 'DuckDB' or 'rollups-1m warm'.")] = "",
     shape: Annotated[list[str] | None, typer.Option(help=f"Points: {', '.join(SHAPES)}. Can be repeated; without, the first two.")] = None,
     full: Annotated[bool, typer.Option("--full", help="All shapes, all tasks, everyone in every turn of the first two.")] = False,
@@ -54,20 +54,26 @@ def main(
         raise typer.BadParameter("--output is for one --shape")
     for name in shapes:
         # Compiling is the same whatever the points.
-        first = [first_run()] if full or name == SCRAPES else []
+        first = [first_run()] if full and name == SCRAPES else []
         all_of_it = contenders.all_forms() if forms else [*contenders.all_contenders(name), *first]
-        chosen = all_of_it if full or forms else contenders.core(all_of_it)
+        chosen = all_of_it if full or forms else contenders.core(all_of_it, name)
+        left_out = [contender.name for contender in all_of_it if contender not in chosen]
         wanted = [contender for contender in chosen if only in contender.name]
         if not wanted:
             console.print(f"no contender's name contains {only!r}; there are: {', '.join(contender.name for contender in chosen)}")
+            if left_out:
+                console.print(f"with --full also: {', '.join(left_out)}")
             raise typer.Exit(2)
         points = rows * _WIDE_ROWS // ROWS if name == WIDE else rows
         turns = min(repeat, LEAST_REPEAT[name]) if full else repeat
+        if left_out and not only:
+            console.print(f"left to --full: {', '.join(left_out)}")
         bench = Bench(work.resolve(), points, threads, name, memory_limit=int(limit_gib * 2**30) or None)
         complete = not only and rows == ROWS and (forms or turns >= LEAST_REPEAT[name])
         everyone = forms or only or (full and name in MAIN)
         again = None if everyone else contenders.worth_repeating
         results = side_by_side("python -m benchmarks", bench, wanted, turns, PACKAGES, console.print, again)
+        results["left_out"] = left_out
         report.keep(results, contenders.forms_name(name) if forms else name, complete=complete, output=output, say=console.print)
         for line in stages.lines(results):
             console.print(line)

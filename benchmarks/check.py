@@ -46,8 +46,8 @@ def check(site: Site, contender: dict[str, str]) -> dict[str, Any]:
         found = _rollups(db, site, quotients, [str(path) for path in written], "label", steps=steps)
     else:
         home = ONE if contender["task"] == ROLLUPS_1M else THREE
-        found = _rollups(db, site, quotients, _one_minute(site, home), "epoch_ms(logical_timestamp)", steps=steps)
-    wanted = _rollups(db, site, quotients, _one_minute(site, THREE), "epoch_ms(logical_timestamp)", steps=steps)
+        found = _ours(db, site, quotients, home, steps=steps)
+    wanted = _ours(db, site, quotients, THREE, steps=steps)
     close = all(abs(found[name] - wanted[name]) <= 1e-9 * abs(wanted[name]) for name in quotients)
     return {"found": found, "equal": close and {**wanted, **{name: found[name] for name in quotients}} == found}
 
@@ -58,6 +58,19 @@ def _remembered(site: Site, name: str, make: Callable[[], dict[str, Any]]) -> di
     if not kept.exists():
         kept.write_text(json.dumps(make()))
     found: dict[str, Any] = json.loads(kept.read_text())
+    return found
+
+
+def _ours(db: duckdb.DuckDBPyConnection, site: Site, quotients: list[str], home: str, *, steps: bool) -> dict[str, Any]:
+    """Of this project's rollups: found once for the same files, since every peer is compared with them."""
+    files = _one_minute(site, home)
+    stamps = [[path, stat.st_size, stat.st_mtime_ns] for path in files for stat in (Path(path).stat(),)]
+    kept = site.root / f"{home}-{'steps' if steps else 'basic'}.json"
+    known = json.loads(kept.read_text()) if kept.exists() else {}
+    if known.get("files") != stamps:
+        known = {"files": stamps, "found": _rollups(db, site, quotients, files, "epoch_ms(logical_timestamp)", steps=steps)}
+        kept.write_text(json.dumps(known))
+    found: dict[str, Any] = known["found"]
     return found
 
 

@@ -22,12 +22,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contenders import FIRST, OURS, PEERS, RAW_TO_PUBLISHED, SPARK, Contender, reset
+from benchmarks.contenders import FIRST, FROM_SORTED, OURS, PEERS, RAW_TO_PUBLISHED, SPARK, Contender, reset
 from benchmarks.limits import Group, LimitError, limited
 from benchmarks.sites import Site
 
 Again = Callable[[Sequence[Contender], Sequence[dict[str, Any]]], Sequence[Contender]]
-"""Chooses from contenders, by what each one's first run cost, who runs in every turn."""
+"""Chooses from the contenders of a turn, by what their runs so far have cost, who runs in the next one."""
 ROOT = Path(__file__).parent.parent
 SMALL_ROWS = 360_000
 
@@ -113,7 +113,7 @@ class Bench:
             environment["NUMBA_CACHE_DIR"] = str(compiled)
         reset(contender, full)
         reset(contender, self.small)
-        inputs = [*full.raw_files, *(full.sorted_files_for_spark if contender.engine == SPARK else full.sorted_files)]
+        inputs = _inputs(contender, full)
         job = {"do": "run", "contender": contender.to_dict(), "full": str(full.root), "whole_warm_ups": self.whole_warm_ups}
         with ExitStack() as stack:
             group, without = None, {}
@@ -134,6 +134,13 @@ class Bench:
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         whole = {"full": str(self.full.root), "small": str(self.small.root), "threads": self.threads, **job}
         return run_process("benchmarks.child", whole, self.work, environment, group)
+
+
+def _inputs(contender: Contender, site: Site) -> list[str]:
+    """What a task reads."""
+    if contender.task not in FROM_SORTED:
+        return site.raw_files
+    return site.sorted_files_for_spark if contender.engine == SPARK else site.sorted_files
 
 
 def run_process(
@@ -241,7 +248,7 @@ def measure(
 ) -> Measured:
     """All contenders in turn, ``repeat`` times, every other time backwards; outputs are compared the first time.
 
-    ``again`` chooses who runs more than once, by the runs of the first turn; a peer that fails does not.
+    ``again`` chooses before each turn but the first who goes on; a peer that fails does not.
 
     Raises:
         ChildError: a process of ours failed.
@@ -251,7 +258,9 @@ def measure(
     for turn in range(repeat):
         if turn == 1:
             ended = [each for each in contenders if not any(each.to_dict().items() <= failure.items() for failure in found.failed)]
-            contenders = again(ended, found.runs) if again else ended
+            contenders = ended
+        if turn and again:
+            contenders = again(contenders, found.runs)
         for contender in contenders if turn % 2 == 0 else reversed(contenders):
             if contender.start == FIRST and turn:
                 continue

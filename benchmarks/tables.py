@@ -119,6 +119,7 @@ def circumstances(results: Results) -> str:
             f"- other programs used {figure(others, 0)} % of the machine while a run was measured",
             *([f"- the peers' forms: {forms}"] if forms else []),
             *([f"- did not come to an end: {failed}"] if failed else []),
+            *([f"- left to `--full`: {', '.join(results['left_out'])}"] if results.get("left_out") else []),
         ]
     )
 

@@ -119,9 +119,10 @@ def _of(shape: str) -> str:
 
 
 def fastest_peer(runs: list[Run], task: str, start: str, of: Callable[[Run], float]) -> str | None:
-    """The peer with the least median of wall or CPU time at a task; None if none was measured."""
+    """The peer with the least median of wall or CPU time at a task, of those that ran in most turns; None if none was measured."""
     found = {peer: select(runs, peer, task, start) for peer in PEERS}
-    medians = {peer: Spread.of([of(run) for run in mine]).median for peer, mine in found.items() if mine}
+    turns = max(len(mine) for mine in found.values())
+    medians = {peer: Spread.of([of(run) for run in mine]).median for peer, mine in found.items() if mine and len(mine) == turns}
     return min(medians, key=lambda peer: medians[peer]) if medians else None
 
 
