@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import data, report
+from benchmarks import data, report, tables
 from benchmarks.measure import machine
 from benchmarks.sites import BATCH_KEY, Site
 
@@ -105,6 +105,16 @@ def table(found: dict[str, Any]) -> str:
             median, longest = figures["median"], figures["longest"]
             lines.append(f"| {step} | {points} | {figures['tasks']} | {median:.2f} s | {longest:.2f} s | {longest / median:.2f} |")
     return "\n".join(lines)
+
+
+def write(root: Path) -> None:
+    """Bring the table of docs/spark.md up to date."""
+    results = tables.read(NAME)
+    page = root / "docs" / "spark.md"
+    before, begin, rest = page.read_text().partition("<!-- skew -->\n")
+    _, end, after = rest.partition("<!-- /skew -->")
+    if results and begin and end:
+        page.write_text(f"{before}{begin}{table(results['tasks'])}\n{end}{after}")
 
 
 def main() -> None:

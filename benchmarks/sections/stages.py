@@ -220,10 +220,12 @@ def stage_parts(results: Results, task: str) -> dict[str, float]:
 
 def all_forms(results: Results) -> str:
     """Every form of the peers' queries."""
-    rows = []
+    rows: list[list[str]] = []
     for task in PEER_TASKS:
         for engine in (OURS, *PEERS):
             shown = OURS_BESIDE[task] if engine == OURS else task
+            if any(row[0] == f"{engine}: {TASKS[shown]}" for row in rows):
+                continue
             mine = [entry for entry in results["summary"] if (entry["engine"], entry["task"]) == (engine, shown)]
             title = f"{engine}: {TASKS[shown]}"
             for entry in sorted(mine, key=lambda entry: entry["wall"]["median"]):
@@ -267,7 +269,7 @@ def blocks() -> dict[str, str]:
     for shape in MAIN:
         prefix = "" if shape == SCRAPES else f"{shape}-"
         found |= {f"{prefix}{name}": _made(shape, f"python -m benchmarks --shape {shape}", make) for name, make in main}
-        command = f"python -m benchmarks --forms --shape {shape}"
+        command = f"python -m benchmarks --forms --repeat 1 --shape {shape}"
         found |= {f"{prefix}{name}": _made(forms_name(shape), command, make) for name, make in forms}
     return found
 
