@@ -62,7 +62,7 @@ bench-full: $(READY)
 	$(BENCHMARK) benchmarks --forms
 	$(BENCHMARK) benchmarks.spark --forms
 	$(BENCHMARK) benchmarks --full
-	$(BENCHMARK) benchmarks.spark
+	$(BENCHMARK) benchmarks.spark --full
 	$(BENCHMARK) benchmarks.seed --repeat 3
 	$(BENCHMARK) benchmarks.sizes --sizes 1,4,36,360
 	$(BENCHMARK) benchmarks.shapes

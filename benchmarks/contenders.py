@@ -138,6 +138,11 @@ def spark_contenders(*, forms: bool = False) -> list[Contender]:
     return [*own[:2], *peers, *([] if forms else [*own[2:], Contender(OURS, ROLLUPS_1M)])]
 
 
+def worth_repeating_on_spark(wanted: Sequence[Contender], runs: Sequence[Run]) -> list[Contender]:  # noqa: ARG001
+    """Those of ``spark_contenders`` that a target's ratio depends on: Spark SQL's queries take two minutes each, three times over."""
+    return [each for each in wanted if each.engine in OWN or each.task == REPARTITION]
+
+
 def all_forms() -> list[Contender]:
     """Every form of every peer's task, and what we do instead."""
     peers = [Contender(peer, task, WARM, form) for task in PEER_TASKS for peer in PEERS for form in peer_forms(peer)[task]]

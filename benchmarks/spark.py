@@ -19,7 +19,7 @@ from benchmarks.sections import spark as section
 from benchmarks.side_by_side import side_by_side
 from benchmarks.tables import targets_table
 
-ROWS, REPEAT, LIMIT_GIB = 36_000_000, 3, 8.0
+ROWS, REPEAT, LIMIT_GIB = 36_000_000, 5, 8.0
 WARM_UPS = 2
 PACKAGES = ("pyspark", "numpy", "numba", "pyarrow", "pyiceberg")
 console = Console(highlight=False, soft_wrap=True)
@@ -27,10 +27,11 @@ console = Console(highlight=False, soft_wrap=True)
 
 def main(
     rows: Annotated[int, typer.Option(help="Raw points, one series for every 360.")] = ROWS,
-    repeat: Annotated[int, typer.Option(help="How many times everything runs.")] = REPEAT,
+    repeat: Annotated[int, typer.Option(help="Turns; after the first, only those run that targets depend on.")] = REPEAT,
     forms: Annotated[
         bool, typer.Option("--forms", help="Measure every form of Spark SQL's queries instead, to choose the fastest.")
     ] = False,
+    full: Annotated[bool, typer.Option("--full", help="Everyone in every turn.")] = False,
     threads: Annotated[int, typer.Option(help="Threads and cores for everyone.")] = 2,
     limit_gib: Annotated[float, typer.Option(help="Everyone's memory limit, page cache included, GiB; 0: none.")] = LIMIT_GIB,
     only: Annotated[str, typer.Option(help="Only contenders whose name contains this.")] = "",
@@ -43,7 +44,8 @@ def main(
     bench = Bench(work.resolve(), rows, threads, "scrapes", small_rows=rows // 10, whole_warm_ups=WARM_UPS, memory_limit=limit)
     name = contenders.forms_name(bench.shape, contenders.SPARK) if forms else "spark"
     complete = not only and rows == ROWS and (forms or repeat >= REPEAT)
-    results = side_by_side("python -m benchmarks.spark", bench, wanted, repeat, PACKAGES, console.print)
+    again = None if forms or only or full else contenders.worth_repeating_on_spark
+    results = side_by_side("python -m benchmarks.spark", bench, wanted, repeat, PACKAGES, console.print, again)
     report.keep(results, name, complete=complete, output=output, say=console.print)
     for text in (targets_table(section.aims(results)), section.side_by_side(results)):
         if text:

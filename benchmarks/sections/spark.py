@@ -38,9 +38,9 @@ def side_by_side(results: Results) -> str:
             runs = select(results["runs"], engine, task)
             by_form = {form: [run for run in runs if run["form"] == form] for form in dict.fromkeys(run["form"] for run in runs)}
             for form, mine in sorted(by_form.items(), key=lambda item: Spread.of([wall(run) for run in item[1]]).median):
-                rows.append([title, f"{engine} ({form})" if form else engine, *costs(mine), size(mine)])
+                rows.append([title, f"{engine} ({form})" if form else engine, *costs(mine), size(mine), str(len(mine))])
                 title = ""
-    return table(["task", "engine", "wall s", "CPU s", "peak MiB", "written MB"], rows) if rows else ""
+    return table(["task", "engine", "wall s", "CPU s", "peak MiB", "written MB", "runs"], rows) if rows else ""
 
 
 def blocks() -> dict[str, str]:
