@@ -18,11 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rollup_assets.engines.base import Blocks, Emit, Item, Mapped, Progress, Reduced, Result, TaskContext
+from rollup_assets.engines.waiting import wait_for_one
 from rollup_assets.loading import load_arrow
 from rollup_assets.storage.spill import SpilledBlocks, SpillFile
-
-_NAP = 0.2
-"""Seconds after which the waiting thread looks whether it was interrupted."""
 
 
 @dataclass
@@ -146,7 +144,7 @@ class LocalEngine:
                     # Inside, too: whoever leaves the pool without stopping its tasks waits for all that were handed in.
                     futures.extend(threads.submit(run, item) for item in items)
                     for _ in futures:
-                        _wait_for_one(ended)
+                        wait_for_one(ended)
                         if stopped.is_set():
                             break
                 except BaseException:  # an interrupt, which must not wait for the step's end
@@ -173,17 +171,6 @@ class LocalEngine:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _wait_for_one(ended: queue.SimpleQueue[None]) -> None:
-    """Wait until a task has ended, in a way that Ctrl-C always ends.
-
-    A signal that arrives between Python's look for signals and the thread's falling asleep does not wake it (seen in 3 of 65
-    interrupts), hence the short naps; and ``concurrent.futures.wait`` can leave a future locked when it is interrupted.
-    """
-    while True:
-        with contextlib.suppress(queue.Empty):
-            return ended.get(timeout=_NAP)
 
 
 def raise_first(futures: Sequence[Future[Result]]) -> None:

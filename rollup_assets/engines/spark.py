@@ -13,9 +13,11 @@ import gc
 import itertools
 import os
 import pickle
+import queue
 import shutil
 import sys
 import tempfile
+import time
 import uuid
 import zipimport
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 from rollup_assets import __version__
 from rollup_assets.engines.base import Blocks, Emit, Item, Mapped, Progress, Reduced, Result, TaskContext
 from rollup_assets.engines.shuffled_blocks import PARCEL_BYTES, Inbox, Outbox
+from rollup_assets.engines.waiting import wait_for_one
 from rollup_assets.errors import EngineError, RollupError
 from rollup_assets.steps.results import CODE_VERSION
 
@@ -43,6 +46,8 @@ _RETURNED, _RUN = -1, -2
 # Of a task's memory: what parcels may hold before they are spilled. The rest is for the task's own data.
 _PARCEL_SHARE = 4
 _FEWEST_PARTITIONS = 1
+_BETWEEN_CANCELS = 0.5
+"""Seconds."""
 
 
 @dataclass(slots=True)
@@ -170,14 +175,20 @@ class SparkEngine:
 
         # A thread of its own: the one that an interrupt reaches has to be able to talk to the JVM, and Py4J's connection is the thread's.
         with ThreadPoolExecutor(1, thread_name_prefix="spark job") as thread:
+            ended: queue.SimpleQueue[None] = queue.SimpleQueue()
             job = thread.submit(run)
+            job.add_done_callback(lambda _: ended.put(None))
             try:
+                wait_for_one(ended)
                 return job.result()
             except Exception as error:
                 raise explained(error) from error
             except BaseException:
-                with contextlib.suppress(Exception):
-                    interrupt(tag)
+                # Until it has ended: a job that is still being planned has nothing to stop yet, and would run to its end.
+                while not job.done():
+                    with contextlib.suppress(Exception):
+                        interrupt(tag)
+                    time.sleep(_BETWEEN_CANCELS)
                 raise
 
 

@@ -180,6 +180,24 @@ def test_an_interrupt_stops_the_job_on_the_cluster(engine: SparkEngine, spark_se
     assert time.monotonic() - began < 50, "nobody waited for the tasks"
 
 
+def test_an_interrupt_before_spark_knows_of_the_job_stops_it_too(
+    engine: SparkEngine, spark_session: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = type(spark_session.range(1))
+    collect = frames.collect
+
+    def collect_later(frame: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(2)
+        return collect(frame)
+
+    monkeypatch.setattr(frames, "collect", collect_later)
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run(engine, wait_long, range(2))
+    assert time.monotonic() - began < 50, "nobody waited for the tasks"
+
+
 @pytest.mark.parametrize(
     ("name", "other", "driver"),
     [("__version__", "99.0", r"99\.0 with code version \S+"), ("CODE_VERSION", "98", r"\S+ with code version 98")],
