@@ -36,7 +36,7 @@ def check(site: Site, contender: dict[str, str]) -> dict[str, Any]:
         own, each = contender["engine"] in OWN, contender["engine"] == SPARK
         written = sorted(site.output.glob("sorted/part-*.parquet" if each else "sorted*.parquet"))
         found = _points(db, site, columns, site.sorted_files if own else [str(path) for path in written])
-        wanted = _remembered(site, "raw-points", lambda: _points(db, site, columns, site.raw_files))
+        wanted = _remembered(site, "raw-points", site.raw_files, lambda files: _points(db, site, columns, files))
         in_order = own or _in_order(site, written, each_by_itself=each)
         return {"found": found, "equal": found == wanted and in_order}
     steps = contender["engine"] in OWN or contender["task"] in FULL
@@ -52,26 +52,23 @@ def check(site: Site, contender: dict[str, str]) -> dict[str, Any]:
     return {"found": found, "equal": close and {**wanted, **{name: found[name] for name in quotients}} == found}
 
 
-def _remembered(site: Site, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What follows from the raw points alone, which are made anew in an empty folder: found once, and kept beside them."""
+def _remembered(site: Site, name: str, files: list[str], make: Callable[[list[str]], dict[str, Any]]) -> dict[str, Any]:
+    """What follows from files alone: found once for the same files, and kept beside them."""
+    stamps = [[path, stat.st_size, stat.st_mtime_ns] for path in files for stat in (Path(path).stat(),)]
     kept = site.root / f"{name}.json"
-    if not kept.exists():
-        kept.write_text(json.dumps(make()))
-    found: dict[str, Any] = json.loads(kept.read_text())
+    known = json.loads(kept.read_text()) if kept.exists() else {}
+    if known.get("files") != stamps:
+        known = {"files": stamps, "found": make(files)}
+        kept.write_text(json.dumps(known))
+    found: dict[str, Any] = known["found"]
     return found
 
 
 def _ours(db: duckdb.DuckDBPyConnection, site: Site, quotients: list[str], home: str, *, steps: bool) -> dict[str, Any]:
-    """Of this project's rollups: found once for the same files, since every peer is compared with them."""
-    files = _one_minute(site, home)
-    stamps = [[path, stat.st_size, stat.st_mtime_ns] for path in files for stat in (Path(path).stat(),)]
-    kept = site.root / f"{home}-{'steps' if steps else 'basic'}.json"
-    known = json.loads(kept.read_text()) if kept.exists() else {}
-    if known.get("files") != stamps:
-        known = {"files": stamps, "found": _rollups(db, site, quotients, files, "epoch_ms(logical_timestamp)", steps=steps)}
-        kept.write_text(json.dumps(known))
-    found: dict[str, Any] = known["found"]
-    return found
+    """Of this project's rollups, which every peer is compared with."""
+    name = f"{home}-{'steps' if steps else 'basic'}"
+    stamp = "epoch_ms(logical_timestamp)"
+    return _remembered(site, name, _one_minute(site, home), lambda files: _rollups(db, site, quotients, files, stamp, steps=steps))
 
 
 def _one_minute(site: Site, home: str) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import Stopwatch
-from benchmarks.sites import ONE, THREE, Site
+from benchmarks.sites import ONE, SCRAPES, SPARSE, THREE, Site
 from benchmarks.summary import Run, Spread, cpu, wall
 
 Form = Callable[[Site, int, Stopwatch], dict[str, Any]]
@@ -35,10 +35,9 @@ OURS_BESIDE |= {RAW_TO_1M: RAW_TO_PUBLISHED, RAW_TO_1M_FULL: RAW_TO_PUBLISHED}
 WARM, COLD, FIRST = "warm", "cold", "first"
 """``warm``: the task is timed after it has run on the small site in the same process. ``cold``: a process from start to exit.
 ``first``: cold, with nothing compiled yet, as after installing."""
-DENSE, SPARSE = "scrapes", "sparse"
 RESULTS = Path(__file__).parent / "results"
 LEFT_OUT: dict[str, tuple[tuple[str, str, str], ...]] = {
-    DENSE: (
+    SCRAPES: (
         *((peer, REPARTITION, WARM) for peer in (DUCKDB, DATAFUSION, CLICKHOUSE)),
         (DATAFUSION, ROLLUPS_1M, WARM),
         *((peer, ROLLUPS_1M_FULL, WARM) for peer in (DATAFUSION, CLICKHOUSE)),
@@ -55,11 +54,12 @@ LEFT_OUT: dict[str, tuple[tuple[str, str, str], ...]] = {
 """Engine, task and start of what ``make bench`` has no time for, by shape of the points; ``--full`` runs it.
 
 Peers that, with 36 M points on two cores under 8 GiB, took more than 5 s and more than 1.15 times the fastest one's wall and CPU time:
-they would run once, and no ratio would be theirs. Dense: to sort, DuckDB 6.6 s, ClickHouse 18, DataFusion 109 (Polars 5.4); rollups,
-DataFusion 6.5 (DuckDB 2.2); full ones, ClickHouse 5.2, DataFusion 7.2 (Polars 2.8); from raw points, Polars 12 to 16, DataFusion 17
-(ClickHouse 4.3). Sparse: to sort, Polars 9.3, ClickHouse 18, DataFusion 92 (DuckDB 7.7); rollups, DataFusion 10, ClickHouse 13
-(DuckDB 8.0); full ones, Polars 12, DataFusion 14, ClickHouse 16 (DuckDB 9.7); from raw points, ClickHouse 18 (Polars 13), DataFusion
-out of memory; cold, Polars 14, ClickHouse 18 (DuckDB 12). And stages of sparse points that no target names.
+they would run once, and no ratio would be theirs. Of the run of everyone only these figures were kept. Dense: to sort, DuckDB 6.6 s,
+ClickHouse 18, DataFusion 109 (Polars 5.4); rollups, DataFusion 6.5 (DuckDB 2.2); full ones, ClickHouse 5.2, DataFusion 7.2 (Polars 2.8);
+from raw points, Polars 12 to 16, DataFusion 17 (ClickHouse 4.3). Sparse: to sort, Polars 9.3, ClickHouse 18, DataFusion 92 (DuckDB 7.7);
+rollups, DataFusion 10, ClickHouse 13 (DuckDB 8.0); full ones, Polars 12, DataFusion 14, ClickHouse 16 (DuckDB 9.7); from raw points,
+ClickHouse 18 (Polars 13), DataFusion out of memory; cold, Polars 14, ClickHouse 18 (DuckDB 12). And stages of sparse points that no
+target names.
 """
 _CLOSE = (1.15, 1.05, 1.02)
 """A peer's median this many times the fastest one's after one turn, two, three and more: it could yet be the fastest, and runs again."""
@@ -84,7 +84,7 @@ class Contender:
         return asdict(self)
 
 
-def all_contenders(shape: str = DENSE) -> list[Contender]:
+def all_contenders(shape: str = SCRAPES) -> list[Contender]:
     """Everything that a benchmark of a shape of points runs, peers in their fastest form."""
     return [
         *(Contender(OURS, task) for task in (REPARTITION, ROLLUPS_1M, ROLLUPS_3, PUBLISH, RAW_TO_PUBLISHED)),
@@ -95,7 +95,7 @@ def all_contenders(shape: str = DENSE) -> list[Contender]:
     ]
 
 
-def core(wanted: Sequence[Contender], shape: str = DENSE) -> list[Contender]:
+def core(wanted: Sequence[Contender], shape: str = SCRAPES) -> list[Contender]:
     """Those that ``make bench`` has time for: no stage of ours as a cold process, no full columns from raw points, nor ``LEFT_OUT``."""
     whole = [each for each in wanted if each.task != RAW_TO_1M_FULL and (each.start != COLD or each.task in (RAW_TO_PUBLISHED, RAW_TO_1M))]
     return [each for each in whole if (each.engine, each.task, each.start) not in LEFT_OUT.get(shape, ())]
@@ -151,16 +151,16 @@ def all_forms() -> list[Contender]:
 
 def forms_name(shape: str, engine: str = "") -> str:
     """What the results of all forms are called."""
-    return "-".join(["forms", *(["spark"] if engine == SPARK else []), *([] if shape == DENSE else [shape])])
+    return "-".join(["forms", *(["spark"] if engine == SPARK else []), *([] if shape == SCRAPES else [shape])])
 
 
-def fastest_form(peer: str, task: str, shape: str = DENSE) -> str:
+def fastest_form(peer: str, task: str, shape: str = SCRAPES) -> str:
     """The form with the least median wall time when all were measured, on such points or else on dense ones, as committed.
 
     The first of the peer's list where it was not measured at all.
     """
     known = list(peer_forms(peer)[task])
-    for name in (forms_name(shape, peer), forms_name(DENSE, peer)):
+    for name in (forms_name(shape, peer), forms_name(SCRAPES, peer)):
         path = RESULTS / f"{name}.json"
         measured = json.loads(path.read_text())["summary"] if path.exists() else []
         mine = [entry for entry in measured if entry["engine"] == peer and entry["task"] == task and entry["form"] in known]

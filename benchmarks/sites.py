@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HOUR_MS = 3_600_000
+# Shapes of points (benchmarks/data.py has them all): dense and sparse.
+SCRAPES, SPARSE = "scrapes", "sparse"
 # 2026-01-01 00:00 UTC is the first batch of the default settings.
 EPOCH_MS = 1_767_225_600_000
 BATCH_HOUR = 5

@@ -24,8 +24,8 @@ class Target:
 
     text: str
     wanted: str
-    measured: str
-    met: bool | None
+    measured: str = ""
+    met: bool | None = None
     """None: not measured yet."""
     also: str = ""
 
@@ -33,7 +33,7 @@ class Target:
 def targets_table(targets: Sequence[Target]) -> str:
     """What was aimed at, and what came out."""
     said = {True: "yes", False: "**no**", None: ""}
-    rows = [[each.text, each.wanted, each.measured, said[each.met], each.also] for each in targets]
+    rows = [[each.text, each.wanted, each.measured or "not measured yet", said[each.met], each.also] for each in targets]
     return table(["aim", "wanted", "measured", "met", "also"], rows)
 
 

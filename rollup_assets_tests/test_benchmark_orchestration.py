@@ -89,3 +89,27 @@ def test_tables_show_every_measurement() -> None:
     assert "| 168 hours | 240 | 40 | 7 | 40.0 | 1.43 |" in section.week(RESULTS)
     assert "| the kernels | 0.50 (0.50 to 0.50) |" in section.starts(RESULTS)
     assert "| all three | 20.0 (20.0 to 20.0) | 0.50 (0.50 to 0.50) |" in section.again(RESULTS)
+
+
+def test_dagster_knows_what_the_week_asks_it() -> None:
+    from dagster_graphql.schema import create_schema
+    from graphql import parse, validate
+
+    schema = create_schema().graphql_schema
+    for query in (orchestration.STATUS, orchestration.FAILED):
+        assert validate(schema, parse(query)) == []
+
+
+def test_a_week_that_fails_says_which_partitions_and_why() -> None:
+    class Server:
+        def query(self, text: str) -> Any:
+            assert text == orchestration.FAILED
+            error = {"message": "publish failed", "causes": [{"message": "PublishError: the disk is gone"}]}
+            events: list[dict[str, Any]] = [{"message": "started"}, {"message": "step failed", "error": error}, {"error": None}]
+            run = {"tags": [{"key": "dagster/partition", "value": "2026-01-01-05:00"}], "eventConnection": {"events": events}}
+            silent = {"tags": [], "eventConnection": {"events": [{"message": "the process is gone"}, {}]}}
+            return {"runsOrError": {"results": [run, silent]}}
+
+    assert orchestration.failures(Server()) == (
+        "2026-01-01-05:00: publish failed | PublishError: the disk is gone; {}: the process is gone"
+    )

@@ -22,7 +22,7 @@ from benchmarks.sections import seed as section
 from benchmarks.seed_program import answers, ours, program, recommendations
 from benchmarks.seed_program.catalog import CatalogServer, catalog_server
 from benchmarks.seed_program.process import DUCKDB, FEWEST_HEAP_BYTES, OURS, SEED, SEED_RECOMMENDED, heap_bytes
-from benchmarks.sites import BATCH_START, Site
+from benchmarks.sites import BATCH_START, SCRAPES, SPARSE, Site
 from benchmarks.summary import Spread, summarized
 from rollup_assets.engines.spark_session import require_java
 from rollup_assets.errors import EngineError
@@ -73,7 +73,7 @@ def test_our_pass_over_sorted_points_makes_the_staged_partial_points(tmp_path: P
     from benchmarks import data
     from benchmarks.measure import Stopwatch
 
-    for shape in (benchmark.SPARSE, benchmark.DENSE):
+    for shape in (SPARSE, SCRAPES):
         site = Site(tmp_path / shape)
         data.generate(site, 7_200, shape)
         site.clear_output()

@@ -38,7 +38,7 @@ def aims(results: Results) -> list[Target]:
 
 def _aim(text: str, limit: float, found: Spread | None, also: str = "") -> Target:
     if found is None:
-        return Target(text, f"≤ {limit:g}", "not measured yet", None)
+        return Target(text, f"≤ {limit:g}")
     return Target(text, f"≤ {limit:g}", figure(found), found.median <= limit, also)
 
 

@@ -33,7 +33,7 @@ def aims(results: Results) -> list[Target]:
         text, wanted = f"publish {files} files, seconds, on the slowest catalog", f"≤ {limit:g}"
         found = {name: spread for name in CATALOGS if (spread := _seconds(results, name, files)) is not None}
         if not found:
-            rows.append(Target(text, wanted, "not measured yet", None))
+            rows.append(Target(text, wanted))
             continue
         slowest = max(found, key=lambda name: found[name].median)
         also = "; ".join(f"{name}: {spread.median:.2f}" for name, spread in found.items() if name != slowest)
@@ -41,7 +41,7 @@ def aims(results: Results) -> list[Target]:
     text, wanted = "the 10,000th publish, times the 100th, on the worst catalog", f"≤ {_GROWTH:g}"
     grown = {name: ratio for name in CATALOGS if (ratio := _growth(results, name)) is not None}
     if not grown:
-        return [*rows, Target(text, wanted, "not measured yet", None)]
+        return [*rows, Target(text, wanted)]
     worst = max(grown, key=lambda name: grown[name])
     also = "; ".join(f"{name}: {ratio:.2f}" for name, ratio in grown.items() if name != worst)
     return [*rows, Target(text, wanted, f"{grown[worst]:.2f}, {worst}", grown[worst] <= _GROWTH, also)]

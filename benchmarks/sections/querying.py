@@ -33,7 +33,7 @@ _ASKED = {DUCKDB: BY_ID, SPARK: BY_SHARD, PYICEBERG: BY_SHARD}
 def targets() -> list[Target]:
     """Of the committed results."""
     results = tables.read("querying")
-    return aims(results) if results else [Target(f"{_TEXT} ({reader})", "≤ 2 %", "not measured yet", None) for reader in READERS]
+    return aims(results) if results else [Target(f"{_TEXT} ({reader})", "≤ 2 %") for reader in READERS]
 
 
 def aims(results: Results) -> list[Target]:

@@ -54,7 +54,7 @@ def _peak(results: Results, size: int, most: float) -> Target:
     runs = [run for run in _all(results) if run["size"] == size]
     text = f"peak memory at {_millions(size)} points, GiB"
     if not runs:
-        return Target(text, f"≤ {most:g}", "not measured yet", None)
+        return Target(text, f"≤ {most:g}")
     peak = max(run["peak_bytes"] for run in runs) / 2**30
     cached = [run["memory"]["peak_bytes"] / 2**30 for run in runs if run.get("memory", {}).get("peak_bytes")]
     also = f"`ROLLUP_MEMORY={results['memory']}`" if size != SEED_ROWS else ""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from benchmarks import tables
-from benchmarks.contenders import DENSE, OURS, OURS_ON_SPARK, OWN, RAW_TO_PUBLISHED, REPARTITION, SPARK, forms_name
+from benchmarks.contenders import OURS, OURS_ON_SPARK, OWN, RAW_TO_PUBLISHED, REPARTITION, SPARK, forms_name
 from benchmarks.sections.stages import TASKS
+from benchmarks.sites import SCRAPES
 from benchmarks.summary import Spread, cpu, select, wall
 from benchmarks.tables import Results, Target, circumstances, costs, figure, not_measured, pair, size, table
 
@@ -47,7 +48,7 @@ def blocks() -> dict[str, str]:
     """The tables of the committed results, by name."""
     results = tables.read("spark")
     missing = not_measured("python -m benchmarks.spark")
-    forms = tables.read(forms_name(DENSE, SPARK))
+    forms = tables.read(forms_name(SCRAPES, SPARK))
     return {
         "spark": side_by_side(results) if results else missing,
         "spark-circumstances": circumstances(results) if results else missing,

@@ -76,7 +76,7 @@ def _over_floor(runs: list[Run], task: str, limit: float, shape: str) -> Target:
     text, wanted = f"{TASKS[task]}: CPU, times its floor's{_of(shape)}", f"≤ {limit:g}"
     found, other = (pair(runs, (OURS, task), (FLOOR, task), of) for of in (cpu, wall))
     if not found or not other:
-        return Target(text, wanted, "not measured yet", None)
+        return Target(text, wanted)
     return Target(text, wanted, figure(found), found.median <= limit, f"wall {figure(other)}")
 
 
@@ -94,7 +94,7 @@ def _against_peers(runs: list[Run], task: str, limit: float, shape: str, start: 
         peer = fastest_peer(runs, task, start, of)
         spread = pair(runs, (peer, task), (OURS, OURS_BESIDE[task]), of, start) if peer else None
         if not peer or not spread:
-            return Target(text, wanted, "not measured yet", None)
+            return Target(text, wanted)
         found[of], peers[of] = spread, peer
     met = found[wall].median >= least[wall] and (start == COLD or found[cpu].median >= least[cpu])
     return Target(text, wanted, f"{figure(found[wall])}, {peers[wall]}", met, f"CPU {figure(found[cpu])}, {peers[cpu]}")
@@ -109,7 +109,7 @@ def _partial_points(runs: list[Run], shape: str) -> Target:
         if parts:
             shares.append(100 * sum(seconds for name, seconds in parts if name == _PARTIAL_POINTS) / sum(seconds for _, seconds in parts))
     if not shares:
-        return Target(text, wanted, "not measured yet", None)
+        return Target(text, wanted)
     spread = Spread.of(shares)
     return Target(text, wanted, f"{figure(spread, 1)} %", spread.median <= 100 * limit)
 
@@ -220,24 +220,16 @@ def stage_parts(results: Results, task: str) -> dict[str, float]:
 
 def all_forms(results: Results) -> str:
     """Every form of the peers' queries."""
-    rows: list[list[str]] = []
-    for task in PEER_TASKS:
-        for engine in (OURS, *PEERS):
-            shown = OURS_BESIDE[task] if engine == OURS else task
-            if any(row[0] == f"{engine}: {TASKS[shown]}" for row in rows):
-                continue
-            mine = [entry for entry in results["summary"] if (entry["engine"], entry["task"]) == (engine, shown)]
-            title = f"{engine}: {TASKS[shown]}"
-            for entry in sorted(mine, key=lambda entry: entry["wall"]["median"]):
-                rows.append(
-                    [
-                        title,
-                        entry["form"],
-                        *(figure(Spread(**entry[name])) for name in ("wall", "cpu")),
-                        f"{entry['peak_bytes']['median'] / 2**20:.0f}",
-                    ]
-                )
-                title = ""
+    rows = []
+    # A task of ours stands beside several of the peers'.
+    shown = dict.fromkeys((engine, OURS_BESIDE[task] if engine == OURS else task) for task in PEER_TASKS for engine in (OURS, *PEERS))
+    for engine, task in shown:
+        mine = [entry for entry in results["summary"] if (entry["engine"], entry["task"]) == (engine, task)]
+        title = f"{engine}: {TASKS[task]}"
+        for entry in sorted(mine, key=lambda entry: entry["wall"]["median"]):
+            costs_of = (figure(Spread(**entry[name])) for name in ("wall", "cpu"))
+            rows.append([title, entry["form"], *costs_of, f"{entry['peak_bytes']['median'] / 2**20:.0f}"])
+            title = ""
     return table(["task", "form", "wall s", "CPU s", "peak MiB"], rows).replace("--- | ---: |", "--- | --- |", 1)
 
 

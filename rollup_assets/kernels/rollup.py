@@ -280,8 +280,9 @@ def rest_of_window(
     lookback: int,
     resolution: Number,
 ) -> tuple[Sums, Number, Number, Number]:
-    """Add the points from ``begin`` on that are in the window, without the questions that only its first one raises (8 -> 4 ns a
-    point). Returns (sums, last time, last value, row to go on with).
+    """Add the points from ``begin`` on that are in the window, without the questions that only its first one raises.
+
+    Returns (sums, last time, last value, row to go on with).
     """
     r = np.uint64(begin)
     n = np.uint64(len(ids))
