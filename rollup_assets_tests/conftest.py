@@ -33,9 +33,25 @@ SKIPS_FAIL = os.environ.get("ROLLUP_TEST_REQUIRE") == "all"
 """Whether everything a test may need has to be there, as in continuous integration."""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``make test-faults`` gives both."""
+    parser.addoption("--faults", action="store_true", help="only tests of fault scenarios, the thorough ones too")
+    parser.addoption("--seed", type=int, default=0, help="of whatever the fault suite leaves to chance; the same seed repeats a run")
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """The mark of xdist, known without xdist too."""
+    """The mark of xdist, known without xdist too, and those of the fault suite."""
     config.addinivalue_line("markers", "xdist_group(name): tests of a group run in one process")
+    config.addinivalue_line("markers", "scenario(name, …): the fault scenarios that a test is of, as in docs/reliability.md")
+    config.addinivalue_line("markers", "thorough: too long for `make test`; a part of `make test-faults` only")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Either everything but the thorough tests, or the fault suite."""
+    faults = bool(config.getoption("--faults"))
+    chosen = [item for item in items if (item.get_closest_marker("scenario") if faults else not item.get_closest_marker("thorough"))]
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = chosen
 
 
 @pytest.hookimpl(wrapper=True)
@@ -67,6 +83,12 @@ def _no_settings_from_outside() -> Iterator[None]:
                 patch.delenv(name)
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         yield
+
+
+@pytest.fixture(scope="session")
+def seed(request: pytest.FixtureRequest) -> int:
+    """What ``--seed`` says: where the fault suite leaves something to chance, this decides."""
+    return int(request.config.getoption("--seed"))
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,108 @@
+"""What all commands share: the application, arguments that several have, JSON and errors on their way out.
+
+Exit status: 0 is success; 1 a failed partition, a difference or any error of ours, told in one message; 2 bad arguments or partitions that
+do not exist. The commands themselves stay out.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from contextlib import AbstractContextManager, nullcontext
+from decimal import Decimal
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from typer.core import TyperGroup
+
+from rollup_assets.errors import RollupError, SettingsError, UnknownPartitionError
+
+if TYPE_CHECKING:
+    from rollup_assets.batches import Batch
+    from rollup_assets.progress import TerminalProgress
+    from rollup_assets.settings import Settings
+
+_BAD_ARGUMENTS = 2
+
+
+class _PlainErrors(TyperGroup):
+    """Tells errors of ours in one message, without a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (UnknownPartitionError, SettingsError) as error:
+            _fail(error, _BAD_ARGUMENTS)
+        except RollupError as error:
+            _fail(error, 1)
+
+
+def _fail(error: Exception, code: int) -> NoReturn:
+    Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+    raise typer.Exit(code)
+
+
+app = typer.Typer(
+    cls=_PlainErrors,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    help="Time-series rollups as Dagster assets, published to Apache Iceberg.\n\nSettings: `ROLLUP_*` in the environment and `.env`.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+First = Annotated[str, typer.Argument(metavar="FROM", help="First partition, such as 2026-01-01-06:00 (UTC).")]
+Last = Annotated[str, typer.Argument(metavar="TO", help="Last partition, included.")]
+MaybeFirst = Annotated[
+    str | None, typer.Argument(metavar="[FROM]", help="First partition, such as 2026-01-01-06:00 (UTC).", show_default=False)
+]
+MaybeLast = Annotated[
+    str | None, typer.Argument(metavar="[TO]", help="Last partition, included; FROM alone unless given.", show_default=False)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+def settings_of(**overrides: Any) -> Settings:
+    """The settings of the environment; keyword arguments go before."""
+    from rollup_assets.settings import load_settings
+
+    return load_settings(**overrides)
+
+
+def batches_of(settings: Settings, first: str | None, last: str | None) -> list[Batch] | None:
+    """The batches from ``first`` to ``last``; None if no partition is given."""
+    if first is None:
+        return None
+    begin, end = settings.calendar.batch(first), settings.calendar.batch(last or first)
+    if end < begin:
+        raise UnknownPartitionError(f"the last partition {last} is before the first one, {first}; exchange them")
+    return list(settings.calendar.between(begin, end))
+
+
+def progress_bar(silent: bool) -> AbstractContextManager[TerminalProgress | None]:
+    """How far the steps are, on the terminal; nothing where a program reads what is printed."""
+    from rollup_assets.progress import TerminalProgress
+
+    return nullcontext() if silent else TerminalProgress()
+
+
+def print_json(content: Any) -> None:
+    """One JSON document."""
+    typer.echo(json.dumps(content, indent=1, default=_plain))
+
+
+def _plain(value: object) -> object:
+    """What JSON has no type for: times as ISO 8601, exact numbers (sums of integers in DuckDB) as numbers, all else as text."""
+    if isinstance(value, dt.datetime | dt.date):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    return str(value)
+
+
+def console_of() -> Console:
+    """Standard output; tables are not squeezed into 80 columns where nobody looks at a terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=200)

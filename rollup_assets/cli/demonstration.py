@@ -1,0 +1,60 @@
+"""``rollups demo`` and ``rollups dev``: all of it at once, and Dagster's pages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rollup_assets.cli.application import app, settings_of
+from rollup_assets.loading import quick_imports
+
+
+@app.command()
+def demo(
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder with raw files to copy instead of generating any.", show_default=False)
+    ] = None,
+    series: Annotated[int, typer.Option(min=100, help="How many series to generate.")] = 5_000,
+) -> None:
+    """Show all of it: raw data, a backfill through Dagster, verification, and what the table says.
+
+    Works in ROLLUP_HOME; raw data that is there is used as it is. A second run finds everything done.
+
+    For example:
+
+    - `ROLLUP_HOME=.rollups/demo rollups demo`
+    - `ROLLUP_HOME=.rollups/host-metrics rollups demo --data examples/host-metrics`
+    """
+    from rollup_assets.demo import run_demo
+
+    if not run_demo(settings_of(), data=data, series=series):
+        raise typer.Exit(1)
+
+
+@app.command()
+def dev(
+    port: Annotated[int, typer.Option(help="Port of the web server.")] = 3000,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+) -> None:
+    """Open the Dagster UI on the data of ROLLUP_HOME, with the runs that `rollups backfill` recorded.
+
+    For example:
+
+    - `ROLLUP_HOME=.rollups/demo rollups dev`
+    - `rollups dev --port 3333`
+    """
+    import os
+    import sys
+
+    with quick_imports():
+        from rollup_assets.defs.backfill import ensure_dagster_home
+    from rollup_assets.settings import project_root
+
+    settings = settings_of()
+    workspace = project_root() / "workspace.yaml"
+    location = ["-w", str(workspace)] if workspace.is_file() else ["-m", "rollup_assets.definitions"]
+    environment = {**os.environ, "ROLLUP_HOME": str(settings.home), "DAGSTER_HOME": str(ensure_dagster_home(settings))}
+    command = [sys.executable, "-m", "dagster", "dev", *location, "--port", str(port), "--host", host]
+    os.execve(sys.executable, command, environment)

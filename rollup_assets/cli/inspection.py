@@ -1,0 +1,108 @@
+"""``rollups verify``, ``sql`` and ``status``: what is there, and whether it is right. Nothing is changed."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from rollup_assets.cli.application import AsJson, MaybeFirst, MaybeLast, app, batches_of, console_of, print_json, progress_bar, settings_of
+from rollup_assets.terminal import print_rows, print_status, print_verification
+
+
+@app.command()
+def verify(
+    first: MaybeFirst = None,
+    last: MaybeLast = None,
+    differences: Annotated[int, typer.Option("--differences", min=0, help="How many differences to show.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Recompute rollups from raw files with DuckDB and compare every value with the table.
+
+    Without partitions, all published ones. Integers, extremes and latest values have to be equal; doubles may differ by 1e-9 of their
+    size, or by the rounding of the sum they come from. Partitions that wait for raw data to be staged are listed, not compared. Exit
+    status 1 if anything differs, or a given partition has raw files that are not staged or was not published.
+
+    For example:
+
+    - `rollups verify`
+    - `rollups verify 2026-01-01-00:00 2026-01-01-05:00`
+    - `rollups verify 2026-01-01-03:00 --json`
+    """
+    from rollup_assets.verification import verify as verify_batches
+
+    settings = settings_of()
+    batches = batches_of(settings, first, last)
+    with progress_bar(as_json) as progress:
+        found = verify_batches(settings, batches, first_differences=differences, progress=progress)
+    if as_json:
+        print_json({**dataclasses.asdict(found), "agrees": found.agrees})
+    else:
+        print_verification(console_of(), found)
+    if not found.agrees:
+        raise typer.Exit(1)
+
+
+@app.command()
+def sql(
+    statement: Annotated[str, typer.Argument(metavar='"SELECT …"', help="One statement for DuckDB; the table is the view `rollups`.")],
+    as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+) -> None:
+    """Ask SQL of the published table: DuckDB over the current snapshot as view `rollups`.
+
+    The columns: `rollups sql "describe rollups"`. `logical_timestamp` is the end of a window, which covers (label - resolution, label];
+    the window that ends with a batch appears with the next one. Times are UTC.
+
+    For example:
+
+    - `rollups sql "select resolution, count(*), sum(count_rollup) from rollups group by 1"`
+    - `rollups sql "select logical_timestamp, rate_rollup from rollups where id = 7 and resolution = 300000 order by 1" --csv`
+    """
+    from rollup_assets.query import query
+
+    if as_json and as_csv:
+        raise typer.BadParameter("choose one of --json and --csv")
+    answer = query(settings_of(), statement)
+    if as_csv:
+        import sys
+
+        from pyarrow import csv
+
+        sys.stdout.flush()
+        sink = sys.stdout.buffer
+        csv.write_csv(answer, sink)
+        sink.flush()
+    elif as_json:
+        print_json(answer.to_pylist())
+    else:
+        print_rows(console_of(), answer)
+
+
+@app.command()
+def status(first: MaybeFirst = None, last: MaybeLast = None, as_json: AsJson = False) -> None:
+    """Show where partitions stand: raw files, staged, rolled up, published, waiting, or stale and why.
+
+    Without partitions, all that have raw files or anything staged, and those that follow from them.
+
+    For example:
+
+    - `rollups status`
+    - `rollups status 2026-01-01-00:00 2026-01-01-05:00 --json`
+    """
+    from rollup_assets.status import status as status_of
+
+    settings = settings_of()
+    found = status_of(settings, batches_of(settings, first, last))
+    if as_json:
+        print_json([{**dataclasses.asdict(partition), "state": partition.state} for partition in found])
+        return
+    console = console_of()
+    if not found:
+        console.print(
+            f"nothing in {escape(settings.raw)} yet; write raw data there with rollups generate, or try rollups demo", soft_wrap=True
+        )
+        return
+    print_status(console, found)
