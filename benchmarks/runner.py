@@ -60,16 +60,23 @@ class Bench:
     ``peak_bytes`` of that is then the peak with the page cache."""
     rollup_memory: str | None = None
     """``ROLLUP_MEMORY`` of this project's runs; the default, half of the machine's, unless given."""
+    rollup_shards: int | None = None
+    """``ROLLUP_SHARDS`` of this project's runs; the default unless given."""
 
     @property
     def full(self) -> Site:
         """What is measured."""
-        return Site(self.work / f"{self.shape}-{self.rows}")
+        return Site(self.work / f"{self.shape}-{self.rows}{self._shards}")
 
     @property
     def small(self) -> Site:
         """What processes warm up on."""
-        return Site(self.work / f"{self.shape}-{self.small_rows}-small")
+        return Site(self.work / f"{self.shape}-{self.small_rows}-small{self._shards}")
+
+    @property
+    def _shards(self) -> str:
+        # What is staged with so many shards cannot be gone on with in others.
+        return f"-{self.rollup_shards}-shards" if self.rollup_shards else ""
 
     @contextmanager
     def exclusively(self) -> Iterator[None]:
@@ -104,7 +111,7 @@ class Bench:
 
         Its input is in the file cache, nothing of its output is there, and no earlier output waits to be written.
         """
-        environment = {"ROLLUP_MEMORY": self.rollup_memory} if self.rollup_memory else {}
+        environment: dict[str, str] = {}
         full = self.full
         if contender.start == FIRST:
             full = self.small
@@ -133,7 +140,9 @@ class Bench:
         self, job: dict[str, Any], environment: dict[str, str] | None = None, group: Group | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         whole = {"full": str(self.full.root), "small": str(self.small.root), "threads": self.threads, **job}
-        return run_process("benchmarks.child", whole, self.work, environment, group)
+        settings = {"ROLLUP_MEMORY": self.rollup_memory, "ROLLUP_SHARDS": self.rollup_shards and str(self.rollup_shards)}
+        given = {name: value for name, value in settings.items() if value}
+        return run_process("benchmarks.child", whole, self.work, {**given, **(environment or {})}, group)
 
 
 def _inputs(contender: Contender, site: Site) -> list[str]:

@@ -1,7 +1,8 @@
 """What a point costs by the size of the batch, on one thread and two, and how much memory a batch takes: ``python -m benchmarks.sizes``.
 
 Raw to published in warm processes, stage by stage. A batch of a few thousand points shows the fixed start, which is what a batch costs
-however small it is; the rest grows with the points. Sizes that take less than a few seconds run more often.
+however small it is; the rest grows with the points. Sizes that take less than a few seconds run more often. A batch has as many shards
+as the capacity model says it should have: 16 up to 64 million points, 128 at 360 million.
 
 Memory is that of the process, and that of its control group, which counts the page cache too: files that it reads and writes stay there
 until the limit is reached. Without a control group the second is missing.
@@ -16,6 +17,7 @@ import typer
 from rich.console import Console
 
 from benchmarks import report
+from benchmarks.capacity_model import shape_of
 from benchmarks.circumstances import circumstances
 from benchmarks.contenders import OURS, RAW_TO_PUBLISHED, Contender
 from benchmarks.data import SPARSE
@@ -50,6 +52,7 @@ def measure(benches: list[Bench], repeat: int, more: int = _MORE) -> list[dict[s
                 "turn": turn,
                 "shape": bench.shape,
                 "size": bench.rows,
+                "shards": bench.rollup_shards,
                 "threads": bench.threads,
                 **bench.run(Contender(OURS, RAW_TO_PUBLISHED)),
             }
@@ -70,6 +73,7 @@ def main(
     repeat: Annotated[int, typer.Option(help=f"Turns; sizes up to 4 million points run {_MORE} times as often.")] = REPEAT,
     shape: Annotated[str, typer.Option(help="The points; see benchmarks/data.py.")] = SPARSE,
     memory: Annotated[str, typer.Option(help="ROLLUP_MEMORY.")] = MEMORY,
+    shards: Annotated[int, typer.Option(help="ROLLUP_SHARDS for every size; 0: as many as a size should have.")] = 0,
     limit_gib: Annotated[float, typer.Option(help="Limit of the control group, page cache included, GiB.")] = LIMIT_GIB,
     work: Annotated[Path, typer.Option(help="Folder for data; 4 GB.")] = ROOT / ".rollups" / "benchmark",
     output: Annotated[
@@ -80,7 +84,16 @@ def main(
     rows = [START_ROWS, *sorted({int(size * 1e6) for size in numbers(sizes)})]
     small = min(360_000, *rows[1:])
     benches = [
-        Bench(work.resolve(), size, int(count), shape, small, memory_limit=int(limit_gib * 2**30), rollup_memory=memory)
+        Bench(
+            work.resolve(),
+            size,
+            int(count),
+            shape,
+            small,
+            memory_limit=int(limit_gib * 2**30),
+            rollup_memory=memory,
+            rollup_shards=shards or shape_of(size).shards,
+        )
         for size in rows
         for count in numbers(threads)
     ]
@@ -94,7 +107,7 @@ def main(
         "start_rows": START_ROWS,
         "runs": runs,
     }
-    complete = shape == SPARSE and repeat >= REPEAT and set(numbers(SIZES)) <= set(numbers(sizes)) and threads == THREADS
+    complete = shape == SPARSE and not shards and repeat >= REPEAT and set(numbers(SIZES)) <= set(numbers(sizes)) and threads == THREADS
     report.keep(results, "sizes", complete=complete, output=output, say=console.print)
     for line in section.lines(results):
         console.print(line)
