@@ -285,7 +285,7 @@ class _ShardRoller:
                 columns["org_id"].to_numpy(),
                 metric.indices.to_numpy(),
                 lag,
-                self.names.codes_of(metric.dictionary.to_pylist()),
+                self.names.codes_of_array(metric.dictionary),
             )
 
     def _carry(self, shard: int) -> tuple[Carry, int]:
@@ -293,8 +293,8 @@ class _ShardRoller:
         from rollup_assets.kernels import merge, windows
 
         none = np.empty(0, np.int64)
-        metric, org, ids = self.own.series(shard, self.names.code_of) if self.own else (none.astype(np.int32), none, none)
-        partial = self.previous.read(shard, self.names.code_of) if self.previous else self._no_partial_points()
+        metric, org, ids = self.own.series(shard, self.names) if self.own else (none.astype(np.int32), none, none)
+        partial = self.previous.read(shard, self.names) if self.previous else self._no_partial_points()
         if len(partial.id) == 0:
             return merge.Carry(partial, np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.int64)), len(ids)
         self._earlier_steps(shard, partial)

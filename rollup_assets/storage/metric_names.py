@@ -18,6 +18,7 @@ class MetricNames:
     def __init__(self) -> None:
         self.names: list[str] = []
         self._codes: dict[str, int] = {}
+        self._known: pa.Array | None = None
 
     def code_of(self, name: str) -> int:
         """The code of a name."""
@@ -29,6 +30,20 @@ class MetricNames:
     def codes_of(self, names: Iterable[str]) -> NDArray[np.int32]:
         """The codes of several names, int32; never empty, so that it can be indexed by a column of zeros."""
         return np.array([self.code_of(name) for name in names] or [0], np.int32)
+
+    def codes_of_array(self, names: pa.Array) -> NDArray[np.int32]:
+        """The same for an Arrow array of names without nulls, such as a dictionary's, most of which have a code already."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        # One by one, the names of two dictionaries a shard and one a row group took a third of merging with earlier batches.
+        if self._known is None or len(self._known) < len(self.names):
+            self._known = pa.array(self.names, pa.string())
+        found = pc.index_in(names, value_set=self._known)
+        if found.null_count:
+            return self.codes_of(names.to_pylist())
+        # Writable, as the other codes are: kernels are compiled for one type of array.
+        return np.array(found.to_numpy()) if len(found) else np.zeros(1, np.int32)
 
     def ranks(self) -> NDArray[np.int32]:
         """The place of each code in the order of the names, int32. Python compares strings by code point: the order of UTF-8 bytes."""

@@ -18,11 +18,12 @@ from rollup_assets.batches import Batch
 from rollup_assets.settings import format_duration
 from rollup_assets.storage.encodings import PARTIAL_POINTS_ROW_GROUP, partial_points
 from rollup_assets.storage.manifests import Manifest, Stage, StagedFile
-from rollup_assets.storage.metric_names import dictionary_array
+from rollup_assets.storage.metric_names import MetricNames, dictionary_array
 from rollup_assets.storage.parquet import ParquetFileWriter
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
     from rollup_assets.kernels.partial import PartialPoints
     from rollup_assets.storage.filesystems import Place
@@ -151,14 +152,15 @@ class PartialPointsWriter:
 
 
 class PartialPointsReader:
-    """Reads the partial points of single shards of one staged batch."""
+    """Reads the partial points of single shards of one staged batch. Files stay open between shards; not for several threads."""
 
     def __init__(self, stage: Stage, manifest: Manifest, batch: Batch, layout: PartialPointsLayout) -> None:
         self._files = [(stage.place(manifest, file, batch), file) for file in manifest.files]
         self._layout = layout
+        self._opened: dict[str, pq.ParquetFile] = {}
 
-    def read(self, shard: int, code_of: Any) -> PartialPoints:
-        """Everything about a shard; ``code_of`` gives each metric name its int32 code."""
+    def read(self, shard: int, metrics: MetricNames) -> PartialPoints:
+        """Everything about a shard; ``metrics`` gives each name its code."""
         from rollup_assets.kernels.partial import PartialPoints
 
         tables = list(self._tables(shard, None))
@@ -175,54 +177,57 @@ class PartialPointsReader:
         for table in tables:
             rows = slice(at, at + table.num_rows)
             for name, target in zip(_SERIES, series, strict=True):
-                target[rows] = _column(table, name, code_of)
+                target[rows] = _column(table, name, metrics)
             for level, resolution in enumerate(self._layout.resolutions):
                 suffix = format_duration(resolution)
                 for place in range(width):
-                    integers[level, place, rows] = _column(table, f"{_INTEGERS[place]}_{suffix}", code_of)
+                    integers[level, place, rows] = _column(table, f"{_INTEGERS[place]}_{suffix}", metrics)
                 for place, name in enumerate(_VALUES):
-                    values[level, place, rows] = _column(table, f"{name}_{suffix}", code_of)
+                    values[level, place, rows] = _column(table, f"{name}_{suffix}", metrics)
             at += table.num_rows
         ids, org, metric, first_time, first_value, last_time, last_value = series
         return PartialPoints(ids, org, metric, first_time, first_value, last_time, last_value, integers, values)
 
-    def series(self, shard: int, code_of: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    def series(self, shard: int, metrics: MetricNames) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         """(metric codes int32, org ids, ids) of a shard's series, in order."""
-        return self._columns(shard, ("metric", "org_id", "id"), code_of)
+        return self._columns(shard, ("metric", "org_id", "id"), metrics)
 
     def last_points(self, shard: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         """(ids, times in epoch ms, values) of the last point of each series of a shard."""
         return self._columns(shard, ("id", "last_timestamp", "last_value"), None)
 
-    def _columns(self, shard: int, names: tuple[str, str, str], code_of: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    def _columns(
+        self, shard: int, names: tuple[str, str, str], metrics: MetricNames | None
+    ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         tables = list(self._tables(shard, names))
         kinds = {"metric": np.dtype(np.int32), "last_value": np.dtype(self._layout.value_dtype)}
         first, second, third = (
-            np.concatenate([np.empty(0, kinds.get(name, np.dtype(np.int64))), *(_column(table, name, code_of) for table in tables)])
+            np.concatenate([np.empty(0, kinds.get(name, np.dtype(np.int64))), *(_column(table, name, metrics) for table in tables)])
             for name in names
         )
         return first, second, third
 
     def _tables(self, shard: int, columns: tuple[str, ...] | None) -> Any:
-        import pyarrow.parquet as pq
-
         for place, file in self._files:
-            groups = [group for group, owner in enumerate(file.shards) if owner == shard]
-            if not groups:
-                continue
-            opened = pq.ParquetFile(place.open_input(), read_dictionary=["metric"])
-            for group in groups:
-                yield opened.read_row_group(group, columns=list(columns) if columns else None, use_threads=False)
+            for group in (group for group, owner in enumerate(file.shards) if owner == shard):
+                yield self._file(place).read_row_group(group, columns=list(columns) if columns else None, use_threads=False)
+
+    def _file(self, place: Place) -> pq.ParquetFile:
+        # The footer of a file that 4 to 16 shards share takes as long to read as a shard's rows.
+        if place.location not in self._opened:
+            import pyarrow.parquet as pq
+
+            self._opened[place.location] = pq.ParquetFile(place.open_input(), read_dictionary=["metric"])
+        return self._opened[place.location]
 
 
-def _column(table: pa.Table, name: str, code_of: Any) -> NDArray[Any]:
+def _column(table: pa.Table, name: str, metrics: MetricNames | None) -> NDArray[Any]:
     import pyarrow as pa
 
     column = table.column(name)
     array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-    if not name.startswith("metric"):
+    if metrics is None or not name.startswith("metric"):
         return np.asarray(array.to_numpy(zero_copy_only=False))
     if not pa.types.is_dictionary(array.type):
         array = array.dictionary_encode()
-    codes = np.array([code_of(text) for text in array.dictionary.to_pylist()] or [0], np.int32)
-    return np.asarray(codes[array.indices.to_numpy(zero_copy_only=False)])
+    return np.asarray(metrics.codes_of_array(array.dictionary)[array.indices.to_numpy(zero_copy_only=False)])

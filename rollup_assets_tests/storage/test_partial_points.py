@@ -17,6 +17,7 @@ from rollup_assets.kernels.partial import PartialPoints
 from rollup_assets.storage.encodings import PARTIAL_POINTS_ROW_GROUP
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.manifests import PARTIAL_POINTS, Manifest, Stage, StagedFile
+from rollup_assets.storage.metric_names import MetricNames
 from rollup_assets.storage.partial_points import PartialPointsLayout, PartialPointsReader, PartialPointsWriter
 from rollup_assets_tests.naive import INT64_MAX, INT64_MIN
 
@@ -81,14 +82,8 @@ class Written:
         self.reader = PartialPointsReader(stage, manifest, BATCH, self.layout)
 
     def read(self, shard: int) -> tuple[PartialPoints, list[str]]:
-        names: list[str] = []
-
-        def code_of(name: str) -> int:
-            if name not in names:
-                names.append(name)
-            return names.index(name)
-
-        return self.reader.read(shard, code_of), names
+        metrics = MetricNames()
+        return self.reader.read(shard, metrics), metrics.names
 
 
 def assert_same(found: PartialPoints, found_names: Sequence[str], expected: PartialPoints, names: Sequence[str]) -> None:
@@ -122,7 +117,9 @@ def test_partial_points_round_trip(count: int, details: bool, dtype: str, tmp_pa
         expected.last_time.tolist(),
         expected.last_value.tobytes(),
     )
-    metric, org, ids = written.reader.series(3, NAMES.index)
+    metrics = MetricNames()
+    metrics.codes_of(NAMES)
+    metric, org, ids = written.reader.series(3, metrics)
     assert (metric.tolist(), org.tolist(), ids.tolist()) == (expected.metric.tolist(), expected.org.tolist(), expected.id.tolist())
 
 
@@ -147,7 +144,7 @@ def test_a_shard_that_was_not_written_is_empty(tmp_path: Path) -> None:
         assert len(found.id) == 0
         assert found.integers.shape == (len(RESOLUTIONS), PLAIN, 0)
         assert [len(column) for column in written.reader.last_points(9)] == [0, 0, 0]
-        assert [column.dtype for column in written.reader.series(9, NAMES.index)] == [np.int32, np.int64, np.int64]
+        assert [column.dtype for column in written.reader.series(9, MetricNames())] == [np.int32, np.int64, np.int64]
 
 
 @pytest.mark.parametrize("details", [False, True], ids=["plain", "details"])
