@@ -1,4 +1,4 @@
-"""Replace a batch's range of labels by staged files, in one snapshot.
+"""Replace a batch's range of labels by staged files, in one snapshot; and the commit that other changes of the table share.
 
 The only module that uses ``overwrite()``, which is public, while the class it returns is not. Which files are to be published, and
 whether they may be, is decided in :mod:`rollup_assets.steps.publish`; here the table is brought to them, whatever other writers do
@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import logging
 import random
-import shutil
 import time
 import uuid
 from collections import Counter
@@ -23,24 +22,16 @@ from rollup_assets.batches import Batch
 from rollup_assets.errors import CatalogError, LockLostError, PublishError, PublishHaltError, StageCorruptError
 from rollup_assets.iceberg.locks import TableLock
 from rollup_assets.iceberg.metadata import cheap_to_change
-from rollup_assets.iceberg.reading import (
-    LiveFile,
-    RangeCounts,
-    as_live_file,
-    count_live_rows,
-    live_files,
-    range_counts,
-    range_predicate,
-    read_file,
-)
+from rollup_assets.iceberg.plans import Goal, Plan
+from rollup_assets.iceberg.reading import RangeCounts, as_live_file, live_files, range_counts, range_predicate
 from rollup_assets.iceberg.table import check_table, data_location
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.manifests import StagedFile
 from rollup_assets.storage.parquet import unpack_footer
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from pyiceberg.catalog import Catalog
+    from pyiceberg.expressions import BooleanExpression
     from pyiceberg.manifest import DataFile
     from pyiceberg.table import Table
 
@@ -55,7 +46,6 @@ CODE_VERSION_PROPERTY = "rollup.code-version"
 MOST_TRIES = 8
 _FOOTER_THREADS = 4
 _LONGEST_WAIT = 5.0
-_DAY_MICROSECONDS = 86_400_000_000
 
 _log = logging.getLogger(__name__)
 
@@ -77,44 +67,67 @@ class Replacement:
 
 
 @dataclass(slots=True)
-class _Plan:
-    """One snapshot: the files it removes and the files it adds."""
-
-    removed: list[DataFile] = field(default_factory=list)
-    added: list[DataFile] = field(default_factory=list)
-    written: list[Place] = field(default_factory=list)
-    """Files made for this plan: if it is not committed, nothing names them."""
-
-    @property
-    def is_empty(self) -> bool:
-        return not self.removed and not self.added
-
-    def discard(self) -> None:
-        for place in self.written:
-            place.delete_file()
-
-
-@dataclass(slots=True)
 class _Publication:
     """The state of one call across its tries."""
 
     catalog: Catalog
     settings: Settings
-    batch: Batch
-    staged: Sequence[StagedFile]
+    goal: Goal
     properties: dict[str, str]
     attempt: str
     lock: TableLock
-    data_files: dict[str, DataFile] = field(default_factory=dict)
-    """Metadata of staged files, read from their footers once."""
     timings: dict[str, float] = field(default_factory=lambda: {"plan": 0.0, "commit": 0.0, "verify": 0.0})
 
     def load_table(self) -> Table:
         return self.catalog.load_table(self.settings.table)
 
+
+@dataclass(slots=True)
+class _StagedRange:
+    """The goal of a publish: the rows of a batch's labels are those of its staged files."""
+
+    settings: Settings
+    batch: Batch
+    staged: Sequence[StagedFile]
+    digest: str
+    data_files: dict[str, DataFile] = field(default_factory=dict)
+    """Metadata of staged files, read from their footers once."""
+
+    @property
+    def name(self) -> str:
+        return f"batch {self.batch.key}"
+
     @property
     def command(self) -> str:
-        return f"rollups backfill {self.batch.key} {self.batch.key} --force"
+        return f"rollups backfill {self.batch.key} {self.batch.key}"
+
+    @property
+    def repair(self) -> str:
+        return f"{self.command} --force"
+
+    @property
+    def predicate(self) -> BooleanExpression:
+        return range_predicate(self.batch)
+
+    @property
+    def expected(self) -> Counter[int]:
+        rows: Counter[int] = Counter()
+        for file in self.staged:
+            rows[file.resolution or 0] += file.rows
+        return rows
+
+    def plan(self, table: Table) -> Plan:
+        return _plan(self, table)
+
+    def snapshot_in_place(self, table: Table) -> int | None:
+        """The snapshot that published these very files; the current one where it has expired."""
+        if not self.staged:
+            return None
+        current = table.current_snapshot()
+        return find_snapshot(table, DIGEST_PROPERTY, self.digest) or (None if current is None else current.snapshot_id)
+
+    def counts(self, table: Table, snapshot_id: int | None) -> RangeCounts:
+        return range_counts(table, self.batch, snapshot_id=snapshot_id)
 
 
 def replace_range(
@@ -141,7 +154,21 @@ def replace_range(
         LockTimeoutError: the lock was lost, and somebody else took and kept it.
         PublishHaltError: the snapshot does not hold the rows that were staged.
     """
-    publication = _Publication(catalog, settings, batch, staged, properties, uuid.uuid4().hex, lock or TableLock())
+    goal = _StagedRange(settings, batch, staged, properties.get(DIGEST_PROPERTY, ""))
+    return bring_about(catalog, settings, goal, properties, still_current, lock, table)
+
+
+def bring_about(
+    catalog: Catalog,
+    settings: Settings,
+    goal: Goal,
+    properties: dict[str, str],
+    still_current: Callable[[], None] = lambda: None,
+    lock: TableLock | None = None,
+    table: Table | None = None,
+) -> Replacement:
+    """The one way to a commit: :func:`replace_range` for any goal. What the goal raises as it plans is raised here too."""
+    publication = _Publication(catalog, settings, goal, properties, uuid.uuid4().hex, lock or TableLock())
     problem: Exception | None = None
     for number in range(MOST_TRIES):
         if number:
@@ -152,10 +179,10 @@ def replace_range(
             return outcome
         problem = outcome
         reason = f"{type(problem).__name__}: {problem}"
-        _log.warning("batch %s: commit %d of at most %d did not land (%s)", batch, number + 1, MOST_TRIES, reason)
+        _log.warning("%s: commit %d of at most %d did not land (%s)", goal.name, number + 1, MOST_TRIES, reason)
     raise PublishError(
-        f"batch {batch.key} could not be published to {settings.table}: {MOST_TRIES} commits failed, the last with {reason}; "
-        f"there is no sign of them in the table. Run `rollups backfill {batch.key} {batch.key}` again"
+        f"{goal.name} could not be published to {settings.table}: {MOST_TRIES} commits failed, the last with {reason}; "
+        f"there is no sign of them in the table. Run `{goal.command}` again"
     ) from problem
 
 
@@ -176,13 +203,13 @@ def _try_once(publication: _Publication, still_current: Callable[[], None], foun
             # The catalog may be away for a moment; whether an earlier commit landed is then unknown, and asked again in the next try.
             return error
         check_table(table, publication.settings)
-        if (landed := _find_snapshot(table, ATTEMPT_PROPERTY, publication.attempt)) is not None:
+        if (landed := find_snapshot(table, ATTEMPT_PROPERTY, publication.attempt)) is not None:
             # A commit of unknown outcome that became visible only now.
             return _verified(publication, table, landed, changed=True)
     plan = _current_plan(publication, table, still_current)
     publication.timings["plan"] += time.perf_counter() - started
     if plan.is_empty:
-        return _verified(publication, table, _snapshot_of(publication, table), changed=False)
+        return _verified(publication, table, publication.goal.snapshot_in_place(table), changed=False)
     if not publication.lock.is_held():
         plan.discard()
         return LockLostError(f"the lock of {publication.settings.table} was lost before the commit")
@@ -195,12 +222,12 @@ def _try_once(publication: _Publication, still_current: Callable[[], None], foun
 # Plan
 
 
-def _current_plan(publication: _Publication, table: Table, still_current: Callable[[], None]) -> _Plan:
+def _current_plan(publication: _Publication, table: Table, still_current: Callable[[], None]) -> Plan:
     """The plan, once it is certain that it is of files that are still to be published; both are found out side by side."""
     with ThreadPoolExecutor(1, thread_name_prefix="still current") as beside:
         current = beside.submit(still_current)
         try:
-            plan = _plan(publication, table)
+            plan = publication.goal.plan(table)
         except Exception:
             # Files that were replaced may be gone: that is then the reason.
             current.result()
@@ -213,32 +240,37 @@ def _current_plan(publication: _Publication, table: Table, still_current: Callab
     return plan
 
 
-def _plan(publication: _Publication, table: Table) -> _Plan:
-    plan = _Plan()
-    wanted = {file.path: file for file in publication.staged}
+def _plan(goal: _StagedRange, table: Table) -> Plan:
+    plan = Plan(rewritten_files(goal.settings, goal.batch))
+    wanted = {file.path: file for file in goal.staged}
     present: set[str] = set()
     try:
-        for live in live_files(table, publication.batch):
-            if not live.within(publication.batch):
-                _split(publication, table, live, plan)
+        for live in live_files(table, goal.batch):
+            if not live.within(goal.batch):
+                plan.split(table, live, goal.predicate, goal.name)
             elif live.path in wanted and not live.has_deletes:
                 present.add(live.path)
             else:
                 plan.removed.append(live.task.file)
                 if live.path in wanted:
-                    # Somebody deleted rows of it. A path both removed and added by one snapshot would be deleted from disk by
-                    # engines that expire snapshots by their delete entries; so it comes back under another name.
+                    # Somebody deleted rows of it.
                     present.add(live.path)
-                    plan.added += _restore(publication, table, wanted[live.path], plan)
+                    _staged_data_files(goal, table, [wanted[live.path]])
+                    plan.copy(table, live.path)
         missing = [file for path, file in wanted.items() if path not in present]
-        plan.added += _staged_data_files(publication, table, missing)
+        plan.added += _staged_data_files(goal, table, missing)
     except BaseException:
         plan.discard()
         raise
     return plan
 
 
-def _staged_data_files(publication: _Publication, table: Table, files: Sequence[StagedFile]) -> list[DataFile]:
+def rewritten_files(settings: Settings, batch: Batch | None = None) -> Place:
+    """The folder of files that are made of the table's own, for a batch or for the table as a whole."""
+    return data_location(settings) / "rewritten" / ("table" if batch is None else batch.folder)
+
+
+def _staged_data_files(goal: _StagedRange, table: Table, files: Sequence[StagedFile]) -> list[DataFile]:
     """Iceberg's metadata of staged files, from their footers: those that the manifest kept, else those in the files.
 
     Raises:
@@ -246,7 +278,7 @@ def _staged_data_files(publication: _Publication, table: Table, files: Sequence[
     """
     from rollup_assets.iceberg.data_files import data_file, data_files_of_footers
 
-    unknown = [file for file in files if file.path not in publication.data_files]
+    unknown = [file for file in files if file.path not in goal.data_files]
     kept = [file for file in unknown if file.footer is not None]
     unread = [file for file in unknown if file.footer is None]
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
@@ -254,20 +286,18 @@ def _staged_data_files(publication: _Publication, table: Table, files: Sequence[
         try:
             footers = ((file.path, file.size, unpack_footer(file.footer or "")) for file in kept)
             for file, found in zip([*kept, *unread], itertools.chain(data_files_of_footers(table, footers), read), strict=True):
-                _check_staged(publication, file, found)
-                publication.data_files[file.path] = found
+                _check_staged(goal, file, found)
+                goal.data_files[file.path] = found
         except (OSError, ValueError, TypeError) as error:
-            raise StageCorruptError(
-                f"a staged file of batch {publication.batch.key} cannot be published ({error}); run `{publication.command}`"
-            ) from error
-    return [publication.data_files[file.path] for file in files]
+            raise StageCorruptError(f"a staged file of {goal.name} cannot be published ({error}); run `{goal.repair}`") from error
+    return [goal.data_files[file.path] for file in files]
 
 
-def _check_staged(publication: _Publication, file: StagedFile, data_file: DataFile) -> None:
+def _check_staged(goal: _StagedRange, file: StagedFile, data_file: DataFile) -> None:
     from pyiceberg.table import FileScanTask
 
     found = as_live_file(FileScanTask(data_file))
-    batch = publication.batch
+    batch = goal.batch
     problem = None
     if found.rows != file.rows:
         problem = f"has {found.rows} rows, its manifest says {file.rows}"
@@ -276,96 +306,28 @@ def _check_staged(publication: _Publication, file: StagedFile, data_file: DataFi
     elif not found.within(batch):
         problem = f"has labels outside [{batch.start_time:%Y-%m-%d %H:%M}, {batch.end_time:%Y-%m-%d %H:%M})"
     if problem:
-        raise StageCorruptError(f"staged file {file.path} of batch {batch.key} {problem}; run `{publication.command}`")
-
-
-def _split(publication: _Publication, table: Table, live: LiveFile, plan: _Plan) -> None:
-    """Replace a file that holds rows of other ranges by one without this batch's rows; leave it alone if it has none of them.
-
-    Raises:
-        PublishError: the rows that stay and the rows that go are not all rows of the file.
-    """
-    from pyiceberg.expressions import Not
-
-    predicate = range_predicate(publication.batch)
-    inside = read_file(table, live, predicate, ("resolution",)).num_rows
-    if inside == 0:
-        return
-    kept = read_file(table, live, Not(predicate))
-    total = count_live_rows(table, live)
-    if kept.num_rows + inside != total:
-        raise PublishError(
-            f"{live.path} has {total} rows, but {inside} in batch {publication.batch.key} and {kept.num_rows} outside; "
-            "nothing was published. Look at the file, and rewrite it with another engine"
-        )
-    plan.removed.append(live.task.file)
-    for part in _by_partition(kept):
-        plan.added.append(_write(publication, table, part, plan))
-
-
-def _by_partition(rows: pa.Table) -> list[pa.Table]:
-    """The rows apart by partition value (resolution, day): a data file has exactly one. Order within each is kept."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    if rows.num_rows == 0:
-        return []
-    days = rows["logical_timestamp"].cast(pa.int64()).to_numpy() // _DAY_MICROSECONDS
-    keys = pa.table({"resolution": rows["resolution"], "day": days})
-    return [
-        rows.filter(pc.and_(pc.equal(keys["resolution"], key["resolution"]), pc.equal(keys["day"], key["day"])))
-        for key in keys.group_by(["resolution", "day"], use_threads=False).aggregate([]).to_pylist()
-    ]
-
-
-def _write(publication: _Publication, table: Table, rows: pa.Table, plan: _Plan) -> DataFile:
-    import pyarrow.parquet as pq
-    from pyiceberg.io.pyarrow import schema_to_pyarrow
-
-    from rollup_assets.iceberg.data_files import data_file
-
-    place = _new_file(publication)
-    plan.written.append(place)
-    with place.open_output() as stream:
-        # The table's own schema: columns that others have added stay.
-        pq.write_table(rows.cast(schema_to_pyarrow(table.schema())), stream, compression="zstd")
-    return data_file(table, place.uri)
-
-
-def _restore(publication: _Publication, table: Table, file: StagedFile, plan: _Plan) -> list[DataFile]:
-    from rollup_assets.iceberg.data_files import data_file
-
-    _staged_data_files(publication, table, [file])
-    place = _new_file(publication)
-    plan.written.append(place)
-    with place.at(file.path).open_input() as source, place.open_output() as stream:
-        shutil.copyfileobj(source, stream)
-    return [data_file(table, place.uri)]
-
-
-def _new_file(publication: _Publication) -> Place:
-    return data_location(publication.settings) / "rewritten" / publication.batch.folder / f"{uuid.uuid4().hex}.parquet"
+        raise StageCorruptError(f"staged file {file.path} of batch {batch.key} {problem}; run `{goal.repair}`")
 
 
 # Commit
 
 
-def _commit(publication: _Publication, table: Table, plan: _Plan) -> int | Exception:
+def _commit(publication: _Publication, table: Table, plan: Plan) -> int | Exception:
     """The id of the snapshot that holds the plan, however the catalog answered; or the reason why there is none."""
     from pyiceberg.exceptions import CommitFailedException, ValidationException
 
     started = time.perf_counter()
     try:
-        return _apply(table, publication.batch, plan, publication.properties | {ATTEMPT_PROPERTY: publication.attempt})
+        return _apply(table, publication.goal.predicate, plan, publication.properties | {ATTEMPT_PROPERTY: publication.attempt})
     except Exception as error:
         # Only the table itself knows: a commit may have been applied and its answer lost, or reported as a conflict with itself.
         try:
-            landed = _find_snapshot(publication.load_table(), ATTEMPT_PROPERTY, publication.attempt)
+            landed = find_snapshot(publication.load_table(), ATTEMPT_PROPERTY, publication.attempt)
         except Exception:
-            _log.warning("batch %s: the catalog cannot be asked what became of a commit", publication.batch, exc_info=True)
+            _log.warning("%s: the catalog cannot be asked what became of a commit", publication.goal.name, exc_info=True)
             return error
         if landed is not None:
-            _log.warning("batch %s: the commit is in the table although it was reported as failed: %s", publication.batch, error)
+            _log.warning("%s: the commit is in the table although it was reported as failed: %s", publication.goal.name, error)
             return landed
         if isinstance(error, CommitFailedException | ValidationException):
             plan.discard()
@@ -374,7 +336,7 @@ def _commit(publication: _Publication, table: Table, plan: _Plan) -> int | Excep
         publication.timings["commit"] += time.perf_counter() - started
 
 
-def _apply(table: Table, batch: Batch, plan: _Plan, properties: dict[str, str]) -> int:
+def _apply(table: Table, predicate: BooleanExpression, plan: Plan, properties: dict[str, str]) -> int:
     transaction = cheap_to_change(table).transaction()
     with transaction.update_snapshot(snapshot_properties=properties).overwrite() as overwrite:
         for data_file in plan.removed:
@@ -383,12 +345,12 @@ def _apply(table: Table, batch: Batch, plan: _Plan, properties: dict[str, str]) 
             overwrite.append_data_file(data_file)
     # Without a predicate, a retry after somebody else's commit would take none of its files for a conflict. It is asked for by retries
     # alone; given earlier, it would have PyIceberg read every manifest of the day twice over, to find nothing in them.
-    overwrite.delete_by_predicate(range_predicate(batch))
+    overwrite.delete_by_predicate(predicate)
     transaction.commit_transaction()
     return int(overwrite.snapshot_id)
 
 
-def _find_snapshot(table: Table, name: str, value: str) -> int | None:
+def find_snapshot(table: Table, name: str, value: str) -> int | None:
     """The newest snapshot of the current branch's history whose summary has this property; None if there is none."""
     snapshot = table.current_snapshot()
     while snapshot is not None:
@@ -398,44 +360,35 @@ def _find_snapshot(table: Table, name: str, value: str) -> int | None:
     return None
 
 
-def _snapshot_of(publication: _Publication, table: Table) -> int | None:
-    """The snapshot that published these very files earlier; the current one where it has expired; None if there is nothing."""
-    if not publication.staged:
-        return None
-    digest = publication.properties.get(DIGEST_PROPERTY, "")
-    current = table.current_snapshot()
-    return _find_snapshot(table, DIGEST_PROPERTY, digest) or (None if current is None else current.snapshot_id)
-
-
 # Verify
 
 
 def _verified(publication: _Publication, table: Table, snapshot_id: int | None, *, changed: bool) -> Replacement:
-    """Compare the snapshot's own metadata with what was staged.
+    """Compare the snapshot's own metadata with what it was to hold.
 
     Raises:
         PublishHaltError: rows per resolution differ, or the snapshot cannot be read.
     """
     started = time.perf_counter()
-    expected: Counter[int] = Counter()
-    for file in publication.staged:
-        expected[file.resolution or 0] += file.rows
+    expected = publication.goal.expected
     # The snapshot itself, unless it is older than what was found in place, or has already expired under a hurried neighbour.
     at = snapshot_id if changed and snapshot_id is not None and table.snapshot_by_id(snapshot_id) is not None else None
     try:
-        counts = range_counts(table, publication.batch, snapshot_id=at)
+        counts = publication.goal.counts(table, at)
     except OSError as error:
         raise PublishHaltError(
             _halt(publication, snapshot_id, f"cannot be read ({error}): roll the table back to the one before")
         ) from error
     differing = {
-        resolution: (counts.rows.get(resolution, 0), expected[resolution])
+        resolution: (counts.rows.get(resolution, 0), expected.get(resolution, 0))
         for resolution in sorted(expected.keys() | counts.rows.keys())
-        if counts.rows.get(resolution, 0) != expected[resolution]
+        if counts.rows.get(resolution, 0) != expected.get(resolution, 0)
     }
     if differing:
-        found = "; ".join(f"resolution {resolution} ms: {rows} rows, staged {wanted}" for resolution, (rows, wanted) in differing.items())
-        raise PublishHaltError(_halt(publication, snapshot_id, f"does not hold the staged rows ({found})"))
+        found = "; ".join(
+            f"resolution {resolution} ms: {rows} rows instead of {wanted}" for resolution, (rows, wanted) in differing.items()
+        )
+        raise PublishHaltError(_halt(publication, snapshot_id, f"does not hold the rows it should ({found})"))
     publication.timings["verify"] += time.perf_counter() - started
     timings = {name: round(seconds, 6) for name, seconds in publication.timings.items()}
     return Replacement(snapshot_id, _attempt_of(table, snapshot_id) or publication.attempt, changed, counts, timings, table)
@@ -449,8 +402,8 @@ def _attempt_of(table: Table, snapshot_id: int | None) -> str | None:
 
 def _halt(publication: _Publication, snapshot_id: int | None, problem: str) -> str:
     return (
-        f"batch {publication.batch.key}: snapshot {snapshot_id} of {publication.settings.table} {problem}; "
-        f"look at what else writes to the table, then repair the batch with `{publication.command}`"
+        f"{publication.goal.name}: snapshot {snapshot_id} of {publication.settings.table} {problem}; "
+        f"look at what else writes to the table, then repair it with `{publication.goal.repair}`"
     )
 
 

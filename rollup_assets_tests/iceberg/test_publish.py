@@ -320,13 +320,13 @@ def test_a_snapshot_without_the_staged_rows_halts_and_names_the_repair_which_rep
     stage_rollups(pipeline, batch)
     original = publishing._apply
 
-    def forget_a_file(table: Any, of: Batch, plan: Any, properties: dict[str, str]) -> int:
+    def forget_a_file(table: Any, of: Any, plan: Any, properties: dict[str, str]) -> int:
         plan.added.pop()
         return original(table, of, plan, properties)
 
     with monkeypatch.context() as patch:
         patch.setattr(publishing, "_apply", forget_a_file)
-        message = rf"resolution 3600000 ms: 0 rows, staged 3.*rollups backfill {batch.key} {batch.key} --force"
+        message = rf"resolution 3600000 ms: 0 rows instead of 3.*rollups backfill {batch.key} {batch.key} --force"
         with pytest.raises(PublishHaltError, match=message):
             publish(pipeline, batch)
     publish(pipeline, batch, force=True)

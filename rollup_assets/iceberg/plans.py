@@ -1,0 +1,148 @@
+"""One snapshot to be: the files that it removes and adds, and those that are made for it.
+
+What is to be removed and added is decided by those who plan; here no row is lost on the way. Committing stays out.
+"""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from rollup_assets.errors import PublishError
+from rollup_assets.iceberg.reading import LiveFile, RangeCounts, count_live_rows, read_file
+from rollup_assets.storage.filesystems import Place
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import pyarrow as pa
+    from pyiceberg.expressions import BooleanExpression
+    from pyiceberg.manifest import DataFile
+    from pyiceberg.table import Table
+
+_DAY_MICROSECONDS = 86_400_000_000
+
+
+class Goal(Protocol):
+    """What the table is to hold after a commit (``iceberg.publish``), and how to tell whether it does."""
+
+    @property
+    def name(self) -> str:
+        """In messages: ``batch 2026-01-01-09:00``."""
+
+    @property
+    def command(self) -> str:
+        """Tries again."""
+
+    @property
+    def repair(self) -> str:
+        """Mends a table that is not what the commit should have made of it."""
+
+    @property
+    def predicate(self) -> BooleanExpression:
+        """The rows that it is about: others may change meanwhile."""
+
+    @property
+    def expected(self) -> Mapping[int, int]:
+        """Rows by resolution in ms that the table is to have of them; known once there is a plan."""
+
+    def plan(self, table: Table) -> Plan:
+        """What is left to be done in the table as it is; empty if nothing is."""
+
+    def snapshot_in_place(self, table: Table) -> int | None:
+        """The snapshot that did it earlier, where the plan is empty; None if there is nothing to be held."""
+
+    def counts(self, table: Table, snapshot_id: int | None) -> RangeCounts:
+        """Rows and files that a snapshot (the current one unless given) has of them."""
+
+
+@dataclass(slots=True)
+class Plan:
+    """One snapshot: the files it removes and the files it adds."""
+
+    folder: Place
+    """Where files go that are made for it."""
+    removed: list[DataFile] = field(default_factory=list)
+    added: list[DataFile] = field(default_factory=list)
+    written: list[Place] = field(default_factory=list)
+    """Files made for this plan: if it is not committed, nothing names them."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to commit."""
+        return not self.removed and not self.added
+
+    def discard(self) -> None:
+        """Delete what was made for it."""
+        for place in self.written:
+            place.delete_file()
+
+    def split(self, table: Table, live: LiveFile, predicate: BooleanExpression, scope: str) -> None:
+        """Replace a file that holds other rows too by one without those of the predicate; leave it alone if it has none of them.
+
+        Raises:
+            PublishError: the rows that stay and the rows that go are not all rows of the file. ``scope`` names those that go.
+        """
+        from pyiceberg.expressions import Not
+
+        inside = read_file(table, live, predicate, ("resolution",)).num_rows
+        if inside == 0:
+            return
+        kept = read_file(table, live, Not(predicate))
+        total = count_live_rows(table, live)
+        if kept.num_rows + inside != total:
+            raise PublishError(
+                f"{live.path} has {total} rows, but {inside} in {scope} and {kept.num_rows} outside; "
+                "nothing was published. Look at the file, and rewrite it with another engine"
+            )
+        self.removed.append(live.task.file)
+        self.write(table, kept)
+
+    def write(self, table: Table, rows: pa.Table) -> None:
+        """Add rows as new files, in their order: one for each value of the partition."""
+        import pyarrow.parquet as pq
+        from pyiceberg.io.pyarrow import schema_to_pyarrow
+
+        from rollup_assets.iceberg.data_files import data_file
+
+        for part in _by_partition(rows):
+            place = self._new_file()
+            with place.open_output() as stream:
+                # The table's own schema: columns that others have added stay.
+                pq.write_table(part.cast(schema_to_pyarrow(table.schema())), stream, compression="zstd")
+            self.added.append(data_file(table, place.uri))
+
+    def copy(self, table: Table, path: str) -> None:
+        """Add a file under a new name, byte for byte.
+
+        A path that is both removed and added by the snapshots of a table would be deleted from disk by engines that expire snapshots by
+        their delete entries.
+        """
+        from rollup_assets.iceberg.data_files import data_file
+
+        place = self._new_file()
+        with place.at(path).open_input() as source, place.open_output() as stream:
+            shutil.copyfileobj(source, stream)
+        self.added.append(data_file(table, place.uri))
+
+    def _new_file(self) -> Place:
+        place = self.folder / f"{uuid.uuid4().hex}.parquet"
+        self.written.append(place)
+        return place
+
+
+def _by_partition(rows: pa.Table) -> list[pa.Table]:
+    """The rows apart by partition value (resolution, day): a data file has exactly one. Order within each is kept."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if rows.num_rows == 0:
+        return []
+    days = rows["logical_timestamp"].cast(pa.int64()).to_numpy() // _DAY_MICROSECONDS
+    keys = pa.table({"resolution": rows["resolution"], "day": days})
+    return [
+        rows.filter(pc.and_(pc.equal(keys["resolution"], key["resolution"]), pc.equal(keys["day"], key["day"])))
+        for key in keys.group_by(["resolution", "day"], use_threads=False).aggregate([]).to_pylist()
+    ]
