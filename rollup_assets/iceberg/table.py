@@ -6,23 +6,30 @@ What is written to it stays out, and so does which catalog it is in.
 from __future__ import annotations
 
 import contextlib
+import logging
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from rollup_assets.errors import TableMismatchError
 from rollup_assets.iceberg.catalog import is_postgres, load_catalog, open_catalog
+from rollup_assets.iceberg.reading import live_files
 from rollup_assets.iceberg.schema import FORMAT_VERSION, iceberg_schema, partition_spec, table_properties
 from rollup_assets.settings import Settings, format_duration
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.storage_errors import explains_storage_errors
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from pyiceberg.catalog import Catalog
     from pyiceberg.table import Table
 
 SHARDS_PROPERTY = "rollup.shards"
 BATCH_PROPERTY = "rollup.batch"
 VALUE_TYPE_PROPERTY = "rollup.value-type"
+RESOLUTIONS_PROPERTY = "rollup.resolutions"
+
+_log = logging.getLogger(__name__)
 
 
 def table_location(settings: Settings) -> str:
@@ -102,17 +109,53 @@ def _create_table(catalog: Catalog, settings: Settings) -> Table:
             schema=iceberg_schema(settings.value_type),
             location=table_location(settings),
             partition_spec=partition_spec(),
-            properties=table_properties(settings.value_type) | _own_properties(settings),
+            properties=table_properties(settings.value_type) | own_properties(settings),
         )
     return catalog.load_table(settings.table)
 
 
-def _own_properties(settings: Settings) -> dict[str, str]:
+def own_properties(settings: Settings) -> dict[str, str]:
+    """The settings that a table belongs to, as it remembers them."""
     return {
         SHARDS_PROPERTY: str(settings.shards),
         BATCH_PROPERTY: format_duration(settings.batch),
         VALUE_TYPE_PROPERTY: settings.value_type,
+        RESOLUTIONS_PROPERTY: resolutions_text(settings.resolutions),
     }
+
+
+def resolutions_text(resolutions: Iterable[int]) -> str:
+    """Resolutions in ms as a setting says them: ``1m,5m,1h``."""
+    return ",".join(format_duration(resolution) for resolution in resolutions)
+
+
+def remember_resolutions(table: Table, settings: Settings) -> None:
+    """Give a table of an earlier version, which does not say which resolutions it has, the property that does.
+
+    Raises:
+        TableMismatchError: its rows are of other resolutions than the settings say.
+    """
+    from pyiceberg.exceptions import CommitFailedException
+
+    if RESOLUTIONS_PROPERTY in table.properties:
+        return
+    live = [file for file in live_files(table) if file.resolution is not None]
+    found = {file.resolution for file in live if file.resolution is not None}
+    firsts, lasts = [file.first for file in live if file.first is not None], [file.last for file in live if file.last is not None]
+    # Windows that no batch has closed yet have no rows.
+    reached = (max(lasts) - min(firsts)) // 1_000 if firsts and lasts else 0
+    if found - set(settings.resolutions) or any(wanted not in found and wanted <= reached for wanted in settings.resolutions):
+        text = resolutions_text(sorted(found))
+        raise TableMismatchError(
+            f"table {settings.table} in {settings.catalog}: has rows of ROLLUP_RESOLUTIONS={text}, the settings say "
+            f"{resolutions_text(settings.resolutions)}; set ROLLUP_RESOLUTIONS={text}, or ROLLUP_TABLE to a new name, which is then "
+            "filled by a backfill"
+        )
+    try:
+        with table.transaction() as transaction:
+            transaction.set_properties({RESOLUTIONS_PROPERTY: resolutions_text(settings.resolutions)})
+    except CommitFailedException:
+        _log.info("%s was changed while its resolutions were noted; the next publish does it", settings.table)
 
 
 def check_table(table: Table, settings: Settings) -> None:
@@ -121,7 +164,8 @@ def check_table(table: Table, settings: Settings) -> None:
     Columns that others have added are fine as long as they are optional.
 
     Raises:
-        TableMismatchError: values, columns, partition spec, shards, batch, location or the properties that publishing rests on differ.
+        TableMismatchError: values, columns, partition spec, shards, resolutions, batch, location or the properties that publishing
+            rests on differ.
     """
     problem = (
         _property_problem(table, settings) or _schema_problem(table, settings) or _layout_problem(table, settings) or _commit_problem(table)
@@ -131,9 +175,17 @@ def check_table(table: Table, settings: Settings) -> None:
 
 
 def _property_problem(table: Table, settings: Settings) -> str | None:
-    variables = {SHARDS_PROPERTY: "ROLLUP_SHARDS", BATCH_PROPERTY: "ROLLUP_BATCH", VALUE_TYPE_PROPERTY: "ROLLUP_VALUE_TYPE"}
-    for name, wanted in _own_properties(settings).items():
+    variables = {
+        SHARDS_PROPERTY: "ROLLUP_SHARDS",
+        BATCH_PROPERTY: "ROLLUP_BATCH",
+        VALUE_TYPE_PROPERTY: "ROLLUP_VALUE_TYPE",
+        RESOLUTIONS_PROPERTY: "ROLLUP_RESOLUTIONS",
+    }
+    for name, wanted in own_properties(settings).items():
         found = table.properties.get(name)
+        if found is None and name == RESOLUTIONS_PROPERTY:
+            # Made by a version that did not note them: see remember_resolutions.
+            continue
         if found is None:
             return f"has no property {name}, so it was not made by this pipeline; set ROLLUP_TABLE to another name, or drop the table"
         if found != wanted:

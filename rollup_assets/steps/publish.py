@@ -49,11 +49,12 @@ def publish(pipeline: Pipeline, batch: Batch, *, run_id: str = "", force: bool =
     from rollup_assets.iceberg.locks import table_lock
     from rollup_assets.iceberg.maintenance import maintain, maintenance_is_due
     from rollup_assets.iceberg.publish import replace_range, summary_properties
-    from rollup_assets.iceberg.table import ensure_table
+    from rollup_assets.iceberg.table import ensure_table, remember_resolutions
 
     with table_lock(pipeline.settings) as lock, open_catalog(pipeline.settings, writing=True) as catalog:
         rollups = _current_rollups(pipeline, batch)
         table = ensure_table(pipeline.settings, catalog)
+        remember_resolutions(table, pipeline.settings)
         receipt = pipeline.stage.read(ROLLUP_TABLE, batch)
         if receipt is not None and not force and _still_holds(receipt, rollups, table, batch):
             return Published(receipt, receipt.counters["snapshot_id"], unchanged=True)

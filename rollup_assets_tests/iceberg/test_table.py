@@ -10,8 +10,11 @@ import pytest
 
 from rollup_assets.errors import TableMismatchError
 from rollup_assets.iceberg.catalog import load_catalog
-from rollup_assets.iceberg.table import check_table, data_location, ensure_table, table_location
+from rollup_assets.iceberg.table import RESOLUTIONS_PROPERTY, check_table, data_location, ensure_table, table_location
+from rollup_assets.pipeline import Pipeline
 from rollup_assets.settings import Settings, load_settings
+from rollup_assets.steps.publish import publish
+from rollup_assets_tests.iceberg.staging import batches_from, load, pipeline_in, rollup_rows, stage_rollups
 
 
 def settings_in(home: Path, **overrides: Any) -> Settings:
@@ -28,6 +31,7 @@ def test_a_missing_table_is_made_and_then_found(tmp_path: Path) -> None:
         "rollup.shards": "16",
         "rollup.batch": "1h",
         "rollup.value-type": "long",
+        "rollup.resolutions": "1m,5m,1h",
     }
 
 
@@ -48,6 +52,7 @@ def test_nested_namespaces_become_folders(tmp_path: Path) -> None:
     [
         ({"shards": 8}, r"made with ROLLUP_SHARDS=16, the settings say 8; set ROLLUP_SHARDS=16"),
         ({"batch": "1d", "raw_layout": "%Y/%m/%d"}, r"made with ROLLUP_BATCH=1h, the settings say 1d"),
+        ({"resolutions": "1m,1h"}, r"made with ROLLUP_RESOLUTIONS=1m,5m,1h, the settings say 1m,1h; set ROLLUP_RESOLUTIONS=1m,5m,1h"),
         ({"value_type": "double"}, r"made with ROLLUP_VALUE_TYPE=long, the settings say double"),
     ],
 )
@@ -109,3 +114,41 @@ def test_properties_without_which_publishing_is_unsafe_are_refused(tmp_path: Pat
         transaction.set_properties({name: value})
     with pytest.raises(TableMismatchError, match=f"has {name}={value}"):
         check_table(table, settings)
+
+
+def without_resolutions(pipeline: Pipeline) -> None:
+    """As an earlier version has made it."""
+    with load(pipeline).transaction() as transaction:
+        transaction.remove_properties(RESOLUTIONS_PROPERTY)
+
+
+@pytest.mark.parametrize("published", [0, 1, 2])
+def test_a_table_of_an_earlier_version_learns_its_resolutions_at_the_next_publish(tmp_path: Path, published: int) -> None:
+    """Also where no window of the coarsest has been closed yet."""
+    pipeline = pipeline_in(tmp_path)
+    ensure_table(pipeline.settings)
+    for batch in batches_from(pipeline, published):
+        rows = {resolution: [rollup_rows(pipeline.settings, batch, resolution, 2)] for resolution in (60_000, 300_000)}
+        stage_rollups(pipeline, batch, rows=rows) if published == 1 else stage_rollups(pipeline, batch)
+        publish(pipeline, batch)
+    without_resolutions(pipeline)
+    (batch,) = batches_from(pipeline, 1)
+    stage_rollups(pipeline, batch, value=2)
+    publish(pipeline, batch)
+    assert load(pipeline).properties[RESOLUTIONS_PROPERTY] == "1m,5m,1h"
+
+
+@pytest.mark.parametrize(("resolutions", "settings"), [("1m,5m,1h", "1m,1h"), ("1m,1h", "1m,5m,1h"), ("1m,5m", "1m,5m,1h")])
+def test_a_table_of_an_earlier_version_with_rows_of_other_resolutions_is_refused(tmp_path: Path, resolutions: str, settings: str) -> None:
+    pipeline = pipeline_in(tmp_path, resolutions=resolutions)
+    for batch in batches_from(pipeline, 2):
+        stage_rollups(pipeline, batch)
+        publish(pipeline, batch)
+    without_resolutions(pipeline)
+    changed = pipeline_in(tmp_path, resolutions=settings)
+    stage_rollups(changed, batch)
+    with pytest.raises(
+        TableMismatchError, match=f"has rows of ROLLUP_RESOLUTIONS={resolutions}, the settings say {settings}; set ROLLUP_RES"
+    ):
+        publish(changed, batch)
+    assert RESOLUTIONS_PROPERTY not in load(pipeline).properties
