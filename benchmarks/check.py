@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.contenders import FULL, OWN, REPARTITION, ROLLUPS_1M, SPARK
 from benchmarks.sites import BATCH_END, BATCH_START, ONE, RECEIVED, THREE, Site
+from benchmarks.tasks import FULL, OWN, REPARTITION, ROLLUPS_1M, SPARK
 
 if TYPE_CHECKING:
     import duckdb

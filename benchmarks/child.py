@@ -33,8 +33,9 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
         from benchmarks import check
 
         return check.check(full, job["contender"])
-    from benchmarks.contenders import WARM, Contender, reset, run
+    from benchmarks.contenders import Contender, reset, run
     from benchmarks.measure import Stopwatch, cpu_seconds, peak_bytes_of_tree
+    from benchmarks.tasks import WARM
 
     contender = Contender(**job["contender"])
     if contender.start == WARM:

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contenders import REPARTITION, Contender
+from benchmarks.contenders import Contender
 from benchmarks.data import series_for
 from benchmarks.measure import machine
 from benchmarks.runner import ROOT, Bench
+from benchmarks.tasks import REPARTITION
 
 _FOLDERS = ("--work", "--output", "--site")
 

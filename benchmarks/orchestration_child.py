@@ -86,8 +86,9 @@ def again(job: dict[str, Any]) -> dict[str, Any]:
     import dagster as dg
 
     from benchmarks import ours
-    from benchmarks.contenders import OURS, RAW_TO_PUBLISHED, Contender, reset, run
+    from benchmarks.contenders import Contender, reset, run
     from benchmarks.sites import BATCH_KEY, THREE, Site
+    from benchmarks.tasks import OURS, RAW_TO_PUBLISHED
 
     contender = Contender(OURS, RAW_TO_PUBLISHED)
     full, small = Site(Path(job["full"])), Site(Path(job["small"]))

@@ -58,7 +58,7 @@ def page(text: str) -> str:
 
 def write(root: Path) -> None:
     """Bring the page's tables and its plots up to date, and what other pages show of results."""
-    from benchmarks import skew
+    from benchmarks.sections import skew
 
     path = root / PAGE
     path.write_text(page(path.read_text()))

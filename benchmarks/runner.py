@@ -22,9 +22,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contenders import FIRST, FROM_SORTED, OURS, PEERS, RAW_TO_PUBLISHED, SPARK, Contender, reset
+from benchmarks.contenders import Contender, reset
 from benchmarks.limits import Group, LimitError, limited
 from benchmarks.sites import Site
+from benchmarks.tasks import FIRST, FROM_SORTED, OURS, PEERS, RAW_TO_PUBLISHED, SPARK
 
 Again = Callable[[Sequence[Contender], Sequence[dict[str, Any]]], Sequence[Contender]]
 """Chooses from the contenders of a turn, by what their runs so far have cost, who runs in the next one."""

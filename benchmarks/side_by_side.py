@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from benchmarks.circumstances import circumstances, forms_of
-from benchmarks.contenders import SPARK, Contender
+from benchmarks.contenders import Contender
 from benchmarks.runner import Again, Bench, measure
 from benchmarks.summary import summarized
 from benchmarks.tables import Results
+from benchmarks.tasks import SPARK
 
 
 def side_by_side(

@@ -19,10 +19,11 @@ from rich.console import Console
 from benchmarks import report
 from benchmarks.capacity_model import shape_of
 from benchmarks.circumstances import circumstances
-from benchmarks.contenders import OURS, RAW_TO_PUBLISHED, Contender
+from benchmarks.contenders import Contender
 from benchmarks.data import SPARSE
 from benchmarks.runner import ROOT, Bench
 from benchmarks.sections import sizes as section
+from benchmarks.tasks import OURS, RAW_TO_PUBLISHED
 
 START_ROWS = 6_000
 """Points of the batch that shows the fixed start."""

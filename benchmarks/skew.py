@@ -15,11 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import data, report, tables
+from benchmarks import data, report
 from benchmarks.measure import machine
+from benchmarks.sections import skew as section
 from benchmarks.sites import BATCH_KEY, Site
 
-NAME = "skew"
 ROWS, REPEAT = 36_000_000, 5
 HOT_POINTS = 3_600_000
 
@@ -96,27 +96,6 @@ def measure(site: Site, repeat: int) -> dict[str, Any]:
     return found
 
 
-def table(found: dict[str, Any]) -> str:
-    """The results as docs/spark.md shows them."""
-    lines = ["| task | points | tasks | median | longest | longest / median |", "|---|---|---|---|---|---|"]
-    for step in ("merge", "roll up"):
-        for kind, points in (("even", "evenly spread"), ("hot", "a tenth in one series")):
-            figures = found[kind][step]
-            median, longest = figures["median"], figures["longest"]
-            lines.append(f"| {step} | {points} | {figures['tasks']} | {median:.2f} s | {longest:.2f} s | {longest / median:.2f} |")
-    return "\n".join(lines)
-
-
-def write(root: Path) -> None:
-    """Bring the table of docs/spark.md up to date."""
-    results = tables.read(NAME)
-    page = root / "docs" / "spark.md"
-    before, begin, rest = page.read_text().partition("<!-- skew -->\n")
-    _, end, after = rest.partition("<!-- /skew -->")
-    if results and begin and end:
-        page.write_text(f"{before}{begin}{table(results['tasks'])}\n{end}{after}")
-
-
 def main() -> None:
     """Measure; with the defaults, or more turns, results/skew.json is written."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.skew", description=__doc__)
@@ -130,8 +109,8 @@ def main() -> None:
         found = measure(site, options.repeat)
     command = f"python -m benchmarks.skew --rows {options.rows} --repeat {options.repeat}"
     complete = options.rows == ROWS and options.repeat >= REPEAT
-    report.keep({"command": command, "machine": machine(), "tasks": found}, NAME, complete=complete, output=None, say=print)
-    print(table(found))
+    report.keep({"command": command, "machine": machine(), "tasks": found}, section.NAME, complete=complete, output=None, say=print)
+    print(section.table(found))
 
 
 if __name__ == "__main__":

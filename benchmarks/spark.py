@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from benchmarks import contenders, report
+from benchmarks import contenders, report, tasks
 from benchmarks.runner import ROOT, Bench
 from benchmarks.sections import spark as section
 from benchmarks.side_by_side import side_by_side
@@ -42,7 +42,7 @@ def main(
     wanted = [contender for contender in contenders.spark_contenders(forms=forms) if only in contender.name]
     limit = int(limit_gib * 2**30) or None
     bench = Bench(work.resolve(), rows, threads, "scrapes", small_rows=rows // 10, whole_warm_ups=WARM_UPS, memory_limit=limit)
-    name = contenders.forms_name(bench.shape, contenders.SPARK) if forms else "spark"
+    name = contenders.forms_name(bench.shape, tasks.SPARK) if forms else "spark"
     complete = not only and rows == ROWS and (forms or repeat >= REPEAT)
     again = None if forms or only or full else contenders.worth_repeating_on_spark
     results = side_by_side("python -m benchmarks.spark", bench, wanted, repeat, PACKAGES, console.print, again)

@@ -13,10 +13,11 @@ import pytest
 
 from benchmarks import data, ours
 from benchmarks.check import check
-from benchmarks.contenders import DUCKDB, OURS, RAW_TO_1M, RAW_TO_PUBLISHED, REPARTITION, Contender, fastest_form, reset, run
+from benchmarks.contenders import Contender, fastest_form, reset, run
 from benchmarks.measure import Stopwatch
 from benchmarks.points import MINUTE_MS, THIRD_MS, Hot
 from benchmarks.sites import BATCH_END, BATCH_KEY, BATCH_START, EARLIER_KEYS, EPOCH_MS, Site
+from benchmarks.tasks import DUCKDB, OURS, RAW_TO_1M, RAW_TO_PUBLISHED, REPARTITION
 
 
 def _site(folder: Path, rows: int, shape: str, **options: int | bool) -> Site:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import limits
-from benchmarks.contenders import FLOOR, ROLLUPS_1M, Contender
+from benchmarks.contenders import Contender
 from benchmarks.runner import Bench, ChildError
+from benchmarks.tasks import FLOOR, ROLLUPS_1M
 
 MIB = 1 << 20
 

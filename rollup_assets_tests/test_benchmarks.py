@@ -11,9 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import check, contenders, data, floor, ours, report, tables
+from benchmarks import check, contenders, data, floor, ours, report, tables, tasks
 from benchmarks.__main__ import LEAST_REPEAT, MAIN
-from benchmarks.contenders import (
+from benchmarks.contenders import Contender
+from benchmarks.data import SHAPES
+from benchmarks.measure import Stopwatch
+from benchmarks.runner import Bench, BusyError, ChildError, measure
+from benchmarks.sections import spark, stages
+from benchmarks.sites import BATCH_START, ONE, THREE, Site
+from benchmarks.summary import Spread, cpu, ratio, select, summarized, wall
+from benchmarks.tasks import (
     CLICKHOUSE,
     COLD,
     DATAFUSION,
@@ -31,14 +38,7 @@ from benchmarks.contenders import (
     ROLLUPS_1M_FULL,
     ROLLUPS_3,
     SPARK,
-    Contender,
 )
-from benchmarks.data import SHAPES
-from benchmarks.measure import Stopwatch
-from benchmarks.runner import Bench, BusyError, ChildError, measure
-from benchmarks.sections import spark, stages
-from benchmarks.sites import BATCH_START, ONE, THREE, Site
-from benchmarks.summary import Spread, cpu, ratio, select, summarized, wall
 from rollup_assets.engines.spark_session import require_java
 from rollup_assets.errors import EngineError
 
@@ -105,9 +105,9 @@ def test_summaries_of_the_results_are_those_of_their_runs(name: str) -> None:
 def test_everyone_answered_the_same_before_times_counted(name: str) -> None:
     """Rows and digests of every engine that wrote the same thing are equal."""
     outputs = _read(name)["outputs"]
-    for tasks in ((REPARTITION,), (ROLLUPS_1M, ROLLUPS_3, RAW_TO_1M, RAW_TO_PUBLISHED)):
-        answers = {(output["rows"], output["digest"]) for output in outputs if output["task"] in tasks}
-        assert len(answers) == 1, tasks
+    for alike in ((REPARTITION,), (ROLLUPS_1M, ROLLUPS_3, RAW_TO_1M, RAW_TO_PUBLISHED)):
+        answers = {(output["rows"], output["digest"]) for output in outputs if output["task"] in alike}
+        assert len(answers) == 1, alike
 
 
 def test_results_are_of_the_whole_benchmark() -> None:
@@ -131,7 +131,7 @@ def test_results_are_of_the_whole_benchmark() -> None:
         assert {(OURS, REPARTITION), (OURS, ROLLUPS_1M), (OURS, RAW_TO_PUBLISHED), (FLOOR, REPARTITION), (FLOOR, ROLLUPS_1M)} <= {
             (contender.engine, contender.task) for contender in every
         }
-        for task, start in {(contender.task, contender.start) for contender in ran if contender.engine in contenders.PEERS}:
+        for task, start in {(contender.task, contender.start) for contender in ran if contender.engine in tasks.PEERS}:
             for of in (wall, cpu):
                 peer = stages.fastest_peer(results["runs"], task, start, of)
                 assert [each for each in every if (each.engine, each.task, each.start) == (peer, task, start)], (task, start)
@@ -148,19 +148,19 @@ def test_what_make_bench_leaves_out_is_slower_than_who_stays() -> None:
         ]
         assert set(mine) <= set(stay)
         for task in (REPARTITION, ROLLUPS_1M, ROLLUPS_1M_FULL, RAW_TO_1M):
-            assert [each for each in stay if each.engine in contenders.PEERS and (each.task, each.start) == (task, "warm")]
-        assert [each for each in stay if each.engine in contenders.PEERS and (each.task, each.start) == (RAW_TO_1M, COLD)]
+            assert [each for each in stay if each.engine in tasks.PEERS and (each.task, each.start) == (task, "warm")]
+        assert [each for each in stay if each.engine in tasks.PEERS and (each.task, each.start) == (RAW_TO_1M, COLD)]
         results = tables.read(shape) if shape in COMPLETE else None
         for engine, task, start in left_out if results else ():
             runs = [run for run in results["runs"] if (run["task"], run["start"]) == (task, start)] if results else []
-            if engine in contenders.PEERS and any(run["engine"] == engine for run in runs):
+            if engine in tasks.PEERS and any(run["engine"] == engine for run in runs):
                 for of in (wall, cpu):
                     medians = {peer: Spread.of([of(run) for run in select(runs, peer, task, start)]).median for peer in _ran(runs)}
                     assert medians[engine] > 1.1 * min(medians.values()), (shape, engine, task)
 
 
 def _ran(runs: list[dict[str, object]]) -> set[str]:
-    return {str(run["engine"]) for run in runs if run["engine"] in contenders.PEERS}
+    return {str(run["engine"]) for run in runs if run["engine"] in tasks.PEERS}
 
 
 def test_results_of_before_have_been_measured_again_where_there_are_new_ones() -> None:
@@ -177,7 +177,7 @@ def test_results_beside_spark_are_of_the_whole_benchmark() -> None:
     often = wanted if "--full" in results["command"] else contenders.worth_repeating_on_spark(wanted, results["runs"])
     for contender in wanted:
         assert len(_runs_of(results, contender)) == (results["repeat"] if contender in often else 1), contender.name
-    assert {contender.engine for contender in often} >= {*contenders.OWN, contenders.SPARK}
+    assert {contender.engine for contender in often} >= {*tasks.OWN, tasks.SPARK}
     assert results["repeat"] >= 5
 
 
@@ -206,7 +206,7 @@ def _run(engine: str, task: str, turn: int, seconds: float, start: str = "warm",
 def test_only_the_fastest_peers_run_again() -> None:
     """Those about as fast by wall or CPU time, the closer the more turns there were; of ours and the floor what a target names."""
     wanted = [
-        *(Contender(peer, ROLLUPS_1M) for peer in contenders.PEERS),
+        *(Contender(peer, ROLLUPS_1M) for peer in tasks.PEERS),
         *(Contender(OURS, task) for task in (ROLLUPS_1M, PUBLISH)),
         *(Contender(FLOOR, task) for task in (ROLLUPS_1M, ROLLUPS_3)),
     ]
@@ -278,11 +278,11 @@ def test_peers_answer_what_we_do(shape: str, tmp_path: Path) -> None:
     ours.prepare(site, 2)
     wrong = []
     for contender in contenders.all_forms() if shape == "fleet" else contenders.core(contenders.all_contenders(shape), shape):
-        if contender.engine in contenders.PEERS and contender.start != COLD:
+        if contender.engine in tasks.PEERS and contender.start != COLD:
             contenders.reset(contender, site)
             contenders.run(contender, site, 2, Stopwatch())
             found = check.check(site, contender.to_dict())
-            assert ("steps_digest" in found["found"]) == (contender.task in contenders.FULL)
+            assert ("steps_digest" in found["found"]) == (contender.task in tasks.FULL)
             wrong += [] if found["equal"] else [contender.name]
     assert wrong == []
 
@@ -428,14 +428,14 @@ def test_spark_sql_answers_what_we_do(tmp_path: Path) -> None:
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr[-2_000:]
     found = json.loads(ended.stdout.splitlines()[-1])
-    assert set(found) == set(contenders.PEER_TASKS)
+    assert set(found) == set(tasks.PEER_TASKS)
     assert all(found.values()), found
 
 
 _SPARK_FORMS = """
 import json, sys
 from pathlib import Path
-from benchmarks import check, contenders, data, ours
+from benchmarks import check, contenders, data, ours, tasks
 from benchmarks.measure import Stopwatch
 from benchmarks.peers import spark
 from benchmarks.sites import Site
@@ -445,8 +445,8 @@ data.generate(site, 3_600, "scrapes")
 ours.prepare(site, 2)
 spark.copy_for_spark(site, site.sorted_files)
 found = {}
-for task in contenders.PEER_TASKS:
-    contender = contenders.Contender(contenders.SPARK, task, form=contenders.fastest_form(contenders.SPARK, task))
+for task in tasks.PEER_TASKS:
+    contender = contenders.Contender(tasks.SPARK, task, form=contenders.fastest_form(tasks.SPARK, task))
     contenders.reset(contender, site)
     contenders.run(contender, site, 2, Stopwatch())
     found[task] = check.check(site, contender.to_dict())["equal"]
@@ -499,9 +499,9 @@ def _run_and_break(bench: Bench, contender: Contender) -> dict[str, object]:
 
 
 def test_the_skew_table_is_the_measured_one(tmp_path: Path) -> None:
-    from benchmarks import skew
+    from benchmarks.sections import skew
 
-    page = (Path(skew.__file__).parent.parent / "docs" / "spark.md").read_text()
+    page = (ROOT / "docs" / "spark.md").read_text()
     shown = page.partition("<!-- skew -->")[2].partition("<!-- /skew -->")[0].strip()
     found = _read(skew.NAME)["tasks"]
     assert shown == skew.table(found)

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from benchmarks.contenders import RAW_TO_1M, RAW_TO_1M_FULL, REPARTITION, ROLLUPS_1M, ROLLUPS_1M_FULL, Form
 from benchmarks.measure import Stopwatch
 from benchmarks.peers.common import MINUTE, FilesOf, of_raw, of_sorted, received
 from benchmarks.sites import BATCH_END, BATCH_START, HOUR_MS, RECEIVED, Site
+from benchmarks.tasks import RAW_TO_1M, RAW_TO_1M_FULL, REPARTITION, ROLLUPS_1M, ROLLUPS_1M_FULL, Form
 
 if TYPE_CHECKING:
     import polars as pl

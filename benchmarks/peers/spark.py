@@ -16,10 +16,10 @@ from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.contenders import RAW_TO_1M, RAW_TO_1M_FULL, REPARTITION, ROLLUPS_1M, ROLLUPS_1M_FULL, Form
 from benchmarks.measure import Stopwatch
 from benchmarks.peers.common import CLOSED, MINUTE, received
 from benchmarks.sites import RECEIVED, Site
+from benchmarks.tasks import RAW_TO_1M, RAW_TO_1M_FULL, REPARTITION, ROLLUPS_1M, ROLLUPS_1M_FULL, Form
 
 if TYPE_CHECKING:
     import pyarrow as pa

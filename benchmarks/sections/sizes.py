@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import tables
-from benchmarks.contenders import OURS, RAW_TO_PUBLISHED
 from benchmarks.summary import Run, Spread
 from benchmarks.tables import Results, Target, figure, not_measured, table
+from benchmarks.tasks import OURS, RAW_TO_PUBLISHED
 
 STEPS = ("repartition", "rollups", "publish")
 COMMAND = "python -m benchmarks.sizes"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from benchmarks import tables
-from benchmarks.contenders import OURS, OURS_ON_SPARK, OWN, RAW_TO_PUBLISHED, REPARTITION, SPARK, forms_name
+from benchmarks.contenders import forms_name
 from benchmarks.sections.stages import TASKS
 from benchmarks.sites import SCRAPES
 from benchmarks.summary import Spread, cpu, select, wall
 from benchmarks.tables import Results, Target, circumstances, costs, figure, not_measured, pair, size, table
+from benchmarks.tasks import OURS, OURS_ON_SPARK, OWN, RAW_TO_PUBLISHED, REPARTITION, SPARK
 
 
 def targets() -> list[Target]:

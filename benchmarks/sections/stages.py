@@ -8,7 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import tables
-from benchmarks.contenders import (
+from benchmarks.contenders import forms_name
+from benchmarks.data import DOUBLES, FLEET, OUT_OF_ORDER, SCRAPES, SKEWED, SPARSE, WIDE
+from benchmarks.summary import Run, Spread, cpu, ratio, select, wall
+from benchmarks.tables import Results, Target, circumstances, costs, figure, not_measured, pair, size, table, targets_table
+from benchmarks.tasks import (
     CLICKHOUSE,
     COLD,
     DATAFUSION,
@@ -29,11 +33,7 @@ from benchmarks.contenders import (
     ROLLUPS_1M_FULL,
     ROLLUPS_3,
     WARM,
-    forms_name,
 )
-from benchmarks.data import DOUBLES, FLEET, OUT_OF_ORDER, SCRAPES, SKEWED, SPARSE, WIDE
-from benchmarks.summary import Run, Spread, cpu, ratio, select, wall
-from benchmarks.tables import Results, Target, circumstances, costs, figure, not_measured, pair, size, table, targets_table
 
 TASKS = {
     REPARTITION: "raw → sorted",

@@ -119,10 +119,10 @@ def _run_ours(job: dict[str, Any], watch: Stopwatch) -> dict[str, Any]:
 
 def _run_duckdb(job: dict[str, Any], watch: Stopwatch) -> dict[str, Any]:
     """The same question to DuckDB: raw points to 1 min rollups in files, in its fastest form."""
-    from benchmarks import contenders
+    from benchmarks import contenders, tasks
 
-    form = contenders.fastest_form(contenders.DUCKDB, contenders.RAW_TO_1M, job["shape"])
-    peer = contenders.Contender(contenders.DUCKDB, contenders.RAW_TO_1M, contenders.WARM, form)
+    form = contenders.fastest_form(tasks.DUCKDB, tasks.RAW_TO_1M, job["shape"])
+    peer = contenders.Contender(tasks.DUCKDB, tasks.RAW_TO_1M, tasks.WARM, form)
     return {"form": form, **contenders.run(peer, Site(Path(job["site"])), job["threads"], watch)}
 
 
