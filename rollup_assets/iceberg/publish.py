@@ -2,27 +2,30 @@
 
 The only module that uses ``overwrite()``, which is public, while the class it returns is not. Which files are to be published, and
 whether they may be, is decided in :mod:`rollup_assets.steps.publish`; here the table is brought to them, whatever other writers do
-meanwhile and whatever becomes of the catalog's answers.
+meanwhile and whatever becomes of the catalog's answers. What follows what is decided in :mod:`rollup_assets.iceberg.protocol`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import random
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rollup_assets.batches import Batch
 from rollup_assets.errors import CatalogError, LockLostError, PublishError, PublishHaltError, StageCorruptError
+from rollup_assets.iceberg import protocol
 from rollup_assets.iceberg.locks import TableLock
 from rollup_assets.iceberg.metadata import cheap_to_change
 from rollup_assets.iceberg.plans import Goal, Plan
+from rollup_assets.iceberg.protocol import Action, Outcome, State
 from rollup_assets.iceberg.reading import RangeCounts, as_live_file, live_files, range_counts, range_predicate
 from rollup_assets.iceberg.table import check_table, data_location
 from rollup_assets.storage.filesystems import Place
@@ -76,10 +79,38 @@ class _Publication:
     properties: dict[str, str]
     attempt: str
     lock: TableLock
+    still_current: Callable[[], None]
+    table: Table | None
+    """As it was loaded last; None where it is known to have changed."""
+    plan: Plan | None = None
+    snapshot_id: int | None = None
+    """The snapshot of this publish, once it is known to be in the table."""
+    problem: Exception | None = None
+    """Why the last try came to nothing."""
+    result: Replacement | None = None
     timings: dict[str, float] = field(default_factory=lambda: {"plan": 0.0, "commit": 0.0, "verify": 0.0})
 
-    def load_table(self) -> Table:
-        return self.catalog.load_table(self.settings.table)
+    def loaded(self) -> Table:
+        """The table; loaded anew unless it is known."""
+        if self.table is None:
+            self.table = self.catalog.load_table(self.settings.table)
+        return self.table
+
+    def failed(self, problem: Exception) -> Outcome:
+        self.problem = problem
+        return Outcome.FAILED
+
+    @property
+    def reason(self) -> str:
+        return f"{type(self.problem).__name__}: {self.problem}"
+
+    @contextlib.contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.timings[stage] += time.perf_counter() - started
 
 
 @dataclass(slots=True)
@@ -168,66 +199,75 @@ def bring_about(
     table: Table | None = None,
 ) -> Replacement:
     """The one way to a commit: :func:`replace_range` for any goal. What the goal raises as it plans is raised here too."""
-    publication = _Publication(catalog, settings, goal, properties, uuid.uuid4().hex, lock or TableLock())
-    problem: Exception | None = None
-    for number in range(MOST_TRIES):
-        if number:
-            time.sleep(random.uniform(0, min(_LONGEST_WAIT, 0.1 * 2**number)))
-        # What came to the table since it was found conflicts with the commit, and is looked at in the next try.
-        outcome = _try_once(publication, still_current, table if number == 0 else None)
-        if isinstance(outcome, Replacement):
-            return outcome
-        problem = outcome
-        reason = f"{type(problem).__name__}: {problem}"
-        _log.warning("%s: commit %d of at most %d did not land (%s)", goal.name, number + 1, MOST_TRIES, reason)
-    raise PublishError(
-        f"{goal.name} could not be published to {settings.table}: {MOST_TRIES} commits failed, the last with {reason}; "
-        f"there is no sign of them in the table. Run `{goal.command}` again"
-    ) from problem
+    publication = _Publication(catalog, settings, goal, properties, uuid.uuid4().hex, lock or TableLock(), still_current, table)
+    state = protocol.begin(MOST_TRIES, table_is_known=table is not None)
+    while not state.has_ended:
+        following = protocol.observe(state, _DOERS[state.action](publication, state))
+        if following.tries > state.tries:
+            _log.warning("%s: commit %d of at most %d did not land (%s)", goal.name, following.tries, MOST_TRIES, publication.reason)
+            if not following.has_ended:
+                time.sleep(random.uniform(0, min(_LONGEST_WAIT, 0.1 * 2**following.tries)))
+        state = following
+    if publication.result is None:
+        raise PublishError(
+            f"{goal.name} could not be published to {settings.table}: {MOST_TRIES} commits failed, the last with {publication.reason}; "
+            f"there is no sign of them in the table. Run `{goal.command}` again"
+        ) from publication.problem
+    return publication.result
 
 
-def _try_once(publication: _Publication, still_current: Callable[[], None], found: Table | None) -> Replacement | Exception:
-    """Plan against the table as it is now and commit; the reason if nothing landed."""
-    if found is None:
+# Lock and table
+
+
+def _hold_lock(publication: _Publication, _state: State) -> Outcome:
+    try:
+        publication.lock.ensure_held()
+    except CatalogError as error:
+        return publication.failed(error)
+    return Outcome.HELD
+
+
+def _ask_lock(publication: _Publication, _state: State) -> Outcome:
+    if publication.lock.is_held():
+        return Outcome.HELD
+    publication.problem = LockLostError(f"the lock of {publication.settings.table} was lost before the commit")
+    return Outcome.LOST
+
+
+def _load(publication: _Publication, _state: State) -> Outcome:
+    publication.table = None
+    with publication.timed("plan"):
         try:
-            publication.lock.ensure_held()
-        except CatalogError as error:
-            return error
-    started = time.perf_counter()
-    if found is not None:
-        table = found
-    else:
-        try:
-            table = publication.load_table()
+            table = publication.loaded()
         except Exception as error:
             # The catalog may be away for a moment; whether an earlier commit landed is then unknown, and asked again in the next try.
-            return error
+            return publication.failed(error)
         check_table(table, publication.settings)
-        if (landed := find_snapshot(table, ATTEMPT_PROPERTY, publication.attempt)) is not None:
-            # A commit of unknown outcome that became visible only now.
-            return _verified(publication, table, landed, changed=True)
-    plan = _current_plan(publication, table, still_current)
-    publication.timings["plan"] += time.perf_counter() - started
-    if plan.is_empty:
-        return _verified(publication, table, publication.goal.snapshot_in_place(table), changed=False)
-    if not publication.lock.is_held():
-        plan.discard()
-        return LockLostError(f"the lock of {publication.settings.table} was lost before the commit")
-    outcome = _commit(publication, table, plan)
-    if isinstance(outcome, Exception):
-        return outcome
-    return _verified(publication, publication.load_table(), outcome, changed=True)
+        publication.snapshot_id = find_snapshot(table, ATTEMPT_PROPERTY, publication.attempt)
+    return Outcome.ABSENT if publication.snapshot_id is None else Outcome.FOUND
 
 
 # Plan
 
 
-def _current_plan(publication: _Publication, table: Table, still_current: Callable[[], None]) -> Plan:
+def _make_plan(publication: _Publication, _state: State) -> Outcome:
+    with publication.timed("plan"):
+        publication.plan = _current_plan(publication)
+    return Outcome.EMPTY if publication.plan.is_empty else Outcome.NEEDED
+
+
+def _discard_plan(publication: _Publication, _state: State) -> Outcome:
+    assert publication.plan is not None
+    publication.plan.discard()
+    return Outcome.DISCARDED
+
+
+def _current_plan(publication: _Publication) -> Plan:
     """The plan, once it is certain that it is of files that are still to be published; both are found out side by side."""
     with ThreadPoolExecutor(1, thread_name_prefix="still current") as beside:
-        current = beside.submit(still_current)
+        current = beside.submit(publication.still_current)
         try:
-            plan = publication.goal.plan(table)
+            plan = publication.goal.plan(publication.loaded())
         except Exception:
             # Files that were replaced may be gone: that is then the reason.
             current.result()
@@ -312,28 +352,32 @@ def _check_staged(goal: _StagedRange, file: StagedFile, data_file: DataFile) -> 
 # Commit
 
 
-def _commit(publication: _Publication, table: Table, plan: Plan) -> int | Exception:
-    """The id of the snapshot that holds the plan, however the catalog answered; or the reason why there is none."""
-    from pyiceberg.exceptions import CommitFailedException, ValidationException
-
-    started = time.perf_counter()
-    try:
-        return _apply(table, publication.goal.predicate, plan, publication.properties | {ATTEMPT_PROPERTY: publication.attempt})
-    except Exception as error:
-        # Only the table itself knows: a commit may have been applied and its answer lost, or reported as a conflict with itself.
+def _commit(publication: _Publication, _state: State) -> Outcome:
+    table, plan = publication.loaded(), publication.plan
+    assert plan is not None
+    publication.table = None
+    with publication.timed("commit"):
         try:
-            landed = find_snapshot(publication.load_table(), ATTEMPT_PROPERTY, publication.attempt)
+            properties = publication.properties | {ATTEMPT_PROPERTY: publication.attempt}
+            publication.snapshot_id = _apply(table, publication.goal.predicate, plan, properties)
+        except Exception as error:
+            return publication.failed(error)
+    return Outcome.ACKNOWLEDGED
+
+
+def _look(publication: _Publication, _state: State) -> Outcome:
+    """Only the table knows what became of a commit that was not acknowledged."""
+    name = publication.goal.name
+    with publication.timed("commit"):
+        try:
+            publication.snapshot_id = find_snapshot(publication.loaded(), ATTEMPT_PROPERTY, publication.attempt)
         except Exception:
-            _log.warning("%s: the catalog cannot be asked what became of a commit", publication.goal.name, exc_info=True)
-            return error
-        if landed is not None:
-            _log.warning("%s: the commit is in the table although it was reported as failed: %s", publication.goal.name, error)
-            return landed
-        if isinstance(error, CommitFailedException | ValidationException):
-            plan.discard()
-        return error
-    finally:
-        publication.timings["commit"] += time.perf_counter() - started
+            _log.warning("%s: the catalog cannot be asked what became of a commit", name, exc_info=True)
+            return Outcome.FAILED
+    if publication.snapshot_id is None:
+        return Outcome.ABSENT
+    _log.warning("%s: the commit is in the table although it was reported as failed: %s", name, publication.problem)
+    return Outcome.FOUND
 
 
 def _apply(table: Table, predicate: BooleanExpression, plan: Plan, properties: dict[str, str]) -> int:
@@ -361,6 +405,13 @@ def find_snapshot(table: Table, name: str, value: str) -> int | None:
 
 
 # Verify
+
+
+def _verify(publication: _Publication, state: State) -> Outcome:
+    table = publication.loaded()
+    snapshot_id = publication.snapshot_id if state.changed else publication.goal.snapshot_in_place(table)
+    publication.result = _verified(publication, table, snapshot_id, changed=state.changed)
+    return Outcome.VERIFIED
 
 
 def _verified(publication: _Publication, table: Table, snapshot_id: int | None, *, changed: bool) -> Replacement:
@@ -405,6 +456,18 @@ def _halt(publication: _Publication, snapshot_id: int | None, problem: str) -> s
         f"{publication.goal.name}: snapshot {snapshot_id} of {publication.settings.table} {problem}; "
         f"look at what else writes to the table, then repair it with `{publication.goal.repair}`"
     )
+
+
+_DOERS: dict[Action, Callable[[_Publication, State], Outcome]] = {
+    Action.HOLD_LOCK: _hold_lock,
+    Action.LOAD: _load,
+    Action.PLAN: _make_plan,
+    Action.ASK_LOCK: _ask_lock,
+    Action.DISCARD: _discard_plan,
+    Action.COMMIT: _commit,
+    Action.LOOK: _look,
+    Action.VERIFY: _verify,
+}
 
 
 def summary_properties(batch: Batch, digest: str, run_id: str, code_version: str) -> dict[str, Any]:

@@ -48,6 +48,7 @@ def publish(pipeline: Pipeline, batch: Batch, *, run_id: str = "", force: bool =
     from rollup_assets.iceberg.catalog import open_catalog
     from rollup_assets.iceberg.locks import table_lock
     from rollup_assets.iceberg.maintenance import maintain, maintenance_is_due
+    from rollup_assets.iceberg.protocol import keeps_receipt, trusts_receipt
     from rollup_assets.iceberg.publish import replace_range, summary_properties
     from rollup_assets.iceberg.table import ensure_table, remember_resolutions
 
@@ -56,7 +57,10 @@ def publish(pipeline: Pipeline, batch: Batch, *, run_id: str = "", force: bool =
         table = ensure_table(pipeline.settings, catalog)
         remember_resolutions(table, pipeline.settings)
         receipt = pipeline.stage.read(ROLLUP_TABLE, batch)
-        if receipt is not None and not force and _still_holds(receipt, rollups, table, batch):
+        is_of_staged = receipt is not None and _is_receipt_of(receipt, rollups)
+        if receipt is not None and trusts_receipt(
+            is_of_staged=is_of_staged, rows_agree=lambda: _rows_agree(rollups, table, batch), force=force
+        ):
             return Published(receipt, receipt.counters["snapshot_id"], unchanged=True)
         replacement = replace_range(
             catalog,
@@ -68,7 +72,7 @@ def publish(pipeline: Pipeline, batch: Batch, *, run_id: str = "", force: bool =
             lock=lock,
             table=table,
         )
-        if receipt is not None and not replacement.changed and _is_receipt_of(receipt, rollups):
+        if receipt is not None and keeps_receipt(is_of_staged=is_of_staged, changed=replacement.changed):
             return Published(receipt, receipt.counters["snapshot_id"], unchanged=True)
         receipt = _receipt(pipeline, batch, rollups, replacement)
         pipeline.stage.write(receipt, batch)
@@ -142,11 +146,10 @@ def _is_receipt_of(receipt: Manifest, rollups: Manifest) -> bool:
     return receipt.digest == rollups.digest and receipt.counters.get("staged_attempt") == rollups.attempt
 
 
-def _still_holds(receipt: Manifest, rollups: Manifest, table: Table, batch: Batch) -> bool:
+def _rows_agree(rollups: Manifest, table: Table, batch: Batch) -> bool:
+    """Whether the table has as many rows as were staged, per resolution."""
     from rollup_assets.iceberg.reading import range_counts
 
-    if not _is_receipt_of(receipt, rollups):
-        return False
     live = {str(resolution): rows for resolution, rows in range_counts(table, batch).rows.items()}
     return Counter(live) == Counter(_rows(rollups))
 

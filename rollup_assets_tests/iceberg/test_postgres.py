@@ -182,7 +182,7 @@ def test_a_lock_that_is_lost_is_taken_again_and_the_batch_planned_anew(
     stage_rollups(pipeline, batch, value=1)
     publish(pipeline, batch)
     stage_rollups(pipeline, batch, value=2)
-    name = "_try_once" if moment == "before the plan" else "_plan"
+    name = "_current_plan" if moment == "before the plan" else "_plan"
     original = getattr(module, name)
     lost: list[int] = []
     held_at_commits: list[int] = []
