@@ -58,14 +58,14 @@ def page(text: str) -> str:
 
 def write(root: Path) -> None:
     """Bring the page's tables and its plots up to date, and what other pages show of results."""
-    from benchmarks.sections import skew
+    from benchmarks import skew_table
 
     path = root / PAGE
     path.write_text(page(path.read_text()))
     for name, (_, draw) in plots().items():
         draw(path.parent / f"{name}.svg")
     scaling.write(root)
-    skew.write(root)
+    skew_table.write(root)
 
 
 def keep(results: Results, name: str, *, complete: bool, output: Path | None, say: Callable[[str], None]) -> None:

@@ -15,9 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import data, report
+from benchmarks import data, report, skew_table
 from benchmarks.measure import machine
-from benchmarks.sections import skew as section
 from benchmarks.sites import BATCH_KEY, Site
 
 ROWS, REPEAT = 36_000_000, 5
@@ -109,8 +108,8 @@ def main() -> None:
         found = measure(site, options.repeat)
     command = f"python -m benchmarks.skew --rows {options.rows} --repeat {options.repeat}"
     complete = options.rows == ROWS and options.repeat >= REPEAT
-    report.keep({"command": command, "machine": machine(), "tasks": found}, section.NAME, complete=complete, output=None, say=print)
-    print(section.table(found))
+    report.keep({"command": command, "machine": machine(), "tasks": found}, skew_table.NAME, complete=complete, output=None, say=print)
+    print(skew_table.table(found))
 
 
 if __name__ == "__main__":

@@ -499,16 +499,16 @@ def _run_and_break(bench: Bench, contender: Contender) -> dict[str, object]:
 
 
 def test_the_skew_table_is_the_measured_one(tmp_path: Path) -> None:
-    from benchmarks.sections import skew
+    from benchmarks import skew_table
 
     page = (ROOT / "docs" / "spark.md").read_text()
     shown = page.partition("<!-- skew -->")[2].partition("<!-- /skew -->")[0].strip()
-    found = _read(skew.NAME)["tasks"]
-    assert shown == skew.table(found)
+    found = _read(skew_table.NAME)["tasks"]
+    assert shown == skew_table.table(found)
     copy = tmp_path / "docs" / "spark.md"
     copy.parent.mkdir()
     copy.write_text(page.replace(shown, "| of before |"))
-    skew.write(tmp_path)
+    skew_table.write(tmp_path)
     assert copy.read_text() == page, "run `python -m benchmarks --report`"
     assert all(step["longest"] < 10 * step["median"] for kind in found.values() for step in kind.values())
 
