@@ -194,20 +194,23 @@ def limits(results: Results) -> str:
             spent = Spread.of([cpu(run) for run in mine]).median
             per_row = 1e9 / results["data"]["rows"]
             rest = (spent - decode - encode) * per_row
-            cells = [f"{spent:.2f}", f"{decode:.2f}", f"{encode:.2f}", figure(ratio(mine, floor, cpu)), f"{rest:.0f}"]
+            each = [f"{seconds:.2f} ({seconds * per_row:.0f} ns)" for seconds in (spent, decode, encode)]
+            cells = [*each, figure(ratio(mine, floor, cpu)), f"{rest:.0f}"]
             rows.append([TASKS[task], *cells])
-    return table(["stage", "CPU s", "floor: decode", "floor: encode", "times the floor", "the rest, ns a point"], rows) if rows else ""
+    return table(["stage", "CPU s (a point)", "floor: decode", "floor: encode", "times the floor", "the rest, ns a point"], rows) if rows else ""
 
 
 def shares(results: Results) -> str:
-    """What the manifests' timings say: the time of threads by part, as shares."""
+    """What the manifests' timings say: the time of threads by part, as shares and a point."""
     rows = []
     for task in (REPARTITION, ROLLUPS_1M, ROLLUPS_3, PUBLISH):
         parts = stage_parts(results, task)
         if parts:
             total = sum(parts.values())
-            rows.append([TASKS[task], ", ".join(f"{name} {seconds / total:.0%}" for name, seconds in parts.items())])
-    return table(["stage", "threads' time"], rows).replace("---:", "---") if rows else ""
+            # Publishing does not depend on the points.
+            each = {name: "" if task == PUBLISH else f" ({1e9 * seconds / results['data']['rows']:.0f} ns)" for name, seconds in parts.items()}
+            rows.append([TASKS[task], ", ".join(f"{name} {seconds / total:.0%}{each[name]}" for name, seconds in parts.items())])
+    return table(["stage", "threads' time (a point)"], rows).replace("---:", "---") if rows else ""
 
 
 def stage_parts(results: Results, task: str) -> dict[str, float]:
