@@ -197,7 +197,8 @@ def limits(results: Results) -> str:
             each = [f"{seconds:.2f} ({seconds * per_row:.0f} ns)" for seconds in (spent, decode, encode)]
             cells = [*each, figure(ratio(mine, floor, cpu)), f"{rest:.0f}"]
             rows.append([TASKS[task], *cells])
-    return table(["stage", "CPU s (a point)", "floor: decode", "floor: encode", "times the floor", "the rest, ns a point"], rows) if rows else ""
+    titles = ["stage", "CPU s (a point)", "floor: decode", "floor: encode", "times the floor", "the rest, ns a point"]
+    return table(titles, rows) if rows else ""
 
 
 def shares(results: Results) -> str:
@@ -208,8 +209,12 @@ def shares(results: Results) -> str:
         if parts:
             total = sum(parts.values())
             # Publishing does not depend on the points.
-            each = {name: "" if task == PUBLISH else f" ({1e9 * seconds / results['data']['rows']:.0f} ns)" for name, seconds in parts.items()}
-            rows.append([TASKS[task], ", ".join(f"{name} {seconds / total:.0%}{each[name]}" for name, seconds in parts.items())])
+            points = 0 if task == PUBLISH else results["data"]["rows"]
+            each = (
+                f"{name} {seconds / total:.0%}" + (f" ({1e9 * seconds / points:.0f} ns)" if points else "")
+                for name, seconds in parts.items()
+            )
+            rows.append([TASKS[task], ", ".join(each)])
     return table(["stage", "threads' time (a point)"], rows).replace("---:", "---") if rows else ""
 
 
