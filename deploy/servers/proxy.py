@@ -45,7 +45,7 @@ class Fault:
     """Regular expression found in the request: the SQL of a statement, or method, path and query of an HTTP request."""
     answer: Answer
     delivered: bool = True
-    """Whether the server gets the request, and carries it out."""
+    """Whether the server gets the request, and carries it out; False with ``late``: it gets it that late, after ``meanwhile``."""
     times: int | None = 1
     """How many requests; None: every one."""
     skip: int = 0
@@ -57,7 +57,7 @@ class Fault:
     seconds: float = 0.0
     """How late an answer comes."""
     meanwhile: Callable[[], None] | None = None
-    """Called once the server has answered and before the client knows of it."""
+    """Called once the server has answered, if it is to, and before the client knows of it."""
     hits: int = 0
     seen: int = 0
     reached: threading.Event = field(default_factory=threading.Event)
@@ -103,8 +103,7 @@ class Proxy:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def fault_of(self, request: str) -> Fault | None:
-        """The fault that a request meets; counted as a hit."""
+    def _fault_of(self, request: str) -> Fault | None:
         self.requests.append(request)
         with self._lock:
             for fault in self._faults:
@@ -114,6 +113,14 @@ class Proxy:
                 if fault.seen > fault.skip and (fault.chance >= 1 or self._random.random() < fault.chance):
                     fault.hits += 1
                     return fault
+        return None
+
+    async def met(self, request: str) -> Fault | None:
+        """The fault of a request that is not just late itself; None: it passes from here on."""
+        fault = self._fault_of(request)
+        if fault is None or fault.answer != "late" or fault.delivered:
+            return fault
+        await self.happen(fault)
         return None
 
     async def happen(self, fault: Fault) -> None:
@@ -263,7 +270,7 @@ class _Session:
             waiting += message
             texts += self._sql(kind, message[5:])
             if kind in b"QS":
-                fault = self._proxy.fault_of("; ".join(texts)) if texts else None
+                fault = await self._proxy.met("; ".join(texts)) if texts else None
                 if fault is None or fault.delivered:
                     self._pending.append(fault)
                 else:
@@ -307,6 +314,10 @@ class _Session:
 
     async def _undelivered(self, fault: Fault) -> None:
         await self._proxy.happen(fault)
+        if fault.answer == "withheld":
+            # Until the client hangs up.
+            await self._client.reader.read(1)
+            raise ConnectionAbortedError
         if self._status == b"T":
             self._status = b"E"
         await self._answer(fault, b"")
@@ -315,6 +326,7 @@ class _Session:
         if fault.answer == "lost":
             raise ConnectionAbortedError
         if fault.answer == "withheld":
+            # The other direction notices when the client hangs up.
             await asyncio.Event().wait()
         await self._client.send(_error(fault.code or "40001", self._status) if fault.answer == "error" else answer)
 
@@ -341,7 +353,7 @@ async def _speak_http(proxy: Proxy, client: _End, server: _End) -> None:
         if fields.get("expect", "").lower() == "100-continue":
             await client.send(b"HTTP/1.1 100 Continue\r\n\r\n")
         body = await _body(client, fields)
-        fault = proxy.fault_of(f"{method.decode()} {path.decode('latin-1')}")
+        fault = await proxy.met(f"{method.decode()} {path.decode('latin-1')}")
         answered = b"", b""
         if fault is None or fault.delivered:
             await server.send(head + body)

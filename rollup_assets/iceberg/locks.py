@@ -123,7 +123,7 @@ class AdvisoryLock(TableLock):
         from sqlalchemy import text
         from sqlalchemy.exc import SQLAlchemyError
 
-        from rollup_assets.iceberg.postgres import engine
+        from rollup_assets.iceberg.postgres import answers_within, engine
 
         with catalog_faults(self._settings):
             self._connection = engine(self._settings).connect().execution_options(isolation_level="AUTOCOMMIT")
@@ -136,7 +136,8 @@ class AdvisoryLock(TableLock):
                         f"select set_config(name, value, false) from pg_settings join (values {values}) as wanted(name, value) using (name)"
                     )
                 )
-                self._connection.execute(text("select pg_advisory_lock(:key)"), {"key": self.key})
+                with answers_within(self._connection, self._timeout):
+                    self._connection.execute(text("select pg_advisory_lock(:key)"), {"key": self.key})
             except SQLAlchemyError as error:
                 refused = getattr(getattr(error, "orig", None), "sqlstate", None) == _LOCK_NOT_AVAILABLE
                 holder = self._holder() if refused else ""

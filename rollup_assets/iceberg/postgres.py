@@ -1,14 +1,19 @@
 """A PostgreSQL catalog: the process's connections to it, and PyIceberg's catalog on them.
 
-Passwords go from the settings to the driver and nowhere else. Making the database's tables stays out
+Passwords go from the settings to the driver and nowhere else. No statement is waited for without bound: the server's timeouts, and the
+system's of dead connections, know nothing of an answer that got lost between the two. Making the database's tables stays out
 (:mod:`rollup_assets.iceberg.database`), and so does the lock (:mod:`rollup_assets.iceberg.locks`).
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import socket
 import threading
+import time
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +23,17 @@ from rollup_assets.settings import Settings
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
-    from sqlalchemy import URL, Engine
+    from sqlalchemy import URL, Connection, Engine
 
 STATEMENT_TIMEOUT = 30.0
 """Seconds; the catalog's statements touch one row."""
 
+ANSWER_TIMEOUT = 60.0
+"""Seconds that a connection waits for an answer before it takes it for lost, and closes: twice what the server allows a statement."""
+
 _CONNECT_SECONDS = 10
+# Of either side: a dead peer is found within a minute.
+_KEEPALIVE_IDLE, _KEEPALIVE_INTERVAL, _KEEPALIVE_COUNT = 30, 10, 3
 _LOCK_SECONDS = 10
 _IDLE_IN_TRANSACTION_SECONDS = 60
 # A run publishes one batch at a time, with one connection for the catalog and one for the lock; more only if several threads publish.
@@ -112,13 +122,57 @@ def create_engine(settings: Settings, *, user: str | None = None, admin: bool = 
             f"{shown(settings)} needs the driver psycopg ({error}); install it with `pip install 'rollup_assets[postgres]'`"
         ) from error
 
-    def give_password(_dialect: Any, _record: Any, _arguments: Any, parameters: dict[str, Any]) -> None:
+    def connect(_dialect: Any, _record: Any, arguments: Any, parameters: dict[str, Any]) -> Any:
         password = settings.read_catalog_password(admin=admin)
         if password is not None:
             parameters["password"] = password
+        return _connection_class().connect(*arguments, **parameters)
 
-    event.listen(made, "do_connect", give_password)
+    event.listen(made, "do_connect", connect)
     return made
+
+
+@functools.cache
+def _connection_class() -> Any:
+    import psycopg
+
+    class AnsweredConnection(psycopg.Connection[Any]):
+        """A connection that closes when an answer does not come."""
+
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
+            self.answer_within = ANSWER_TIMEOUT
+
+        def wait(self, gen: Any, *arguments: Any, **named: Any) -> Any:
+            return super().wait(self._bounded(gen), *arguments, **named)
+
+        def _bounded(self, exchange: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+            """The driver's exchange with the server, which is told every tenth of a second whether something came."""
+            deadline = time.monotonic() + self.answer_within
+            ready = None
+            while True:
+                try:
+                    wanted = exchange.send(ready)
+                except StopIteration as end:
+                    return end.value
+                ready = yield wanted
+                if not ready and time.monotonic() > deadline:
+                    self.close()
+                    raise psycopg.OperationalError(f"no answer came within {self.answer_within:g} s, and the connection was closed")
+
+    return AnsweredConnection
+
+
+@contextlib.contextmanager
+def answers_within(connection: Connection, seconds: float) -> Iterator[None]:
+    """Statements of the block may take so long, as those that wait for others do, and the usual time on top of it."""
+    driver: Any = connection.connection.driver_connection
+    usual = driver.answer_within
+    driver.answer_within = seconds + usual
+    try:
+        yield
+    finally:
+        driver.answer_within = usual
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +204,9 @@ def _connect_arguments(url: URL) -> dict[str, Any]:
     ours: dict[str, Any] = {
         "connect_timeout": _CONNECT_SECONDS,
         "keepalives": 1,
-        "keepalives_idle": 30,
-        "keepalives_interval": 10,
-        "keepalives_count": 3,
+        "keepalives_idle": _KEEPALIVE_IDLE,
+        "keepalives_interval": _KEEPALIVE_INTERVAL,
+        "keepalives_count": _KEEPALIVE_COUNT,
         "tcp_user_timeout": 30_000,
         "application_name": f"rollups {socket.gethostname()[:40]} {os.getpid()}",
     }
@@ -161,7 +215,14 @@ def _connect_arguments(url: URL) -> dict[str, Any]:
         "lock_timeout": _LOCK_SECONDS,
         "idle_in_transaction_session_timeout": _IDLE_IN_TRANSACTION_SECONDS,
     }
+    # Otherwise a machine that loses power, or its network, keeps the table's lock for two hours.
+    keepalives = {
+        "tcp_keepalives_idle": _KEEPALIVE_IDLE,
+        "tcp_keepalives_interval": _KEEPALIVE_INTERVAL,
+        "tcp_keepalives_count": _KEEPALIVE_COUNT,
+    }
     options = [f"-c {name}={int(seconds * 1000)}" for name, seconds in timeouts.items()]
+    options += [f"-c {name}={value}" for name, value in keepalives.items()]
     theirs = url.query.get("options", ())
     options += [theirs] if isinstance(theirs, str) else theirs
     return {name: value for name, value in ours.items() if name not in url.query} | {"options": " ".join(options)}

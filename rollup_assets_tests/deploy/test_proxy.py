@@ -122,6 +122,14 @@ def test_a_withheld_answer_never_comes_and_a_late_one_does(to_postgres: Proxy, t
     assert not waiting.is_alive()
 
 
+def test_a_request_that_is_late_itself_meets_what_came_before_it(to_postgres: Proxy, table: PostgresServer) -> None:
+    to_postgres.add(
+        Fault("select", "late", delivered=False, meanwhile=lambda: table.execute("insert into counted values (1)", database="proxied"))
+    )
+    with connect(to_postgres, table) as connection:
+        assert connection.execute("select count(*) from counted").fetchone() == (1,)
+
+
 def test_the_seed_decides_who_is_hit(table: PostgresServer) -> None:
     def hit(seed: int) -> list[int]:
         import psycopg
@@ -156,10 +164,14 @@ def test_what_goes_wrong_meanwhile_is_not_lost(table: PostgresServer) -> None:
     def fail() -> None:
         raise RuntimeError("meanwhile")
 
-    with pytest.raises(RuntimeError, match="meanwhile"), proxy("postgresql", table.port) as made:
-        made.add(Fault("select", "late", meanwhile=fail))
-        with connect(made, table) as connection:
-            connection.execute("select 1")
+    def provoke() -> None:
+        with proxy("postgresql", table.port) as made:
+            made.add(Fault("select", "late", meanwhile=fail))
+            with connect(made, table) as connection:
+                connection.execute("select 1")
+
+    with pytest.raises(RuntimeError, match="meanwhile"):
+        provoke()
 
 
 def test_bytes_pass(table: PostgresServer) -> None:
@@ -185,7 +197,14 @@ class _Store(http.server.BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY) if chunked else BODY)
 
-    do_GET = do_HEAD = do_PUT = _answer
+    def do_GET(self) -> None:
+        self._answer()
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_PUT(self) -> None:
+        self._answer()
 
     def log_message(self, *_: object) -> None:
         pass

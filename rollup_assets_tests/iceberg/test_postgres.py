@@ -171,6 +171,7 @@ def test_a_killed_process_releases_the_lock(tmp_path: Path, fresh_catalog: Fresh
         pass
 
 
+@pytest.mark.scenario("P7")
 @pytest.mark.parametrize("moment", ["before the plan", "before the commit"])
 def test_a_lock_that_is_lost_is_taken_again_and_the_batch_planned_anew(
     pipeline: Pipeline, postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, moment: str
@@ -208,6 +209,7 @@ def test_a_lock_that_is_lost_is_taken_again_and_the_batch_planned_anew(
     assert "the lock of metrics.rollups was lost; waiting for it again" in caplog.text
 
 
+@pytest.mark.scenario("P7")
 def test_without_its_lock_a_publisher_gives_up_and_changes_nothing(
     pipeline: Pipeline, postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -353,7 +355,7 @@ def test_sessions_have_the_timeouts_and_a_name(pipeline: Pipeline) -> None:
 
     from rollup_assets.iceberg.postgres import engine
 
-    names = ["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "application_name"]
+    names = ["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "tcp_keepalives_idle", "application_name"]
     question = text("select current_setting('" + "'), current_setting('".join(names) + "')")
     with engine(pipeline.settings).connect() as connection:
         found = dict(zip(names, connection.execute(question).one(), strict=True))
@@ -361,11 +363,12 @@ def test_sessions_have_the_timeouts_and_a_name(pipeline: Pipeline) -> None:
         "statement_timeout": "30s",
         "lock_timeout": "10s",
         "idle_in_transaction_session_timeout": "1min",
+        "tcp_keepalives_idle": "30s",
         "application_name": f"rollups {socket.gethostname()[:40]} {os.getpid()}",
     }
     own = {"catalog": f"{pipeline.settings.catalog}?application_name=mine&options=-cstatement_timeout%3D5s", "catalog_password": PASSWORD}
     with engine(load_settings(**own)).connect() as connection:
-        assert tuple(connection.execute(question).one()) == ("5s", "10s", "1min", "mine")
+        assert tuple(connection.execute(question).one()) == ("5s", "10s", "1min", "30s", "mine")
 
 
 def test_a_role_that_may_only_read_can_open_the_catalog_but_not_publish(
@@ -397,6 +400,7 @@ def test_tables_of_the_older_schema_are_refused(tmp_path: Path, fresh_catalog: F
     assert "are of the older schema V0, without iceberg_type; run `rollups catalog init`" in fault(settings)
 
 
+@pytest.mark.scenario("P4")
 def test_a_server_that_restarts_amid_a_publish_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every connection is cut, the lock's too; nothing is lost, and a server that stays away ends it with a sentence."""
     from deploy.servers.postgres import postgres
