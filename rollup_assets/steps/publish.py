@@ -9,7 +9,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from rollup_assets.batches import Batch
-from rollup_assets.errors import NotStagedError, StageCorruptError, StaleInputError
+from rollup_assets.errors import NotStagedError, PublishHaltError, StageCorruptError, StaleInputError
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps.planning import rollup_parameters
 from rollup_assets.steps.results import CODE_VERSION, Published
@@ -28,7 +28,8 @@ def publish(pipeline: Pipeline, batch: Batch, *, run_id: str = "", force: bool =
     """Make the table's labels ``[batch.start, batch.end)`` those of the current rollups manifest, in one snapshot.
 
     Nothing happens where the receipt says that this content is published and the table still has its row counts; ``force``
-    looks at the table's files in any case. A table that was dropped or rolled back is filled again.
+    looks at the table's files in any case. A table that was dropped or rolled back is filled again; one that has forgotten what was
+    acknowledged is not, without ``force``.
 
     Args:
         pipeline: settings and stage.
@@ -43,7 +44,8 @@ def publish(pipeline: Pipeline, batch: Batch, *, run_id: str = "", force: bool =
         TableMismatchError: the table contradicts the settings.
         CatalogError: the catalog cannot be used; see :func:`rollup_assets.iceberg.catalog.open_catalog`.
         LockTimeoutError: another publisher held the lock too long.
-        PublishError, PublishHaltError: see :func:`rollup_assets.iceberg.publish.replace_range`.
+        PublishError, PublishHaltError: see :func:`rollup_assets.iceberg.publish.replace_range`; also halts where the snapshot that the
+            receipt acknowledges has vanished from the table's history.
     """
     from rollup_assets.iceberg.catalog import open_catalog
     from rollup_assets.iceberg.locks import table_lock
@@ -54,9 +56,12 @@ def publish(pipeline: Pipeline, batch: Batch, *, run_id: str = "", force: bool =
 
     with table_lock(pipeline.settings) as lock, open_catalog(pipeline.settings, writing=True) as catalog:
         rollups = _current_rollups(pipeline, batch)
+        # Before the table: where no lock keeps others away, it is as new as the receipt then.
+        receipt = pipeline.stage.read(ROLLUP_TABLE, batch)
         table = ensure_table(pipeline.settings, catalog)
         remember_resolutions(table, pipeline.settings)
-        receipt = pipeline.stage.read(ROLLUP_TABLE, batch)
+        if receipt is not None and not force:
+            _check_history(receipt, table, batch)
         is_of_staged = receipt is not None and _is_receipt_of(receipt, rollups)
         if receipt is not None and trusts_receipt(
             is_of_staged=is_of_staged, rows_agree=lambda: _rows_agree(rollups, table, batch), force=force
@@ -137,6 +142,18 @@ def _check_files(pipeline: Pipeline, batch: Batch, rollups: Manifest) -> None:
         )
 
 
+def _check_history(receipt: Manifest, table: Table, batch: Batch) -> None:
+    from rollup_assets.iceberg.acknowledged import SNAPSHOT, forgotten
+
+    if (problem := forgotten(table, receipt.counters)) is not None:
+        raise PublishHaltError(
+            f"batch {batch.key} was published as snapshot {receipt.counters[SNAPSHOT]} of {'.'.join(table.name())}, which has vanished: "
+            f"{problem}. The catalog was set back, as by a standby promoted without the last commits, or another engine's commit has "
+            "replaced ours; other batches may be lost too. Nothing was published. Find out why, see what is missing with `rollups verify`, "
+            f"and publish it again with `rollups backfill {batch.key} {batch.key} --force`"
+        )
+
+
 def _rows(manifest: Manifest) -> dict[str, int]:
     return {str(resolution): int(count) for resolution, count in manifest.counters["rows"].items()}
 
@@ -155,6 +172,8 @@ def _rows_agree(rollups: Manifest, table: Table, batch: Batch) -> bool:
 
 
 def _receipt(pipeline: Pipeline, batch: Batch, rollups: Manifest, replacement: Replacement) -> Manifest:
+    from rollup_assets.iceberg.acknowledged import acknowledgement
+
     resolutions = {int(resolution) for resolution in _rows(rollups)} | set(pipeline.settings.resolutions)
     return Manifest(
         asset=ROLLUP_TABLE,
@@ -164,7 +183,7 @@ def _receipt(pipeline: Pipeline, batch: Batch, rollups: Manifest, replacement: R
         parameters=rollups.parameters,
         upstream={ROLLUPS: {batch.key: rollups.digest}},
         counters={
-            "snapshot_id": replacement.snapshot_id,
+            **acknowledgement(replacement.table, replacement.snapshot_id),
             "attempt": replacement.attempt,
             "staged_attempt": rollups.attempt,
             "rows": {str(resolution): replacement.counts.rows.get(resolution, 0) for resolution in sorted(resolutions)},

@@ -363,12 +363,12 @@ def test_sessions_have_the_timeouts_and_a_name(pipeline: Pipeline) -> None:
         "statement_timeout": "30s",
         "lock_timeout": "10s",
         "idle_in_transaction_session_timeout": "1min",
-        "tcp_keepalives_idle": "30s",
+        "tcp_keepalives_idle": "30",
         "application_name": f"rollups {socket.gethostname()[:40]} {os.getpid()}",
     }
     own = {"catalog": f"{pipeline.settings.catalog}?application_name=mine&options=-cstatement_timeout%3D5s", "catalog_password": PASSWORD}
     with engine(load_settings(**own)).connect() as connection:
-        assert tuple(connection.execute(question).one()) == ("5s", "10s", "1min", "30s", "mine")
+        assert tuple(connection.execute(question).one()) == ("5s", "10s", "1min", "30", "mine")
 
 
 def test_a_role_that_may_only_read_can_open_the_catalog_but_not_publish(

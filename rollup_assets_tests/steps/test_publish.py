@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from rollup_assets.batches import Batch
-from rollup_assets.errors import LockTimeoutError, NotStagedError, StageCorruptError, StaleInputError
-from rollup_assets.iceberg.catalog import load_catalog
+from rollup_assets.errors import LockTimeoutError, NotStagedError, PublishHaltError, StageCorruptError, StaleInputError
+from rollup_assets.iceberg.catalog import load_catalog, sqlite_database
 from rollup_assets.iceberg.locks import lock_file
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps.publish import publish
@@ -68,6 +70,8 @@ def test_the_receipt(pipeline: Pipeline) -> None:
     assert receipt.parameters == rollups.parameters
     assert receipt.counters == {
         "snapshot_id": result.snapshot_id,
+        "sequence_number": 1,
+        "table_uuid": str(load(pipeline).metadata.table_uuid),
         "attempt": receipt.attempt,
         "staged_attempt": rollups.attempt,
         "rows": {"60000": 360, "300000": 72, "3600000": 6},
@@ -190,6 +194,72 @@ def test_lost_data_files_that_were_made_anew_are_published_although_their_conten
     edit(pipeline, batch, files=tuple(anew), attempt="anew")
     assert not publish(pipeline, batch).unchanged
     assert value_by_batch(pipeline) == {batch.key: {1}}
+    assert publish(pipeline, batch).unchanged
+
+
+# A catalog that was set back
+
+
+def pointer(pipeline: Pipeline, *, to: str | None = None) -> str:
+    """The metadata file that the catalog names; ``to``: have it name another."""
+    path = sqlite_database(pipeline.settings)
+    with contextlib.closing(sqlite3.connect(str(path))) as database, database:
+        if to is not None:
+            database.execute("update iceberg_tables set metadata_location = ?", (to,))
+        return str(database.execute("select metadata_location from iceberg_tables").fetchone()[0])
+
+
+@pytest.mark.scenario("P6")
+@pytest.mark.parametrize("changed", [False, True])
+@pytest.mark.parametrize("since", ["nothing", "another batch", "many batches"])
+def test_a_commit_that_the_catalog_forgot_is_noticed_and_published_again_by_force(pipeline: Pipeline, since: str, *, changed: bool) -> None:
+    first, second, *others = batches_from(pipeline, 6)
+    stage_rollups(pipeline, first)
+    publish(pipeline, first)
+    before = pointer(pipeline)
+    stage_rollups(pipeline, second)
+    lost = publish(pipeline, second).snapshot_id
+    pointer(pipeline, to=before)
+    chosen = {"nothing": [], "another batch": others[:1], "many batches": others}[since]
+    for batch in chosen:
+        stage_rollups(pipeline, batch)
+        publish(pipeline, batch)
+    if changed:
+        stage_rollups(pipeline, second, value=2)
+    expected = {batch.key: {1} for batch in (first, *chosen)}
+    with pytest.raises(PublishHaltError, match=rf"snapshot {lost} .* vanished.*rollups backfill {second.key} {second.key} --force"):
+        publish(pipeline, second)
+    assert value_by_batch(pipeline) == expected
+    assert publish(pipeline, first).unchanged
+    assert not publish(pipeline, second, force=True).unchanged
+    assert publish(pipeline, second).unchanged
+    assert value_by_batch(pipeline) == expected | {second.key: {2 if changed else 1}}
+
+
+def test_an_expired_snapshot_is_not_forgotten(tmp_path: Path) -> None:
+    """By our own retention, and by another engine that keeps nothing but the current one."""
+    pipeline = pipeline_in(tmp_path, keep_snapshots=2)
+    batches = batches_from(pipeline, 5)
+    for batch in batches:
+        stage_rollups(pipeline, batch)
+        publish(pipeline, batch)
+    assert all(publish(pipeline, batch).unchanged for batch in batches)
+    table = load(pipeline)
+    table.maintenance.expire_snapshots().by_ids(snapshots(pipeline)[:-1]).commit()
+    assert len(snapshots(pipeline)) == 1
+    assert all(publish(pipeline, batch).unchanged for batch in batches)
+    for batch in batches:
+        stage_rollups(pipeline, batch, value=2)
+        assert not publish(pipeline, batch).unchanged
+
+
+def test_a_receipt_of_an_older_release_is_believed(pipeline: Pipeline) -> None:
+    """It says nothing that the table's history could be asked for."""
+    (batch,) = batches_from(pipeline, 1)
+    stage_rollups(pipeline, batch)
+    receipt = publish(pipeline, batch).receipt
+    counters = {name: value for name, value in receipt.counters.items() if name not in ("sequence_number", "table_uuid")}
+    pipeline.stage.write(receipt.model_copy(update={"counters": counters | {"snapshot_id": 1}}), batch)
     assert publish(pipeline, batch).unchanged
 
 

@@ -1,0 +1,53 @@
+"""Whether the table still remembers a snapshot that was acknowledged: a catalog that was set back does not.
+
+A standby that is promoted before it has the last commits, a restored dump, or another engine's commit that forgot ours, take back what
+a receipt says is published. A table that was dropped and made anew, or rolled back by those who may, says so itself. What is then done
+stays out.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pyiceberg.table import Table
+
+TABLE, SNAPSHOT, SEQUENCE_NUMBER = "table_uuid", "snapshot_id", "sequence_number"
+
+
+def acknowledgement(table: Table, snapshot_id: int | None) -> dict[str, Any]:
+    """What a receipt has to say of a snapshot, so that it can be asked for later."""
+    snapshot = None if snapshot_id is None else table.snapshot_by_id(snapshot_id)
+    number = None if snapshot is None else snapshot.sequence_number
+    return {SNAPSHOT: snapshot_id, SEQUENCE_NUMBER: number, TABLE: str(table.metadata.table_uuid)}
+
+
+def forgotten(table: Table, acknowledged: Mapping[str, Any]) -> str | None:
+    """What is wrong with the table's history, if the acknowledged snapshot should be in it and is not.
+
+    It may have expired: then it is older than the oldest snapshot that the current one comes from.
+    """
+    snapshot_id, number = acknowledged.get(SNAPSHOT), acknowledged.get(SEQUENCE_NUMBER)
+    if snapshot_id is None or number is None or acknowledged.get(TABLE) != str(table.metadata.table_uuid):
+        return None
+    # Rolled back by those who may, it is still among the table's snapshots.
+    if table.snapshot_by_id(snapshot_id) is not None:
+        return None
+    last = table.metadata.last_sequence_number
+    if last < number:
+        return f"the table's last sequence number is {last}, and that snapshot had {number}"
+    oldest = _oldest_ancestor(table)
+    if oldest is not None and oldest <= number:
+        return f"the current snapshot's history goes back to sequence number {oldest}, that snapshot had {number}, and is not in it"
+    return None
+
+
+def _oldest_ancestor(table: Table) -> int | None:
+    """Sequence number of the oldest snapshot from which the current one comes, as far as they are kept; None: there is no snapshot."""
+    snapshot, oldest = table.current_snapshot(), None
+    while snapshot is not None:
+        oldest = snapshot.sequence_number
+        snapshot = None if snapshot.parent_snapshot_id is None else table.snapshot_by_id(snapshot.parent_snapshot_id)
+    return oldest
