@@ -35,7 +35,8 @@ def forgotten(table: Table, acknowledged: Mapping[str, Any]) -> str | None:
     # Rolled back by those who may, it is still among the table's snapshots.
     if table.snapshot_by_id(snapshot_id) is not None:
         return None
-    last = table.metadata.last_sequence_number
+    # Tables of format version 1, which have none, are refused elsewhere.
+    last = int(getattr(table.metadata, "last_sequence_number", number))
     if last < number:
         return f"the table's last sequence number is {last}, and that snapshot had {number}"
     oldest = _oldest_ancestor(table)
