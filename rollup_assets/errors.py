@@ -50,6 +50,14 @@ class QuarantineError(RollupError):
         self.quarantined = quarantined
 
 
+class UnknownReasonError(RollupError):
+    """There is no such quarantine reason; names all that there are."""
+
+
+class AllowanceError(RollupError):
+    """A decision about what is quarantined would cover nothing, or is about a file that is not there."""
+
+
 class NotStagedError(RollupError):
     """A step needs a staged partition that does not exist."""
 

@@ -14,6 +14,7 @@ from rollup_assets.errors import RollupError
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.settings import Settings
 from rollup_assets.steps.planning import content_parameters, rollup_parameters
+from rollup_assets.steps.quarantine_limits import allowed_in, is_over
 from rollup_assets.steps.results import CODE_VERSION, Waiting
 from rollup_assets.steps.rollup import find_inputs
 from rollup_assets.storage.manifests import QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Manifest, Stage
@@ -38,6 +39,8 @@ class PartitionStatus:
     snapshot_id: int | None = None
     over_limit: bool = False
     """The raw files as they are have more quarantined rows or files than the settings allow."""
+    allowed: list[str] = field(default_factory=list)
+    """Decisions without which the quarantine would be over its limits."""
     stale: list[str] = field(default_factory=list)
     """What has changed since; empty if all is up to date."""
     waiting_for: list[str] = field(default_factory=list)
@@ -98,8 +101,11 @@ def _status(pipeline: Pipeline, batch: Batch) -> PartitionStatus:
     if quarantined is not None:
         result.rows_read = quarantined.counters["rows_read"]
         result.quarantined = quarantined.counters["rows_quarantined"]
+        allowed = allowed_in(stage, batch, quarantined, settings)
+        result.allowed = [str(decision) for decision in allowed.decisions]
         # Over its limit a batch stages what is wrong with it, and keeps the datapoints of its earlier raw files.
-        result.over_limit = quarantined.inputs == tuple(files) and (staged is None or staged.inputs != quarantined.inputs)
+        kept_earlier = staged is None or staged.inputs != quarantined.inputs
+        result.over_limit = quarantined.inputs == tuple(files) and (kept_earlier or is_over(quarantined.counters, settings, allowed))
     result.waiting_for = _waiting_for(pipeline, batch)
     rollups, receipt = stage.read(ROLLUPS, batch), stage.read(ROLLUP_TABLE, batch)
     if rollups is not None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rollup_assets.defs.backfill import BackfillResult
     from rollup_assets.doctor.examination import Examination
     from rollup_assets.generator.landing import Generated
+    from rollup_assets.quarantine import QuarantinedPartition, QuarantinedRows, Replayed
     from rollup_assets.status import PartitionStatus
     from rollup_assets.verification import Verification
 
@@ -114,11 +115,67 @@ def _remarks(partition: PartitionStatus) -> list[str]:
     remarks = []
     if partition.over_limit:
         remarks.append(
-            f"{partition.quarantined:,} of {partition.rows_read:,} rows are quarantined, or a whole file is: more than the limit allows"
+            f"{partition.quarantined:,} of {partition.rows_read:,} rows are quarantined, or a whole file is: more than the limit allows; "
+            f"see them with rollups quarantine show {partition.partition}"
         )
+    remarks += [f"allowed to stay quarantined: {decision}" for decision in partition.allowed]
     if partition.waiting_for:
         remarks.append(f"waits for {', '.join(partition.waiting_for)} to be staged")
     return remarks + partition.stale
+
+
+def print_quarantined(console: Console, found: Sequence[QuarantinedPartition]) -> None:
+    """A line for each partition, and what was decided about it."""
+    table = _table("partition", "", "read", "quarantined", "share", "bad files", "allowed", "reasons")
+    table.columns[-1].justify = "left"
+    for partition in found:
+        state = "[red]over the limit[/]" if partition.over_limit else "[green]below the limit[/]"
+        reasons = ", ".join(f"{rows:,} {reason}" for reason, rows in partition.reasons.items() if rows)
+        table.add_row(
+            partition.partition,
+            f"[yellow]raw files changed[/], {state}" if partition.raw_changed else state,
+            f"{partition.rows_read:,}",
+            f"{partition.rows:,}",
+            f"{partition.share:.3%}",
+            f"{partition.bad_files:,}" if partition.bad_files else "",
+            f"{partition.allowed_rows:,}" if partition.decisions else "",
+            escape(reasons),
+        )
+    console.print(table)
+    for partition in found:
+        for decision in partition.decisions:
+            console.print(f"{partition.partition}: allowed: {escape(str(decision))}", soft_wrap=True, highlight=False)
+        if partition.raw_changed:
+            say = f"{partition.partition}: raw files changed since; run rollups quarantine replay {partition.partition}"
+            console.print(say, soft_wrap=True, highlight=False)
+
+
+def print_quarantined_rows(console: Console, found: QuarantinedRows) -> None:
+    """Bad files, a line each, then the rows as a table."""
+    for bad in found.bad_files:
+        said = f"[red]{bad.reason}[/] {escape(bad.path)}: {escape(bad.detail)}"
+        console.print(f"{said} ({_count(bad.rows, 'row')})" if bad.rows else said, soft_wrap=True, highlight=False)
+    if found.rows.num_rows:
+        print_rows(console, found.rows, most=found.rows.num_rows)
+    total = f"{_count(found.total, 'row')} of {found.partition} quarantined"
+    if found.is_cut:
+        console.print(f"{total}; these are the first that were asked for, --limit 0 shows all", highlight=False)
+    else:
+        console.print(total, highlight=False)
+    if found.raw_changed:
+        console.print(
+            f"[yellow]raw files changed since[/]; run rollups quarantine replay {found.partition}", soft_wrap=True, highlight=False
+        )
+
+
+def print_replayed(console: Console, replayed: Sequence[Replayed]) -> None:
+    """What became of the rows of each partition, by reason."""
+    table = _table("partition", "", "before", "after")
+    for partition in replayed:
+        for name in partition.names:
+            before, after = partition.before.get(name), partition.after.get(name)
+            table.add_row(partition.partition, name, *("" if count is None else f"{count:,}" for count in (before, after)))
+    console.print(table)
 
 
 def print_examination(console: Console, examination: Examination) -> None:
@@ -140,7 +197,7 @@ def print_examination(console: Console, examination: Examination) -> None:
     console.print(f"{verdict}, {_count(warnings, 'warning')}" if warnings else verdict, highlight=False)
 
 
-def print_rows(console: Console, answer: pa.Table) -> None:
+def print_rows(console: Console, answer: pa.Table, *, most: int = ROWS_SHOWN) -> None:
     """The first rows of an answer as a table."""
     import pyarrow.types as pt
 
@@ -148,11 +205,11 @@ def print_rows(console: Console, answer: pa.Table) -> None:
     for field in answer.schema:
         is_number = pt.is_integer(field.type) or pt.is_floating(field.type) or pt.is_decimal(field.type)
         table.add_column(escape(field.name), justify="right" if is_number else "left", no_wrap=True)
-    for row in answer.slice(0, ROWS_SHOWN).to_pylist():
+    for row in answer.slice(0, most).to_pylist():
         table.add_row(*("[dim]null[/]" if value is None else escape(_text(value)) for value in row.values()))
     console.print(table)
-    if answer.num_rows > ROWS_SHOWN:
-        console.print(f"the first {ROWS_SHOWN} of {answer.num_rows:,} rows; --csv and --json print all")
+    if answer.num_rows > most:
+        console.print(f"the first {most} of {answer.num_rows:,} rows; --csv and --json print all")
 
 
 def _text(value: object) -> str:

@@ -68,9 +68,12 @@ def plain(text: str) -> str:
 # ------------------------------------------------------------------------------------------------------------------- help
 
 
-@pytest.mark.parametrize("command", ["generate", "backfill", "verify", "sql", "status", "doctor", "demo", "dev"])
+@pytest.mark.parametrize(
+    "command",
+    ["generate", "backfill", "verify", "sql", "status", "doctor", "demo", "dev", "quarantine list", "quarantine show", "quarantine replay"],
+)
 def test_every_command_has_help_with_examples(run: Run, command: str) -> None:
-    text = plain(run(command, "--help").output)
+    text = plain(run(*command.split(), "--help").output)
     assert "For example" in text
     assert f"rollups {command}" in text
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from typer.core import TyperGroup
 
-from rollup_assets.errors import RollupError, SettingsError, UnknownPartitionError
+from rollup_assets.errors import RollupError, SettingsError, UnknownPartitionError, UnknownReasonError
 
 if TYPE_CHECKING:
     from rollup_assets.batches import Batch
@@ -33,7 +33,7 @@ class _PlainErrors(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except (UnknownPartitionError, SettingsError) as error:
+        except (UnknownPartitionError, UnknownReasonError, SettingsError) as error:
             _fail(error, _BAD_ARGUMENTS)
         except RollupError as error:
             _fail(error, 1)

@@ -15,6 +15,7 @@ from rollup_assets.batches import DAY_MS, Batch, BatchCalendar
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps import checks
 from rollup_assets.steps.checks import CheckOutcome
+from rollup_assets.steps.quarantine_limits import allowed_in
 from rollup_assets.steps.read_back import TableState
 from rollup_assets.storage.manifests import REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Manifest
 
@@ -49,7 +50,8 @@ def of_datapoints(
 
 def of_quarantined(pipeline: Pipeline, quarantined: Manifest) -> list[CheckOutcome]:
     """Checks of ``quarantined_datapoints``."""
-    return [checks.quarantine_below_limit(quarantined, pipeline.settings.quarantine_limit, pipeline.settings.quarantine_files)]
+    allowed = allowed_in(pipeline.stage, pipeline.batch(quarantined.partition), quarantined, pipeline.settings)
+    return [checks.quarantine_below_limit(quarantined, pipeline.settings, allowed)]
 
 
 def of_rollups(pipeline: Pipeline, batch: Batch, rollups: Manifest) -> list[CheckOutcome]:

@@ -15,8 +15,9 @@ from typing import Any
 from rollup_assets.batches import Batch, BatchCalendar
 from rollup_assets.errors import ReconciliationError
 from rollup_assets.iceberg.reading import RangeCounts
-from rollup_assets.settings import format_duration
+from rollup_assets.settings import Settings, format_duration
 from rollup_assets.steps.planning import PARQUET_ENCODING
+from rollup_assets.steps.quarantine_limits import NOTHING, Allowed, is_over
 from rollup_assets.steps.results import Waiting
 from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Manifest, Stage
 
@@ -37,7 +38,7 @@ DESCRIPTIONS: Mapping[tuple[str, str], str] = {
     (
         QUARANTINED,
         QUARANTINE_BELOW_LIMIT,
-    ): "No more rows and files are quarantined than ROLLUP_QUARANTINE_LIMIT and ROLLUP_QUARANTINE_FILES allow.",
+    ): "No more rows and files are quarantined than ROLLUP_QUARANTINE_LIMIT and ROLLUP_QUARANTINE_FILES, and decisions about them, allow.",
     (
         ROLLUPS,
         COUNTS_RECONCILE,
@@ -152,29 +153,33 @@ def row_count_usual(repartitioned: Manifest, earlier: Mapping[str, int]) -> Chec
     return CheckOutcome(REPARTITIONED, ROW_COUNT_USUAL, usual / 2 <= rows <= usual * 2, True, found, numbers)
 
 
-def quarantine_below_limit(quarantined: Manifest, limit: float, files_allowed: int) -> CheckOutcome:
-    """At most ``limit`` of the rows read (a share) and ``files_allowed`` whole files are quarantined."""
-    read, rejected, files = (int(quarantined.counters[name]) for name in ("rows_read", "rows_quarantined", "bad_files"))
-    share = rejected / read if read else 0.0
+def quarantine_below_limit(quarantined: Manifest, settings: Settings, allowed: Allowed = NOTHING) -> CheckOutcome:
+    """At most the share of the rows read, and as many whole files, as the settings say are quarantined, besides what was allowed."""
+    counters = quarantined.counters
+    read, rejected, files = (int(counters[name]) for name in ("rows_read", "rows_quarantined", "bad_files"))
+    limit = settings.quarantine_limit
+    counted = rejected - allowed.rows
+    share = counted / read if read else 0.0
     found = (
-        f"{rejected:,} of {read:,} rows ({share:.3%}; limit {limit:.3%})"
-        f" and {_counted(files, 'whole file')} ({files_allowed} allowed) quarantined"
+        f"{counted:,} of {read:,} rows ({share:.3%}; limit {limit:.3%})"
+        f" and {_counted(files - allowed.files, 'whole file')} ({settings.quarantine_files} allowed) quarantined"
     )
-    return CheckOutcome(
-        QUARANTINED,
-        QUARANTINE_BELOW_LIMIT,
-        share <= limit and files <= files_allowed,
-        False,
-        found,
-        {
-            "share": share,
-            "limit": limit,
-            "rows_quarantined": rejected,
-            "rows_read": read,
-            "bad_files": files,
-            "bad_files_allowed": files_allowed,
-        },
-    )
+    metadata: dict[str, str | int | float] = {
+        "share": share,
+        "limit": limit,
+        "rows_quarantined": rejected,
+        "rows_read": read,
+        "bad_files": files,
+        "bad_files_allowed": settings.quarantine_files,
+    }
+    if allowed.decisions:
+        found += f", besides {_counted(allowed.rows, 'row')} and {_counted(allowed.files, 'whole file')} that were allowed to stay there"
+        metadata |= {
+            "rows_allowed_to_stay": allowed.rows,
+            "files_allowed_to_stay": allowed.files,
+            "decisions": "; ".join(str(decision) for decision in allowed.decisions),
+        }
+    return CheckOutcome(QUARANTINED, QUARANTINE_BELOW_LIMIT, not is_over(counters, settings, allowed), False, found, metadata)
 
 
 def counts_reconcile(

@@ -7,6 +7,7 @@ fit to be staged, and the three manifests.
 from __future__ import annotations
 
 import functools
+import shlex
 import time
 
 from rollup_assets.batches import Batch
@@ -15,6 +16,7 @@ from rollup_assets.errors import QuarantineError, ReconciliationError
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps.attempts import delete_other_tries
 from rollup_assets.steps.planning import content_parameters, shard_groups, split_tasks
+from rollup_assets.steps.quarantine_limits import allowed_in, is_over, too_many_files, too_many_rows
 from rollup_assets.steps.results import CODE_VERSION, StagedBatch
 from rollup_assets.steps.sort import SortResult, SortTask, sort_shards
 from rollup_assets.steps.split import SplitResult, SplitTask, split_files
@@ -127,7 +129,7 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
         for result in split
         for path, rows in (*result.quarantined_by_file.items(), *((bad.path, bad.rows) for bad in result.bad_files))
     }
-    problem = _quarantine_problem(pipeline, batch, counts, reasons, bad_files, by_file)
+    problem = _quarantine_problem(pipeline, batch, quarantined, bad_files, by_file)
     if problem:
         _discard(pipeline, batch, attempt, (REPARTITIONED, PARTIAL_POINTS))
         raise QuarantineError(problem, quarantined)
@@ -172,7 +174,9 @@ def is_current(pipeline: Pipeline, staged: StagedBatch, batch: Batch, files: lis
         and version_of(list(manifest.inputs)) == version_of(files)
         and pipeline.stage.is_complete(manifest, batch)
         for manifest in manifests
-    ) and not _quarantine_problem(pipeline, batch, staged.repartitioned.counters, {}, [], {})
+    ) and not is_over(
+        staged.quarantined.counters, pipeline.settings, allowed_in(pipeline.stage, batch, staged.quarantined, pipeline.settings)
+    )
 
 
 def _counts(split: list[SplitResult], merged: list[SortResult], raw_files: int) -> dict[str, int]:
@@ -196,30 +200,43 @@ def _reasons(split: list[SplitResult]) -> dict[str, int]:
 
 
 def _quarantine_problem(
-    pipeline: Pipeline, batch: Batch, counts: dict[str, int], reasons: dict[str, int], bad_files: list[BadFile], by_file: dict[str, int]
+    pipeline: Pipeline, batch: Batch, quarantined: Manifest, bad_files: list[BadFile], by_file: dict[str, int]
 ) -> str | None:
-    """Why a batch may not be staged, with the way out; None if it may."""
-    settings = pipeline.settings
+    """Why a batch may not be staged, with the ways out; None if it may."""
+    settings, counters = pipeline.settings, quarantined.counters
+    allowed = allowed_in(pipeline.stage, batch, quarantined, settings)
     rerun = f"then run `rollups backfill {batch} {batch}`"
-    if counts["bad_files"] > settings.quarantine_files:
-        named = "; ".join(f"{bad.path}: {bad.reason} ({bad.detail})" for bad in bad_files[:_FILES_NAMED])
-        more = f"; and {len(bad_files) - _FILES_NAMED} more" if len(bad_files) > _FILES_NAMED else ""
-        files, them = ("bad file", "it") if counts["bad_files"] == 1 else ("bad files", "them")
+    replay = f"rollups quarantine replay {batch}"
+
+    def is_counted(reason: str, path: str) -> bool:
+        return not any(one.covers(reason, path) for one in allowed.decisions)
+
+    if too_many_files(counters, settings, allowed):
+        counted = [bad for bad in bad_files if is_counted(bad.reason, bad.path)]
+        named = "; ".join(f"{bad.path}: {bad.reason} ({bad.detail})" for bad in counted[:_FILES_NAMED])
+        more = f"; and {len(counted) - _FILES_NAMED} more" if len(counted) > _FILES_NAMED else ""
+        files, them = ("bad file", "it") if len(counted) == 1 else ("bad files", "them")
+        options = " ".join(f"--allow-file {shlex.quote(bad.path)}" for bad in counted[:_FILES_NAMED])
         return (
-            f"batch {batch}: {counts['bad_files']} {files}, ROLLUP_QUARANTINE_FILES={settings.quarantine_files} allows no more: "
+            f"batch {batch}: {len(counted)} {files}, ROLLUP_QUARANTINE_FILES={settings.quarantine_files} allows no more: "
             f"{named}{more}. "
-            f"Correct or remove {them} in {settings.raw}, or allow {them} with ROLLUP_QUARANTINE_FILES={counts['bad_files']}; {rerun}"
+            f"Correct or remove {them} in {settings.raw}, or allow {them} with ROLLUP_QUARANTINE_FILES={len(counted)}; {rerun}. "
+            f"`rollups quarantine show {batch}` shows what is quarantined; to do without {them} in this batch alone, run "
+            f"`{replay} {options} --because TEXT`"
         )
-    read, quarantined = counts["rows_read"], counts["rows_quarantined"]
-    if quarantined > settings.quarantine_limit * read:
-        why = ", ".join(f"{rows} {reason}" for reason, rows in reasons.items())
+    if too_many_rows(counters, settings, allowed):
+        read, rows = counters["rows_read"], counters["rows_quarantined"] - allowed.rows
+        why = ", ".join(f"{count} {reason}" for reason, count in counters["reasons"].items())
         worst = sorted(by_file.items(), key=lambda found: (-found[1], found[0]))
-        where = ", ".join(f"{path} ({rows})" for path, rows in worst[:_FILES_NAMED])
+        where = ", ".join(f"{path} ({count})" for path, count in worst[:_FILES_NAMED])
         where += f" and {len(worst) - _FILES_NAMED} more files" if len(worst) > _FILES_NAMED else ""
+        besides = f", besides {allowed.rows} that are allowed" if allowed.rows else ""
+        options = " ".join(f"--allow {reason}" for reason, count in counters["reasons"].items() if count)
         return (
-            f"batch {batch}: {quarantined} of {read} rows are quarantined ({quarantined / read:.2%}), more than "
-            f"ROLLUP_QUARANTINE_LIMIT={settings.quarantine_limit:g}: {why}; in {where}. See the rows in "
-            f"{pipeline.stage.folder(QUARANTINED, batch).uri}; correct the files in {settings.raw}, or raise the limit; {rerun}"
+            f"batch {batch}: {rows} of {read} rows are quarantined ({rows / read:.2%}){besides}, more than "
+            f"ROLLUP_QUARANTINE_LIMIT={settings.quarantine_limit:g}: {why}; in {where}. "
+            f"See the rows with `rollups quarantine show {batch}`; correct the files in {settings.raw}, or raise the limit; {rerun}. To do "
+            f"without these rows in this batch alone, run `{replay} {options} --because TEXT`"
         )
     return None
 

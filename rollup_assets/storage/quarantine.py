@@ -5,14 +5,16 @@ Which rows those are is decided in ``storage.raw_files``; what they mean for the
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rollup_assets.batches import Batch
 from rollup_assets.storage import encodings
 from rollup_assets.storage.filesystems import Place
-from rollup_assets.storage.manifests import StagedFile
+from rollup_assets.storage.manifests import Manifest, Stage, StagedFile
 from rollup_assets.storage.parquet import ParquetFileWriter
 from rollup_assets.storage.raw_files import ROW_REASONS, RawRows
 
@@ -29,6 +31,17 @@ class BadFile:
     detail: str
     rows: int
     """Rows by its footer; 0 if that cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What is quarantined for one reason in one file."""
+
+    reason: str
+    file: str
+    rows: int
+    whole_file: bool
+    """The file as a whole, not rows of it one by one."""
 
 
 def quarantine_schema(value_column: str) -> pa.Schema:
@@ -138,3 +151,69 @@ class QuarantineWriter:
         """Finish the file."""
         self._flush(everything=True)
         return self._writer.close(self._path)
+
+
+def tallies(stage: Stage, batch: Batch, quarantined: Manifest) -> list[Tally]:
+    """What is quarantined by reason and file, from the staged rows; reads three of their columns, a row group at a time."""
+    import pyarrow as pa
+
+    found: dict[tuple[str, str, bool], int] = {}
+    columns = {"reason": None, "file": None, "rows": None, "whole": _is_whole_file()}
+    for rows in _batches(stage, batch, quarantined, columns, None):
+        counted = pa.Table.from_batches([rows]).group_by(["reason", "file", "whole"], use_threads=False).aggregate([("rows", "sum")])
+        for one in counted.to_pylist():
+            key = (one["reason"], one["file"], one["whole"])
+            found[key] = found.get(key, 0) + one["rows_sum"]
+    return [Tally(reason, file, rows, whole) for (reason, file, whole), rows in sorted(found.items())]
+
+
+def staged_rows(
+    stage: Stage,
+    batch: Batch,
+    quarantined: Manifest,
+    *,
+    reason: str | None = None,
+    file: str | None = None,
+    whole_files: bool | None = None,
+) -> Iterator[pa.RecordBatch]:
+    """The quarantined rows in the order in which they are staged, a row group or less at a time, read as they are asked for.
+
+    Args:
+        stage: where they are.
+        batch: of the partition.
+        quarantined: its manifest.
+        reason: only those of this reason.
+        file: only those of this raw file; the end of its path is enough.
+        whole_files: only files that are quarantined as a whole, or only rows that are so one by one.
+    """
+    import pyarrow.compute as pc
+    import pyarrow.dataset as ds
+
+    chosen = None
+    for condition in (
+        None if reason is None else ds.field("reason") == reason,
+        None if file is None else (ds.field("file") == file) | pc.ends_with(ds.field("file"), f"/{file}"),
+        None if whole_files is None else _is_whole_file() if whole_files else ~_is_whole_file(),
+    ):
+        if condition is not None:
+            chosen = condition if chosen is None else chosen & condition
+    return _batches(stage, batch, quarantined, None, chosen)
+
+
+def _is_whole_file() -> Any:
+    import pyarrow.dataset as ds
+
+    return ds.field("row_number").is_null()
+
+
+def _batches(stage: Stage, batch: Batch, quarantined: Manifest, columns: dict[str, Any] | None, condition: Any) -> Iterator[pa.RecordBatch]:
+    import pyarrow.dataset as ds
+
+    places = [stage.place(quarantined, file, batch) for file in quarantined.files]
+    if not places:
+        return
+    found = ds.dataset([place.path for place in places], filesystem=places[0].filesystem, format="parquet")
+    chosen = columns and {name: ds.field(name) if column is None else column for name, column in columns.items()}
+    # Whoever wants the first rows does not want the rest to be read meanwhile.
+    scanner = found.scanner(columns=chosen, filter=condition, batch_readahead=0, fragment_readahead=0, use_threads=False)
+    yield from (rows for rows in scanner.to_batches() if rows.num_rows)

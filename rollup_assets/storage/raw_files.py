@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 ROW_REASONS = ("null_id", "null_timestamp", "null_value", "non_finite_value", "null_dimension", "outside_batch")
 UNREADABLE_FILE = "unreadable_file"
 SCHEMA_MISMATCH = "schema_mismatch"
+FILE_REASONS = (UNREADABLE_FILE, SCHEMA_MISMATCH)
 
 # A row group may be as large as its file: more rows than this are never decoded at once, and fewer where memory is short. A row takes
 # about 40 bytes decoded and as much again packed, and what Arrow holds of the row group's pages comes on top.

@@ -10,6 +10,7 @@ from rollup_assets.batches import Batch, BatchCalendar
 from rollup_assets.errors import ReconciliationError
 from rollup_assets.iceberg.reading import RangeCounts
 from rollup_assets.pipeline import Pipeline
+from rollup_assets.settings import load_settings
 from rollup_assets.steps import checks
 from rollup_assets.steps.results import Waiting
 from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUPS, Manifest, StagedFile
@@ -163,7 +164,7 @@ def test_row_count_usual_warns_outside_of_half_to_twice_the_median(rows: int, ea
     ],
 )
 def test_quarantine_below_limit_fails_above_the_share_or_the_files_allowed(counters: dict[str, int], *, passes: bool) -> None:
-    outcome = checks.quarantine_below_limit(quarantined(**counters), limit=0.05, files_allowed=1)
+    outcome = checks.quarantine_below_limit(quarantined(**counters), load_settings(quarantine_limit=0.05, quarantine_files=1))
     assert (outcome.passed, outcome.warning) == (passes, False)
 
 

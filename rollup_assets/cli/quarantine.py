@@ -1,0 +1,173 @@
+"""``rollups quarantine list``, ``show`` and ``replay``: what could not be used, and what to do about it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+import typer
+
+from rollup_assets.cli.application import AsJson, MaybeFirst, MaybeLast, app, batches_of, console_of, print_json, progress_bar, settings_of
+from rollup_assets.loading import quick_imports
+from rollup_assets.terminal import print_backfill, print_quarantined, print_quarantined_rows, print_replayed
+
+quarantine_app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="What could not be used, why, and what becomes of it.")
+app.add_typer(quarantine_app, name="quarantine")
+
+Partition = Annotated[str, typer.Argument(metavar="PARTITION", help="Partition, such as 2026-01-01-06:00 (UTC).")]
+
+
+@quarantine_app.command("list")
+def list_partitions(first: MaybeFirst = None, last: MaybeLast = None, as_json: AsJson = False) -> None:
+    """List the partitions with quarantined rows or files: how many, why, whether over the limit, and what was decided about them.
+
+    Without partitions, all. *raw files changed*: they are others than those that were staged, so that a replay may say something else.
+
+    For example:
+
+    - `rollups quarantine list`
+    - `rollups quarantine list 2026-01-01-00:00 2026-01-01-05:00 --json`
+    """
+    from rollup_assets.quarantine import quarantined_partitions
+
+    settings = settings_of()
+    found = quarantined_partitions(settings, batches_of(settings, first, last))
+    if as_json:
+        print_json([_plain(partition) for partition in found])
+    elif not found:
+        console_of().print("nothing is quarantined")
+    else:
+        print_quarantined(console_of(), found)
+
+
+@quarantine_app.command("show")
+def show(
+    partition: Partition,
+    reason: Annotated[str | None, typer.Option("--reason", help="Only rows and files of this reason.", show_default=False)] = None,
+    file: Annotated[
+        str | None, typer.Option("--file", help="Only of this raw file; the end of its path is enough.", show_default=False)
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", min=0, help="How many rows to show; 0 for all.")] = 50,
+    as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+) -> None:
+    """Show quarantined rows with reason, file, row number and values, and files that could not be used at all with what is wrong.
+
+    Row numbers count from 0 in the raw file; times are UTC epoch milliseconds. No more is read than is shown.
+
+    For example:
+
+    - `rollups quarantine show 2026-01-01-03:00`
+    - `rollups quarantine show 2026-01-01-03:00 --reason null_id --file part-00002.parquet`
+    - `rollups quarantine show 2026-01-01-03:00 --csv --limit 0 > quarantined.csv`
+    """
+    from rollup_assets.quarantine import quarantined_rows, stream_quarantined_rows
+
+    if as_json and as_csv:
+        raise typer.BadParameter("choose one of --json and --csv")
+    settings = settings_of()
+    batch = settings.calendar.batch(partition)
+    most = limit or None
+    if as_csv:
+        import sys
+
+        from pyarrow import csv
+
+        schema, batches = stream_quarantined_rows(settings, batch, reason=reason, file=file, limit=most)
+        sys.stdout.flush()
+        sink = sys.stdout.buffer
+        with csv.CSVWriter(sink, schema) as writer:
+            for rows in batches:
+                writer.write_batch(rows)
+        sink.flush()
+        return
+    found = quarantined_rows(settings, batch, reason=reason, file=file, limit=most)
+    if as_json:
+        print_json(
+            {
+                "partition": found.partition,
+                "rows_quarantined": found.total,
+                "raw_changed": found.raw_changed,
+                "bad_files": [dataclasses.asdict(bad) for bad in found.bad_files],
+                "rows": found.rows.to_pylist(),
+                "is_cut": found.is_cut,
+            }
+        )
+    else:
+        print_quarantined_rows(console_of(), found)
+
+
+@quarantine_app.command("replay")
+def replay(
+    partitions: Annotated[list[str], typer.Argument(metavar="PARTITION…", help="Partitions, such as 2026-01-01-06:00 (UTC).")],
+    allow: Annotated[
+        list[str] | None,
+        typer.Option("--allow", metavar="REASON", help="Do without the rows of this reason; repeatable.", show_default=False),
+    ] = None,
+    allow_file: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-file", metavar="PATH", help="Do without the rows of this file, or without it; repeatable.", show_default=False
+        ),
+    ] = None,
+    because: Annotated[
+        str | None, typer.Option("--because", metavar="TEXT", help="Why; needed with --allow and --allow-file.", show_default=False)
+    ] = None,
+    revoke: Annotated[bool, typer.Option("--revoke", help="Take back what was allowed for these partitions before.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Stage partitions again, with what follows from them, and say what became of the rows that were quarantined.
+
+    First correct the raw files. Or decide to do without them: with --allow the rows of a reason stay quarantined and no longer count
+    against the limits of these partitions, with --allow-file those of a file, with both those of the reasons in the files. Nothing that is
+    quarantined is ever accepted that way. Decisions are kept with who, when and why; `list` and `status` show them. Exit status 1 if a
+    partition failed.
+
+    For example:
+
+    - `rollups quarantine replay 2026-01-01-03:00`
+    - `rollups quarantine replay 2026-01-01-03:00 --allow null_id --because "agent 7 lost its ids, ticket 4711"`
+    - `rollups quarantine replay 2026-01-01-03:00 --allow-file part-00002.parquet --because "cut off, nobody has it any more"`
+    - `rollups quarantine replay 2026-01-01-03:00 --revoke`
+    """
+    from rollup_assets.quarantine import Replayed, counts
+    from rollup_assets.quarantine import allow as allow_for
+
+    with quick_imports():
+        from rollup_assets.defs.backfill import run_backfill
+
+    reasons, files = allow or [], allow_file or []
+    if (reasons or files) and not (because or "").strip():
+        raise typer.BadParameter("say why: whoever looks at the partition later will want to know", param_hint="--because")
+    settings = settings_of()
+    batches = sorted({settings.calendar.batch(key) for key in partitions})
+    if reasons or files or revoke:
+        for batch in batches:
+            allow_for(settings, batch, reasons, files, because=(because or "").strip(), revoke=revoke)
+    replayed, results = [], []
+    with progress_bar(as_json) as progress:
+        for batch in batches:
+            before = counts(settings, batch)
+            results.append(
+                run_backfill(settings, batch.key, batch.key, progress=progress, on_partition=progress.partition if progress else None)
+            )
+            replayed.append(Replayed(batch.key, before, counts(settings, batch)))
+    success = all(result.success for result in results)
+    if as_json:
+        backfills = [{**dataclasses.asdict(result), "success": result.success} for result in results]
+        print_json({"partitions": [dataclasses.asdict(one) for one in replayed], "backfills": backfills, "success": success})
+    else:
+        console = console_of()
+        print_replayed(console, replayed)
+        for result in results:
+            print_backfill(console, result)
+    if not success:
+        raise typer.Exit(1)
+
+
+def _plain(partition: object) -> dict[str, object]:
+    from rollup_assets.quarantine import QuarantinedPartition
+
+    assert isinstance(partition, QuarantinedPartition)
+    fields = {field.name: getattr(partition, field.name) for field in dataclasses.fields(partition)}
+    return {**fields, "reasons": dict(partition.reasons), "decisions": [decision.model_dump() for decision in partition.decisions]}

@@ -1,0 +1,299 @@
+"""What is quarantined, partition by partition and row by row, and decisions to let it stay so.
+
+Reads manifests, the landing zone's listing and the staged quarantine; a decision is the only thing that is written. Replaying a partition
+is a backfill (``defs.backfill``), and printing stays out too.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import getpass
+import os
+import socket
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rollup_assets.batches import Batch
+from rollup_assets.errors import AllowanceError, NotStagedError, UnknownReasonError
+from rollup_assets.pipeline import Pipeline
+from rollup_assets.settings import Settings
+from rollup_assets.steps.quarantine_limits import NOTHING, allowed_in, covered, is_over
+from rollup_assets.storage.allowances import Allowance, read_allowances, write_allowances
+from rollup_assets.storage.filesystems import in_parallel
+from rollup_assets.storage.manifests import QUARANTINED, REPARTITIONED, Manifest
+from rollup_assets.storage.quarantine import BadFile, quarantine_schema, staged_rows, tallies
+from rollup_assets.storage.raw_files import FILE_REASONS, ROW_REASONS
+from rollup_assets.storage.storage_errors import explains_storage_errors
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ACCEPTED, DUPLICATES, BAD_FILES = "accepted", "duplicates", "bad files"
+_FILES_NAMED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantinedPartition:
+    """What is quarantined of one partition, as it was last staged."""
+
+    partition: str
+    rows_read: int
+    rows: int
+    """Quarantined rows, those of whole files included."""
+    reasons: Mapping[str, int]
+    """Rows by reason."""
+    bad_files: int
+    """Files that are quarantined as a whole."""
+    share: float
+    """Of the rows read, those that count against the limit."""
+    over_limit: bool
+    allowed_rows: int
+    """Rows that a decision takes out of the count."""
+    allowed_files: int
+    decisions: tuple[Allowance, ...]
+    raw_changed: bool
+    """Whether the raw files are others than those that were staged."""
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantinedRows:
+    """Some of what is quarantined of a partition."""
+
+    partition: str
+    bad_files: list[BadFile]
+    rows: pa.Table
+    """Rows one by one."""
+    is_cut: bool
+    """Whether there are more of them than were asked for."""
+    total: int
+    """All quarantined rows of the partition, those of whole files included."""
+    raw_changed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What became of a partition's rows: name -> rows, before and after; names are reasons, ``accepted``, ``duplicates``, ``bad files``."""
+
+    partition: str
+    before: Mapping[str, int]
+    """Empty if the partition was not staged."""
+    after: Mapping[str, int]
+
+    @property
+    def names(self) -> list[str]:
+        """Those that are in one of them; the reasons last."""
+        own = (ACCEPTED, DUPLICATES, BAD_FILES)
+        return [*own, *sorted({*self.before, *self.after} - set(own))]
+
+
+@explains_storage_errors
+def quarantined_partitions(settings: Settings, batches: Iterable[Batch] | None = None) -> list[QuarantinedPartition]:
+    """The partitions with something quarantined, or decided about it; of ``batches``, or all."""
+    pipeline = Pipeline.from_settings(settings)
+    stage = pipeline.stage
+    staged = [batch for name in stage.partitions(QUARANTINED) if (batch := settings.calendar.of_folder(name)) is not None]
+    wanted = None if batches is None else set(batches)
+    chosen = [batch for batch in staged if wanted is None or batch in wanted]
+    found = in_parallel(lambda batch: _partition(pipeline, batch), chosen, local=stage.root.is_local)
+    return [partition for partition in found if partition and (partition.rows or partition.bad_files or partition.decisions)]
+
+
+@explains_storage_errors
+def quarantined_rows(
+    settings: Settings, batch: Batch, *, reason: str | None = None, file: str | None = None, limit: int | None = None
+) -> QuarantinedRows:
+    """The first ``limit`` quarantined rows of a partition, and as many whole files; all unless given. No more is read than that takes.
+
+    Raises:
+        UnknownReasonError: there is no such reason.
+        NotStagedError: nothing of the partition is staged.
+        StageCorruptError: a staged file is missing.
+    """
+    import pyarrow as pa
+
+    pipeline = Pipeline.from_settings(settings)
+    manifest = _manifest(pipeline, batch)
+    _check_reason(reason, manifest)
+    bad_files = []
+    if manifest.counters["bad_files"]:
+        whole = staged_rows(pipeline.stage, batch, manifest, reason=reason, file=file, whole_files=True)
+        bad_files = [
+            BadFile(row["file"], row["reason"], row["detail"] or "", row["rows"])
+            for rows in _first(whole, limit)
+            for row in rows.to_pylist()
+        ]
+    one_more = None if limit is None else limit + 1
+    rows = _first(staged_rows(pipeline.stage, batch, manifest, reason=reason, file=file, whole_files=False), one_more)
+    table = pa.Table.from_batches(rows, quarantine_schema(settings.value_column)).drop_columns(["rows", "detail"])
+    is_cut = limit is not None and table.num_rows > limit
+    total = int(manifest.counters["rows_quarantined"])
+    return QuarantinedRows(batch.key, bad_files, table.slice(0, limit), is_cut, total, _raw_changed(pipeline, batch, manifest))
+
+
+@explains_storage_errors
+def stream_quarantined_rows(
+    settings: Settings, batch: Batch, *, reason: str | None = None, file: str | None = None, limit: int | None = None
+) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    """Schema and rows, whole files among them, as they are staged: a row group at a time, for outputs of any length.
+
+    Raises:
+        UnknownReasonError, NotStagedError, StageCorruptError: as :func:`quarantined_rows`.
+    """
+    pipeline = Pipeline.from_settings(settings)
+    manifest = _manifest(pipeline, batch)
+    _check_reason(reason, manifest)
+    rows = staged_rows(pipeline.stage, batch, manifest, reason=reason, file=file)
+    return quarantine_schema(settings.value_column), _cut(rows, limit)
+
+
+@explains_storage_errors
+def allow(
+    settings: Settings, batch: Batch, reasons: Sequence[str], files: Sequence[str], *, because: str, revoke: bool = False
+) -> tuple[Allowance, ...]:
+    """Decide that rows or files of a partition stay quarantined and no longer count against its limits; returns the decisions that stand.
+
+    Each reason in each file; every reason of the files where no reason is given, and every file of the reasons where no file is.
+
+    Args:
+        settings: of the table.
+        batch: the partition.
+        reasons: quarantine reasons.
+        files: raw files, relative to the landing zone; the end of a path is enough if it is the only one.
+        because: why.
+        revoke: take back all earlier decisions about the partition first. Without reasons and files nothing else happens.
+
+    Raises:
+        UnknownReasonError: there is no such reason.
+        NotStagedError: nothing of the partition is staged, so that nobody knows what is decided about.
+        AllowanceError: nothing is quarantined that a decision would cover.
+        ConcurrentWriteError: somebody else decided at the same time (noticed on S3).
+    """
+    pipeline = Pipeline.from_settings(settings)
+    manifest = _manifest(pipeline, batch)
+    for reason in reasons:
+        _check_reason(reason, manifest)
+    pipeline.stage.require_complete(manifest, batch)
+    found = tallies(pipeline.stage, batch, manifest)
+    paths = sorted({tally.file for tally in found})
+    chosen_reasons: list[str | None] = [*reasons] or ([None] if files else [])
+    chosen_files: list[str | None] = [_one_file(batch, paths, file) for file in files] or [None]
+    moment = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+    added = []
+    for wanted in chosen_reasons:
+        for path in chosen_files:
+            decision = Allowance(reason=wanted, file=path, because=because, by=_decider(), at=moment, rows=0, files=0)
+            inside = covered((decision,), found)
+            if not inside.rows and not inside.files:
+                there = ", ".join(sorted({tally.reason for tally in found})) or "nothing"
+                raise AllowanceError(
+                    f"nothing of {batch} is quarantined for {decision.scope}; quarantined there: {there}. See it with "
+                    f"`rollups quarantine show {batch}`"
+                )
+            added.append(decision.model_copy(update={"rows": inside.rows, "files": inside.files}))
+    return write_allowances(pipeline.stage, batch, added, revoke=revoke)
+
+
+@explains_storage_errors
+def counts(settings: Settings, batch: Batch) -> dict[str, int]:
+    """What is known of a partition's rows: accepted, duplicates, bad files, and quarantined ones by reason; empty if it is not staged.
+
+    Where the quarantine is over its limits, the accepted rows are those of the last time that it was not.
+    """
+    stage = Pipeline.from_settings(settings).stage
+    staged, quarantined = stage.read(REPARTITIONED, batch), stage.read(QUARANTINED, batch)
+    found: dict[str, int] = {}
+    if staged is not None:
+        found |= {ACCEPTED: int(staged.counters["rows_accepted"]), DUPLICATES: int(staged.counters["duplicates"])}
+    if quarantined is not None:
+        found[BAD_FILES] = int(quarantined.counters["bad_files"])
+        found |= {reason: int(rows) for reason, rows in quarantined.counters["reasons"].items()}
+    return found
+
+
+def known_reasons() -> tuple[str, ...]:
+    """Every reason for which a row or file can be quarantined."""
+    return (*ROW_REASONS, *FILE_REASONS)
+
+
+def _partition(pipeline: Pipeline, batch: Batch) -> QuarantinedPartition | None:
+    manifest = pipeline.stage.read(QUARANTINED, batch)
+    if manifest is None:
+        return None
+    counters, settings = manifest.counters, pipeline.settings
+    read, rows, files = (int(counters[name]) for name in ("rows_read", "rows_quarantined", "bad_files"))
+    allowed = allowed_in(pipeline.stage, batch, manifest, settings)
+    decisions = allowed.decisions or read_allowances(pipeline.stage, batch)
+    if decisions and allowed is NOTHING and manifest.files:
+        allowed = covered(decisions, tallies(pipeline.stage, batch, manifest))
+    return QuarantinedPartition(
+        partition=batch.key,
+        rows_read=read,
+        rows=rows,
+        reasons={reason: int(count) for reason, count in counters["reasons"].items()},
+        bad_files=files,
+        share=(rows - allowed.rows) / read if read else 0.0,
+        over_limit=is_over(counters, settings, allowed),
+        allowed_rows=allowed.rows,
+        allowed_files=allowed.files,
+        decisions=decisions,
+        raw_changed=_raw_changed(pipeline, batch, manifest),
+    )
+
+
+def _manifest(pipeline: Pipeline, batch: Batch) -> Manifest:
+    manifest = pipeline.stage.read(QUARANTINED, batch)
+    if manifest is None:
+        raise NotStagedError(f"nothing of {batch} is staged, so nothing is known to be quarantined; run `rollups backfill {batch} {batch}`")
+    pipeline.stage.require_complete(manifest, batch)
+    return manifest
+
+
+def _raw_changed(pipeline: Pipeline, batch: Batch, manifest: Manifest) -> bool:
+    return manifest.inputs != tuple(pipeline.landing_zone.files(batch))
+
+
+def _check_reason(reason: str | None, manifest: Manifest) -> None:
+    # What an earlier release has staged may have reasons that this one does not give any more.
+    if reason is not None and reason not in known_reasons() and reason not in manifest.counters["reasons"]:
+        raise UnknownReasonError(f"there is no quarantine reason {reason!r}; there are {', '.join(known_reasons())}")
+
+
+def _one_file(batch: Batch, paths: Sequence[str], wanted: str) -> str:
+    found = [path for path in paths if path == wanted] or [path for path in paths if path.endswith(f"/{wanted}")]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise AllowanceError(f"{len(found)} files of {batch} are called {wanted}: {_named(found)}; give the whole path of one")
+    there = f"there are such rows of {_named(paths)}" if paths else "nothing of it is"
+    raise AllowanceError(f"nothing of {wanted} is quarantined in {batch}; {there}. See them with `rollups quarantine show {batch}`")
+
+
+def _named(paths: Sequence[str]) -> str:
+    more = f" and {len(paths) - _FILES_NAMED} more" if len(paths) > _FILES_NAMED else ""
+    return ", ".join(paths[:_FILES_NAMED]) + more
+
+
+def _decider() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        # In containers, users may have no name.
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
+def _first(batches: Iterator[pa.RecordBatch], limit: int | None) -> list[pa.RecordBatch]:
+    return list(_cut(batches, limit))
+
+
+def _cut(batches: Iterator[pa.RecordBatch], limit: int | None) -> Iterator[pa.RecordBatch]:
+    """The first ``limit`` rows; no batch is asked for that is not needed."""
+    left = limit
+    while left is None or left > 0:
+        rows = next(batches, None)
+        if rows is None:
+            return
+        yield rows if left is None else rows.slice(0, left)
+        if left is not None:
+            left -= rows.num_rows

@@ -1,0 +1,343 @@
+"""Quarantined rows can be seen, corrected and replayed, or allowed to stay where they are; none of that ever accepts one."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rollup_assets.batches import Batch
+from rollup_assets.defs import asset_checks
+from rollup_assets.errors import AllowanceError, NotStagedError, QuarantineError, StageCorruptError, UnknownReasonError
+from rollup_assets.pipeline import Pipeline
+from rollup_assets.quarantine import allow, counts, known_reasons, quarantined_partitions, quarantined_rows, stream_quarantined_rows
+from rollup_assets.status import status
+from rollup_assets.steps.quarantine_limits import covered
+from rollup_assets.storage import encodings
+from rollup_assets.storage.allowances import Allowance, read_allowances, write_allowances
+from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED
+from rollup_assets.storage.quarantine import Tally
+from rollup_assets_tests import naive, staged
+from rollup_assets_tests.landing import pipeline_of, table_of, write_bytes, write_rows, write_table
+from rollup_assets_tests.naive import RawRow
+from rollup_assets_tests.strategies import HOUR, MINUTE, TODAY, Grid
+from rollup_assets_tests.test_cli import Run, plain, runner
+
+ONE_BATCH = Grid(TODAY, HOUR, 1, (MINUTE, HOUR), HOUR)
+GOOD = [RawRow(7, 1, "cpu", TODAY + 1000 * second, second) for second in range(40)]
+NO_ID = [RawRow(None, 1, "cpu", TODAY + 1000 * second, second) for second in range(3)]
+OUTSIDE = [RawRow(7, 1, "cpu", TODAY - 1 - second, second) for second in range(2)]
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path) -> Pipeline:
+    return pipeline_of(ONE_BATCH, tmp_path)
+
+
+@pytest.fixture
+def batch(pipeline: Pipeline) -> Batch:
+    return pipeline.calendar.first
+
+
+def stage(pipeline: Pipeline, batch: Batch) -> Any:
+    from rollup_assets.steps.repartition import stage_batch
+
+    return stage_batch(pipeline, batch)
+
+
+def refused(pipeline: Pipeline, batch: Batch) -> str:
+    with pytest.raises(QuarantineError) as raised:
+        stage(pipeline, batch)
+    return str(raised.value)
+
+
+def assert_only_good_rows(pipeline: Pipeline, batch: Batch, files: dict[str, Sequence[RawRow]]) -> None:
+    """The staged points are the model's of these files, and every other row is in the quarantine."""
+    expected = naive.accept(files, batch.start, batch.end)
+    repartitioned, quarantined = pipeline.stage.read(REPARTITIONED, batch), pipeline.stage.read(QUARANTINED, batch)
+    assert repartitioned is not None
+    assert quarantined is not None
+    found = [point for points in staged.points(pipeline, batch, repartitioned).values() for point in points]
+    assert sorted(map(str, found)) == sorted(map(str, expected.points))
+    assert quarantined.counters["rows_quarantined"] == len(expected.quarantined)
+    assert quarantined.counters["rows_read"] == len(expected.points) + expected.duplicates + len(expected.quarantined)
+
+
+# ------------------------------------------------------------------------------------------------------------------- decisions
+
+
+@pytest.mark.scenario("B3")
+@pytest.mark.parametrize(
+    ("reasons", "files", "enough"),
+    [
+        (["null_id", "outside_batch"], [], True),
+        (["null_id"], [], False),
+        ([], ["b.parquet"], False),
+        ([], ["b.parquet", "c.parquet"], True),
+        (["null_id"], ["b.parquet", "c.parquet"], False),
+        (["null_id"], ["c.parquet"], False),
+    ],
+)
+def test_what_is_allowed_stays_quarantined_and_counts_no_more(
+    reasons: list[str], files: list[str], enough: bool, pipeline: Pipeline, batch: Batch
+) -> None:
+    """Five bad rows of 45, where none may be: three without an id, in two files, and two outside of the batch."""
+    pipeline = pipeline_of(ONE_BATCH, pipeline.settings.home, quarantine_limit=0)
+    content = {"a.parquet": GOOD, "b.parquet": [*NO_ID[:2], *OUTSIDE], "c.parquet": NO_ID[2:]}
+    paths = {write_rows(pipeline, batch, name, rows): rows for name, rows in content.items()}
+    before = refused(pipeline, batch)
+    assert f"`rollups quarantine show {batch}`" in before
+    assert f"`rollups quarantine replay {batch} --allow null_id --allow outside_batch --because TEXT`" in before
+    quarantined = pipeline.stage.read(QUARANTINED, batch)
+    assert quarantined is not None
+
+    if reasons == ["null_id"] and files == ["b.parquet", "c.parquet"]:
+        allow(pipeline.settings, batch, reasons, files, because="they have no id")
+        assert [(one.reason, one.rows) for one in read_allowances(pipeline.stage, batch)] == [("null_id", 2), ("null_id", 1)]
+    else:
+        allow(pipeline.settings, batch, reasons, files, because="so it is")
+    if not enough:
+        assert "rows are quarantined" in refused(pipeline, batch)
+        assert pipeline.stage.read(REPARTITIONED, batch) is None
+        return
+    stage(pipeline, batch)
+    assert_only_good_rows(pipeline, batch, paths)
+    again = pipeline.stage.read(QUARANTINED, batch)
+    assert again is not None
+    assert again.digest == quarantined.digest
+    assert stage(pipeline, batch).unchanged
+
+    (found,) = quarantined_partitions(pipeline.settings)
+    assert (found.over_limit, found.share, found.allowed_rows, found.rows) == (False, 0, 5, 5)
+    (check,) = asset_checks.of_quarantined(pipeline, again)
+    assert check.passed
+    assert "so it is" in str(check.metadata["decisions"])
+    (state,) = status(pipeline.settings, [batch])
+    assert state.state == "staged"
+    assert all("so it is" in text for text in state.allowed)
+    assert state.allowed
+
+    allow(pipeline.settings, batch, [], [], because="", revoke=True)
+    assert read_allowances(pipeline.stage, batch) == ()
+    assert refused(pipeline, batch) == before
+    assert status(pipeline.settings, [batch])[0].state == "quarantined"
+
+
+@pytest.mark.scenario("B1", "B2")
+@pytest.mark.parametrize("kind", ["torn", "schema"])
+def test_a_bad_file_that_is_allowed_does_not_let_another_one_pass(kind: str, pipeline: Pipeline, batch: Batch) -> None:
+    """The decision is about this file: the next one is refused, and the message is about that one alone."""
+    good = write_rows(pipeline, batch, "a.parquet", GOOD)
+
+    def land(name: str) -> str:
+        if kind == "torn":
+            return write_bytes(pipeline, batch, name, b"PAR1")
+        return write_table(pipeline, batch, name, table_of(GOOD).drop_columns(["org_id"]))
+
+    bad = land("a file's.parquet")
+    assert f"`rollups quarantine replay {batch} --allow-file '{bad[:-15]}" in refused(pipeline, batch)
+    allow(pipeline.settings, batch, [], ["a file's.parquet"], because="nobody has it any more")
+    assert [one.file for one in read_allowances(pipeline.stage, batch)] == [bad]
+    stage(pipeline, batch)
+    found = counts(pipeline.settings, batch)
+    assert (found["accepted"], found["bad files"]) == (40, 1)
+
+    other = land("other.parquet")
+    message = refused(pipeline, batch)
+    assert "1 bad file," in message
+    assert other in message
+    assert bad not in message
+    assert good not in message
+
+
+@pytest.mark.scenario("B1")
+def test_a_corrected_file_is_staged_whatever_was_allowed(pipeline: Pipeline, batch: Batch) -> None:
+    """A decision accepts nothing and rejects nothing."""
+    write_bytes(pipeline, batch, "a.parquet", b"PAR1")
+    refused(pipeline, batch)
+    allow(pipeline.settings, batch, ["unreadable_file"], [], because="gone")
+    stage(pipeline, batch)
+    assert counts(pipeline.settings, batch)["accepted"] == 0
+    path = write_rows(pipeline, batch, "a.parquet", [*GOOD, *NO_ID])
+    (found,) = quarantined_partitions(pipeline.settings)
+    assert found.raw_changed
+    assert "3 of 43 rows are quarantined" in refused(pipeline, batch)
+    assert counts(pipeline.settings, batch)["accepted"] == 0
+    write_rows(pipeline, batch, "a.parquet", GOOD)
+    stage(pipeline, batch)
+    assert_only_good_rows(pipeline, batch, {path: GOOD})
+
+
+def test_decisions_about_nothing_are_refused(pipeline: Pipeline, batch: Batch) -> None:
+    settings = pipeline.settings
+    with pytest.raises(NotStagedError, match=r"nothing of 2026-.* is staged"):
+        allow(settings, batch, ["null_id"], [], because="why")
+    write_rows(pipeline, batch, "x/a.parquet", [*GOOD, *NO_ID])
+    write_rows(pipeline, batch, "y/a.parquet", NO_ID)
+    refused(pipeline, batch)
+    with pytest.raises(UnknownReasonError) as unknown:
+        allow(settings, batch, ["null_ids"], [], because="why")
+    assert all(reason in str(unknown.value) for reason in known_reasons())
+    for reasons, files, says in (
+        (["null_value"], [], "nothing of .* is quarantined for null_value; quarantined there: null_id"),
+        ([], ["z.parquet"], r"nothing of z\.parquet is quarantined"),
+        ([], ["a.parquet"], "2 files of .* are called a.parquet: .*give the whole path"),
+        (["null_value"], ["x/a.parquet"], "for null_value in .*x/a.parquet"),
+    ):
+        with pytest.raises(AllowanceError, match=says):
+            allow(settings, batch, reasons, files, because="why")
+    assert read_allowances(pipeline.stage, batch) == ()
+
+
+def test_a_decision_replaces_the_earlier_one_of_its_scope(pipeline: Pipeline, batch: Batch) -> None:
+    def one(because: str, **scope: str) -> Allowance:
+        return Allowance(**scope, because=because, by="me@here", at="2026-01-01T00:00:00+00:00", rows=1, files=0)  # type: ignore[arg-type]
+
+    write_allowances(pipeline.stage, batch, [one("first", reason="null_id"), one("file", file="a", reason="null_id")])
+    assert [str(d.because) for d in write_allowances(pipeline.stage, batch, [one("second", reason="null_id")])] == ["file", "second"]
+    assert [d.because for d in write_allowances(pipeline.stage, batch, [one("new", file="b")], revoke=True)] == ["new"]
+    place = pipeline.stage.folder(QUARANTINED, batch) / "allowed.json"
+    place.write_bytes(b'{"decisions": [], "format_version": 2}')
+    with pytest.raises(StageCorruptError, match=r"allowed\.json does not hold decisions that this version reads"):
+        read_allowances(pipeline.stage, batch)
+
+
+scopes = st.tuples(st.sampled_from([None, "r1", "r2", "r3"]), st.sampled_from([None, "f1", "f2"])).filter(
+    lambda scope: scope != (None, None)
+)
+
+
+@given(
+    st.lists(scopes, max_size=4, unique=True),
+    st.lists(st.tuples(st.sampled_from(["r1", "r2", "r3"]), st.sampled_from(["f1", "f2"]), st.integers(0, 9), st.booleans()), max_size=8),
+)
+def test_what_decisions_cover_is_counted_once(chosen: list[tuple[str | None, str | None]], found: list[tuple[str, str, int, bool]]) -> None:
+    """Every row and file that at least one decision names, however they overlap."""
+    decisions = tuple(Allowance(reason=reason, file=file, because="", by="", at="", rows=0, files=0) for reason, file in chosen)
+    inside = [row for row in found if any(scope in ((row[0], row[1]), (row[0], None), (None, row[1])) for scope in chosen)]
+    allowed = covered(decisions, [Tally(*row) for row in found])
+    assert (allowed.rows, allowed.files) == (sum(row[2] for row in inside), sum(row[3] for row in inside))
+
+
+# ------------------------------------------------------------------------------------------------------------------------ show
+
+
+def test_rows_are_shown_with_reason_file_row_number_and_values(pipeline: Pipeline, batch: Batch) -> None:
+    rows = {"a.parquet": [*GOOD, *NO_ID], "b.parquet": [*OUTSIDE, *GOOD], "c.parquet": b"PAR1"}
+    paths = {
+        name: write_bytes(pipeline, batch, name, content) if isinstance(content, bytes) else write_rows(pipeline, batch, name, content)
+        for name, content in rows.items()
+    }
+    refused(pipeline, batch)
+    found = quarantined_rows(pipeline.settings, batch)
+    expected = {
+        *((("null_id"), paths["a.parquet"], 40 + at, None, row.ts, row.value) for at, row in enumerate(NO_ID)),
+        *((("outside_batch"), paths["b.parquet"], at, row.id, row.ts, row.value) for at, row in enumerate(OUTSIDE)),
+    }
+    columns = ("reason", "file", "row_number", "id", "logical_timestamp", "long_value")
+    assert {tuple(row[name] for name in columns) for row in found.rows.to_pylist()} == expected
+    assert (found.rows.num_rows, found.total, found.is_cut, found.raw_changed) == (5, 5, False, False)
+    ((bad),) = found.bad_files
+    assert (bad.path, bad.reason) == (paths["c.parquet"], "unreadable_file")
+    assert bad.detail
+
+    one = quarantined_rows(pipeline.settings, batch, reason="outside_batch", file="b.parquet", limit=1)
+    assert (one.rows.num_rows, one.is_cut, one.bad_files) == (1, True, [])
+    assert quarantined_rows(pipeline.settings, batch, reason="null_id", file=paths["b.parquet"]).rows.num_rows == 0
+    assert quarantined_rows(pipeline.settings, batch, file="arquet").rows.num_rows == 0
+    with pytest.raises(UnknownReasonError, match="null_id, null_timestamp"):
+        quarantined_rows(pipeline.settings, batch, reason="why")
+    _, batches = stream_quarantined_rows(pipeline.settings, batch, limit=4)
+    assert sum(rows.num_rows for rows in batches) == 4
+
+
+def test_no_more_is_read_than_is_shown(pipeline: Pipeline, batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing behind the first row groups is decoded: it may as well be damaged."""
+    monkeypatch.setattr(encodings, "QUARANTINED_ROW_GROUP", 100)
+    write_rows(pipeline, batch, "a.parquet", [RawRow(None, 1, f"metric {second}", TODAY + second, second) for second in range(1000)])
+    refused(pipeline, batch)
+    manifest = pipeline.stage.read(QUARANTINED, batch)
+    assert manifest is not None
+    path = Path(pipeline.stage.place(manifest, manifest.files[0], batch).path)
+    content = bytearray(path.read_bytes())
+    groups = pq.read_metadata(path)
+    assert groups.num_row_groups == 10
+    first, last = (groups.row_group(number).column(0) for number in (5, 9))
+    for place in range(first.dictionary_page_offset, last.dictionary_page_offset):
+        content[place] ^= 0xFF
+    path.write_bytes(content)
+    shown = quarantined_rows(pipeline.settings, batch, limit=150)
+    assert shown.rows["long_value"].to_pylist() == list(range(150))
+    with pytest.raises(OSError):
+        quarantined_rows(pipeline.settings, batch)
+
+
+def test_nothing_staged_and_a_missing_file_are_told(pipeline: Pipeline, batch: Batch) -> None:
+    with pytest.raises(NotStagedError, match=f"rollups backfill {batch} {batch}"):
+        quarantined_rows(pipeline.settings, batch)
+    write_rows(pipeline, batch, "a.parquet", NO_ID)
+    refused(pipeline, batch)
+    manifest = pipeline.stage.read(QUARANTINED, batch)
+    assert manifest is not None
+    pipeline.stage.place(manifest, manifest.files[0], batch).delete_file()
+    with pytest.raises(StageCorruptError, match="is missing"):
+        quarantined_rows(pipeline.settings, batch)
+
+
+# ------------------------------------------------------------------------------------------------------------------------- CLI
+
+
+@pytest.mark.scenario("B1", "B3")
+def test_from_a_failed_backfill_to_a_published_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen, corrected in part, replayed, allowed in part: published without the rows that nobody can repair, as verification says too."""
+    run: Run = runner(tmp_path, monkeypatch)
+    assert "nothing is quarantined" in run("quarantine", "list").output
+    home = pipeline_of(ONE_BATCH, tmp_path)
+    key, batch = home.calendar.first.key, home.calendar.first
+    monkeypatch.setenv("ROLLUP_START", key[:10])
+    good = [RawRow(series, 1, "cpu", TODAY + 10_000 * second, second) for second in range(300) for series in range(3)]
+    write_rows(home, batch, "a.parquet", [*good, *[RawRow(None, 1, "cpu", TODAY, 1)] * 20])
+    torn = write_bytes(home, batch, "b.parquet", b"PAR1")
+    failed = run("backfill", key, key, "--json", status=1)["failed"][key]
+    assert f"rollups quarantine show {key}" in failed
+
+    (listed,) = run("quarantine", "list", "--json")
+    assert (listed["rows"], listed["bad_files"], listed["over_limit"], listed["raw_changed"]) == (20, 1, True, False)
+    assert listed["reasons"] == {"null_id": 20, "unreadable_file": 0}
+    assert "over the limit" in plain(run("quarantine", "list", key).output)
+    shown = run("quarantine", "show", key, "--reason", "null_id", "--limit", 3, "--json")
+    assert [row["row_number"] for row in shown["rows"]] == [900, 901, 902]
+    assert shown["is_cut"]
+    text = plain(run("quarantine", "show", key).output)
+    assert f"unreadable_file {torn}:" in text
+    assert "20 rows of" in text
+    rows = list(csv.DictReader(io.StringIO(run("quarantine", "show", key, "--csv", "--limit", 0).stdout)))
+    assert Counter(row["reason"] for row in rows) == {"null_id": 20, "unreadable_file": 1}
+    assert "there is no quarantine reason" in plain(run("quarantine", "show", key, "--reason", "x", status=2).stderr)
+    run("quarantine", "replay", key, "--allow", "null_id", status=2)
+
+    write_rows(home, batch, "b.parquet", [RawRow(9, 1, "cpu", TODAY + 500, 7)])
+    replayed = run("quarantine", "replay", key, "--json", status=1)
+    (partition,) = replayed["partitions"]
+    assert (partition["before"]["bad files"], partition["after"]["bad files"]) == (1, 0)
+    assert "20 of 921 rows are quarantined" in replayed["backfills"][0]["failed"][key]
+    text = plain(run("quarantine", "replay", key, "--allow", "null_id", "--because", "[lost], for good").output)
+    assert "accepted" in text
+    assert "901" in text
+    (listed,) = run("quarantine", "list", "--json")
+    assert (listed["over_limit"], listed["allowed_rows"], listed["decisions"][0]["because"]) == (False, 20, "[lost], for good")
+    assert "[lost], for good" in plain(run("quarantine", "list").output)
+    (published,) = run("status", key, "--json")
+    assert (published["state"], published["points"], published["quarantined"]) == ("published", 901, 20)
+    assert run("verify", key, "--json")["agrees"]
+    assert json.loads((tmp_path / "stage" / QUARANTINED / batch.folder / "allowed.json").read_text())["decisions"][0]["rows"] == 20
+    assert home.stage.read(PARTIAL_POINTS, batch) is not None
