@@ -18,7 +18,7 @@ from rollup_assets.batches import Batch
 from rollup_assets.errors import AllowanceError, NotStagedError, UnknownReasonError
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.settings import Settings
-from rollup_assets.steps.quarantine_limits import NOTHING, allowed_in, covered, is_over
+from rollup_assets.steps.quarantine_limits import NOTHING, allowed_in, covered, is_over, rows_compared
 from rollup_assets.storage.allowances import Allowance, read_allowances, write_allowances
 from rollup_assets.storage.filesystems import in_parallel
 from rollup_assets.storage.manifests import QUARANTINED, REPARTITIONED, Manifest
@@ -39,6 +39,7 @@ class QuarantinedPartition:
 
     partition: str
     rows_read: int
+    """Rows of the batch that were read."""
     rows: int
     """Quarantined rows, those of whole files included."""
     reasons: Mapping[str, int]
@@ -221,7 +222,7 @@ def _partition(pipeline: Pipeline, batch: Batch) -> QuarantinedPartition | None:
     if manifest is None:
         return None
     counters, settings = manifest.counters, pipeline.settings
-    read, rows, files = (int(counters[name]) for name in ("rows_read", "rows_quarantined", "bad_files"))
+    read, rows, files = rows_compared(counters), int(counters["rows_quarantined"]), int(counters["bad_files"])
     allowed = allowed_in(pipeline.stage, batch, manifest, settings)
     decisions = allowed.decisions or read_allowances(pipeline.stage, batch)
     if decisions and allowed is NOTHING and manifest.files:

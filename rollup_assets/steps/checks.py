@@ -17,7 +17,7 @@ from rollup_assets.errors import ReconciliationError
 from rollup_assets.iceberg.reading import RangeCounts
 from rollup_assets.settings import Settings, format_duration
 from rollup_assets.steps.planning import PARQUET_ENCODING
-from rollup_assets.steps.quarantine_limits import NOTHING, Allowed, is_over
+from rollup_assets.steps.quarantine_limits import NOTHING, Allowed, is_over, rows_compared
 from rollup_assets.steps.results import Waiting
 from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Manifest, Stage
 
@@ -156,7 +156,7 @@ def row_count_usual(repartitioned: Manifest, earlier: Mapping[str, int]) -> Chec
 def quarantine_below_limit(quarantined: Manifest, settings: Settings, allowed: Allowed = NOTHING) -> CheckOutcome:
     """At most the share of the rows read, and as many whole files, as the settings say are quarantined, besides what was allowed."""
     counters = quarantined.counters
-    read, rejected, files = (int(counters[name]) for name in ("rows_read", "rows_quarantined", "bad_files"))
+    read, rejected, files = rows_compared(counters), int(counters["rows_quarantined"]), int(counters["bad_files"])
     limit = settings.quarantine_limit
     counted = rejected - allowed.rows
     share = counted / read if read else 0.0

@@ -63,4 +63,9 @@ def too_many_files(counters: Mapping[str, Any], settings: Settings, allowed: All
 
 def too_many_rows(counters: Mapping[str, Any], settings: Settings, allowed: Allowed = NOTHING) -> bool:
     """Whether more of the rows read are quarantined than ``ROLLUP_QUARANTINE_LIMIT``."""
-    return int(counters["rows_quarantined"]) - allowed.rows > settings.quarantine_limit * int(counters["rows_read"])
+    return int(counters["rows_quarantined"]) - allowed.rows > settings.quarantine_limit * rows_compared(counters)
+
+
+def rows_compared(counters: Mapping[str, Any]) -> int:
+    """The rows of which ``ROLLUP_QUARANTINE_LIMIT`` is a share: those that were read, without the ones that belong to other batches."""
+    return int(counters["rows_read"]) - int(counters.get("elsewhere", 0))

@@ -16,7 +16,7 @@ from rollup_assets.errors import QuarantineError, ReconciliationError
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps.attempts import delete_other_tries
 from rollup_assets.steps.planning import content_parameters, shard_groups, split_tasks
-from rollup_assets.steps.quarantine_limits import allowed_in, is_over, too_many_files, too_many_rows
+from rollup_assets.steps.quarantine_limits import allowed_in, is_over, rows_compared, too_many_files, too_many_rows
 from rollup_assets.steps.results import CODE_VERSION, StagedBatch
 from rollup_assets.steps.sort import SortResult, SortTask, sort_shards
 from rollup_assets.steps.split import SplitResult, SplitTask, split_files
@@ -225,7 +225,7 @@ def _quarantine_problem(
             f"`{replay} {options} --because TEXT`"
         )
     if too_many_rows(counters, settings, allowed):
-        read, rows = counters["rows_read"], counters["rows_quarantined"] - allowed.rows
+        read, rows = rows_compared(counters), counters["rows_quarantined"] - allowed.rows
         why = ", ".join(f"{count} {reason}" for reason, count in counters["reasons"].items())
         worst = sorted(by_file.items(), key=lambda found: (-found[1], found[0]))
         where = ", ".join(f"{path} ({count})" for path, count in worst[:_FILES_NAMED])
