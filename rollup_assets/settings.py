@@ -25,6 +25,7 @@ from pydantic_settings import BaseSettings, DotEnvSettingsSource, NoDecode, Pyda
 
 from rollup_assets.batches import DAY_MS, KEY_FORMAT, MINUTE_MS, Batch, BatchCalendar, to_datetime, to_milliseconds
 from rollup_assets.errors import SettingsError
+from rollup_assets.storage.raw_limits import DEFAULT_LIMITS, RawLimits
 from rollup_assets.storage.s3 import S3Options
 
 _DURATION_UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": DAY_MS}
@@ -193,6 +194,11 @@ class Settings(BaseSettings):
     raw_layout: str = Field(
         default="year=%Y/month=%m/day=%d/hour=%H", description="folder of a batch in the landing zone, strftime of its start"
     )
+    raw_file_rows: int = Field(default=DEFAULT_LIMITS.rows, ge=1, description="most rows of a raw file")
+    raw_group_size: int = Field(
+        default=DEFAULT_LIMITS.group_bytes, ge=2**20, description="most bytes of a row group of a raw file, uncompressed"
+    )
+    raw_name_size: int = Field(default=DEFAULT_LIMITS.name_bytes, ge=1, description="most bytes of a metric name in UTF-8")
     parquet_encoding: Literal["fast", "compatible"] = Field(
         default="fast", description="encodings of the table's data files: fast, or compatible with older Parquet readers"
     )
@@ -243,9 +249,9 @@ class Settings(BaseSettings):
     def _parse_resolutions(cls, value: object) -> object:
         return tuple(parse_duration(part) for part in value.split(",")) if isinstance(value, str) else value
 
-    @field_validator("memory", "spark_task_memory", mode="before")
+    @field_validator("memory", "spark_task_memory", "raw_group_size", "raw_name_size", mode="before")
     @classmethod
-    def _parse_memory(cls, value: object) -> object:
+    def _parse_sizes(cls, value: object) -> object:
         return parse_size(value) if isinstance(value, str) else value
 
     @field_validator("spark_conf", mode="before")
@@ -345,6 +351,11 @@ class Settings(BaseSettings):
         # Servers of one's own have a region in name only, and without one the SDKs look for it in the cloud's metadata service.
         region = self.s3_region or ("us-east-1" if self.s3_endpoint else "")
         return S3Options(self.s3_endpoint, region, self.s3_path_style, self.s3_ca_bundle)
+
+    @property
+    def raw_limits(self) -> RawLimits:
+        """How large a raw file may be."""
+        return RawLimits(self.raw_file_rows, self.raw_group_size, self.raw_name_size)
 
     @property
     def catalog_password_variable(self) -> str | None:

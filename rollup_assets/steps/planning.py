@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from rollup_assets.engines.base import Engine
 from rollup_assets.settings import Settings
 from rollup_assets.storage.manifests import InputFile
+from rollup_assets.storage.raw_limits import DEFAULT_LIMITS
 
 # Points a file is made for. Two cores have work from twice this on, and data files stay within 128 to 512 MB (16 to 30 bytes a rollup row).
 POINTS_PER_GROUP = 8_000_000
@@ -42,7 +44,10 @@ def split_tasks(files: Sequence[InputFile], engine: Engine) -> list[tuple[InputF
 
 def content_parameters(settings: Settings) -> dict[str, object]:
     """The settings that decide which rows staged files hold."""
+    # Left out where they are the defaults, so that what was staged before there were any stays current.
+    limits = {} if settings.raw_limits == DEFAULT_LIMITS else {"raw_limits": dataclasses.asdict(settings.raw_limits)}
     return {
+        **limits,
         "batch": settings.batch,
         "lookback": settings.lookback,
         "resolutions": list(settings.resolutions),

@@ -61,7 +61,8 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
     started = time.perf_counter()
     attempt = new_attempt()
     root = pipeline.landing_zone.root
-    known_rows = sum(in_parallel(count_rows, [root / file.path for file in files], local=root.is_local))
+    places = [root / file.path for file in files]
+    known_rows = sum(in_parallel(functools.partial(count_rows, limits=settings.raw_limits), places, local=root.is_local))
     parameters = content_parameters(settings)
     sort_task = SortTask(
         batch=batch,
@@ -74,7 +75,10 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
         quarantine_folder=pipeline.stage.folder(QUARANTINED, batch),
         attempt=attempt,
     )
-    tasks = [SplitTask(root, some, batch, settings.shards, settings.value_column) for some in split_tasks(files, pipeline.engine)]
+    tasks = [
+        SplitTask(root, some, batch, settings.shards, settings.value_column, settings.raw_limits)
+        for some in split_tasks(files, pipeline.engine)
+    ]
     groups = [*shard_groups(settings.shards, known_rows), [settings.shards]] if files else []
     try:
         split, merged = pipeline.engine.map_shuffle(

@@ -21,7 +21,8 @@ from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.manifests import InputFile
 from rollup_assets.storage.metric_names import MetricNames
 from rollup_assets.storage.quarantine import BadFile, bad_file_row, quarantined_rows, serialized
-from rollup_assets.storage.raw_files import SCHEMA_MISMATCH, UNREADABLE_FILE, RawFile, RawRows, UnreadableFileError, read_only
+from rollup_assets.storage.raw_files import SCHEMA_MISMATCH, RawFile, RawRows, UnreadableFileError, read_only
+from rollup_assets.storage.raw_limits import DEFAULT_LIMITS, RawLimits
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,6 +39,7 @@ class SplitTask:
     batch: Batch
     shards: int
     value_column: str
+    limits: RawLimits = DEFAULT_LIMITS
 
     @property
     def quarantine_bucket(self) -> int:
@@ -108,7 +110,7 @@ def _split_file(
     reasons: dict[str, int] = {}
     bad: BadFile | None = None
     try:
-        raw = RawFile(task.landing_zone / file.path, task.value_column, file.version)
+        raw = RawFile(task.landing_zone / file.path, task.value_column, file.version, task.limits)
         if raw.problem:
             bad = BadFile(file.path, SCHEMA_MISMATCH, raw.problem, raw.row_count)
         else:
@@ -124,7 +126,7 @@ def _split_file(
                 started = time.perf_counter()
                 result.seconds["split"] += started - read
     except UnreadableFileError as error:
-        bad = BadFile(file.path, UNREADABLE_FILE, str(error), 0)
+        bad = BadFile(file.path, error.reason, str(error), 0)
     if bad is None:
         result.rows_read += rows_read
         for reason, count in reasons.items():

@@ -15,6 +15,15 @@ from numpy.typing import NDArray
 
 from rollup_assets.batches import Batch
 from rollup_assets.errors import StaleInputError, StorageError
+from rollup_assets.storage.raw_limits import (
+    DEFAULT_LIMITS,
+    RawLimits,
+    TooLargeError,
+    check_names,
+    check_row_groups,
+    open_parquet,
+    read_footer,
+)
 from rollup_assets.storage.storage_errors import is_damage, storage_error
 
 if TYPE_CHECKING:
@@ -27,19 +36,26 @@ if TYPE_CHECKING:
 ROW_REASONS = ("null_id", "null_timestamp", "null_value", "non_finite_value", "null_dimension", "outside_batch")
 UNREADABLE_FILE = "unreadable_file"
 SCHEMA_MISMATCH = "schema_mismatch"
-FILE_REASONS = (UNREADABLE_FILE, SCHEMA_MISMATCH)
+TOO_LARGE = "too_large"
+FILE_REASONS = (UNREADABLE_FILE, SCHEMA_MISMATCH, TOO_LARGE)
+"""Quarantine reasons of whole files."""
 
 # A row group may be as large as its file: more rows than this are never decoded at once, and fewer where memory is short. A row takes
 # about 40 bytes decoded and as much again packed, and what Arrow holds of the row group's pages comes on top.
 MOST_ROWS = 1 << 20
 FEWEST_ROWS = 1 << 16
 _BYTES_PER_ROW = 256
+_COLUMNS = ("id", "org_id", "metric", "logical_timestamp", "receive_timestamp")
 _MS_PER_UNIT = {"s": (1_000, 1), "ms": (1, 1), "us": (1, 1_000), "ns": (1, 1_000_000)}
 _NO_RECEIVE = np.iinfo(np.int64).min
 
 
 class UnreadableFileError(Exception):
-    """A raw file is not Parquet, or damaged; the message is what the reader said."""
+    """A raw file cannot be read; the message says why, and ``reason`` is that of its quarantine."""
+
+    def __init__(self, message: str, reason: str = UNREADABLE_FILE) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,29 +128,30 @@ class RawFile:
     """One open raw file.
 
     Raises:
-        UnreadableFileError: from the constructor and from :meth:`rows`, if the file is damaged.
+        UnreadableFileError: from the constructor and from :meth:`rows`, if the file is damaged, or exceeds ``limits``.
         StorageError: likewise, if network, disk or permissions are in the way, which says nothing about the file.
         StaleInputError: from the constructor, if the file is not the ``version`` that was listed.
     """
 
-    def __init__(self, place: Place, value_column: str, version: str | None = None) -> None:
+    def __init__(self, place: Place, value_column: str, version: str | None = None, limits: RawLimits = DEFAULT_LIMITS) -> None:
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         self._place = place
         self._value_column = value_column
+        self._limits = limits
         try:
             source = place.open_input()
             _check_version(place, source, version)
-            metadata = pq.read_metadata(source)
+            metadata = read_footer(source, limits)
             # Asking for the dictionary of a column that is not there, or is a struct, is a KeyError.
             paths = {metadata.schema.column(index).path for index in range(metadata.num_columns)}
             # Whole-file reads take two to three times as long as row group by row group on the calling thread.
-            self._file: pq.ParquetFile = pq.ParquetFile(
-                source, metadata=metadata, read_dictionary=["metric"] if "metric" in paths else None, pre_buffer=not place.is_local
+            self._file: pq.ParquetFile = open_parquet(
+                source, metadata, read_dictionary=["metric"] if "metric" in paths else None, pre_buffer=not place.is_local
             )
             self._schema: pa.Schema = self._file.schema_arrow
-        except (pa.ArrowException, OSError, ValueError) as error:
+            check_row_groups(metadata, limits)
+        except (pa.ArrowException, OSError, ValueError, TooLargeError) as error:
             raise _reading_error(error, place) from error
         self.row_count: int = self._file.metadata.num_rows
         self.problem = schema_problem(self._schema, value_column)
@@ -143,16 +160,15 @@ class RawFile:
         """The file's rows in order, classified for ``batch``, as many at once as ``memory`` bytes allow."""
         import pyarrow as pa
 
-        columns = ["id", "org_id", "metric", "logical_timestamp", self._value_column]
-        if "receive_timestamp" in self._schema.names:
-            columns.append("receive_timestamp")
+        columns = [name for name in (*_COLUMNS, self._value_column) if name in self._schema.names]
         position = 0
         try:
             for table in self._tables(columns, max(FEWEST_ROWS, min(MOST_ROWS, memory // _BYTES_PER_ROW))):
                 if table.num_rows:
+                    check_names(table.column("metric"), self._limits)
                     yield _normalised(table, position, self._value_column, batch)
                 position += table.num_rows
-        except (pa.ArrowException, OSError, ValueError) as error:
+        except (pa.ArrowException, OSError, ValueError, TooLargeError) as error:
             raise _reading_error(error, self._place) from error
 
     def _tables(self, columns: list[str], most_rows: int) -> Iterator[pa.Table]:
@@ -166,19 +182,18 @@ class RawFile:
                     yield pa.Table.from_batches([batch])
 
 
-def count_rows(place: Place) -> int:
-    """Rows of a raw file by its footer; 0 if it is damaged.
+def count_rows(place: Place, limits: RawLimits = DEFAULT_LIMITS) -> int:
+    """Rows of a raw file by its footer; 0 if it is damaged or too large.
 
     Raises:
         StorageError: network, disk or permissions are in the way.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
         with place.open_input() as source:
-            return int(pq.read_metadata(source).num_rows)
-    except (pa.ArrowException, OSError, ValueError) as error:
+            return int(read_footer(source, limits).num_rows)
+    except (pa.ArrowException, OSError, ValueError, TooLargeError) as error:
         found = _reading_error(error, place)
         if isinstance(found, UnreadableFileError):
             return 0
@@ -194,7 +209,9 @@ def _check_version(place: Place, source: pa.NativeFile, version: str | None) -> 
 
 
 def _reading_error(error: Exception, place: Place) -> UnreadableFileError | StorageError:
-    """A damaged file is quarantined; what keeps us from reading it stops the step instead."""
+    """A damaged file is quarantined, and one that is too large; what keeps us from reading it stops the step instead."""
+    if isinstance(error, TooLargeError):
+        return UnreadableFileError(str(error), TOO_LARGE)
     if known := storage_error(error, place.uri, place.s3) if isinstance(error, OSError) else None:
         return known
     if is_damage(error):

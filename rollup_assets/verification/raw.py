@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,8 +46,17 @@ class RawPoints:
     in this batch and the one before it. Times are epoch milliseconds.
     """
 
-    def __init__(self, db: DuckDBPyConnection, settings: Settings, landing_zone: LandingZone, scratch: Path) -> None:
+    def __init__(
+        self,
+        db: DuckDBPyConnection,
+        settings: Settings,
+        landing_zone: LandingZone,
+        scratch: Path,
+        left_out: Callable[[Batch], set[str]] = lambda _: set(),
+    ) -> None:
+        """``left_out``: paths of a batch's files that are bad, and not to be opened."""
         self._db = db
+        self._left_out = left_out
         self._settings = settings
         self._landing_zone = landing_zone
         self._scratch = scratch
@@ -93,7 +102,7 @@ class RawPoints:
         local = self._local_files(batch)
         for source in self._sources(batch, local, counts):
             self._db.execute(f"INSERT INTO good SELECT * FROM ({source}) WHERE {self._reason(batch)} IS NULL AND {series}")
-        counts.bad_files = set(self._bad_files[batch])
+        counts.bad_files = self._bad_files[batch] | self._left_out(batch)
         self._accept(batch)
         counts.points = _number(self._db, f"SELECT count(*) FROM {self.table(batch)}")
         counts.duplicates = _number(self._db, "SELECT count(*) FROM good") - counts.points
@@ -106,7 +115,8 @@ class RawPoints:
 
     def _local_files(self, batch: Batch) -> dict[str, Path]:
         """Raw files by their path in the landing zone, as files that DuckDB can open; those of object stores are copied."""
-        files = self._landing_zone.files(batch)
+        left_out = self._left_out(batch)
+        files = [file for file in self._landing_zone.files(batch) if file.path not in left_out]
         if self._landing_zone.root.is_local:
             return {file.path: Path(self._landing_zone.place(file).path) for file in files}
         return {file.path: self._copy(file, self._scratch / batch.folder / f"{number:06d}") for number, file in enumerate(files)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 import time
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from rollup_assets.settings import Settings, format_duration
 from rollup_assets.storage.filesystems import Place, in_parallel
 from rollup_assets.storage.landing_zone import LandingZone
 from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, Stage
+from rollup_assets.storage.raw_files import FILE_REASONS, TOO_LARGE, count_rows
 from rollup_assets.storage.storage_errors import explains_storage_errors
 from rollup_assets.verification.raw import RawCounts, RawPoints
 from rollup_assets.verification.report import RELATIVE_TOLERANCE, Difference, Verification, VerifiedPartition
@@ -28,7 +30,6 @@ STAGE = "verify"
 _BYTES_PER_ROW = 300
 # Two orders of adding n doubles differ by no more than about n times this times the sum of their magnitudes.
 _ROUNDING = 2.3e-16
-_WHOLE_FILE = ("unreadable_file", "schema_mismatch")
 
 _KEY = ("id", "resolution", "label")
 _SAME = ("metric_shard_id", "org_id", "metric", "count_rollup", "min_rollup", "max_rollup", "latest_rollup", "resets_rollup")
@@ -61,7 +62,7 @@ def verify(
         if chosen:
             settings.home.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix="verify-", dir=settings.home) as scratch, _connect(settings, scratch) as db:
-                raw = RawPoints(db, settings, landing_zone, Path(scratch))
+                raw = RawPoints(db, settings, landing_zone, Path(scratch), functools.partial(_too_large, landing_zone, stage))
                 _Comparison(settings, landing_zone, stage, table, db, raw, result, first_differences, progress or NoProgress()).run(chosen)
     result.partitions.sort(key=lambda partition: partition.partition)
     return result
@@ -76,6 +77,9 @@ def _connect(settings: Settings, scratch: str) -> DuckDBPyConnection:
             "memory_limit": f"{settings.memory // 2**20}MiB",
             "temp_directory": scratch,
             "preserve_insertion_order": False,
+            # What it needs is built in: nothing is fetched because of what a file looks like.
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
         }
     )
 
@@ -191,10 +195,9 @@ class _Comparison:
         self._progress.finish(STAGE)
 
     def _rows_of(self, batch: Batch) -> int:
-        from rollup_assets.storage.raw_files import count_rows
-
         places = [self._landing_zone.place(file) for file in self._landing_zone.files(batch)]
-        return sum(in_parallel(count_rows, places, local=self._landing_zone.root.is_local))
+        count = functools.partial(count_rows, limits=self._settings.raw_limits)
+        return sum(in_parallel(count, places, local=self._landing_zone.root.is_local))
 
     # ------------------------------------------------------------------------------------------------------------ table
 
@@ -295,33 +298,45 @@ class _Comparison:
             "accepted points": (seen.points, staged.counters["rows_accepted"]),
             "duplicates": (seen.duplicates, staged.counters["duplicates"]),
         }
-        reasons = {reason: rows for reason, rows in quarantined.counters["reasons"].items() if reason not in _WHOLE_FILE}
+        reasons = {reason: rows for reason, rows in quarantined.counters["reasons"].items() if reason not in FILE_REASONS}
         for reason in sorted(reasons.keys() | seen.reasons.keys()):
             claims[f"rows quarantined as {reason}"] = (seen.reasons.get(reason, 0), reasons.get(reason, 0))
         for name, (counted, claimed) in claims.items():
             if counted != claimed:
                 partition.problems.append(f"{name}: raw files have {counted:,}, the manifest says {claimed:,}")
-        claimed_files = self._bad_files_staged(batch)
-        for path in sorted(seen.bad_files ^ claimed_files):
+        claimed_files = _bad_files_staged(self._stage, batch)
+        if count := sum(reason == TOO_LARGE for reason in claimed_files.values()):
+            partition.notes.append(f"{count} raw {'file' if count == 1 else 'files'} quarantined as {TOO_LARGE} not looked at")
+        for path in sorted(seen.bad_files ^ claimed_files.keys()):
             partition.problems.append(
                 f"{path}: DuckDB cannot read it as raw data, but it was not quarantined"
                 if path in seen.bad_files
                 else f"{path}: was quarantined as a whole, but DuckDB reads it as raw data"
             )
 
-    def _bad_files_staged(self, batch: Batch) -> set[str]:
-        import pyarrow.compute as pc
-        import pyarrow.parquet as pq
 
-        manifest = self._stage.read(QUARANTINED, batch)
-        found: set[str] = set()
-        for file in manifest.files if manifest is not None else ():
-            assert manifest is not None
-            with self._stage.place(manifest, file, batch).open_input() as source:
-                table = pq.read_table(source, columns=["reason", "file"])
-            whole = table.filter(pc.is_in(table["reason"].cast("string"), value_set=_string_array(_WHOLE_FILE)))
-            found.update(whole["file"].to_pylist())
-        return found
+def _bad_files_staged(stage: Stage, batch: Batch) -> dict[str, str]:
+    """Raw files that are quarantined as a whole, by their path in the landing zone, and why."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    manifest = stage.read(QUARANTINED, batch)
+    found: dict[str, str] = {}
+    for file in manifest.files if manifest is not None else ():
+        assert manifest is not None
+        with stage.place(manifest, file, batch).open_input() as source:
+            table = pq.read_table(source, columns=["reason", "file"])
+        whole = table.filter(pc.is_in(table["reason"].cast("string"), value_set=_string_array(FILE_REASONS)))
+        found.update(zip(whole["file"].to_pylist(), whole["reason"].to_pylist(), strict=True))
+    return found
+
+
+def _too_large(landing_zone: LandingZone, stage: Stage, batch: Batch) -> set[str]:
+    """Raw files that nobody should open, according to what is staged of just these files."""
+    manifest = stage.read(QUARANTINED, batch)
+    if manifest is None or manifest.inputs != tuple(landing_zone.files(batch)):
+        return set()
+    return {path for path, reason in _bad_files_staged(stage, batch).items() if reason == TOO_LARGE}
 
 
 def _string_array(values: Sequence[str]) -> Any:

@@ -1,0 +1,114 @@
+"""How large a raw file may be: its footer, rows, row groups and metric names, looked at before memory is spent on them.
+
+A few bytes of Parquet can stand for gigabytes, and whoever writes raw data is not trusted with this process's memory. What is done with
+a file that is too large stays out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+FOOTER_BYTES = 8 * 2**20
+"""A byte of a footer can become 300 in memory; a row group takes about 150 bytes of footer a column."""
+MOST_NAMES = 1 << 20
+"""Metric names in a row group's dictionary; each becomes an object of Python's."""
+_MAGIC = b"PAR1"
+_TAIL_BYTES = 64 * 2**10
+# Lists and texts of a footer: row groups, columns, statistics, the schema in Arrow's own words.
+_THRIFT = {"thrift_string_size_limit": 2**20, "thrift_container_size_limit": 100_000}
+
+
+class TooLargeError(Exception):
+    """A raw file exceeds a limit; the message says which."""
+
+
+@dataclass(frozen=True, slots=True)
+class RawLimits:
+    """What the settings allow."""
+
+    rows: int = 1_000_000_000
+    """Of a file."""
+    group_bytes: int = 2 * 2**30
+    """Of a row group, uncompressed."""
+    name_bytes: int = 4 * 2**10
+    """Of a metric name, in UTF-8."""
+
+
+DEFAULT_LIMITS = RawLimits()
+
+
+def read_footer(source: pa.NativeFile, limits: RawLimits) -> pq.FileMetaData:
+    """The footer of a file, in as many reads as Arrow makes.
+
+    Raises:
+        TooLargeError: it is too long, or tells of too many rows.
+        pyarrow.ArrowException: it is damaged, or there is none.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    size = source.size()
+    tail = source.read_at(min(size, _TAIL_BYTES), max(0, size - _TAIL_BYTES))
+    length = int.from_bytes(memoryview(tail)[-8:-4], "little") + 8
+    if bytes(tail[-4:]) == _MAGIC and len(tail) < length <= size:
+        if length > FOOTER_BYTES:
+            raise TooLargeError(f"its footer takes {length:,} bytes, more than {FOOTER_BYTES:,}")
+        tail = source.read_at(length, size - length)
+    metadata = pq.ParquetFile(pa.BufferReader(tail), **_THRIFT).metadata
+    groups = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+    if min(groups, default=0) < 0 or metadata.num_rows != sum(groups):
+        raise pa.ArrowInvalid(f"its footer says {metadata.num_rows} rows, and other numbers for its row groups")
+    if metadata.num_rows > limits.rows:
+        raise TooLargeError(f"{metadata.num_rows:,} rows, more than ROLLUP_RAW_FILE_ROWS={limits.rows:,}")
+    return metadata
+
+
+def open_parquet(source: pa.NativeFile, metadata: pq.FileMetaData, **options: Any) -> pq.ParquetFile:
+    """A reader for the pages behind a footer; page headers have the footer's limits."""
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(source, metadata=metadata, **_THRIFT, **options)
+
+
+def check_row_groups(metadata: pq.FileMetaData, limits: RawLimits) -> None:
+    """Look at what row groups take, as the footer says.
+
+    Raises:
+        TooLargeError: more than a row group may.
+        pyarrow.ArrowException: the numbers make no sense.
+    """
+    import pyarrow as pa
+
+    for number in range(metadata.num_row_groups):
+        # Not the sum of its columns: of a damaged footer, pyarrow ends the process when it is asked for one (docs/security.md).
+        taken = metadata.row_group(number).total_byte_size
+        if taken < 0:
+            raise pa.ArrowInvalid(f"its footer says that row group {number} takes {taken} bytes")
+        if taken > limits.group_bytes:
+            raise TooLargeError(f"row group {number} takes {taken:,} bytes, more than ROLLUP_RAW_GROUP_SIZE={limits.group_bytes:,}")
+
+
+def check_names(names: pa.ChunkedArray, limits: RawLimits) -> None:
+    """Look at dictionaries of metric names: what they are made of, how many and how long they are.
+
+    Raises:
+        TooLargeError: too many names, or one that is too long.
+        pyarrow.ArrowException: a name is no UTF-8, or a row has a name that the dictionary has not.
+    """
+    import pyarrow.compute as pc
+    import pyarrow.types as pt
+
+    # Arrow's reader looks at neither, and what comes after it takes both for granted.
+    names.validate(full=True)
+    for chunk in names.chunks:
+        known = chunk.dictionary if pt.is_dictionary(chunk.type) else chunk
+        if len(known) > MOST_NAMES:
+            raise TooLargeError(f"{len(known):,} metric names in a row group, more than {MOST_NAMES:,}")
+        longest = pc.max(pc.binary_length(known)).as_py() or 0
+        if longest > limits.name_bytes:
+            raise TooLargeError(f"a metric name of {longest:,} bytes, more than ROLLUP_RAW_NAME_SIZE={limits.name_bytes:,}")
