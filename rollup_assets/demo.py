@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from rollup_assets.batches import Batch, to_datetime
 from rollup_assets.charts import axis, columns, spread
 from rollup_assets.errors import GeneratorError
+from rollup_assets.escaping import escape
 from rollup_assets.loading import quick_imports
 from rollup_assets.progress import TerminalProgress, compact
 from rollup_assets.query import query

@@ -7,7 +7,9 @@ Exceptions of other libraries are wrapped only where we can say more than they d
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
+
+from rollup_assets.escaping import printable
 
 if TYPE_CHECKING:
     from rollup_assets.steps.checks import CheckOutcome
@@ -15,7 +17,16 @@ if TYPE_CHECKING:
 
 
 class RollupError(Exception):
-    """Base of every error raised on purpose by rollup_assets."""
+    """Base of every error raised on purpose by rollup_assets.
+
+    Messages name files, metrics and what others said: they are one line, and nothing in them makes a terminal or a log do anything.
+    """
+
+    keeps: ClassVar[str] = ""
+    """Characters that do not print and are left in the message."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(printable(message, keep=self.keeps))
 
 
 class SettingsError(RollupError):
@@ -119,4 +130,6 @@ class GeneratorError(RollupError):
 
 
 class QueryError(RollupError):
-    """A query cannot be answered."""
+    """A query cannot be answered. DuckDB points into the statement, on lines of their own."""
+
+    keeps = "\n"

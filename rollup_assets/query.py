@@ -34,7 +34,7 @@ CREATE MACRO shard(id) AS ((murmur3(hashed(id)) & 2147483647) % {shards})::INTEG
 
 @explains_storage_errors
 def query(settings: Settings, sql: str) -> pa.Table:
-    """The answer to one statement. Times are UTC.
+    """The answer to one statement, which sees the view and nothing else: no files, no network, no extensions. Times are UTC.
 
     Raises:
         QueryError: there is no table yet, or DuckDB refuses the statement; says why.
@@ -53,10 +53,18 @@ def query(settings: Settings, sql: str) -> pa.Table:
                 f"there is no table {settings.table} in {settings.home} yet; "
                 "publish to it with `rollups backfill FROM TO`, or try `rollups demo`"
             )
-        with duckdb.connect(config={"threads": settings.threads, "memory_limit": f"{settings.memory // 2**20}MiB"}) as db:
+        with duckdb.connect(
+            config={
+                "threads": settings.threads,
+                "memory_limit": f"{settings.memory // 2**20}MiB",
+                # The statement may come from a program that passes on what others typed.
+                "enable_external_access": False,
+            }
+        ) as db:
             db.execute("SET TimeZone = 'UTC'")
             db.execute(_SHARD.format(shards=settings.shards))
             db.register(VIEW, snapshot_dataset(table))
+            db.execute("SET lock_configuration = true")
             try:
                 answer = db.sql(sql)
                 # A statement such as SET has no answer.

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+
+from rollup_assets.escaping import escape
 
 if TYPE_CHECKING:
     import pyarrow as pa

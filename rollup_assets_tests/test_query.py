@@ -54,7 +54,42 @@ def test_describe_tells_the_columns(pipeline: Pipeline) -> None:
 
 
 def test_a_statement_without_an_answer_gives_no_rows(pipeline: Pipeline) -> None:
-    assert query(pipeline.settings, "set threads = 1").num_rows == 0
+    assert query(pipeline.settings, "create view mine as select 1").num_rows == 0
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "select * from read_text('/etc/hostname')",
+        "select * from read_csv('/etc/passwd')",
+        "from glob('/etc/*')",
+        "select * from '{file}'",
+        "copy (select 1) to '{new}'",
+        "copy rollups to '{new}' (format parquet)",
+        "export database '{new}'",
+        "attach '{new}'",
+        "install httpfs",
+        "load httpfs",
+        "select * from read_parquet('https://example.org/a.parquet')",
+        "select * from read_parquet('s3://lake/a.parquet')",
+        "set enable_external_access = true",
+        "set allowed_directories = ['/']",
+        "set log_query_path = '{new}'",
+        "call enable_logging(storage = 'file', storage_path = '{new}')",
+    ],
+)
+def test_a_statement_reaches_nothing_but_the_table(pipeline: Pipeline, tmp_path: Path, statement: str) -> None:
+    (tmp_path / "secret.csv").write_text("a\n1\n")
+    with pytest.raises(QueryError, match=r"disabled|locked|Cannot enable|Cannot change"):
+        query(pipeline.settings, statement.format(file=tmp_path / "secret.csv", new=tmp_path / "new"))
+    assert [path.name for path in tmp_path.iterdir()] == ["secret.csv"]
+
+
+def test_what_does_not_fit_into_memory_is_spilled_all_the_same(pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = pipeline.settings.model_copy(update={"memory": 100 * 2**20, "threads": 1})
+    distinct = "select distinct (range * 7919) % 30000000 as x, repeat('a', 20) as y from range(3000000)"
+    assert query(small, f"select count(*) n from ({distinct}), (select count(*) from rollups)").to_pylist() == [{"n": 3_000_000}]
 
 
 def test_what_duckdb_refuses_is_told_in_its_words(pipeline: Pipeline) -> None:

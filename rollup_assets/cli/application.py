@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from typer.core import TyperGroup
 
 from rollup_assets.errors import RollupError, SettingsError, UnknownPartitionError, UnknownReasonError
+from rollup_assets.escaping import escape
 
 if TYPE_CHECKING:
     from rollup_assets.batches import Batch
@@ -104,5 +104,5 @@ def _plain(value: object) -> object:
 
 def console_of() -> Console:
     """Standard output; tables are not squeezed into 80 columns where nobody looks at a terminal."""
-    console = Console()
-    return console if console.is_terminal else Console(width=200)
+    console = Console(emoji=False)
+    return console if console.is_terminal else Console(width=200, emoji=False)

@@ -6,9 +6,9 @@ import dataclasses
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from rollup_assets.cli.application import AsJson, MaybeFirst, MaybeLast, app, batches_of, console_of, print_json, progress_bar, settings_of
+from rollup_assets.escaping import escape
 from rollup_assets.terminal import print_rows, print_status, print_verification
 
 
@@ -54,7 +54,8 @@ def sql(
     """Ask SQL of the published table: DuckDB over the current snapshot as view `rollups`.
 
     The columns: `rollups sql "describe rollups"`. `logical_timestamp` is the end of a window, which covers (label - resolution, label];
-    the window that ends with a batch appears with the next one. Times are UTC.
+    the window that ends with a batch appears with the next one. Times are UTC. A statement sees the table and nothing else: it reads and
+    writes no files, reaches no network and loads no extensions.
 
     For example:
 

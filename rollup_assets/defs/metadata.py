@@ -6,12 +6,13 @@ Numbers are numbers, so that the UI plots them over partitions. Which events car
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from rollup_assets.batches import Batch, to_datetime
+from rollup_assets.escaping import markdown_text
 from rollup_assets.iceberg.schema import COLUMNS
 from rollup_assets.settings import Settings, format_duration
 from rollup_assets.storage.manifests import ROLLUPS, Manifest, Stage
@@ -134,6 +135,11 @@ def markdown(rows: pa.Table) -> str:
     return "\n".join(lines)
 
 
+def markdown_list(texts: Sequence[str]) -> dg.MarkdownMetadataValue:
+    """A list of sentences or names."""
+    return dg.MetadataValue.md("\n".join(f"- {markdown_text(text)}" for text in texts))
+
+
 def column_schema(schema: pa.Schema, descriptions: Mapping[str, str]) -> dg.TableSchema:
     """Names, types and nullability of staged columns."""
     return dg.TableSchema(
@@ -194,4 +200,4 @@ def _cell(name: str, value: object) -> str:
         return f"{to_datetime(value):%Y-%m-%d %H:%M:%S}.{value % 1000:03d}"
     if isinstance(value, dt.datetime):
         return f"{value:%Y-%m-%d %H:%M:%S}"
-    return str(value).replace("|", "\\|").replace("\n", " ")
+    return markdown_text(str(value))

@@ -23,6 +23,7 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetC
 
 from rollup_assets.engines.base import Progress
 from rollup_assets.errors import PublishHaltError, ReconciliationError, RollupError
+from rollup_assets.escaping import markdown_text, printable
 from rollup_assets.steps.checks import CheckOutcome
 from rollup_assets.steps.results import CODE_VERSION
 
@@ -189,7 +190,7 @@ def each_partition(
         if isinstance(error, PublishHaltError):
             break
     if failed:
-        rows = "\n".join(f"| {key} | {_reason(error)} |".replace("\n", " ") for key, error in failed.items())
+        rows = "\n".join(f"| {markdown_text(key)} | {markdown_text(_reason(error))} |" for key, error in failed.items())
         raise dg.Failure(
             "; ".join(_reason_of(key, error) for key, error in failed.items()),
             metadata={"failed_partitions": dg.MetadataValue.md(f"| partition | reason |\n|---|---|\n{rows}"), "failed": len(failed)},
@@ -250,7 +251,7 @@ class _StageProgress:
 
 
 def _reason(error: Exception) -> str:
-    return str(error) if isinstance(error, RollupError) else f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, RollupError) else printable(f"{type(error).__name__}: {error}")
 
 
 def _reason_of(partition: str, error: Exception) -> str:

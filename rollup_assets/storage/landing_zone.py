@@ -43,11 +43,12 @@ class LandingZone:
         return self._files(self.folder(batch))
 
     def _files(self, folder: Place) -> list[InputFile]:
-        return [
-            InputFile(path=file.path[len(self.root.path) :].lstrip("/"), size=file.size, version=file.version)
-            for file in folder.files()
-            if _is_visible(file.path[len(folder.path) :])
-        ]
+        found = [file for file in folder.files() if _is_visible(file.path[len(folder.path) :])]
+        for file in found:
+            # Object stores have keys such as a/../b, which others take for paths.
+            if {"", ".", ".."} & set(file.path[len(self.root.path) :].removeprefix("/").split("/")):
+                raise LandingZoneError(f"{self.root.at(file.path).uri}: a part of its name is empty, . or ..; rename or remove it")
+        return [InputFile(path=file.path[len(self.root.path) :].lstrip("/"), size=file.size, version=file.version) for file in found]
 
     def batches(self) -> list[Batch]:
         """Batches from the first partition on that have raw files, in order; found from the folders' names in one listing."""

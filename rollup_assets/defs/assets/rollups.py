@@ -128,7 +128,7 @@ def _rollups(pipeline: Pipeline, batch: Batch, rolled: RolledUp) -> Made:
     manifest = rolled.manifest
     shown = metadata.of_staged(pipeline.stage, batch, manifest, unchanged=rolled.unchanged)
     if rolled.warnings:
-        shown["warnings"] = dg.MetadataValue.md("\n".join(f"- {warning}" for warning in rolled.warnings))
+        shown["warnings"] = metadata.markdown_list(rolled.warnings)
     return Made(ROLLUPS, manifest.digest, manifest.upstream, shown, asset_checks.of_rollups(pipeline, batch, manifest))
 
 
@@ -179,7 +179,10 @@ def _waiting(pipeline: Pipeline, batch: Batch, waiting: Waiting) -> list[Made]:
         PARTIAL_POINTS: {of.key: version(PARTIAL_POINTS, of) for of in (batch, *pipeline.calendar.earlier(batch, pipeline.settings.reach))},
     }
     own = f"waiting for {', '.join(waiting.waiting_for)}"
-    shown = {"waiting_for": dg.MetadataValue.md("\n".join(f"- {name}" for name in waiting.waiting_for)), "reason": waiting.reason}
+    shown = {
+        "waiting_for": metadata.markdown_list(waiting.waiting_for),
+        "reason": waiting.reason,
+    }
     return [
         Made(ROLLUPS, own, read, shown, [checks.inputs_ready(ROLLUPS, waiting)]),
         Made(ROLLUP_TABLE, own, {ROLLUPS: {batch.key: own}}, shown, [checks.inputs_ready(ROLLUP_TABLE, waiting)]),
