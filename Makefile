@@ -10,6 +10,8 @@
 #   make bench                             this project beside its peers and the seed's program, about 20 minutes
 #   make bench-full                        every benchmark, hours; needs Java and 60 GB of disk
 #   make lock                              resolve the dependencies of setup.cfg anew
+#   make sbom                              what is locked, as a CycloneDX bill of materials in dist/
+#   make audit                             known vulnerabilities of what is locked; asks PyPI, and fails where that cannot be asked
 
 PYTHON ?= python3.11
 VENV := .venv
@@ -25,7 +27,7 @@ else
 export ROLLUP_HOME ?= .rollups/demo
 endif
 
-.PHONY: demo demo-production dev test screenshots check format bench bench-full lock clean
+.PHONY: demo demo-production dev test screenshots check format bench bench-full lock sbom audit clean
 
 demo: $(READY)
 	$(BIN)/rollups demo $(if $(DATA),--data $(DATA))
@@ -82,6 +84,15 @@ lock: $(READY)
 	$(COMPILE) setup.cfg --extra postgres --extra spark --constraints requirements.lock --output-file deploy/requirements-spark.lock
 	printf 'build\nsetuptools\n' | $(COMPILE) - --constraints requirements.lock --output-file deploy/requirements-build.lock
 	$(COMPILE) deploy/workers.in --constraints requirements.lock --output-file deploy/workers.lock
+
+sbom: $(READY)
+	mkdir -p dist
+	$(BIN)/cyclonedx-py requirements --output-reproducible --output-format JSON --output-file dist/rollup_assets.cdx.json requirements.lock
+
+# Where the service is missing, or is a mirror of packages alone, nothing is known: strict, so that this is no success.
+audit: $(READY)
+	$(BIN)/pip-audit --strict --require-hashes --disable-pip --progress-spinner off --requirement requirements.lock \
+		|| { echo "make audit: not passed. Either the packages named above are vulnerable, or PyPI's vulnerability service could not be asked about them."; exit 1; }
 
 clean:
 	rm -rf $(VENV) .rollups build dist *.egg-info
