@@ -5,6 +5,7 @@
 #   make dev                               the Dagster UI on the demo's data
 #   make demo-production                   the same on PostgreSQL, S3 and Spark, with Dagster as a deployment runs it; needs Java 17
 #   make test                              all tests
+#   make test-faults                       the fault suite, thorough; SEED=7 repeats a run
 #   make screenshots                       the pictures in docs/images anew, from the Dagster UI in Chromium
 #   make check                             formatting, lint, types, definitions
 #   make bench                             this project beside its peers and the seed's program, about 20 minutes
@@ -20,6 +21,7 @@ READY := $(VENV)/.ready
 DATA ?=
 ARGS ?=
 PYTEST_ARGS ?= --numprocesses auto --dist loadgroup
+SEED ?= $(shell od -An -N3 -tu4 /dev/urandom | tr -d ' ')
 
 ifneq ($(DATA),)
 export ROLLUP_HOME ?= .rollups/$(notdir $(patsubst %/,%,$(DATA)))
@@ -27,7 +29,7 @@ else
 export ROLLUP_HOME ?= .rollups/demo
 endif
 
-.PHONY: demo demo-production dev test screenshots check format bench bench-full lock sbom audit clean
+.PHONY: demo demo-production dev test test-faults screenshots check format bench bench-full lock sbom audit clean
 
 demo: $(READY)
 	$(BIN)/rollups demo $(if $(DATA),--data $(DATA))
@@ -40,6 +42,10 @@ dev: $(READY)
 
 test: $(READY)
 	env -u ROLLUP_HOME $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-faults: SEED := $(SEED)
+test-faults: $(READY)
+	env -u ROLLUP_HOME $(BIN)/python -m pytest $(PYTEST_ARGS) --faults --seed $(SEED) --hypothesis-seed $(SEED)
 
 screenshots: $(READY)
 	env -u ROLLUP_HOME ROLLUP_TEST_REQUIRE=all ROLLUP_SCREENSHOTS=docs/images $(BIN)/python -m pytest rollup_assets_tests/integration/test_browser.py

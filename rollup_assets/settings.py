@@ -1,7 +1,7 @@
 """Every setting: its name, default, unit and check.
 
 Read from the environment (prefix ``ROLLUP_``) and from ``.env`` in the project's root. Relative paths resolve against that
-root. Nothing else reads the environment; what a setting does stays out.
+root. Nothing else reads the environment, but for failpoints; what a setting does stays out.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from rollup_assets import failpoints
 from rollup_assets.batches import DAY_MS, KEY_FORMAT, MINUTE_MS, Batch, BatchCalendar, to_datetime, to_milliseconds
 from rollup_assets.errors import SettingsError
 from rollup_assets.storage.raw_limits import DEFAULT_LIMITS, RawLimits
@@ -392,9 +393,13 @@ def load_settings(**overrides: Any) -> Settings:
         SettingsError: one sentence that names the setting and says what to change; also for a name that only resembles a setting's.
     """
     dotenv = project_root() / ".env"
-    misspelt = [*_misspelt(os.environ, "the environment"), *_misspelt(DotEnvSettingsSource(Settings, dotenv).env_vars, str(dotenv))]
+    in_file = DotEnvSettingsSource(Settings, dotenv).env_vars
+    misspelt = [*_misspelt(os.environ, "the environment"), *_misspelt(in_file, str(dotenv))]
     if misspelt:
         raise SettingsError("; ".join(misspelt))
+    if any(name.upper() == failpoints.VARIABLE for name in in_file):
+        raise SettingsError(f"{failpoints.VARIABLE} in {dotenv} has no effect; set it in the environment of the process that is to fail")
+    failpoints.check_environment()
     try:
         return Settings(_env_file=dotenv, **overrides)
     except ValidationError as error:
@@ -408,7 +413,7 @@ def _misspelt(variables: Mapping[str, str | None], where: str) -> Iterator[str]:
 
     Others are nobody's business here: clusters give their services' addresses in variables that begin with the service's name.
     """
-    known = {f"ROLLUP_{field.upper()}" for field in Settings.model_fields}
+    known = {f"ROLLUP_{field.upper()}" for field in Settings.model_fields} | {failpoints.VARIABLE}
     for name, value in sorted((name.upper(), value) for name, value in variables.items()):
         if value and name.startswith("ROLLUP_") and name not in known:
             meant = difflib.get_close_matches(name, known, n=1, cutoff=_RESEMBLES)

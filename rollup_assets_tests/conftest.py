@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from deploy.servers.postgres import PostgresServer
     from deploy.servers.seaweedfs import S3Server
     from rollup_assets.pipeline import Pipeline
+    from rollup_assets_tests.faults.report import Recorder
     from rollup_assets_tests.s3 import S3Folder
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
@@ -37,6 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """``make test-faults`` gives both."""
     parser.addoption("--faults", action="store_true", help="only tests of fault scenarios, the thorough ones too")
     parser.addoption("--seed", type=int, default=0, help="of whatever the fault suite leaves to chance; the same seed repeats a run")
+    parser.addoption("--faults-report", type=Path, help="where the fault suite reports to; .rollups/faults/report.json unless given")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -47,11 +49,47 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Either everything but the thorough tests, or the fault suite."""
+    """Either everything but the thorough tests, or the fault suite, whose results tell their scenarios."""
     faults = bool(config.getoption("--faults"))
     chosen = [item for item in items if (item.get_closest_marker("scenario") if faults else not item.get_closest_marker("thorough"))]
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     items[:] = chosen
+    for item in items if faults else ():
+        item.user_properties.append(("scenarios", [name for mark in item.iter_markers("scenario") for name in mark.args]))
+
+
+_RECORDER: pytest.StashKey[Recorder] = pytest.StashKey()
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """The seed, without which a failure could not be repeated."""
+    return f"fault suite: --seed {config.getoption('--seed')}" if config.getoption("--faults") else None
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """The process that hears of all results records them; workers of xdist do not."""
+    if session.config.getoption("--faults") and not hasattr(session.config, "workerinput"):
+        from rollup_assets_tests.faults.report import Recorder
+
+        recorder = session.config.stash[_RECORDER] = Recorder()
+        session.config.pluginmanager.register(_Listener(recorder))
+
+
+class _Listener:
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        scenarios = dict(report.user_properties).get("scenarios", [])
+        self._recorder.heard(report.nodeid, scenarios, report.outcome, report.duration)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write down what became of the fault suite."""
+    if (recorder := session.config.stash.get(_RECORDER, None)) is not None:
+        from rollup_assets_tests.faults.report import DEFAULT
+
+        recorder.write(session.config.getoption("--faults-report") or DEFAULT, session.config.getoption("--seed"))
 
 
 @pytest.hookimpl(wrapper=True)

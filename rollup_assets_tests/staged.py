@@ -68,7 +68,11 @@ ROLLUP_COLUMNS = [
 
 def rollup_file(pipeline: Pipeline, batch: Batch, manifest: Manifest, file: StagedFile) -> list[tuple[int, Row]]:
     """The rows of one rollup file as (metric_shard_id, row), in the order of the file."""
-    content = table(pipeline, batch, manifest, file)
+    return shards_and_rows(table(pipeline, batch, manifest, file))
+
+
+def shards_and_rows(content: pa.Table) -> list[tuple[int, Row]]:
+    """Rows of the table's schema as (metric_shard_id, row), in their order."""
     assert content.column_names == ROLLUP_COLUMNS
     columns = {name: content.column(name) for name in content.column_names}
     assert columns["logical_timestamp"].type == pa.timestamp("us", "UTC")

@@ -24,6 +24,7 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetC
 from rollup_assets.engines.base import Progress
 from rollup_assets.errors import PublishHaltError, ReconciliationError, RollupError
 from rollup_assets.escaping import markdown_text, printable
+from rollup_assets.failpoints import failpoint
 from rollup_assets.steps.checks import CheckOutcome
 from rollup_assets.steps.results import CODE_VERSION
 
@@ -88,6 +89,7 @@ class PartitionReport:
 
     def made(self, made: Made) -> None:
         """A partition of an asset is in place."""
+        failpoint(f"event.{made.asset}")
         tags = {
             "dagster/data_version": made.data_version,
             "dagster/code_version": CODE_VERSION,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from rollup_assets.failpoints import failpoint
 from rollup_assets.iceberg.metadata import cheap_to_change
 from rollup_assets.iceberg.schema import MANIFEST_BYTES, MERGE_MANIFESTS_FROM
 
@@ -63,6 +64,7 @@ def merge_is_due(table: Table) -> bool:
 def _commit(table: Table, keep_snapshots: int, *, merging: bool) -> None:
     from pyiceberg.table.update.snapshot import ExpireSnapshots
 
+    failpoint("maintenance.begin")
     transaction = cheap_to_change(table).transaction()
     if merging:
         # An overwrite() never merges; an append of nothing does, and leaves out the manifests without a live file.
@@ -71,7 +73,9 @@ def _commit(table: Table, keep_snapshots: int, *, merging: bool) -> None:
     expired = _expendable(transaction.table_metadata, keep_snapshots)
     if expired:
         ExpireSnapshots(transaction).by_ids(expired).commit()
+    failpoint("maintenance.commit")
     transaction.commit_transaction()
+    failpoint("maintenance.committed")
 
 
 def _expendable(metadata: TableMetadata, keep: int) -> list[int]:

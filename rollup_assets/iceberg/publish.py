@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from rollup_assets.batches import Batch
 from rollup_assets.errors import CatalogError, LockLostError, PublishError, PublishHaltError, StageCorruptError
+from rollup_assets.failpoints import failpoint
 from rollup_assets.iceberg import protocol
 from rollup_assets.iceberg.locks import TableLock
 from rollup_assets.iceberg.metadata import cheap_to_change
@@ -228,6 +229,7 @@ def _hold_lock(publication: _Publication, _state: State) -> Outcome:
 
 
 def _ask_lock(publication: _Publication, _state: State) -> Outcome:
+    failpoint("publish.planned")
     if publication.lock.is_held():
         return Outcome.HELD
     publication.problem = LockLostError(f"the lock of {publication.settings.table} was lost before the commit")
@@ -390,7 +392,9 @@ def _apply(table: Table, predicate: BooleanExpression, plan: Plan, properties: d
     # Without a predicate, a retry after somebody else's commit would take none of its files for a conflict. It is asked for by retries
     # alone; given earlier, it would have PyIceberg read every manifest of the day twice over, to find nothing in them.
     overwrite.delete_by_predicate(predicate)
+    failpoint("publish.commit")
     transaction.commit_transaction()
+    failpoint("publish.committed")
     return int(overwrite.snapshot_id)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from rollup_assets.batches import Batch
 from rollup_assets.errors import NotStagedError, PublishHaltError, StageCorruptError, StaleInputError
+from rollup_assets.failpoints import failpoint
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps.planning import rollup_parameters
 from rollup_assets.steps.results import CODE_VERSION, Published
@@ -54,7 +55,9 @@ def publish(pipeline: Pipeline, batch: Batch, *, run_id: str = "", force: bool =
     from rollup_assets.iceberg.publish import replace_range, summary_properties
     from rollup_assets.iceberg.table import ensure_table, remember_resolutions
 
+    failpoint("publish.begin")
     with table_lock(pipeline.settings) as lock, open_catalog(pipeline.settings, writing=True) as catalog:
+        failpoint("publish.locked")
         rollups = _current_rollups(pipeline, batch)
         # Before the table: where no lock keeps others away, it is as new as the receipt then.
         receipt = pipeline.stage.read(ROLLUP_TABLE, batch)

@@ -13,6 +13,7 @@ import time
 from rollup_assets.batches import Batch
 from rollup_assets.engines.base import NoProgress, Progress
 from rollup_assets.errors import QuarantineError, ReconciliationError
+from rollup_assets.failpoints import failpoint
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps.attempts import delete_other_tries
 from rollup_assets.steps.planning import content_parameters, shard_groups, split_tasks
@@ -80,6 +81,7 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
         for some in split_tasks(files, pipeline.engine)
     ]
     groups = [*shard_groups(settings.shards, known_rows), [settings.shards]] if files else []
+    failpoint("stage.begin")
     try:
         split, merged = pipeline.engine.map_shuffle(
             split_files,

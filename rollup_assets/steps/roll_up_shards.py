@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rollup_assets.batches import Batch, to_datetime
 from rollup_assets.engines.base import TaskContext
 from rollup_assets.errors import StageCorruptError
+from rollup_assets.failpoints import failpoint
 from rollup_assets.iceberg.schema import ValueType, arrow_schema
 from rollup_assets.steps.overflow import window_overflow
 from rollup_assets.storage import encodings
@@ -154,6 +155,7 @@ class _ResolutionWriter:
         if self._writer is not None:
             self.files.append(self._writer.close(self._name, resolution=self._resolution))
             self._writer = None
+            failpoint("rollup.file")
 
 
 def roll_up_shards(task: RollupTask, group: Sequence[int], context: TaskContext) -> RollupResult:
@@ -204,6 +206,7 @@ class _ShardRoller:
         datapoints = self.task.datapoints
         files = {file.shards[0]: file for file in datapoints.files} if datapoints else {}
         for shard in self.group:
+            failpoint("rollup.shard")
             self._shard(shard, files.get(shard))
         for level, writer in enumerate(self.writers):
             self._flush(level, everything=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from rollup_assets.batches import Batch
 from rollup_assets.engines.base import NoProgress, Progress
 from rollup_assets.errors import NotStagedError, StaleInputError
+from rollup_assets.failpoints import failpoint
 from rollup_assets.iceberg.table import data_location, prepare_table
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps import checks
@@ -105,6 +106,7 @@ def _roll_up(pipeline: Pipeline, batch: Batch, inputs: RollupInputs, progress: P
         if manifest:
             pipeline.stage.require_complete(manifest, read_from)
     prepare_table(settings)
+    failpoint("rollup.begin")
     accepted = int(inputs.datapoints.counters["rows_accepted"]) if inputs.datapoints else 0
     open_windows = int(task.previous[1].counters["series"]) if task.previous else 0
     results = pipeline.engine.map(

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from rollup_assets.batches import Batch
 from rollup_assets.engines.base import Blocks, TaskContext
+from rollup_assets.failpoints import failpoint
 from rollup_assets.steps.attempts import attempt_folder
 from rollup_assets.steps.buffers import Buffers
 from rollup_assets.steps.overflow import window_overflow
@@ -103,6 +104,7 @@ class _Stopwatch:
 
 def sort_shards(task: SortTask, group: Sequence[int], sources: Sequence[Blocks], context: TaskContext) -> SortResult:
     """Sort the shards of a group, one after the other."""
+    failpoint("sort.begin")
     result = SortResult(open_counts=[0] * len(task.resolutions), open_windows=[0] * len(task.resolutions))
     partial = PartialPointsWriter(task.partial_points_folder, attempt_folder(task.attempt, context), group[0], task.layout)
     for shard, source in zip(group, sources, strict=True):
@@ -113,6 +115,7 @@ def sort_shards(task: SortTask, group: Sequence[int], sources: Sequence[Blocks],
         if rows.rows:
             _ShardSorter(task, shard, rows, partial, context, result).run()
     result.partial_points = partial.close()
+    failpoint("stage.file")
     return result
 
 
@@ -154,6 +157,7 @@ class _ShardSorter:
             table, series, self.dimensions_change = self._series(keep_rows=False)
             self._sort_in_runs(table, series, writer)
         self.result.datapoints.append(writer.close())
+        failpoint("stage.file")
         self.watch.lap("encode points")
 
     def _most_rows(self, *, dimensions: bool) -> int:
@@ -371,3 +375,4 @@ def _write_quarantined(task: SortTask, source: Blocks, context: TaskContext, res
             writer.write(payload)
     if writer:
         result.quarantined.append(writer.close())
+        failpoint("stage.file")

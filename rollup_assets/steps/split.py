@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from rollup_assets.batches import Batch
 from rollup_assets.engines.base import Emit, TaskContext
+from rollup_assets.failpoints import failpoint
 from rollup_assets.steps.buffers import Buffers
 from rollup_assets.storage import blocks
 from rollup_assets.storage.blocks import Header
@@ -109,6 +110,7 @@ def _split_file(
     rows_read = 0
     reasons: dict[str, int] = {}
     bad: BadFile | None = None
+    failpoint("read.file")
     try:
         raw = RawFile(task.landing_zone / file.path, task.value_column, file.version, task.limits)
         if raw.problem:
@@ -122,6 +124,7 @@ def _split_file(
                 if rows.reason is not None:
                     _quarantine(task, number, file, rows, emit, reasons)
                 _split_rows(task, number, rows, names, emit)
+                failpoint("read.rows")
                 context.advance(len(rows.id))
                 started = time.perf_counter()
                 result.seconds["split"] += started - read

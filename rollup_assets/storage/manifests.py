@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rollup_assets.batches import Batch
 from rollup_assets.errors import ConcurrentWriteError, StageCorruptError
+from rollup_assets.failpoints import failpoint
 from rollup_assets.storage.filesystems import Place, in_parallel
 
 REPARTITIONED = "repartitioned_datapoints"
@@ -139,10 +140,14 @@ class Stage:
 
     def write(self, manifest: Manifest, batch: Batch) -> None:
         """Make a partition visible, or replace it, whatever is there."""
+        failpoint(f"manifest.before.{manifest.asset}")
         (self.folder(manifest.asset, batch) / "manifest.json").write_bytes(_serialized(manifest))
+        failpoint(f"manifest.after.{manifest.asset}")
 
     def _replace(self, manifest: Manifest, batch: Batch, version: str | None) -> None:
+        failpoint(f"manifest.before.{manifest.asset}")
         (self.folder(manifest.asset, batch) / "manifest.json").replace_bytes(_serialized(manifest), version)
+        failpoint(f"manifest.after.{manifest.asset}")
 
     def commit(self, manifest: Manifest, batch: Batch) -> Manifest:
         """Make a new attempt visible unless the current manifest has the same content; returns the manifest that stands.

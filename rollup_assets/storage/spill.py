@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rollup_assets.engines.base import Buffer
+from rollup_assets.failpoints import failpoint
 
 # The operating system takes at most IOV_MAX buffers a call, 1024 on Linux.
 _BUFFERS_PER_WRITE = 1000
@@ -27,6 +28,7 @@ class SpillFile:
 
     def emit(self, bucket: int, header: bytes, buffers: Sequence[Buffer]) -> None:
         """Append one block."""
+        failpoint("spill.write")
         views = [memoryview(buffer).cast("B") for buffer in buffers if memoryview(buffer).nbytes]
         size = sum(len(view) for view in views)
         self.index.setdefault(bucket, []).append((self._end, size, header))

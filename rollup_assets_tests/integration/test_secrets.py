@@ -17,6 +17,7 @@ import pytest
 
 from deploy.servers.ports import free_ports
 from rollup_assets.iceberg.catalog import open_catalog
+from rollup_assets_tests.canaries import holding
 from rollup_assets_tests.integration.servers import PROJECT, dagster
 from rollup_assets_tests.integration.stores import credentials, on_servers
 from rollup_assets_tests.integration.tables import hours, land
@@ -75,6 +76,7 @@ def test_the_catalogs_password_is_nowhere(tmp_path: Path, postgres_server: Postg
     assert "refuses the user's password" in json.dumps(runs)
     texts = [done.stdout, done.stderr, failed.stdout, failed.stderr, recorded.stdout, recorded.stderr, json.dumps(shown)]
     assert not [text for text in texts if CANARY in text]
+    assert list((tmp_path / "home").rglob("*.db")), "it is looked in databases"
     assert holding(tmp_path / "home", CANARY) == []
 
 
@@ -88,13 +90,6 @@ def catalog_of(server: PostgresServer, role: str) -> dict[str, str]:
     uri = server.uri(role, role)
     initialize(load_settings(catalog=uri, catalog_admin_password=server.superuser_password), admin=server.superuser)
     return {"ROLLUP_CATALOG": uri, "ROLLUP_CATALOG_PASSWORD": CANARY}
-
-
-def holding(folder: Path, text: str) -> list[Path]:
-    """Files with the text in them: databases, logs, manifests, metadata."""
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    assert any(path.suffix == ".db" for path in files)
-    return [path for path in files if text.encode() in path.read_bytes()]
 
 
 # ------------------------------------------------------------------------------------------------- all of them, in production
