@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from rollup_assets.errors import PublishError
-from rollup_assets.iceberg.reading import LiveFile, RangeCounts, count_live_rows, read_file
+from rollup_assets.iceberg.reading import LiveFile, RangeCounts, count_live_rows, read_file, require_intact
 from rollup_assets.storage.filesystems import Place
 
 if TYPE_CHECKING:
@@ -83,13 +83,15 @@ class Plan:
         """Replace a file that holds other rows too by one without those of the predicate; leave it alone if it has none of them.
 
         Raises:
-            PublishError: the rows that stay and the rows that go are not all rows of the file. ``scope`` names those that go.
+            PublishError: the rows that stay and the rows that go are not all rows of the file, or it is damaged. ``scope`` names those
+                that go.
         """
         from pyiceberg.expressions import Not
 
         inside = read_file(table, live, predicate, ("resolution",)).num_rows
         if inside == 0:
             return
+        require_intact(table, live)
         kept = read_file(table, live, Not(predicate))
         total = count_live_rows(table, live)
         if kept.num_rows + inside != total:
@@ -111,7 +113,7 @@ class Plan:
             place = self._new_file()
             with place.open_output() as stream:
                 # The table's own schema: columns that others have added stay.
-                pq.write_table(part.cast(schema_to_pyarrow(table.schema())), stream, compression="zstd")
+                pq.write_table(part.cast(schema_to_pyarrow(table.schema())), stream, compression="zstd", write_page_checksum=True)
             self.added.append(data_file(table, place.uri))
 
     def copy(self, table: Table, path: str) -> None:

@@ -224,6 +224,35 @@ def read_file(table: Table, file: LiveFile, predicate: BooleanExpression, column
     return ArrowScan(table.metadata, table.io, schema, predicate).to_table([file.task])
 
 
+def require_intact(table: Table, file: LiveFile) -> None:
+    """Compare the pages of a file with their checksums, where it has any. Whoever is about to rewrite a file asks for this: PyIceberg does
+    not look, and the rows would get new checksums.
+
+    Raises:
+        PublishError: the file is damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from rollup_assets.iceberg.file_io import arrow_filesystem
+    from rollup_assets.storage.storage_errors import is_damage
+
+    filesystem, path = arrow_filesystem(table, file.path)
+    try:
+        with filesystem.open_input_file(path) as source:
+            opened = pq.ParquetFile(source, page_checksum_verification=True)
+            for group in range(opened.num_row_groups):
+                opened.read_row_group(group, use_threads=False)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if not is_damage(error):
+            raise
+        raise PublishError(
+            f"data file {file.path} of {'.'.join(table.name())} is damaged ({error}) and holds rows of several batches; nothing was "
+            "published. Delete its rows with another engine, as Spark's DELETE FROM for whole days, and publish the batches of these days "
+            "again with `rollups backfill FROM TO --force`"
+        ) from error
+
+
 def snapshot_dataset(table: Table, batch: Batch | None = None) -> Dataset:
     """The current snapshot's rows as an Arrow dataset, for engines that push columns and filters down (DuckDB, Polars).
 
@@ -261,7 +290,8 @@ def _file_dataset(table: Table, files: list[LiveFile], schema: pa.Schema) -> Dat
     from rollup_assets.iceberg.file_io import arrow_filesystem
 
     # Pre-buffering fetches the column chunks of a row group side by side, which is what a store on the network needs.
-    file_format = ds.ParquetFileFormat(default_fragment_scan_options=ds.ParquetFragmentScanOptions(pre_buffer=True))
+    options = ds.ParquetFragmentScanOptions(pre_buffer=True, page_checksum_verification=True)
+    file_format = ds.ParquetFileFormat(default_fragment_scan_options=options)
     places = [arrow_filesystem(table, file.path) for file in files]
     fragments = [
         file_format.make_fragment(path, filesystem=filesystem, partition_expression=_guarantee(file))

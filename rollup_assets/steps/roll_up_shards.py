@@ -23,7 +23,7 @@ from rollup_assets.storage import encodings
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.manifests import Manifest, Stage, StagedFile
 from rollup_assets.storage.metric_names import MetricNames, dictionary_array
-from rollup_assets.storage.parquet import ParquetFileWriter
+from rollup_assets.storage.parquet import ParquetFileWriter, StagedParquet
 from rollup_assets.storage.partial_points import PartialPointsLayout, PartialPointsReader
 
 if TYPE_CHECKING:
@@ -261,17 +261,15 @@ class _ShardRoller:
 
     def _points(self, file: StagedFile | None) -> Iterator[Points]:
         """The points of a shard file, a row group at a time."""
-        import pyarrow.parquet as pq
-
         from rollup_assets.kernels.repartition import NO_LAG
         from rollup_assets.kernels.rollup import Points
 
         if file is None or self.task.datapoints is None:
             return
         place = self.task.stage.place(self.task.datapoints, file, self.task.batch)
-        opened = pq.ParquetFile(place.open_input(), read_dictionary=["metric"], pre_buffer=not place.is_local)
-        for group in range(opened.num_row_groups):
-            table = opened.read_row_group(group, use_threads=False)
+        opened = StagedParquet(place, file, self.task.datapoints.asset, self.task.batch, pre_buffer=not place.is_local)
+        for group in range(opened.row_groups):
+            table = opened.read(group)
             columns = {name: table.column(name).chunk(0) for name in table.column_names}
             metric = columns["metric"]
             times = columns["logical_timestamp"].to_numpy()

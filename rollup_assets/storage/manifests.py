@@ -14,6 +14,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+import xxhash
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rollup_assets.batches import Batch
@@ -27,6 +28,7 @@ QUARANTINED = "quarantined_datapoints"
 ROLLUPS = "rollups"
 ROLLUP_TABLE = "rollup_table"
 FORMAT_VERSION: Final = 1
+_READ_BYTES = 1 << 20
 
 
 class _Record(BaseModel):
@@ -54,6 +56,7 @@ class StagedFile(_Record):
     digest: str = Field(description="xxh3_128 of the bytes, hex")
     shards: tuple[int, ...] = Field(default=(), description="shards in it, in row order")
     resolution: int | None = Field(default=None, description="resolution in ms of a rollup file")
+    tail: str | None = Field(default=None, description="xxh3_64 of the last 32 KiB, hex: footers have no checksum of their own")
     footer: str | None = Field(default=None, description="end of a small rollup file, packed: publishing need not read it back")
 
 
@@ -153,13 +156,13 @@ class Stage:
         """Make a new attempt visible unless the current manifest has the same content; returns the manifest that stands.
 
         With equal content the old files stay (readers may hold them, and nothing downstream becomes stale) and the new attempt's
-        are deleted; what is known of the inputs is brought up to date.
+        are deleted; what is known of the inputs is brought up to date. The old files are read for it: damaged ones do not stay.
 
         Raises:
             ConcurrentWriteError: somebody else made other content visible in the meantime (noticed on S3); the new attempt is deleted.
         """
         current, version = self._read_versioned(manifest.asset, batch)
-        if current is None or current.digest != manifest.digest or not self.is_complete(current, batch):
+        if current is None or current.digest != manifest.digest or not self.is_intact(current, batch):
             try:
                 self._replace(manifest, batch, version)
             except ConcurrentWriteError as error:
@@ -196,6 +199,18 @@ class Stage:
         """Whether every file of the manifest is there with its size."""
         return all(found == file.size for found, file in zip(self.sizes(manifest, batch), manifest.files, strict=True))
 
+    def is_intact(self, manifest: Manifest, batch: Batch) -> bool:
+        """Whether every file of the manifest is there with its bytes, all of which are read."""
+
+        def has_its_bytes(file: StagedFile) -> bool:
+            digest = xxhash.xxh3_128()
+            with self.place(manifest, file, batch).open_input() as stream:
+                while content := stream.read(_READ_BYTES):
+                    digest.update(content)
+            return digest.hexdigest() == file.digest
+
+        return self.is_complete(manifest, batch) and all(in_parallel(has_its_bytes, manifest.files, local=self.root.is_local))
+
     def sizes(self, manifest: Manifest, batch: Batch) -> list[int | None]:
         """What the files of a manifest really have, in bytes; None where one is missing."""
         places = [self.place(manifest, file, batch) for file in manifest.files]
@@ -217,8 +232,14 @@ class Stage:
         """Whoever is about to read a partition asks for this: a reader's own error would not say what to do.
 
         Raises:
-            StageCorruptError: a file is missing or has another size; the message names it and the command that makes it anew.
+            StageCorruptError: a file is missing or has another size, or the manifest itself is damaged; the message names it and the
+                command that makes it anew.
         """
+        if content_digest(manifest.files, manifest.counters) != manifest.digest:
+            raise StageCorruptError(
+                f"the manifest of {manifest.asset} {batch} is damaged: it is not the one that its digest was made of; delete "
+                f"{(self.folder(manifest.asset, batch) / 'manifest.json').uri} and run `rollups backfill {batch} {batch}`"
+            )
         for file, size in zip(manifest.files, self.sizes(manifest, batch), strict=True):
             if size != file.size:
                 problem = f"has {size} bytes instead of {file.size}" if size is not None else "is missing"

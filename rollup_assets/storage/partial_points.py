@@ -19,11 +19,10 @@ from rollup_assets.settings import format_duration
 from rollup_assets.storage.encodings import PARTIAL_POINTS_ROW_GROUP, partial_points
 from rollup_assets.storage.manifests import Manifest, Stage, StagedFile
 from rollup_assets.storage.metric_names import MetricNames, dictionary_array
-from rollup_assets.storage.parquet import ParquetFileWriter
+from rollup_assets.storage.parquet import ParquetFileWriter, StagedParquet
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     from rollup_assets.kernels.partial import PartialPoints
     from rollup_assets.storage.filesystems import Place
@@ -156,8 +155,9 @@ class PartialPointsReader:
 
     def __init__(self, stage: Stage, manifest: Manifest, batch: Batch, layout: PartialPointsLayout) -> None:
         self._files = [(stage.place(manifest, file, batch), file) for file in manifest.files]
+        self._asset, self._batch = manifest.asset, batch
         self._layout = layout
-        self._opened: dict[str, pq.ParquetFile] = {}
+        self._opened: dict[str, StagedParquet] = {}
 
     def read(self, shard: int, metrics: MetricNames) -> PartialPoints:
         """Everything about a shard; ``metrics`` gives each name its code."""
@@ -210,14 +210,12 @@ class PartialPointsReader:
     def _tables(self, shard: int, columns: tuple[str, ...] | None) -> Any:
         for place, file in self._files:
             for group in (group for group, owner in enumerate(file.shards) if owner == shard):
-                yield self._file(place).read_row_group(group, columns=list(columns) if columns else None, use_threads=False)
+                yield self._open(place, file).read(group, columns)
 
-    def _file(self, place: Place) -> pq.ParquetFile:
+    def _open(self, place: Place, file: StagedFile) -> StagedParquet:
         # The footer of a file that 4 to 16 shards share takes as long to read as a shard's rows.
         if place.location not in self._opened:
-            import pyarrow.parquet as pq
-
-            self._opened[place.location] = pq.ParquetFile(place.open_input(), read_dictionary=["metric"])
+            self._opened[place.location] = StagedParquet(place, file, self._asset, self._batch)
         return self._opened[place.location]
 
 

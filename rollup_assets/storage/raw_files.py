@@ -147,7 +147,12 @@ class RawFile:
             paths = {metadata.schema.column(index).path for index in range(metadata.num_columns)}
             # Whole-file reads take two to three times as long as row group by row group on the calling thread.
             self._file: pq.ParquetFile = open_parquet(
-                source, metadata, read_dictionary=["metric"] if "metric" in paths else None, pre_buffer=not place.is_local
+                source,
+                metadata,
+                read_dictionary=["metric"] if "metric" in paths else None,
+                pre_buffer=not place.is_local,
+                # Of pages that have one: parquet-mr writes them, and so Spark and Flink.
+                page_checksum_verification=True,
             )
             self._schema: pa.Schema = self._file.schema_arrow
             check_row_groups(metadata, limits)

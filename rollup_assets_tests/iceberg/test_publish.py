@@ -430,6 +430,25 @@ def test_foreign_rows_inside_the_range_go_and_those_outside_stay(pipeline: Pipel
     assert len(rows_of(load(pipeline))) == 3 * 61 + 2 * 60
 
 
+@pytest.mark.scenario("S3")
+def test_a_straddling_file_that_is_damaged_is_not_rewritten(pipeline: Pipeline) -> None:
+    """Its rows would get new checksums, and nobody would ever know."""
+    first, second = batches_from(pipeline, 2)
+    publish_value(pipeline, first, 5)
+    rows = pa.concat_tables([rollup_rows(pipeline.settings, batch, 3_600_000, 50, value=7) for batch in (first, second)])
+    path = Path(load(pipeline).location()) / "data" / "compacted.parquet"
+    pq.write_table(rows, path, write_page_checksum=True, compression="none", use_dictionary=False)
+    load(pipeline).add_files([str(path)])
+    content = bytearray(path.read_bytes())
+    content[content.index((7).to_bytes(8, "little") * 50) + 8] ^= 1
+    path.write_bytes(content)
+    before = load(pipeline).metadata.current_snapshot_id
+    stage_rollups(pipeline, second, value=1)
+    with pytest.raises(PublishError, match=r"compacted\.parquet of metrics\.rollups is damaged .*checksum.*nothing was published"):
+        publish(pipeline, second)
+    assert load(pipeline).metadata.current_snapshot_id == before
+
+
 def test_a_straddling_file_without_rows_in_the_range_is_left_alone(pipeline: Pipeline) -> None:
     """Its labels lie on both sides of the batch: metadata cannot tell, its rows can."""
     before, batch, after = batches_from(pipeline, 3)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import xxhash
 
 from rollup_assets.batches import BatchCalendar
 from rollup_assets.errors import StageCorruptError
@@ -29,7 +31,11 @@ def attempt(stage: Stage, contents: dict[str, bytes], **changes: Any) -> Manifes
     files = []
     for number, (file, content) in enumerate(contents.items()):
         (stage.folder(REPARTITIONED, BATCH) / name / file).write_bytes(content)
-        files.append(StagedFile(path=f"{name}/{file}", rows=len(content), size=len(content), digest=content.hex(), shards=(number,)))
+        files.append(
+            StagedFile(
+                path=f"{name}/{file}", rows=len(content), size=len(content), digest=xxhash.xxh3_128_hexdigest(content), shards=(number,)
+            )
+        )
     counters = changes.pop("counters", {"rows_read": 3})
     fields: dict[str, Any] = {
         "code_version": "1",
@@ -136,6 +142,31 @@ def test_a_manifest_that_cannot_be_read_names_the_file_and_the_remedy(damage: An
         stage.commit(attempt(stage, {"shard-00000.parquet": b"abc"}), BATCH)
 
 
+@pytest.mark.scenario("S3")
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text.replace('"rows_read": 3', '"rows_read": 2'),
+        lambda text: text.replace('"rows": 3', '"rows": 7'),
+        lambda text: text.replace(xxhash.xxh3_128_hexdigest(b"abc"), xxhash.xxh3_128_hexdigest(b"abd")),
+        lambda text: re.sub(r'("shards": \[\s*)0', r"\g<1>4", text),
+    ],
+    ids=["counter", "rows of a file", "digest of a file", "shard of a row group"],
+)
+def test_a_manifest_that_says_something_else_than_it_was_written_with_is_not_read_from(damage: Any, stage: Stage) -> None:
+    manifest = attempt(stage, {"a": b"abc"})
+    stage.write(manifest, BATCH)
+    stage.require_complete(manifest, BATCH)
+    path = Path(stage.root.path) / FOLDER / "manifest.json"
+    text = path.read_text()
+    assert damage(text) != text
+    path.write_text(damage(text))
+    found = stage.read(REPARTITIONED, BATCH)
+    assert found is not None
+    with pytest.raises(StageCorruptError, match=rf"the manifest of .* is damaged.*delete {path} and run `rollups backfill {BATCH.key}"):
+        stage.require_complete(found, BATCH)
+
+
 # ------------------------------------------------------------------------------------------------------------------- commit
 
 
@@ -172,14 +203,15 @@ def test_other_content_replaces_the_manifest(change: dict[str, Any], stage: Stag
     assert stage.is_complete(new, BATCH)
 
 
-@pytest.mark.parametrize("content", [None, b"", b"ab"], ids=["missing", "empty", "cut"])
+@pytest.mark.scenario("S3")
+@pytest.mark.parametrize("content", [None, b"", b"ab", b"abd"], ids=["missing", "empty", "cut", "another byte"])
 def test_equal_content_replaces_a_manifest_whose_files_are_not_all_there(content: bytes | None, stage: Stage) -> None:
     old = stage.commit(attempt(stage, {"a": b"abc", "b": b"d"}), BATCH)
     place = stage.place(old, old.files[0], BATCH)
     place.delete_file()
     if content is not None:
         place.write_bytes(content)
-    assert not stage.is_complete(old, BATCH)
+    assert not stage.is_intact(old, BATCH)
     new = attempt(stage, {"a": b"abc", "b": b"d"})
     assert stage.commit(new, BATCH) == new == stage.read(REPARTITIONED, BATCH)
     assert stage.is_complete(new, BATCH)

@@ -51,6 +51,7 @@ def test_digest_size_and_rows_are_those_of_the_file(tmp_path: Path) -> None:
         digest=xxhash.xxh3_128(content).hexdigest(),
         shards=(3, 4),
         resolution=60_000,
+        tail=xxhash.xxh3_64_hexdigest(content[-(1 << 15) :]),
         footer=file.footer,
     )
     assert pq.read_table(tmp_path / "new" / "a.parquet").equals(rows(1010))

@@ -1,0 +1,150 @@
+"""Bits that flip in staged files and in the table's: an error that says what to do, never another number; and doing it mends them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from rollup_assets.errors import QueryError, ReconciliationError, StageCorruptError
+from rollup_assets.query import query
+from rollup_assets.steps.publish import publish
+from rollup_assets.steps.repartition import stage_batch
+from rollup_assets.steps.results import RolledUp
+from rollup_assets.steps.rollup import roll_up
+from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLUPS
+from rollup_assets_tests import landing
+from rollup_assets_tests.strategies import HOUR, MINUTE, Grid, crowd
+
+if TYPE_CHECKING:
+    from rollup_assets.batches import Batch
+    from rollup_assets.pipeline import Pipeline
+
+THOROUGH = pytest.mark.thorough
+FIRST_DAY = 1_767_225_600_000
+GRID = Grid(FIRST_DAY, HOUR, 3, (MINUTE, HOUR), HOUR)
+
+
+@dataclass(frozen=True)
+class Published:
+    """Three hours, published; what the rollups of the last one and the whole table are."""
+
+    pipeline: Pipeline
+    batches: list[Batch]
+    digest: str
+    rows: list[dict[str, Any]]
+
+    def files(self, asset: str, batch: Batch) -> list[Path]:
+        manifest = self.pipeline.stage.read(asset, batch)
+        assert manifest is not None
+        return [Path(self.pipeline.stage.place(manifest, file, batch).path) for file in manifest.files]
+
+
+def rows_of(pipeline: Pipeline) -> list[dict[str, Any]]:
+    return query(pipeline.settings, "SELECT * FROM rollups ORDER BY ALL").to_pylist()
+
+
+@pytest.fixture(scope="module")
+def published(fresh_home: Callable[[], Path]) -> Published:
+    pipeline = landing.pipeline_of(GRID, fresh_home())
+    landing.land(pipeline, crowd(71, GRID, 60, 3000))
+    batches = landing.batches_of(pipeline, GRID)
+    for batch in batches:
+        stage_batch(pipeline, batch)
+        rolled_up = roll_up(pipeline, batch)
+        assert isinstance(rolled_up, RolledUp)
+        publish(pipeline, batch)
+    return Published(pipeline, batches, rolled_up.manifest.digest, rows_of(pipeline))
+
+
+def flips(chance: random.Random, path: Path, count: int) -> Iterator[tuple[int, int]]:
+    """Have the file with one bit flipped, so often, and in the end as it was; yields where."""
+    content = path.read_bytes()
+    try:
+        for _ in range(count):
+            place, bit = chance.randrange(len(content)), chance.randrange(8)
+            path.write_bytes(content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :])
+            yield place, bit
+    finally:
+        path.write_bytes(content)
+
+
+@pytest.mark.scenario("S3")
+@pytest.mark.parametrize("count", [40, pytest.param(400, marks=THOROUGH)])
+@pytest.mark.parametrize(("asset", "back"), [(REPARTITIONED, 0), (PARTIAL_POINTS, 0), (PARTIAL_POINTS, 1), (PARTIAL_POINTS, 2)])
+def test_a_flipped_bit_in_a_staged_file_is_noticed_or_without_effect(
+    published: Published, seed: int, asset: str, back: int, count: int
+) -> None:
+    """Wherever it is: in pages, their headers, or the footer; of the batch's own files and those of the two before it."""
+    pipeline, batch = published.pipeline, published.batches[2]
+    chance = random.Random(seed)
+    noticed, tried, told = 0, 0, list[str]()
+    for path in published.files(asset, published.batches[2 - back]):
+        for where in flips(chance, path, count // 4):
+            tried += 1
+            try:
+                found = roll_up(pipeline, batch, force=True)
+            except StageCorruptError as error:
+                noticed += 1
+                told.append(str(error))
+            except ReconciliationError:
+                noticed += 1
+            else:
+                assert isinstance(found, RolledUp)
+                assert found.manifest.digest == published.digest, f"{path} at {where}"
+    assert noticed > tried // 2
+    assert all(f"`rollups backfill {published.batches[2 - back].key}" in text for text in told)
+
+
+@pytest.mark.scenario("S3")
+def test_a_flipped_bit_in_a_page_of_the_table_is_an_error_for_who_reads_it(published: Published, seed: int) -> None:
+    """Not in the footer, which has no checksum in Parquet and no digest that readers of the table would know."""
+    from rollup_assets.verification import verify
+
+    pipeline, batch = published.pipeline, published.batches[2]
+    chance = random.Random(seed)
+    for path in published.files(ROLLUPS, batch):
+        content = path.read_bytes()
+        pages = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+        refused: list[str] = []
+        for place, bit in [(chance.randrange(4, pages), chance.randrange(8)) for _ in range(10)]:
+            path.write_bytes(content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :])
+            try:
+                found = rows_of(pipeline)
+            except QueryError as error:
+                refused.append(str(error))
+            else:
+                assert found == published.rows, f"{path} at {place}, {bit}"
+        assert len(refused) >= 5
+        assert any("checksum" in text for text in refused)
+        with pytest.raises(Exception, match=r"(?i)checksum|page|parquet"):
+            verify(pipeline.settings, [batch])
+        path.write_bytes(content)
+
+
+@pytest.mark.scenario("S3")
+@pytest.mark.parametrize("asset", [REPARTITIONED, PARTIAL_POINTS, ROLLUPS])
+def test_doing_what_the_error_says_mends_damaged_files(published: Published, asset: str) -> None:
+    """A forced rerun finds that it has the same content, and that the files which have it are damaged: they do not stay."""
+    pipeline, batch = published.pipeline, published.batches[1]
+    before = {name: pipeline.stage.read(name, batch) for name in (REPARTITIONED, PARTIAL_POINTS, ROLLUPS)}
+    for path in published.files(asset, batch):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 3] ^= 1
+        path.write_bytes(content)
+    stage_batch(pipeline, batch, force=True)
+    roll_up(pipeline, batch, force=True)
+    publish(pipeline, batch, force=True)
+    for name, manifest in before.items():
+        found = pipeline.stage.read(name, batch)
+        assert found is not None
+        assert manifest is not None
+        assert found.digest == manifest.digest
+        assert (found.attempt == manifest.attempt) == (name != asset)
+        assert pipeline.stage.is_intact(found, batch)
+    assert rows_of(pipeline) == published.rows
+    assert publish(pipeline, batch).unchanged
