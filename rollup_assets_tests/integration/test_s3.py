@@ -211,6 +211,7 @@ def provoke(pipeline: Pipeline, batch: Batch) -> tuple[StorageError, float]:
     return caught.value, time.monotonic() - started
 
 
+@pytest.mark.scenario("S5")
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 def test_what_is_wrong_is_said_in_one_sentence_and_nothing_is_written(
     make_pipeline: MakePipeline,
@@ -274,6 +275,7 @@ def test_a_server_that_is_not_s3_is_not_taken_for_an_empty_landing_zone(
     assert f"ROLLUP_S3_ENDPOINT={not_s3}" in str(error)
 
 
+@pytest.mark.scenario("S1")
 def test_a_server_that_takes_connections_and_never_answers_is_given_up(
     make_pipeline: MakePipeline, tmp_path: Path, on_disk: OnDisk, s3_folder: S3Folder
 ) -> None:

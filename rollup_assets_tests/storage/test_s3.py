@@ -192,6 +192,7 @@ def test_of_writers_at_once_one_wins(s3_folder: S3Folder) -> None:
             assert place.read_bytes() == contents[won.index(True)]
 
 
+@pytest.mark.scenario("S2")
 def test_a_repeated_request_that_meets_its_own_object_has_won(s3_folder: S3Folder) -> None:
     """The first answer was lost, the SDK asked again."""
     place = s3_folder.lake / "manifest.json"
@@ -370,6 +371,7 @@ def busy_server(s3_folder: S3Folder) -> Iterator[http.server.ThreadingHTTPServer
         thread.join()
 
 
+@pytest.mark.scenario("S1")
 def test_retries_are_bounded_and_in_the_log(busy_server: http.server.ThreadingHTTPServer, caplog: pytest.LogCaptureFixture) -> None:
     options = S3Options(f"http://127.0.0.1:{busy_server.server_port}", "us-east-1", True)
     with caplog.at_level(logging.WARNING), pytest.raises(Exception, match="503"):
