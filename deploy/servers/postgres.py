@@ -134,11 +134,15 @@ class PostgresServer:
         self.port = 0
         return False
 
-    def stop(self) -> None:
-        """Stop it, ending every connection. Its data stay: :meth:`start` goes on with them."""
+    def stop(self, *, at_once: bool = False) -> None:
+        """Stop it, ending every connection. Its data stay: :meth:`start` goes on with them.
+
+        ``at_once``: without writing down what is in memory, as after a crash; a server that is not durable may have lost commits.
+        """
         if self._process is None:
             return
-        self._process.send_signal(signal.SIGINT)  # PostgreSQL's fast shutdown
+        # PostgreSQL's immediate and fast shutdown.
+        self._process.send_signal(signal.SIGQUIT if at_once else signal.SIGINT)
         try:
             self._process.wait(timeout=_STOP_SECONDS)
         except subprocess.TimeoutExpired:
@@ -184,6 +188,36 @@ def postgres(
         _initialize(server)
     if certificate is not None:
         server.options |= _install_certificate(server, *certificate)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@contextmanager
+def standby(primary: PostgresServer, folder: Path, *, port: int | None = None) -> Iterator[PostgresServer]:
+    """A server that follows another and can be read from, until the block ends; ``select pg_promote()`` makes it a primary.
+
+    Args:
+        primary: the running server that it begins as a copy of.
+        folder: its data and log.
+        port: where it finds the primary, if it is to go through a proxy.
+
+    Raises:
+        RuntimeError: the copy cannot be made, or the server does not start.
+    """
+    folder.mkdir(parents=True)
+    server = PostgresServer(folder.resolve(), primary.binaries, primary.superuser, primary.superuser_password, dict(primary.options))
+    server.data.mkdir(mode=0o700)
+    _give_to_server_user(server.data)
+    source = ["--host", primary.host, "--port", port or primary.port, "--username", primary.superuser, "--no-password"]
+    copy = ["--pgdata", server.data, "--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast", "--no-sync"]
+    command = _as_server_user([primary.binaries / "pg_basebackup", *source, *copy])
+    environment = {**os.environ, "PGPASSWORD": primary.superuser_password}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"PostgreSQL's pg_basebackup failed: {done.stderr.strip()}")
     server.start()
     try:
         yield server
