@@ -113,6 +113,10 @@ class TableMismatchError(PublishError):
     """The existing Iceberg table has another schema, partition spec or properties than the settings ask for."""
 
 
+class CleaningError(RollupError):
+    """It is not certain what may be deleted, so nothing of it was."""
+
+
 class LockTimeoutError(PublishError):
     """Another publisher held the table's lock for too long."""
 

@@ -14,6 +14,7 @@ from rollup_assets.escaping import escape
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from rollup_assets.cleaning import Cleaning
     from rollup_assets.defs.backfill import BackfillResult
     from rollup_assets.doctor.examination import Examination
     from rollup_assets.generator.landing import Generated
@@ -177,6 +178,26 @@ def print_replayed(console: Console, replayed: Sequence[Replayed]) -> None:
             before, after = partition.before.get(name), partition.after.get(name)
             table.add_row(partition.partition, name, *("" if count is None else f"{count:,}" for count in (before, after)))
     console.print(table)
+
+
+def print_cleaning(console: Console, found: Cleaning, *, deleted: bool) -> None:
+    """Leftovers by kind, what is gone by name, and what was left alone."""
+    table = _table("leftovers", "", "count", "size")
+    for kind, (count, size) in found.by_kind().items():
+        table.add_row(kind, "", f"{count:,}", bytes_text(size))
+    if found.found:
+        console.print(table)
+    for leftover in found.deleted:
+        console.print(f"deleted {escape(leftover.path)}", soft_wrap=True, highlight=False)
+    for remark in found.remarks:
+        console.print(f"[yellow]left alone[/]: {escape(remark)}", soft_wrap=True, highlight=False)
+    if deleted:
+        total = bytes_text(sum(leftover.bytes for leftover in found.deleted))
+        console.print(f"[green]{_count(len(found.deleted), 'leftover')} deleted[/], {total}", highlight=False)
+    elif found.found:
+        console.print(f"nothing was deleted; `rollups clean --delete` deletes {'it' if len(found.found) == 1 else 'them'}", highlight=False)
+    elif not found.failures:
+        console.print("[green]nothing is left over[/]")
 
 
 def print_examination(console: Console, examination: Examination) -> None:

@@ -70,7 +70,20 @@ def plain(text: str) -> str:
 
 @pytest.mark.parametrize(
     "command",
-    ["generate", "backfill", "verify", "sql", "status", "doctor", "demo", "dev", "quarantine list", "quarantine show", "quarantine replay"],
+    [
+        "generate",
+        "backfill",
+        "verify",
+        "sql",
+        "status",
+        "doctor",
+        "demo",
+        "dev",
+        "quarantine list",
+        "quarantine show",
+        "quarantine replay",
+        "clean",
+    ],
 )
 def test_every_command_has_help_with_examples(run: Run, command: str) -> None:
     text = plain(run(*command.split(), "--help").output)

@@ -7,7 +7,6 @@ written to one file a map task and read back bucket by bucket: memory stays boun
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import shutil
 import threading
@@ -20,7 +19,7 @@ from pathlib import Path
 from rollup_assets.engines.base import Blocks, Emit, Item, Mapped, Progress, Reduced, Result, TaskContext
 from rollup_assets.engines.waiting import wait_for_one
 from rollup_assets.loading import load_arrow
-from rollup_assets.storage.spill import SpilledBlocks, SpillFile
+from rollup_assets.storage.spill import SpilledBlocks, SpillFile, abandoned_folders, new_spill_folder
 
 
 @dataclass
@@ -159,14 +158,10 @@ class LocalEngine:
 
     @contextlib.contextmanager
     def _folder(self) -> Iterator[Path]:
-        """A folder for one step's spilled data, named after the process so that leftovers are recognized."""
-        self.scratch.mkdir(parents=True, exist_ok=True)
-        for left in self.scratch.iterdir():
-            owner = left.name.split("-")[0]
-            if owner.isdecimal() and not Path(f"/proc/{owner}").exists():
-                shutil.rmtree(left, ignore_errors=True)
-        folder = self.scratch / f"{os.getpid()}-{uuid.uuid4().hex}"
-        folder.mkdir()
+        """A folder for one step's spilled data."""
+        for left in abandoned_folders(self.scratch):
+            shutil.rmtree(left, ignore_errors=True)
+        folder = new_spill_folder(self.scratch)
         try:
             yield folder
         finally:

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
+from rollup_assets.errors import StorageError
 from rollup_assets.storage.s3 import SCHEME, S3Options, once_per_process, threads
 
 if TYPE_CHECKING:
     from pyarrow import NativeFile
     from pyarrow.fs import FileSystem
 
-    from rollup_assets.storage.objects import ObjectPlace
+    from rollup_assets.storage.objects import FoundUpload, ObjectPlace
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -39,6 +40,8 @@ class FoundFile:
     """Bytes."""
     version: str
     """Changes whenever the content may have: ``mtime:<ns>`` on disks, ``etag:<ETag>`` on object stores."""
+    modified: int
+    """When it was last written, epoch milliseconds by the clock of the disk or store."""
 
     @property
     def name(self) -> str:
@@ -58,6 +61,10 @@ class Place:
     def parse(cls, location: str, s3: S3Options | None = None) -> Place:
         """The place of an absolute path or a URI (``s3://…``); ``s3``: how to reach the store, :attr:`Settings.s3`."""
         return cls(location, s3 or _DEFAULT)
+
+    def of_path(self, path: str) -> Place:
+        """The place of a path as listings of this one show it (:attr:`FoundFile.path`)."""
+        return self.at(path if self.is_local else f"{self.location.partition('://')[0]}://{path}")
 
     def at(self, location: str) -> Place:
         """Another absolute path or URI, reached in the same way."""
@@ -137,12 +144,16 @@ class Place:
         """The files in or below this folder, in path order; none if it does not exist. ``prefix``: only paths that begin so in it."""
         if place := self._object():
             objects = place.objects(recursive=recursive, prefix=prefix)
-            found = [FoundFile(f"{place.bucket}/{one.key}", one.size, one.version) for one in objects]
+            found = [FoundFile(f"{place.bucket}/{one.key}", one.size, one.version, one.modified) for one in objects]
         else:
             from pyarrow.fs import FileSelector
 
             infos = self.filesystem.get_file_info(FileSelector(self.path, recursive=recursive, allow_not_found=True))
-            found = [FoundFile(str(info.path), int(info.size), f"mtime:{info.mtime_ns}") for info in infos if info.is_file]
+            found = [
+                FoundFile(str(info.path), int(info.size), f"mtime:{info.mtime_ns}", info.mtime_ns // 1_000_000)
+                for info in infos
+                if info.is_file
+            ]
             if prefix:
                 found = [file for file in found if file.path.startswith(posixpath.join(self.path, prefix))]
         return iter(sorted(found, key=lambda file: file.path))
@@ -230,6 +241,40 @@ class Place:
             place.delete()
         elif self.exists():
             self.filesystem.delete_file(self.path)
+
+
+def unfinished_uploads(folder: Place) -> list[FoundUpload]:
+    """Uploads below a folder that were begun and neither completed nor dropped, with what has arrived of them; only S3 has any."""
+    place = folder._object()
+    return [] if place is None else place.unfinished_uploads()
+
+
+def drop_upload(folder: Place, upload: FoundUpload) -> None:
+    """Drop one that :func:`unfinished_uploads` has found."""
+    if place := folder._object():
+        place.drop_upload(upload)
+
+
+def delete_files(places: Sequence[Place]) -> dict[Place, StorageError]:
+    """Delete files, on S3 a thousand a request; one that is not there is no error. Returns those that stay, and why."""
+    stay: dict[Place, StorageError] = {}
+    objects: dict[tuple[str, S3Options], dict[str, Place]] = {}
+    for place in places:
+        if found := place._object():
+            objects.setdefault((found.bucket, place.s3), {})[found.key] = place
+            continue
+        try:
+            place.delete_file()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            reason = error.strerror or (str(error).splitlines() or [type(error).__name__])[0]
+            stay[place] = StorageError(f"{place.uri} cannot be deleted ({reason}); let this user write its folder, and try again")
+    for of_bucket in objects.values():
+        some = next(iter(of_bucket.values()))._object()
+        assert some is not None
+        stay |= {of_bucket[key]: error for key, error in some.delete_keys(list(of_bucket)).items()}
+    return stay
 
 
 def in_parallel(function: Callable[[Item], Result], items: Sequence[Item], *, local: bool = False) -> Iterator[Result]:

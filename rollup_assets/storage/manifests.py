@@ -127,6 +127,19 @@ class Stage:
         """
         return self._read_versioned(asset, batch)[0]
 
+    def in_folder(self, asset: str, folder: str) -> Manifest | None:
+        """The manifest in a partition's folder, also where the calendar has no such partition any more; None if there is none.
+
+        Raises:
+            StageCorruptError: it cannot be read.
+        """
+        place = self.root / asset / folder / "manifest.json"
+        content = place.read_bytes()
+        try:
+            return None if content is None else Manifest.model_validate_json(content)
+        except ValidationError as error:
+            raise StageCorruptError(f"{place.uri} is not a manifest this version reads ({error.errors()[0]['msg']})") from error
+
     def _read_versioned(self, asset: str, batch: Batch) -> tuple[Manifest | None, str | None]:
         place = self.folder(asset, batch) / "manifest.json"
         content, version = place.read_versioned()

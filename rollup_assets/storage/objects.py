@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Final
 
-from rollup_assets.errors import ConcurrentWriteError
+from rollup_assets.errors import ConcurrentWriteError, StorageError
 from rollup_assets.storage.s3 import SCHEME, S3Options, once_per_process, threads
 from rollup_assets.storage.storage_errors import storage_error
 
@@ -22,6 +22,7 @@ PART_BYTES: Final = 8 << 20
 PARTS_IN_FLIGHT: Final = 3
 _DELETES_PER_REQUEST = 1000
 _MISSING = ("404", "NoSuchKey", "NotFound")
+_NO_UPLOAD = ("404", "NoSuchUpload", "NotFound")
 _LOST_RACE = ("PreconditionFailed", "412", "ConditionalRequestConflict", "409")
 _NOT_SUPPORTED = ("NotImplemented", "501")
 
@@ -36,6 +37,20 @@ class FoundObject:
     size: int
     version: str
     """Changes whenever the content does: the ETag where the store gives one, else the time of the last change."""
+    modified: int
+    """When it was last written, epoch milliseconds by the store's clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundUpload:
+    """An upload in parts that was begun and neither completed nor dropped."""
+
+    key: str
+    upload_id: str
+    size: int
+    """Bytes of the parts that have arrived."""
+    begun: int
+    """Epoch milliseconds by the store's clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +96,7 @@ class ObjectPlace:
         for page in self._pages(recursive=recursive, prefix=prefix):
             for found in page.get("Contents", ()):
                 if not found["Key"].endswith("/"):
-                    yield FoundObject(found["Key"], int(found["Size"]), _version(found))
+                    yield FoundObject(found["Key"], int(found["Size"]), _version(found), _milliseconds(found["LastModified"]))
 
     def folders(self) -> list[str]:
         """Names of the folders directly below this prefix, sorted."""
@@ -157,14 +172,66 @@ class ObjectPlace:
 
     def delete_below(self) -> None:
         """Delete all objects below this prefix."""
-        keys = [found.key for found in self.objects()]
-        with self._explained():
-            for first in range(0, len(keys), _DELETES_PER_REQUEST):
-                some = [{"Key": key} for key in keys[first : first + _DELETES_PER_REQUEST]]
+        for error in self.delete_keys([found.key for found in self.objects()]).values():
+            raise error
+
+    def delete_keys(self, keys: Sequence[str]) -> dict[str, StorageError]:
+        """Delete objects of this place's bucket, a thousand a request and several requests at once; returns those that stay, and why."""
+        portions = [keys[first : first + _DELETES_PER_REQUEST] for first in range(0, len(keys), _DELETES_PER_REQUEST)]
+        stay: dict[str, StorageError] = {}
+        for refused in threads().map(self._delete_portion, portions):
+            stay |= refused
+        return stay
+
+    def _delete_portion(self, keys: Sequence[str]) -> dict[str, StorageError]:
+        try:
+            with self._explained():
+                some = [{"Key": key} for key in keys]
                 answer = self._client().delete_objects(Bucket=self.bucket, Delete={"Objects": some, "Quiet": True})
-                for failed in answer.get("Errors", ()):
-                    # One by one, so that the error is the same as for a single object.
-                    self._client().delete_object(Bucket=self.bucket, Key=failed["Key"])
+        except StorageError as error:
+            return dict.fromkeys(keys, error)
+        stay = {}
+        for failed in answer.get("Errors", ()):
+            # One by one, so that the error is the same as for a single object.
+            try:
+                ObjectPlace(self.bucket, failed["Key"], self.options).delete()
+            except StorageError as error:
+                stay[str(failed["Key"])] = error
+        return stay
+
+    # ---------------------------------------------------------------------------------------------------------- unfinished uploads
+
+    def unfinished_uploads(self) -> list[FoundUpload]:
+        """Uploads to keys below this prefix that nobody has completed or dropped, with what has arrived of each."""
+        with self._explained():
+            client = self._client()
+            pages = client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=self._prefix)
+            # Servers of one's own may take a prefix for a folder.
+            found = [upload for page in pages for upload in page.get("Uploads", ()) if str(upload["Key"]).startswith(self._prefix)]
+            sizes = threads().map(lambda upload: self._arrived(client, upload["Key"], upload["UploadId"]), found)
+            return [
+                FoundUpload(str(upload["Key"]), str(upload["UploadId"]), size, _milliseconds(upload["Initiated"]))
+                for upload, size in zip(found, sizes, strict=True)
+            ]
+
+    def _arrived(self, client: Any, key: str, upload_id: str) -> int:
+        pages = client.get_paginator("list_parts").paginate(Bucket=self.bucket, Key=key, UploadId=upload_id)
+        try:
+            return sum(int(part["Size"]) for page in pages for part in page.get("Parts", ()))
+        except client.exceptions.ClientError as error:
+            if _code(error) in _NO_UPLOAD:
+                return 0
+            raise
+
+    def drop_upload(self, upload: FoundUpload) -> None:
+        """Drop an upload and its parts; nothing happens if it is completed or dropped by now."""
+        with self._explained():
+            client = self._client()
+            try:
+                client.abort_multipart_upload(Bucket=self.bucket, Key=upload.key, UploadId=upload.upload_id)
+            except client.exceptions.ClientError as error:
+                if _code(error) not in _NO_UPLOAD:
+                    raise
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -267,3 +334,7 @@ def _version(found: Any) -> str:
     if etag := found.get("ETag"):
         return f"etag:{str(etag).strip(chr(34))}"
     return f"mtime:{int(found['LastModified'].timestamp() * 1_000_000_000)}"
+
+
+def _milliseconds(moment: Any) -> int:
+    return int(moment.timestamp() * 1000)

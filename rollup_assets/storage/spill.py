@@ -1,4 +1,4 @@
-"""Spill files: blocks of bytes written one after the other and read back by bucket, on a local disk.
+"""Spill files: blocks of bytes written one after the other and read back by bucket, in folders of processes on a local disk.
 
 What the blocks hold stays out (``storage.blocks``).
 """
@@ -6,6 +6,7 @@ What the blocks hold stays out (``storage.blocks``).
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,6 +15,30 @@ from rollup_assets.failpoints import failpoint
 
 # The operating system takes at most IOV_MAX buffers a call, 1024 on Linux.
 _BUFFERS_PER_WRITE = 1000
+
+
+def new_spill_folder(scratch: Path) -> Path:
+    """A folder of this process, made; its name says whose it is, so that it is known for what it is when the process is gone."""
+    folder = scratch / f"{os.getpid()}-{uuid.uuid4().hex}"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def abandoned_folders(scratch: Path) -> list[Path]:
+    """The folders of processes of this machine that have ended without deleting them."""
+    if not scratch.is_dir():
+        return []
+    return sorted(folder for folder in scratch.iterdir() if (owner := folder.name.split("-")[0]).isdecimal() and not _is_alive(int(owner)))
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 class SpillFile:

@@ -1,0 +1,409 @@
+"""``rollups clean``: what killed, failed and superseded runs have left behind, found, and deleted if that is wanted.
+
+A leftover is a file that nothing names any more and nobody has written to for a while. Candidates are listed before it is read what is
+named, so that whatever is made meanwhile is no candidate; what is named is read again right before anything is deleted, for files of the
+table under its lock. Raw data is never looked at. How leftovers are told from what is needed is in ``storage.leftovers`` and
+``iceberg.references``; printing stays out.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+
+from rollup_assets.errors import CleaningError, LockLostError, RollupError, StorageError
+from rollup_assets.iceberg.table import table_location
+from rollup_assets.settings import Settings
+from rollup_assets.storage.filesystems import FoundFile, Place, delete_files, drop_upload, in_parallel, unfinished_uploads
+from rollup_assets.storage.leftovers import (
+    KeptManifests,
+    LeftFolder,
+    StagedFolder,
+    is_old,
+    left_folders,
+    remove_empty_folders,
+    staged_folders,
+    unnamed,
+)
+from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Stage
+from rollup_assets.storage.storage_errors import explains_storage_errors
+
+if TYPE_CHECKING:
+    from pyiceberg.table import Table
+
+    from rollup_assets.iceberg.references import References
+    from rollup_assets.storage.objects import FoundUpload
+
+Item = TypeVar("Item")
+
+OLDER_THAN: Final = 3 * 86_400_000
+"""The age in ms below which nothing is deleted unless somebody says otherwise: far longer than any run takes."""
+ATTEMPTS, OTHER_PARTITIONS, RECORDS = "staged attempts", "partitions of another calendar", "publish records"
+DATA, REWRITTEN, METADATA = "data files", "rewritten files", "metadata files"
+UPLOADS, SCRATCH = "unfinished uploads", "scratch folders"
+HISTORY = "publish_history"
+"""Folder of the stage with one record of each publish."""
+RECORDS_KEPT = 5
+"""Records kept of each partition whatever their age, besides those of snapshots that the table keeps."""
+_STAGED = (REPARTITIONED, PARTIAL_POINTS, QUARANTINED, ROLLUPS, ROLLUP_TABLE, HISTORY)
+# How much is deleted between two looks at what is named; publishers get their turn in between.
+_PARTITIONS_AT_ONCE = 200
+_FILES_AT_ONCE = 5000
+_OTHERS_NAMED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """Something that nothing needs any more."""
+
+    kind: str
+    path: str
+    """Path or URI."""
+    bytes: int
+    modified: int
+    """Epoch milliseconds."""
+
+
+@dataclass(slots=True)
+class Cleaning:
+    """What was found and what became of it."""
+
+    found: list[Leftover] = field(default_factory=list)
+    deleted: list[Leftover] = field(default_factory=list)
+    """Everything that is gone."""
+    remarks: list[str] = field(default_factory=list)
+    """What was left alone, and why."""
+    failures: list[str] = field(default_factory=list)
+    """Why something could not be judged or deleted; what else was deleted is gone all the same."""
+
+    def by_kind(self) -> dict[str, tuple[int, int]]:
+        """Count and bytes of what was found, by kind."""
+        counts: dict[str, tuple[int, int]] = {}
+        for leftover in self.found:
+            count, size = counts.get(leftover.kind, (0, 0))
+            counts[leftover.kind] = (count + 1, size + leftover.bytes)
+        return counts
+
+
+class _Part(Protocol):
+    def find(self) -> list[Leftover]: ...
+
+    def delete(self) -> None: ...
+
+
+@explains_storage_errors
+def clean(
+    settings: Settings, *, older_than: int = OLDER_THAN, delete: bool = False, other_partitions: bool = False, now: int | None = None
+) -> Cleaning:
+    """Find leftovers, and delete them if that is wanted.
+
+    Args:
+        settings: of the table.
+        older_than: age in ms from which on something is a leftover; 0 for whatever age, which is safe only while nothing runs.
+        delete: delete what is found; else nothing is changed.
+        other_partitions: also partitions in the stage that the calendar does not have (any more), with everything in them.
+        now: epoch ms; the clock's unless given.
+
+    Raises:
+        StorageError: something cannot be listed or read.
+        StageCorruptError: a manifest cannot be read, so that nobody knows what it names; nothing was deleted.
+        CatalogError, TableMismatchError: the table cannot be asked, or is not the one that the settings are about.
+    """
+    moment = time.time_ns() // 1_000_000 if now is None else now
+    before = moment - older_than if older_than else None
+    report = Cleaning()
+    stage = Stage(Place.parse(settings.stage, settings.s3))
+    parts: list[_Part] = [
+        _Staged(settings, stage, before, report, others=other_partitions),
+        _TableFiles(settings, stage, before, report),
+        _Uploads(settings, before, report),
+        _Scratch(settings, before, moment, report),
+    ]
+    for part in parts:
+        report.found += part.find()
+    if delete:
+        for part in parts:
+            try:
+                part.delete()
+            except RollupError as error:
+                report.failures.append(str(error))
+    return report
+
+
+def _leftover(kind: str, root: Place, file: FoundFile) -> Leftover:
+    return Leftover(kind, root.of_path(file.path).uri, file.size, file.modified)
+
+
+def _delete(report: Cleaning, root: Place, files: Sequence[tuple[str, FoundFile]]) -> None:
+    """Delete files, each with its kind, and report those that are gone.
+
+    Raises:
+        StorageError: some could not be deleted.
+    """
+    leftovers = {root.of_path(file.path): _leftover(kind, root, file) for kind, file in files}
+    stay = delete_files(list(leftovers))
+    report.deleted += [leftover for place, leftover in leftovers.items() if place not in stay]
+    for error in stay.values():
+        raise error
+
+
+# ---------------------------------------------------------------------------------------------------------------------- stage
+
+
+class _Staged:
+    """Attempts that no manifest names, and, if that is wanted, partitions of another calendar as a whole."""
+
+    def __init__(self, settings: Settings, stage: Stage, before: int | None, report: Cleaning, *, others: bool) -> None:
+        self._calendar = settings.calendar
+        self._stage = stage
+        self._before = before
+        self._report = report
+        self._others = others
+        self._with_leftovers: list[StagedFolder] = []
+        self._found: set[str] = set()
+        self._other: list[StagedFolder] = []
+
+    def find(self) -> list[Leftover]:
+        folders = [folder for asset in _STAGED for folder in staged_folders(self._stage, asset)]
+        strangers = [folder for folder in folders if self._calendar.of_folder(folder.name) is None]
+        if self._others:
+            self._other = [folder for folder in strangers if all(is_old(file, self._before) for file in folder.files)]
+            folders = [folder for folder in folders if folder not in self._other]
+        elif strangers:
+            names = {folder.name for folder in strangers}
+            self._report.remarks.append(
+                f"the stage has {len(names)} partitions that are not of this calendar (ROLLUP_START, ROLLUP_BATCH), such as {min(names)}; "
+                "--other-partitions is about them, too"
+            )
+        files = unnamed(self._stage, folders, self._before)
+        self._found = {file.path for file in files}
+        self._with_leftovers = [folder for folder in folders if any(file.path in self._found for file in folder.files)]
+        root = self._stage.root
+        return [_leftover(ATTEMPTS, root, file) for file in files] + [
+            _leftover(OTHER_PARTITIONS, root, file) for folder in self._other for file in folder.files
+        ]
+
+    def delete(self) -> None:
+        root = self._stage.root
+        for some in _portions(self._with_leftovers, _PARTITIONS_AT_ONCE):
+            files = [file for file in unnamed(self._stage, some, self._before) if file.path in self._found]
+            _delete(self._report, root, [(ATTEMPTS, file) for file in files])
+            if root.is_local:
+                gone = {file.path for file in files}
+                for folder in some:
+                    remove_empty_folders(folder.attempt_folders(file for file in folder.files if file.path in gone))
+        for folder in self._other:
+            _delete(self._report, root, [(OTHER_PARTITIONS, file) for file in folder.files])
+            if root.is_local:
+                remove_empty_folders([*folder.attempt_folders(folder.files), Path((root / folder.asset / folder.name).path)])
+
+
+# ---------------------------------------------------------------------------------------------------------------------- table
+
+
+class _TableFiles:
+    """Files in the table's folders that neither it nor the stage's rollups name, and records of publishes long past."""
+
+    def __init__(self, settings: Settings, stage: Stage, before: int | None, report: Cleaning) -> None:
+        from rollup_assets.iceberg.references import TableReferences
+
+        self._settings = settings
+        self._stage = stage
+        self._before = before
+        self._report = report
+        self._root = Place.parse(table_location(settings), settings.s3)
+        self._table = TableReferences()
+        self._rollups = KeptManifests(stage, ROLLUPS)
+        self._receipts = KeptManifests(stage, ROLLUP_TABLE)
+        self._found: list[tuple[str, FoundFile]] = []
+        self._records: list[FoundFile] = []
+
+    def find(self) -> list[Leftover]:
+        from rollup_assets.iceberg.references import METADATA_SUFFIX, is_metadata, other_tables
+
+        data = list((self._root / "data").files())
+        metadata = [file for file in (self._root / "metadata").files() if is_metadata(file.name)]
+        records = staged_folders(self._stage, HISTORY)
+        rewritten = f"{(self._root / 'data' / 'rewritten').path}/"
+        candidates = [(REWRITTEN if file.path.startswith(rewritten) else DATA, file) for file in data]
+        candidates += [(METADATA, file) for file in metadata]
+        try:
+            table, references = self._named()
+            if table is None:
+                if candidates:
+                    self._report.remarks.append(
+                        f"there is no table {self._settings.table}, so nobody knows which of the files in {self._root.uri} are needed: "
+                        "they were left alone"
+                    )
+                return []
+            unknown = [file for file in metadata if file.name.endswith(METADATA_SUFFIX) and file.path not in references]
+            if others := sorted(place.uri for place in other_tables(table, [self._root.of_path(file.path) for file in unknown])):
+                more = f" and {len(others) - _OTHERS_NAMED} more" if len(others) > _OTHERS_NAMED else ""
+                raise CleaningError(
+                    f"{self._root.uri} has metadata of another table than {self._settings.table} in {self._settings.catalog}: "
+                    f"{', '.join(others[:_OTHERS_NAMED])}{more}. Nothing of the table was deleted: what this one does not need may be the "
+                    "other's. If nobody uses that one any more (it was dropped and made anew), delete these metadata files, and run "
+                    "`rollups clean` again"
+                )
+        except CleaningError as error:
+            self._report.failures.append(str(error))
+            return []
+        self._found = [(kind, file) for kind, file in candidates if is_old(file, self._before) and file.path not in references]
+        self._records = self._old_records(records, _kept_snapshots(table))
+        return [
+            *(_leftover(kind, self._root, file) for kind, file in self._found),
+            *(_leftover(RECORDS, self._stage.root, file) for file in self._records),
+        ]
+
+    def _named(self) -> tuple[Table | None, References]:
+        """The table as it is now, and everything that it or a staged partition names."""
+        from rollup_assets.iceberg.catalog import open_catalog
+        from rollup_assets.iceberg.references import References, check_unforgotten
+        from rollup_assets.iceberg.table import check_table, load_table
+
+        # Before the table is looked at: what is published and then staged anew in between is named by one of them. Also what is published
+        # already: where somebody has compacted the table, the stage still takes these files for its own.
+        staged = [file.path for manifest in self._rollups.read() for file in manifest.files]
+        receipts = self._receipts.read()
+        with open_catalog(self._settings) as catalog:
+            table = load_table(catalog, self._settings)
+            if table is None:
+                return None, References(())
+            # Another location would make leftovers of everything.
+            check_table(table, self._settings)
+            check_unforgotten(table, receipts)
+            return table, References([*self._table.of(table), *staged])
+
+    def _old_records(self, folders: Sequence[StagedFolder], kept_snapshots: set[int]) -> list[FoundFile]:
+        """But for the records of snapshots that the table keeps, and the newest few of the others in each partition."""
+        found = []
+        for folder in folders:
+            files = {file.path: file for file in folder.files if file.name.endswith(".json") and not file.name.startswith(".")}
+            if len(files) <= RECORDS_KEPT or not any(is_old(file, self._before) for file in files.values()):
+                continue
+            read = in_parallel(lambda path: _snapshot_of(self._stage.root.of_path(path)), list(files), local=self._stage.root.is_local)
+            free = {path: number for path, (snapshot, number) in zip(files, read, strict=True) if snapshot not in kept_snapshots}
+            oldest_first = sorted((path for path, number in free.items() if number is not None), key=lambda path: free[path] or 0)
+            found += [files[path] for path in oldest_first[:-RECORDS_KEPT] if is_old(files[path], self._before)]
+        return found
+
+    def delete(self) -> None:
+        for some in _portions(self._found, _FILES_AT_ONCE):
+
+            def unreferenced(
+                _: Table, references: References, some: list[tuple[str, FoundFile]] = some
+            ) -> tuple[Place, list[tuple[str, FoundFile]]]:
+                return self._root, [(kind, file) for kind, file in some if file.path not in references]
+
+            self._under_lock(unreferenced)
+        if self._records:
+            folders = staged_folders(self._stage, HISTORY)
+            found = {file.path for file in self._records}
+
+            def old_records(table: Table, _: References) -> tuple[Place, list[tuple[str, FoundFile]]]:
+                records = self._old_records(folders, _kept_snapshots(table))
+                return self._stage.root, [(RECORDS, file) for file in records if file.path in found]
+
+            self._under_lock(old_records)
+
+    def _under_lock(self, still: Callable[[Table, References], tuple[Place, list[tuple[str, FoundFile]]]]) -> None:
+        """Delete what is still to be deleted by what is named now, while nobody publishes."""
+        from rollup_assets.iceberg.locks import table_lock
+
+        with table_lock(self._settings) as lock:
+            table, references = self._named()
+            if table is None:
+                raise CleaningError(f"{self._settings.table} was dropped meanwhile; its files were left alone")
+            root, files = still(table, references)
+            if not lock.is_held():
+                raise LockLostError(f"the lock of {self._settings.table} was lost before its files were deleted; run `rollups clean` again")
+            _delete(self._report, root, files)
+
+
+def _kept_snapshots(table: Table) -> set[int]:
+    return {snapshot.snapshot_id for snapshot in table.metadata.snapshots}
+
+
+def _snapshot_of(record: Place) -> tuple[int | None, int | None]:
+    """Snapshot and sequence number of a record; None where a later version has written it otherwise, which is kept."""
+    try:
+        found = json.loads(record.read_bytes() or b"")
+        return int(found["snapshot_id"]), int(found["sequence_number"])
+    except (ValueError, KeyError, TypeError):
+        return None, None
+
+
+# ------------------------------------------------------------------------------------------------------------ uploads, scratch
+
+
+class _Uploads:
+    """Uploads in parts below our folders on S3 whose process was killed: nobody sees them, and they are paid for."""
+
+    def __init__(self, settings: Settings, before: int | None, report: Cleaning) -> None:
+        self._folders = [Place.parse(location, settings.s3) for location in (settings.stage, table_location(settings))]
+        self._before = before
+        self._report = report
+        self._found: list[tuple[Place, FoundUpload]] = []
+
+    def find(self) -> list[Leftover]:
+        for folder in self._folders:
+            try:
+                uploads = unfinished_uploads(folder)
+            except StorageError as error:
+                # Runs do without this right, and what can be cleaned without it is.
+                self._report.remarks.append(f"unfinished uploads cannot be looked for: {error}")
+                continue
+            self._found += [(folder, upload) for upload in uploads if self._before is None or upload.begun < self._before]
+        return [_upload_leftover(folder, upload) for folder, upload in self._found]
+
+    def delete(self) -> None:
+        for folder, upload in self._found:
+            drop_upload(folder, upload)
+            self._report.deleted.append(_upload_leftover(folder, upload))
+
+
+def _upload_leftover(folder: Place, upload: FoundUpload) -> Leftover:
+    bucket = folder.path.partition("/")[0]
+    return Leftover(UPLOADS, f"{folder.of_path(f'{bucket}/{upload.key}').uri}?uploadId={upload.upload_id}", upload.size, upload.begun)
+
+
+class _Scratch:
+    """Spilled data of processes of this machine that were killed."""
+
+    def __init__(self, settings: Settings, before: int | None, now: int, report: Cleaning) -> None:
+        self._home = settings.home
+        self._before = before
+        self._now = now
+        self._report = report
+        self._found: list[LeftFolder] = []
+
+    def find(self) -> list[Leftover]:
+        self._found = left_folders(self._home, self._before, self._now)
+        return [_folder_leftover(folder) for folder in self._found]
+
+    def delete(self) -> None:
+        for folder in self._found:
+            try:
+                folder.delete()
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise StorageError(
+                    f"{folder.path} cannot be deleted ({error.strerror}); delete it as the user that it belongs to"
+                ) from error
+            self._report.deleted.append(_folder_leftover(folder))
+
+
+def _folder_leftover(folder: LeftFolder) -> Leftover:
+    return Leftover(SCRATCH, str(folder.path), folder.bytes, folder.modified)
+
+
+def _portions(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    source = iter(items)
+    while some := list(itertools.islice(source, size)):
+        yield some

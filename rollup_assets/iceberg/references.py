@@ -1,0 +1,139 @@
+"""Which files a table needs: everything that one of its snapshots, on whatever branch, or its metadata names.
+
+What lies around besides, and what becomes of it, stays out (``rollup_assets.cleaning``).
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import posixpath
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from rollup_assets.errors import CleaningError
+from rollup_assets.iceberg.acknowledged import SEQUENCE_NUMBER, forgotten
+from rollup_assets.storage.filesystems import Place, in_parallel
+from rollup_assets.storage.manifests import Manifest
+from rollup_assets.storage.storage_errors import explains_storage_errors
+
+if TYPE_CHECKING:
+    from pyiceberg.manifest import ManifestFile
+    from pyiceberg.table import Table
+    from pyiceberg.table.snapshots import Snapshot
+
+METADATA_SUFFIX = ".metadata.json"
+_SUFFIXES = (METADATA_SUFFIX, ".avro", ".puffin", ".stats")
+
+
+class References:
+    """Paths, and for want of trust in how other engines write paths, names too: a file with the name of a referenced one is referenced."""
+
+    def __init__(self, locations: Iterable[str]) -> None:
+        self._paths = {path_of(location) for location in locations}
+        self._names = {posixpath.basename(path) for path in self._paths}
+
+    def __contains__(self, path: str) -> bool:
+        return path in self._paths or posixpath.basename(path) in self._names
+
+
+class TableReferences:
+    """What a table references. Manifests never change, so each is read once, however often this is asked."""
+
+    def __init__(self) -> None:
+        self._lists: dict[str, tuple[ManifestFile, ...]] = {}
+        self._entries: dict[str, tuple[str, ...]] = {}
+
+    @explains_storage_errors
+    def of(self, table: Table) -> set[str]:
+        """Locations of every file that the table needs: of its snapshots, its metadata and the earlier ones that it logs.
+
+        Raises:
+            CleaningError: a manifest or a list of them cannot be read, so that nobody knows what it names.
+        """
+        metadata = table.metadata
+        found = {table.metadata_location, *(entry.metadata_file for entry in metadata.metadata_log)}
+        found |= {file.statistics_path for file in (*metadata.statistics, *metadata.partition_statistics)}
+        local = "://" not in table.metadata_location
+        try:
+            manifests: dict[str, ManifestFile] = {}
+            for snapshot, listed in zip(
+                metadata.snapshots, in_parallel(lambda one: self._manifests(table, one), metadata.snapshots, local=local), strict=True
+            ):
+                found.add(snapshot.manifest_list)
+                manifests |= {manifest.manifest_path: manifest for manifest in listed}
+            found |= manifests.keys()
+            for files in in_parallel(lambda one: self._files(table, one), list(manifests.values()), local=local):
+                found.update(files)
+        except (OSError, ValueError, TypeError) as error:
+            raise CleaningError(
+                f"what {'.'.join(table.name())} references cannot be read ({error}), so nothing of the table was deleted; "
+                "`rollups verify` shows which partitions suffer, `rollups backfill FROM TO --force` publishes them anew"
+            ) from error
+        self._lists = {snapshot.manifest_list: self._lists[snapshot.manifest_list] for snapshot in metadata.snapshots}
+        self._entries = {path: self._entries[path] for path in manifests}
+        return found
+
+    def _manifests(self, table: Table, snapshot: Snapshot) -> tuple[ManifestFile, ...]:
+        known = self._lists.get(snapshot.manifest_list)
+        if known is None:
+            known = self._lists[snapshot.manifest_list] = tuple(snapshot.manifests(table.io))
+        return known
+
+    def _files(self, table: Table, manifest: ManifestFile) -> tuple[str, ...]:
+        known = self._entries.get(manifest.manifest_path)
+        if known is None:
+            entries = manifest.fetch_manifest_entry(table.io, discard_deleted=True)
+            known = self._entries[manifest.manifest_path] = tuple(entry.data_file.file_path for entry in entries)
+        return known
+
+
+def is_metadata(name: str) -> bool:
+    """Whether a file in the metadata folder is one of those that a table names there; what else lies there is nobody's business."""
+    return name.endswith(_SUFFIXES)
+
+
+def path_of(location: str) -> str:
+    """A location, as any engine writes it, as :attr:`FoundFile.path` has it: a path on disk, or bucket and key."""
+    if location.startswith("file:"):
+        return "/" + location.removeprefix("file:").lstrip("/")
+    return location.partition("://")[2] or location
+
+
+def check_unforgotten(table: Table, receipts: Iterable[Manifest]) -> None:
+    """A catalog that was set back does not know the latest snapshots: their files look as if nobody needed them, and are all there is.
+
+    Raises:
+        CleaningError: a receipt tells of a snapshot that the table has forgotten.
+    """
+    numbers = [snapshot.sequence_number or 0 for snapshot in table.metadata.snapshots]
+    oldest = min(numbers, default=0)
+    for receipt in receipts:
+        # Of older ones it cannot be told.
+        if int(receipt.counters.get(SEQUENCE_NUMBER) or 0) >= oldest and (problem := forgotten(table, receipt.counters)):
+            raise CleaningError(
+                f"{'.'.join(table.name())} has forgotten a snapshot that published {receipt.partition} ({problem}): the catalog was set "
+                "back, and files of the lost snapshots are still there. Nothing of the table was deleted; see docs/operations.md"
+            )
+
+
+def other_tables(table: Table, files: Iterable[Place]) -> Iterator[Place]:
+    """Those of some metadata files that are another table's: it lies in the same place, or lay there."""
+    for place in files:
+        uuid = _table_uuid(place)
+        if uuid is not None and uuid != str(table.metadata.table_uuid):
+            yield place
+
+
+def _table_uuid(place: Place) -> str | None:
+    """None if it is no whole metadata file, as a writer leaves it that was killed."""
+    content = place.read_bytes()
+    if content is None:
+        return None
+    try:
+        content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+        found = json.loads(content)
+    except (ValueError, OSError, EOFError, zlib.error):
+        return None
+    return found.get("table-uuid") if isinstance(found, dict) else None

@@ -1,0 +1,171 @@
+"""What killed, failed and superseded runs leave in the stage, on S3 and on this machine's disk: how it is found, and whether it is one.
+
+Files of the table stay out (``iceberg.references``), and so does deleting anything (``rollup_assets.cleaning``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rollup_assets.storage.filesystems import FoundFile, in_parallel
+from rollup_assets.storage.manifests import Manifest, Stage
+from rollup_assets.storage.spill import abandoned_folders
+
+MANIFEST = "manifest.json"
+_DAY_MS = 86_400_000
+_PARTITION_FOLDER = re.compile(r"\d{4}-\d\d-\d\d-\d{4}")
+# Attempts have folders of their own; what is not whole yet has a hidden name, of which this is the end.
+_OF_AN_ATTEMPT = re.compile(r"([0-9a-f]{32}/.+|(.+/)?\.[^/]+\.[0-9a-f]{32})")
+# Folders that other commands make in the home, and delete when they end.
+_TEMPORARY = ("verify-", "diff-")
+
+
+@dataclass(frozen=True, slots=True)
+class StagedFolder:
+    """One partition of one asset in the stage, as a listing shows it."""
+
+    asset: str
+    name: str
+    """As :attr:`Batch.folder`."""
+    files: tuple[FoundFile, ...]
+
+    def old(self, before: int | None) -> list[FoundFile]:
+        """The files of attempts that have not been touched since ``before`` (epoch ms; None: whatever their age), nor the manifest.
+
+        A new manifest makes the files of the one before it leftovers, however old they are, and somebody may be reading them.
+        """
+        if any(not is_old(file, before) for file in self.files if self._inside(file) == MANIFEST):
+            return []
+        return [file for file in self.files if is_old(file, before) and _OF_AN_ATTEMPT.fullmatch(self._inside(file))]
+
+    def attempt_folders(self, files: Iterable[FoundFile]) -> list[Path]:
+        """The folders, on a local disk, of attempts that some of the files belong to: nobody else writes to them, or ever will."""
+        found = []
+        for file in files:
+            inside = self._inside(file)
+            depth = inside.count("/")
+            found += list(Path(file.path).parents[:depth])
+        return found
+
+    def _inside(self, file: FoundFile) -> str:
+        """The path in the partition's folder."""
+        return file.path.rpartition(f"/{self.asset}/{self.name}/")[2]
+
+
+def is_old(file: FoundFile, before: int | None) -> bool:
+    """Whether it was written before a moment (epoch ms)."""
+    return before is None or file.modified < before
+
+
+def staged_folders(stage: Stage, asset: str) -> list[StagedFolder]:
+    """The partitions of an asset, by one listing; folders of other names are nobody's business."""
+    root = stage.root / asset
+    found: dict[str, list[FoundFile]] = defaultdict(list)
+    for file in root.files():
+        name, _, inside = file.path[len(root.path) :].strip("/").partition("/")
+        if inside and _PARTITION_FOLDER.fullmatch(name):
+            found[name].append(file)
+    return [StagedFolder(asset, name, tuple(files)) for name, files in found.items()]
+
+
+def unnamed(stage: Stage, folders: Sequence[StagedFolder], before: int | None) -> list[FoundFile]:
+    """The old files of attempts that the partitions' manifests, read now, do not name.
+
+    Raises:
+        StageCorruptError: a manifest cannot be read.
+    """
+    candidates = [(folder, files) for folder in folders if (files := folder.old(before))]
+    named = in_parallel(lambda one: _named(stage, one[0]), candidates, local=stage.root.is_local)
+    return [file for (_, files), kept in zip(candidates, named, strict=True) for file in files if file.path not in kept]
+
+
+def _named(stage: Stage, folder: StagedFolder) -> set[str]:
+    manifest = stage.in_folder(folder.asset, folder.name)
+    if manifest is None:
+        return set()
+    root = stage.root / folder.asset / folder.name
+    return {(root.at(file.path) if "://" in file.path or file.path.startswith("/") else root / file.path).path for file in manifest.files}
+
+
+class KeptManifests:
+    """All manifests of an asset as they are now; those that have not changed since they were read are not read again."""
+
+    def __init__(self, stage: Stage, asset: str) -> None:
+        self._stage = stage
+        self._asset = asset
+        self._known: dict[str, tuple[str, Manifest]] = {}
+
+    def read(self) -> list[Manifest]:
+        """Raises StageCorruptError if one cannot be read."""
+        versions = {
+            folder.name: file.version
+            for folder in staged_folders(self._stage, self._asset)
+            for file in folder.files
+            if file.path.endswith(f"/{folder.name}/{MANIFEST}")
+        }
+        changed = [name for name, version in versions.items() if name not in self._known or self._known[name][0] != version]
+        read = in_parallel(lambda name: self._stage.in_folder(self._asset, name), changed, local=self._stage.root.is_local)
+        fresh = {name: (versions[name], manifest) for name, manifest in zip(changed, read, strict=True) if manifest is not None}
+        self._known = {name: one for name, one in {**self._known, **fresh}.items() if name in versions}
+        return [manifest for _, manifest in self._known.values()]
+
+
+# -------------------------------------------------------------------------------------------------------------- local folders
+
+
+@dataclass(frozen=True, slots=True)
+class LeftFolder:
+    """A folder on this machine's disk with all that is in it."""
+
+    path: Path
+    bytes: int
+    modified: int
+    """When something in it was last written, epoch milliseconds."""
+
+    def delete(self) -> None:
+        """Delete it; raises OSError."""
+        shutil.rmtree(self.path)
+
+
+def left_folders(home: Path, before: int | None, now: int) -> list[LeftFolder]:
+    """Spilled data of processes that have ended, and what commands have left that were killed.
+
+    Nobody knows whose the latter are, so they have to be a day old in any case.
+    """
+    scratch = [(folder, before) for folder in abandoned_folders(home / "scratch")]
+    a_day_ago = now - _DAY_MS if before is None else min(before, now - _DAY_MS)
+    temporary = [(folder, a_day_ago) for folder in _folders(home) if folder.name.startswith(_TEMPORARY)]
+    found = []
+    for folder, limit in (*scratch, *temporary):
+        sizes = list(_sizes(folder))
+        newest = max((modified for _, modified in sizes), default=now)
+        if limit is None or newest < limit:
+            found.append(LeftFolder(folder, sum(size for size, _ in sizes), newest))
+    return found
+
+
+def _folders(home: Path) -> list[Path]:
+    return sorted(folder for folder in home.iterdir() if folder.is_dir()) if home.is_dir() else []
+
+
+def _sizes(folder: Path) -> Iterator[tuple[int, int]]:
+    """Bytes and last change of the folder and of everything in it; what vanishes meanwhile is left out."""
+    for path in (folder, *folder.rglob("*")):
+        try:
+            found = path.lstat()
+        except FileNotFoundError:
+            continue
+        yield (0 if path.is_dir() else found.st_size), found.st_mtime_ns // 1_000_000
+
+
+def remove_empty_folders(folders: Iterable[Path]) -> None:
+    """Remove those of some folders that are empty, the innermost first."""
+    for folder in sorted(set(folders), key=lambda path: -len(path.parts)):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
