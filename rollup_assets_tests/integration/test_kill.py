@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from rollup_assets.cleaning import clean
 from rollup_assets.iceberg.catalog import load_catalog
 from rollup_assets.iceberg.reading import snapshot_dataset
 from rollup_assets.iceberg.table import load_table
@@ -104,7 +105,7 @@ def home_with(landing_zone: Path, home: Path) -> Path:
 def test_a_killed_run_is_repeated_to_the_same_table(
     moment: str, landing_zone: Path, expected: list[dict[str, object]], tmp_path: Path
 ) -> None:
-    """Whatever was half done when the process was killed, running it again gives the same rows, and nothing is left in scratch."""
+    """Whatever was half done when the process was killed, running it again gives the same rows; what is left over can be deleted."""
     home = home_with(landing_zone, tmp_path)
     process = start(home)
     deadline = time.monotonic() + 120
@@ -117,6 +118,9 @@ def test_a_killed_run_is_repeated_to_the_same_table(
     make(home)
     assert rows_of(home) == expected
     assert not list((home / "scratch").iterdir())
+    assert clean(settings_of(home), older_than=0, delete=True).failures == []
+    assert clean(settings_of(home), older_than=0).found == []
+    assert rows_of(home) == expected
     pipeline = Pipeline.from_settings(settings_of(home))
     for key in KEYS:
         batch = pipeline.batch(key)
