@@ -40,8 +40,13 @@ class _PlainErrors(TyperGroup):
 
 
 def _fail(error: Exception, code: int) -> NoReturn:
-    Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+    print_error(str(error))
     raise typer.Exit(code)
+
+
+def print_error(text: str) -> None:
+    """What went wrong, on standard error."""
+    Console(stderr=True).print(f"[bold red]error:[/] {escape(text)}", soft_wrap=True, highlight=False)
 
 
 app = typer.Typer(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rollup_assets.cli.application import AsJson, app, console_of, print_json, settings_of
+from rollup_assets.cli.application import AsJson, app, console_of, print_error, print_json, settings_of
 from rollup_assets.terminal import print_cleaning
 
 
@@ -51,5 +51,5 @@ def clean(
         print_cleaning(console_of(), found, deleted=delete)
     if found.failures:
         for failure in found.failures:
-            typer.echo(f"error: {failure}", err=True)
+            print_error(failure)
         raise typer.Exit(1)
