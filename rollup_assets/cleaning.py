@@ -224,9 +224,9 @@ class _TableFiles:
         self._records: list[FoundFile] = []
 
     def find(self) -> list[Leftover]:
-        from rollup_assets.iceberg.references import METADATA_SUFFIX, is_metadata, other_tables
+        from rollup_assets.iceberg.references import METADATA_SUFFIX, is_data, is_metadata, other_tables
 
-        data = list((self._root / "data").files())
+        data = [file for file in (self._root / "data").files() if is_data(file.name)]
         metadata = [file for file in (self._root / "metadata").files() if is_metadata(file.name)]
         records = staged_folders(self._stage, HISTORY)
         rewritten = f"{(self._root / 'data' / 'rewritten').path}/"

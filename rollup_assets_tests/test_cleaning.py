@@ -327,10 +327,15 @@ def test_what_nobody_knows_is_left_alone(pipeline: Pipeline) -> None:
         write(home / "stage" / QUARANTINED / "notes" / "of mine.txt"),
         write(home / "stage" / "readme.txt"),
         write(Path(table_location(pipeline.settings)) / "metadata" / "version-hint.text"),
+        write(Path(table_location(pipeline.settings)) / "data" / "notes.md"),
     ]
+    # Spark's, on a local disk.
+    (live,) = (path for path in load(pipeline).inspect.files()["file_path"].to_pylist() if batch.folder in path)
+    kept.append(write(Path(live).with_name(f".{Path(live).name}.crc")))
+    gone = write(Path(live).with_name(".00000-0-lost.parquet.crc"))
     other = commit_attempt(pipeline, Batch(batch.start + 1_800_000, batch.end), b"half past")
     report = clean(pipeline.settings, older_than=0, delete=True)
-    assert report.found == []
+    assert [leftover.path for leftover in report.found] == [str(gone)]
     assert "1 partitions that are not of this calendar" in report.remarks[0]
     assert "2026-01-01-0030" in report.remarks[0]
     report = clean(pipeline.settings, older_than=0, delete=True, other_partitions=True)
@@ -486,6 +491,21 @@ def test_cleaning_beside_publishes_takes_nothing_that_is_needed(tmp_path: Path) 
     assert deleted >= {DATA, REWRITTEN, METADATA}, "old files of expired snapshots, and old orphans"
     assert {row[3] for row in rows_of(load(pipeline))} == {3}
     assert needed(pipeline, load(pipeline)) <= files_below(tmp_path)
+
+
+def test_files_of_the_table_are_deleted_under_its_lock(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While somebody publishes, only the stage is cleaned up."""
+    from rollup_assets.iceberg import locks
+
+    clean(pipeline.settings, older_than=0, delete=True)
+    left = orphans(pipeline, pipeline.calendar.first)
+    monkeypatch.setattr(locks, "LOCK_TIMEOUT", 0.01)
+    with locks.table_lock(pipeline.settings):
+        report = clean(pipeline.settings, older_than=0, delete=True)
+    assert "another process has held" in report.failures[0]
+    assert {path for kind, path in left if path.exists()} == {path for kind, path in left if kind != ATTEMPTS}
+    assert clean(pipeline.settings, older_than=0, delete=True).failures == []
+    assert not any(path.exists() for _, path in left)
 
 
 # ------------------------------------------------------------------------------------------------------------------------ scratch

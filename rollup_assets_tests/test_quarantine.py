@@ -17,7 +17,14 @@ from hypothesis import strategies as st
 
 from rollup_assets.batches import Batch
 from rollup_assets.defs import asset_checks
-from rollup_assets.errors import AllowanceError, NotStagedError, QuarantineError, StageCorruptError, UnknownReasonError
+from rollup_assets.errors import (
+    AllowanceError,
+    ConcurrentWriteError,
+    NotStagedError,
+    QuarantineError,
+    StageCorruptError,
+    UnknownReasonError,
+)
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.quarantine import allow, counts, known_reasons, quarantined_partitions, quarantined_rows, stream_quarantined_rows
 from rollup_assets.status import status
@@ -29,6 +36,7 @@ from rollup_assets.storage.quarantine import Tally
 from rollup_assets_tests import naive, staged
 from rollup_assets_tests.landing import pipeline_of, table_of, write_bytes, write_rows, write_table
 from rollup_assets_tests.naive import RawRow
+from rollup_assets_tests.s3 import S3Folder
 from rollup_assets_tests.strategies import HOUR, MINUTE, TODAY, Grid
 from rollup_assets_tests.test_cli import Run, plain, runner
 
@@ -279,6 +287,28 @@ def test_no_more_is_read_than_is_shown(pipeline: Pipeline, batch: Batch, monkeyp
     assert shown.rows["long_value"].to_pylist() == list(range(150))
     with pytest.raises(OSError):
         quarantined_rows(pipeline.settings, batch)
+
+
+def test_all_of_it_works_on_s3(s3_folder: S3Folder, tmp_path: Path) -> None:
+    """Rows are read where they are staged, and of two who decide at once one is told."""
+    local = pipeline_of(ONE_BATCH, tmp_path)
+    batch = local.calendar.first
+    write_rows(local, batch, "a.parquet", [*GOOD, *NO_ID])
+    s3_folder.upload(Path(local.landing_zone.root.path))
+    pipeline = pipeline_of(ONE_BATCH, tmp_path, **s3_folder.locations)
+    refused(pipeline, batch)
+    assert quarantined_rows(pipeline.settings, batch, reason="null_id", limit=2).rows["row_number"].to_pylist() == [40, 41]
+    (decision,) = allow(pipeline.settings, batch, ["null_id"], [], because="why")
+    place = pipeline.stage.folder(QUARANTINED, batch) / "allowed.json"
+    _, seen = place.read_versioned()
+    allow(pipeline.settings, batch, [], ["a.parquet"], because="why not")
+    with pytest.raises(ConcurrentWriteError):
+        place.replace_bytes(b"{}", seen)
+    assert read_allowances(pipeline.stage, batch)[0] == decision
+    stage(pipeline, batch)
+    assert quarantined_partitions(pipeline.settings)[0].allowed_rows == 3
+    allow(pipeline.settings, batch, [], [], because="", revoke=True)
+    assert not place.exists()
 
 
 def test_nothing_staged_and_a_missing_file_are_told(pipeline: Pipeline, batch: Batch) -> None:

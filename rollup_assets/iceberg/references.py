@@ -8,13 +8,14 @@ from __future__ import annotations
 import gzip
 import json
 import posixpath
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from rollup_assets.errors import CleaningError
 from rollup_assets.iceberg.acknowledged import SEQUENCE_NUMBER, forgotten
-from rollup_assets.storage.filesystems import Place, in_parallel
+from rollup_assets.storage.filesystems import Place, in_parallel, is_unfinished
 from rollup_assets.storage.manifests import Manifest
 from rollup_assets.storage.storage_errors import explains_storage_errors
 
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
     from pyiceberg.table.snapshots import Snapshot
 
 METADATA_SUFFIX = ".metadata.json"
-_SUFFIXES = (METADATA_SUFFIX, ".avro", ".puffin", ".stats")
+_OF_METADATA = (METADATA_SUFFIX, ".avro", ".puffin", ".stats")
+_OF_DATA = (".parquet", ".avro", ".orc", ".puffin")
+# Hadoop writes one beside each file on a local disk.
+_CHECKSUM = re.compile(r"\.(?P<name>.+)\.crc")
 
 
 class References:
@@ -35,7 +39,9 @@ class References:
         self._names = {posixpath.basename(path) for path in self._paths}
 
     def __contains__(self, path: str) -> bool:
-        return path in self._paths or posixpath.basename(path) in self._names
+        name = posixpath.basename(path)
+        checksum = _CHECKSUM.fullmatch(name)
+        return path in self._paths or name in self._names or (checksum is not None and checksum["name"] in self._names)
 
 
 class TableReferences:
@@ -91,7 +97,13 @@ class TableReferences:
 
 def is_metadata(name: str) -> bool:
     """Whether a file in the metadata folder is one of those that a table names there; what else lies there is nobody's business."""
-    return name.endswith(_SUFFIXES)
+    return name.endswith(_OF_METADATA)
+
+
+def is_data(name: str) -> bool:
+    """The same for the data folder, with what was not whole yet when its writer ended, and checksums."""
+    checksum = _CHECKSUM.fullmatch(name)
+    return (checksum["name"] if checksum else name).endswith(_OF_DATA) or is_unfinished(name)
 
 
 def path_of(location: str) -> str:

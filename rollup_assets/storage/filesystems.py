@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import posixpath
+import re
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -241,6 +242,11 @@ class Place:
             place.delete()
         elif self.exists():
             self.filesystem.delete_file(self.path)
+
+
+def is_unfinished(name: str) -> bool:
+    """Whether a file on a local disk has the name of one that is not whole yet."""
+    return re.fullmatch(r"\..+\.[0-9a-f]{32}", name) is not None
 
 
 def unfinished_uploads(folder: Place) -> list[FoundUpload]:

@@ -13,15 +13,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rollup_assets.storage.filesystems import FoundFile, in_parallel
+from rollup_assets.storage.filesystems import FoundFile, in_parallel, is_unfinished
 from rollup_assets.storage.manifests import Manifest, Stage
 from rollup_assets.storage.spill import abandoned_folders
 
 MANIFEST = "manifest.json"
 _DAY_MS = 86_400_000
 _PARTITION_FOLDER = re.compile(r"\d{4}-\d\d-\d\d-\d{4}")
-# Attempts have folders of their own; what is not whole yet has a hidden name, of which this is the end.
-_OF_AN_ATTEMPT = re.compile(r"([0-9a-f]{32}/.+|(.+/)?\.[^/]+\.[0-9a-f]{32})")
+_ATTEMPT_FOLDER = re.compile("[0-9a-f]{32}")
 # Folders that other commands make in the home, and delete when they end.
 _TEMPORARY = ("verify-", "diff-")
 
@@ -42,7 +41,7 @@ class StagedFolder:
         """
         if any(not is_old(file, before) for file in self.files if self._inside(file) == MANIFEST):
             return []
-        return [file for file in self.files if is_old(file, before) and _OF_AN_ATTEMPT.fullmatch(self._inside(file))]
+        return [file for file in self.files if is_old(file, before) and self._is_of_an_attempt(file)]
 
     def attempt_folders(self, files: Iterable[FoundFile]) -> list[Path]:
         """The folders, on a local disk, of attempts that some of the files belong to: nobody else writes to them, or ever will."""
@@ -52,6 +51,10 @@ class StagedFolder:
             depth = inside.count("/")
             found += list(Path(file.path).parents[:depth])
         return found
+
+    def _is_of_an_attempt(self, file: FoundFile) -> bool:
+        first, below, _ = self._inside(file).partition("/")
+        return (bool(below) and _ATTEMPT_FOLDER.fullmatch(first) is not None) or is_unfinished(file.name)
 
     def _inside(self, file: FoundFile) -> str:
         """The path in the partition's folder."""
