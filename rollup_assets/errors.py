@@ -37,6 +37,10 @@ class UnknownPartitionError(RollupError):
     """A partition key is malformed, not aligned to the batch length, or outside the table's range."""
 
 
+class UnknownSnapshotError(RollupError):
+    """There is no such snapshot, or it has expired; says which ones are known."""
+
+
 class LandingZoneError(RollupError):
     """The landing zone has files where no batch looks for them."""
 
@@ -115,6 +119,10 @@ class TableMismatchError(PublishError):
 
 class CleaningError(RollupError):
     """It is not certain what may be deleted, so nothing of it was."""
+
+
+class RollbackError(PublishError):
+    """The table cannot be brought back to what it was: snapshots or files are gone, or it was changed meanwhile."""
 
 
 class LockTimeoutError(PublishError):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from rollup_assets.batches import Batch
 from rollup_assets.errors import RollupError
+from rollup_assets.history.rejections import refusal
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.settings import Settings
 from rollup_assets.steps.planning import content_parameters, rollup_parameters
@@ -45,6 +46,8 @@ class PartitionStatus:
     """What has changed since; empty if all is up to date."""
     waiting_for: list[str] = field(default_factory=list)
     """Partitions with raw files that have to be staged first."""
+    rolled_back: str | None = None
+    """Why the rollups that are staged are not to be published: they were rolled back."""
 
     @property
     def state(self) -> str:
@@ -57,6 +60,8 @@ class PartitionStatus:
             return "not staged"
         if self.stale:
             return "stale"
+        if self.rolled_back:
+            return "rolled back"
         if self.published:
             return "published"
         if self.rolled_up:
@@ -116,7 +121,8 @@ def _status(pipeline: Pipeline, batch: Batch) -> PartitionStatus:
         result.published = True
         result.rows = {name: int(rows) for name, rows in receipt.counters["rows"].items()}
         result.snapshot_id = receipt.counters["snapshot_id"]
-        if rollups is None or receipt.digest != rollups.digest:
+        result.rolled_back = None if rollups is None else refusal(receipt, rollups, batch)
+        if result.rolled_back is None and (rollups is None or receipt.digest != rollups.digest):
             result.stale.append("rollups have changed since they were published")
     return result
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from rollup_assets.defs.backfill import BackfillResult
     from rollup_assets.doctor.examination import Examination
     from rollup_assets.generator.landing import Generated
+    from rollup_assets.history.diff import SnapshotDifference
+    from rollup_assets.history.rollback import RolledBack
     from rollup_assets.quarantine import QuarantinedPartition, QuarantinedRows, Replayed
     from rollup_assets.status import PartitionStatus
     from rollup_assets.verification import Verification
@@ -96,6 +98,7 @@ def print_verification(console: Console, found: Verification) -> None:
 def print_status(console: Console, found: Sequence[PartitionStatus]) -> None:
     """A line for each partition."""
     colors = {"published": "green", "empty": "dim", "waiting": "yellow", "stale": "yellow", "quarantined": "red", "not staged": "yellow"}
+    colors["rolled back"] = "yellow"
     table = _table("partition", "state", "raw files", "size", "points", "quarantined", "published")
     for partition in found:
         table.add_row(
@@ -123,6 +126,8 @@ def _remarks(partition: PartitionStatus) -> list[str]:
     remarks += [f"allowed to stay quarantined: {decision}" for decision in partition.allowed]
     if partition.waiting_for:
         remarks.append(f"waits for {', '.join(partition.waiting_for)} to be staged")
+    if partition.rolled_back:
+        remarks.append(partition.rolled_back)
     return remarks + partition.stale
 
 
@@ -198,6 +203,74 @@ def print_cleaning(console: Console, found: Cleaning, *, deleted: bool) -> None:
         console.print(f"nothing was deleted; `rollups clean --delete` deletes {'it' if len(found.found) == 1 else 'them'}", highlight=False)
     elif not found.failures:
         console.print("[green]nothing is left over[/]")
+
+
+def print_difference(console: Console, found: SnapshotDifference) -> None:
+    """A line for each partition and resolution, the files that caused it, then the first windows."""
+
+    def say(text: str) -> None:
+        console.print(text, soft_wrap=True, highlight=False)
+
+    table = _table("partition", "", "added", "removed", "changed")
+    for partition in found.partitions:
+        sides = (partition.added, partition.removed, partition.changed)
+        for resolution in dict.fromkeys(name for side in sides for name in side):
+            table.add_row(partition.partition, resolution, *(f"{side[resolution]:,}" if resolution in side else "" for side in sides))
+    if found.partitions:
+        console.print(table)
+    for partition in found.partitions:
+        for file in partition.files:
+            say(f"{partition.partition}: {file.change} raw file {escape(file.path)} (of {file.partition})")
+        for remark in partition.remarks:
+            say(f"{partition.partition}: {escape(remark)}")
+    windows = sum(partition.windows for partition in found.partitions)
+    if found.windows:
+        say(f"first windows, of {windows:,} that differ:" if len(found.windows) < windows else "windows that differ:")
+    for window in found.windows:
+        values = ", ".join(
+            f"{column.removesuffix('_rollup')} {'none' if old is None else _text(old)} → {'none' if new is None else _text(new)}"
+            for column, (old, new) in window.values.items()
+            if window.change == "changed" or column in ("count_rollup", "sum_rollup")
+        )
+        label = window.label.replace(tzinfo=None).isoformat(sep=" ")
+        say(
+            f"  {window.partition}  {window.resolution} {label}  series {window.id} ({escape(window.metric)})  "
+            f"[bold]{window.change}[/]: {escape(values)}"
+        )
+    old, new = (
+        f"snapshot {one.snapshot_id} of {one.committed_at:%Y-%m-%d %H:%M:%S}" if one.committed_at else "the empty table"
+        for one in (found.old, found.new)
+    )
+    differ = f"{_count(windows, 'window')} of {_count(len(found.partitions), 'partition')} differ" if windows else "no window differs"
+    say(f"{differ} between {old} and {new}; {_count(found.files_read, 'data file')} read")
+
+
+def print_rolled_back(console: Console, done: RolledBack, *, dry_run: bool) -> None:
+    """What came back, or would."""
+
+    def say(text: str) -> None:
+        console.print(text, soft_wrap=True, highlight=False)
+
+    if done.difference is not None:
+        print_difference(console, done.difference)
+    target = "what was there before the first snapshot" if done.target is None else f"snapshot {done.target}"
+    for partition in done.partitions:
+        before, after = (
+            ", ".join(f"{rows:,} of {name}" for name, rows in side.items()) or "none"
+            for side in (partition.rows_before, partition.rows_after)
+        )
+        say(f"{partition.partition}: rows {before} → {after}")
+    if dry_run:
+        say(f"dry run: nothing was changed; it would go back to {target}")
+    elif done.changed:
+        say(f"[green]rolled back[/] to {target}, as snapshot {done.snapshot_id}")
+    else:
+        say(f"the table already holds the rows of {target}; no new snapshot")
+    if done.also_published:
+        say(
+            f"[yellow]look at[/] {', '.join(done.also_published)} too: published since, with windows and last points that "
+            "the undone publish left open; `rollups rollback` undoes them one by one"
+        )
 
 
 def print_examination(console: Console, examination: Examination) -> None:

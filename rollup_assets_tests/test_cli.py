@@ -76,6 +76,8 @@ def plain(text: str) -> str:
         "verify",
         "sql",
         "status",
+        "diff",
+        "rollback",
         "doctor",
         "demo",
         "dev",

@@ -11,6 +11,7 @@ from rollup_assets.cli import pipeline as pipeline
 from rollup_assets.cli import inspection as inspection
 from rollup_assets.cli import quarantine as quarantine
 from rollup_assets.cli import cleaning as cleaning
+from rollup_assets.cli import history as history
 from rollup_assets.cli import environment as environment
 from rollup_assets.cli import demonstration as demonstration
 

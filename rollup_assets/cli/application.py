@@ -1,7 +1,7 @@
 """What all commands share: the application, arguments that several have, JSON and errors on their way out.
 
-Exit status: 0 is success; 1 a failed partition, a difference or any error of ours, told in one message; 2 bad arguments or partitions that
-do not exist. The commands themselves stay out.
+Exit status: 0 is success; 1 a failed partition, a difference or any error of ours, told in one message; 2 bad arguments, or partitions or
+snapshots that do not exist. The commands themselves stay out.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from rollup_assets.errors import RollupError, SettingsError, UnknownPartitionError, UnknownReasonError
+from rollup_assets.errors import RollupError, SettingsError, UnknownPartitionError, UnknownReasonError, UnknownSnapshotError
 from rollup_assets.escaping import escape
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class _PlainErrors(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except (UnknownPartitionError, UnknownReasonError, SettingsError) as error:
+        except (UnknownPartitionError, UnknownSnapshotError, UnknownReasonError, SettingsError) as error:
             _fail(error, _BAD_ARGUMENTS)
         except RollupError as error:
             _fail(error, 1)

@@ -59,10 +59,10 @@ def of_rollups(pipeline: Pipeline, batch: Batch, rollups: Manifest) -> list[Chec
     return [*checks.rollup_outcomes(rollups, batch, pipeline.calendar, pipeline.stage), checks.inputs_ready(ROLLUPS, None)]
 
 
-def of_table(rollups: Manifest, table: TableState, *, just_published: bool) -> list[CheckOutcome]:
-    """Checks of ``rollup_table``."""
+def of_table(rollups: Manifest, table: TableState, *, just_published: bool, refused: str | None = None) -> list[CheckOutcome]:
+    """Checks of ``rollup_table``; ``refused``: why other rows than the staged ones are in it, and rightly so."""
     return [
-        checks.published_equals_staged(rollups, table.counts, just_published=just_published),
+        checks.rolled_back(refused) if refused else checks.published_equals_staged(rollups, table.counts, just_published=just_published),
         checks.inputs_ready(ROLLUP_TABLE, None),
     ]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,11 @@ class LiveFile:
     first: int | None
     last: int | None
     has_deletes: bool
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """The same for two files with the same rows: its path, and those of the files that delete some of them."""
+        return (self.path, *sorted(file.file_path for file in self.task.delete_files))
 
     def within(self, batch: Batch) -> bool:
         """Whether metadata alone proves that every row has its label in the batch."""
@@ -104,6 +109,36 @@ def live_files(table: Table, batch: Batch | None = None, *, snapshot_id: int | N
             "such as Spark's rewrite_data_files with delete-file-threshold=1, and run the same command again"
         ) from error
     return [as_live_file(task) for task in tasks]
+
+
+def changed_files(
+    table: Table, old: Snapshot | None, new: Snapshot | None, batch: Batch | None = None
+) -> tuple[list[LiveFile], list[LiveFile]]:
+    """The files that only one of two snapshots has, of those that may have a label in the batch (any unless given): old, then new ones.
+
+    A file of which other rows are deleted counts as another one. Manifests that both have are not read. None: no snapshot, no file.
+
+    Raises:
+        PublishError: another engine has written equality deletes, which PyIceberg cannot apply.
+    """
+    listed = [[] if snapshot is None else _manifests_of(table, snapshot, batch) for snapshot in (old, new)]
+    if any(list_deletes(manifests) for manifests in listed):
+        sides = [[] if snapshot is None else live_files(table, batch, snapshot_id=snapshot.snapshot_id) for snapshot in (old, new)]
+    else:
+        of_both = {manifest.manifest_path for manifest in listed[0]} & {manifest.manifest_path for manifest in listed[1]}
+        sides = [
+            [
+                file
+                for manifest in manifests
+                if manifest.manifest_path not in of_both
+                for file in _files_of(table, manifest)
+                if batch is None or _may_hold(table, file, batch)
+            ]
+            for manifests in listed
+        ]
+    same = {file.identity for file in sides[0]} & {file.identity for file in sides[1]}
+    before, after = ([file for file in side if file.identity not in same] for side in sides)
+    return before, after
 
 
 def list_deletes(manifests: Iterable[ManifestFile]) -> bool:
@@ -181,18 +216,23 @@ def _bounds(task: FileScanTask, column: str) -> tuple[int | None, int | None]:
     )
 
 
-def range_counts(table: Table, batch: Batch, *, snapshot_id: int | None = None, files: Iterable[LiveFile] | None = None) -> RangeCounts:
-    """Rows and files per resolution whose labels are in the batch.
+def range_counts(
+    table: Table, batch: Batch | None, *, snapshot_id: int | None = None, files: Iterable[LiveFile] | None = None
+) -> RangeCounts:
+    """Rows and files per resolution whose labels are in the batch, or anywhere.
 
     Metadata answers for files wholly inside without deletes; of the others two columns are read.
     """
+    from pyiceberg.expressions import AlwaysTrue
+
+    predicate = AlwaysTrue() if batch is None else range_predicate(batch)
     rows: Counter[int] = Counter()
     holders: Counter[int] = Counter()
     for file in live_files(table, batch, snapshot_id=snapshot_id) if files is None else files:
         found = (
             {file.resolution: file.rows}
-            if file.resolution is not None and file.within(batch) and not file.has_deletes
-            else _count_rows(table, file, range_predicate(batch))
+            if file.resolution is not None and (batch is None or file.within(batch)) and not file.has_deletes
+            else _count_rows(table, file, predicate)
         )
         for resolution, count in found.items():
             if count:
@@ -260,20 +300,26 @@ def snapshot_dataset(table: Table, batch: Batch | None = None) -> Dataset:
     the resolution and the labels that their metadata states rule them out; files with deletes are read at once and held in memory.
     """
     import pyarrow.dataset as ds
+
+    found = files_dataset(table, live_files(table, batch))
+    if batch is None:
+        return found
+    label = ds.field("logical_timestamp")
+    return found.filter((label >= batch.start_time) & (label < batch.end_time))
+
+
+def files_dataset(table: Table, files: Sequence[LiveFile]) -> Dataset:
+    """The rows of some files, as :func:`snapshot_dataset` has them."""
+    import pyarrow.dataset as ds
     from pyiceberg.expressions import AlwaysTrue
 
     schema = table_arrow_schema(table)
-    files = live_files(table, batch)
     plain = [file for file in files if not file.has_deletes]
     children: list[Any] = [_file_dataset(table, plain, schema)] if plain else []
     children += [ds.dataset(read_file(table, file, AlwaysTrue(), tuple(schema.names)).cast(schema)) for file in files if file.has_deletes]
     if not children:
         children = [ds.dataset(schema.empty_table())]
-    found = children[0] if len(children) == 1 else ds.dataset(children)
-    if batch is None:
-        return found
-    label = ds.field("logical_timestamp")
-    return found.filter((label >= batch.start_time) & (label < batch.end_time))
+    return children[0] if len(children) == 1 else ds.dataset(children)
 
 
 def table_arrow_schema(table: Table) -> pa.Schema:

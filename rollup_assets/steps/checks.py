@@ -295,6 +295,11 @@ def published_equals_staged(rollups: Manifest, live: RangeCounts, *, just_publis
     return CheckOutcome(ROLLUP_TABLE, PUBLISHED_EQUALS_STAGED, not problems, False, found, numbers)
 
 
+def rolled_back(reason: str) -> CheckOutcome:
+    """The staged rollups are kept out of the table, and somebody wanted it so: a warning."""
+    return CheckOutcome(ROLLUP_TABLE, PUBLISHED_EQUALS_STAGED, False, True, reason)
+
+
 def inputs_ready(asset: str, waiting: Waiting | None) -> CheckOutcome:
     """Whether the partition was made, or waits for something to be staged."""
     if waiting is None:

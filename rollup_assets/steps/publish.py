@@ -6,16 +6,18 @@ Decides what may be published; how the table gets there is :mod:`rollup_assets.i
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rollup_assets.batches import Batch
 from rollup_assets.errors import NotStagedError, PublishHaltError, StageCorruptError, StaleInputError
 from rollup_assets.failpoints import failpoint
+from rollup_assets.history.rejections import REJECTED, refusal, still_rejected
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps.planning import rollup_parameters
 from rollup_assets.steps.results import CODE_VERSION, Published
 from rollup_assets.storage.filesystems import in_parallel
-from rollup_assets.storage.manifests import ROLLUP_TABLE, ROLLUPS, Manifest
+from rollup_assets.storage.manifests import ROLLUP_TABLE, ROLLUPS, InputFile, Manifest
 from rollup_assets.storage.storage_errors import explains_storage_errors
 
 if TYPE_CHECKING:
@@ -23,20 +25,24 @@ if TYPE_CHECKING:
 
     from rollup_assets.iceberg.publish import Replacement
 
+Inputs = Mapping[str, Sequence[InputFile] | None]
+"""Partition → raw files; None: not staged, and rightly so."""
+
 
 @explains_storage_errors
 def publish(pipeline: Pipeline, batch: Batch, *, run_id: str = "", force: bool = False) -> Published:
     """Make the table's labels ``[batch.start, batch.end)`` those of the current rollups manifest, in one snapshot.
 
     Nothing happens where the receipt says that this content is published and the table still has its row counts; ``force``
-    looks at the table's files in any case. A table that was dropped or rolled back is filled again; one that has forgotten what was
-    acknowledged is not, without ``force``.
+    looks at the table's files in any case. A table that was dropped or set back is filled again; one that has forgotten what was
+    acknowledged is not, without ``force``. Neither is content published again that ``rollups rollback`` has taken out of the table:
+    :attr:`Published.refused` says so.
 
     Args:
         pipeline: settings and stage.
         batch: what to publish.
         run_id: run to record in the snapshot's summary.
-        force: do not trust the receipt.
+        force: do not trust the receipt, and publish what was rolled back.
 
     Raises:
         NotStagedError: the batch has no rollups manifest.
@@ -48,6 +54,7 @@ def publish(pipeline: Pipeline, batch: Batch, *, run_id: str = "", force: bool =
         PublishError, PublishHaltError: see :func:`rollup_assets.iceberg.publish.replace_range`; also halts where the snapshot that the
             receipt acknowledges has vanished from the table's history.
     """
+    from rollup_assets.history.records import record_of_publish, write_record
     from rollup_assets.iceberg.catalog import open_catalog
     from rollup_assets.iceberg.locks import table_lock
     from rollup_assets.iceberg.maintenance import maintain, maintenance_is_due
@@ -58,14 +65,17 @@ def publish(pipeline: Pipeline, batch: Batch, *, run_id: str = "", force: bool =
     failpoint("publish.begin")
     with table_lock(pipeline.settings) as lock, open_catalog(pipeline.settings, writing=True) as catalog:
         failpoint("publish.locked")
-        rollups = _current_rollups(pipeline, batch)
+        rollups, inputs = _current_rollups(pipeline, batch)
         # Before the table: where no lock keeps others away, it is as new as the receipt then.
         receipt = pipeline.stage.read(ROLLUP_TABLE, batch)
         table = ensure_table(pipeline.settings, catalog)
         remember_resolutions(table, pipeline.settings)
         if receipt is not None and not force:
             _check_history(receipt, table, batch)
-        is_of_staged = receipt is not None and _is_receipt_of(receipt, rollups)
+        refused = refusal(receipt, rollups, batch)
+        if receipt is not None and refused is not None and not force:
+            return Published(receipt, receipt.counters["snapshot_id"], unchanged=True, refused=refused)
+        is_of_staged = receipt is not None and refused is None and _is_receipt_of(receipt, rollups)
         if receipt is not None and trusts_receipt(
             is_of_staged=is_of_staged, rows_agree=lambda: _rows_agree(rollups, table, batch), force=force
         ):
@@ -82,21 +92,24 @@ def publish(pipeline: Pipeline, batch: Batch, *, run_id: str = "", force: bool =
         )
         if receipt is not None and keeps_receipt(is_of_staged=is_of_staged, changed=replacement.changed):
             return Published(receipt, receipt.counters["snapshot_id"], unchanged=True)
-        receipt = _receipt(pipeline, batch, rollups, replacement)
+        record = record_of_publish(rollups, inputs, batch, replacement.table, replacement.attempt)
+        if record is not None:
+            write_record(pipeline.stage, batch, record)
+        receipt = _receipt(pipeline, batch, rollups, replacement, rejected=still_rejected(receipt, rollups))
         pipeline.stage.write(receipt, batch)
         if maintenance_is_due(replacement.table, pipeline.settings.keep_snapshots) and lock.is_held():
             maintain(catalog.load_table(pipeline.settings.table), pipeline.settings.keep_snapshots)
     return Published(receipt, replacement.snapshot_id, unchanged=False)
 
 
-def _current_rollups(pipeline: Pipeline, batch: Batch) -> Manifest:
-    """The batch's rollups manifest, if it may be published."""
+def _current_rollups(pipeline: Pipeline, batch: Batch) -> tuple[Manifest, Inputs]:
+    """The batch's rollups manifest, if it may be published, and the raw files that it comes from."""
     rollups = pipeline.stage.read(ROLLUPS, batch)
     if rollups is None:
         raise NotStagedError(f"batch {batch.key} has no staged rollups; run `rollups backfill {batch.key} {batch.key}`")
     _check_parameters(pipeline, batch, rollups)
     used = [(asset, key, digest) for asset, partitions in rollups.upstream.items() for key, digest in partitions.items()]
-    current = in_parallel(lambda one: pipeline.stage.read(one[0], pipeline.batch(one[1])), used, local=pipeline.stage.root.is_local)
+    current = list(in_parallel(lambda one: pipeline.stage.read(one[0], pipeline.batch(one[1])), used, local=pipeline.stage.root.is_local))
     for (asset, key, digest), found in zip(used, current, strict=True):
         if (None if found is None else found.digest) != digest:
             state = "is no longer staged" if found is None else "was not staged then" if digest is None else "has changed since"
@@ -104,7 +117,8 @@ def _current_rollups(pipeline: Pipeline, batch: Batch) -> Manifest:
                 f"the rollups of batch {batch.key} were made from {asset} {key}, which {state}; nothing was published. "
                 f"Run `rollups backfill {batch.key} {batch.key}`"
             )
-    return rollups
+    inputs = {key: None if found is None else found.inputs for (_, key, _), found in zip(used, current, strict=True)}
+    return rollups, inputs
 
 
 def _check_parameters(pipeline: Pipeline, batch: Batch, rollups: Manifest) -> None:
@@ -120,7 +134,7 @@ def _check_parameters(pipeline: Pipeline, batch: Batch, rollups: Manifest) -> No
 def _check_stage(pipeline: Pipeline, batch: Batch, rollups: Manifest) -> None:
     """The files are there, and theirs is still the manifest: the lock keeps publishers away, not those who stage. A newer one wins."""
     _check_files(pipeline, batch, rollups)
-    if _current_rollups(pipeline, batch).digest != rollups.digest:
+    if _current_rollups(pipeline, batch)[0].digest != rollups.digest:
         raise StaleInputError(
             f"the rollups of batch {batch.key} were replaced while they were being published; "
             f"run `rollups backfill {batch.key} {batch.key}` again"
@@ -174,7 +188,7 @@ def _rows_agree(rollups: Manifest, table: Table, batch: Batch) -> bool:
     return Counter(live) == Counter(_rows(rollups))
 
 
-def _receipt(pipeline: Pipeline, batch: Batch, rollups: Manifest, replacement: Replacement) -> Manifest:
+def _receipt(pipeline: Pipeline, batch: Batch, rollups: Manifest, replacement: Replacement, rejected: Sequence[str]) -> Manifest:
     from rollup_assets.iceberg.acknowledged import acknowledgement
 
     resolutions = {int(resolution) for resolution in _rows(rollups)} | set(pipeline.settings.resolutions)
@@ -191,6 +205,7 @@ def _receipt(pipeline: Pipeline, batch: Batch, rollups: Manifest, replacement: R
             "staged_attempt": rollups.attempt,
             "rows": {str(resolution): replacement.counts.rows.get(resolution, 0) for resolution in sorted(resolutions)},
             "files": {str(resolution): replacement.counts.files.get(resolution, 0) for resolution in sorted(resolutions)},
+            **({REJECTED: list(rejected)} if rejected else {}),
         },
         digest=rollups.digest,
         timings=replacement.timings,

@@ -53,3 +53,5 @@ class Published:
     snapshot_id: int | None
     """Current snapshot with this batch in it; None for an empty batch that never had a row."""
     unchanged: bool
+    refused: str | None = None
+    """Why these rollups were not published: they were, and then rolled back."""

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from rollup_assets.batches import Batch, to_datetime
 from rollup_assets.engines.base import NoProgress, Progress
+from rollup_assets.history.rejections import refusal
 from rollup_assets.settings import Settings, format_duration
 from rollup_assets.storage.filesystems import Place, in_parallel
 from rollup_assets.storage.landing_zone import LandingZone
-from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, Stage
+from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Stage
 from rollup_assets.storage.raw_files import FILE_REASONS, TOO_LARGE, count_rows
 from rollup_assets.storage.storage_errors import explains_storage_errors
 from rollup_assets.verification.raw import RawCounts, RawPoints
@@ -287,6 +288,9 @@ class _Comparison:
 
     def _compare_manifests(self, batch: Batch, seen: RawCounts, partition: VerifiedPartition) -> None:
         """What DuckDB made of the raw rows and files against what the staged manifests say of them."""
+        rollups, receipt = self._stage.read(ROLLUPS, batch), self._stage.read(ROLLUP_TABLE, batch)
+        if rollups is not None and (refused := refusal(receipt, rollups, batch)):
+            partition.notes.append(refused)
         staged, quarantined = self._stage.read(REPARTITIONED, batch), self._stage.read(QUARANTINED, batch)
         if staged is None or quarantined is None:
             return

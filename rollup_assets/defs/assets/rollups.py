@@ -18,6 +18,7 @@ from rollup_assets.defs.assets.raw_datapoints import GROUP
 from rollup_assets.defs.partitions import BACKFILL_POLICY, batches, own_and_earlier
 from rollup_assets.defs.report import LoggedProgress, Made, PartitionReport, Watcher, each_partition
 from rollup_assets.errors import NotStagedError, PublishHaltError
+from rollup_assets.history.rejections import refusal
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.settings import Settings, format_duration
 from rollup_assets.steps import checks
@@ -114,6 +115,10 @@ def roll_up_and_publish(settings: Settings, watcher: Watcher) -> dg.AssetsDefini
                 except PublishHaltError as error:
                     report.checked(checks.CheckOutcome(ROLLUP_TABLE, checks.PUBLISHED_EQUALS_STAGED, False, False, str(error)))
                     raise
+                if published.refused:
+                    context.log.warning(f"{batch}: {published.refused}")
+                    report.made(made)
+                    return published.refused
                 if published.unchanged:
                     context.log.info(f"{batch}: the table already holds these rollups; no new snapshot")
                 report.made(made)
@@ -148,7 +153,9 @@ def _published(pipeline: Pipeline, batch: Batch, published: Published) -> Made:
         "dagster/table_name": pipeline.settings.table,
         "dagster/column_schema": metadata.table_schema(pipeline.settings),
     }
-    outcomes = asset_checks.of_table(rollups, table, just_published=not published.unchanged)
+    if published.refused:
+        shown["rolled_back"] = published.refused
+    outcomes = asset_checks.of_table(rollups, table, just_published=not published.unchanged, refused=published.refused)
     return Made(ROLLUP_TABLE, receipt.digest, receipt.upstream, shown, outcomes)
 
 
@@ -160,8 +167,10 @@ def _check_again(pipeline: Pipeline, batch: Batch, report: PartitionReport) -> N
     if rollups is None:
         return
     outcomes = asset_checks.of_rollups(pipeline, batch, rollups)
-    if pipeline.stage.read(ROLLUP_TABLE, batch) is not None:
-        outcomes += asset_checks.of_table(rollups, read_back(pipeline, batch), just_published=False)
+    receipt = pipeline.stage.read(ROLLUP_TABLE, batch)
+    if receipt is not None:
+        refused = refusal(receipt, rollups, batch)
+        outcomes += asset_checks.of_table(rollups, read_back(pipeline, batch), just_published=False, refused=refused)
     for outcome in outcomes:
         report.checked(outcome)
 

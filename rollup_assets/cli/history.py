@@ -1,0 +1,78 @@
+"""``rollups diff`` and ``rollback``: what changed in the table, and how to undo it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+import typer
+
+from rollup_assets.cli.application import AsJson, app, console_of, print_json, settings_of
+from rollup_assets.terminal import print_difference, print_rolled_back
+
+Differences = Annotated[int, typer.Option("--differences", min=0, help="How many windows to show with their values.")]
+
+
+@app.command()
+def diff(
+    old: Annotated[str, typer.Argument(metavar="SNAPSHOT|TIME", help="Id of a snapshot, or a time such as 2026-01-31T06:00Z (UTC).")],
+    new: Annotated[
+        str | None,
+        typer.Argument(metavar="[SNAPSHOT|TIME]", help="What to compare with; the table as it is unless given.", show_default=False),
+    ] = None,
+    differences: Differences = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Show which windows changed between two snapshots, and which raw files caused it.
+
+    A time means the newest snapshot at or before it. Only data files are read that one of the two has and the other has not, and rows are
+    compared, so that a compaction changes nothing.
+
+    For example:
+
+    - `rollups diff 2026-01-31T06:00Z` — what has changed since
+    - `rollups diff 4871093541221934210 8093166112940912 --differences 100`
+    - `rollups diff 2026-01-30 2026-01-31 --json`
+    """
+    from rollup_assets.history.diff import diff as difference_of
+
+    found = difference_of(settings_of(), old, new, first_differences=differences)
+    if as_json:
+        print_json(dataclasses.asdict(found))
+    else:
+        print_difference(console_of(), found)
+
+
+@app.command()
+def rollback(
+    what: Annotated[
+        str, typer.Argument(metavar="PARTITION|SNAPSHOT", help="A partition, or the id of the snapshot that the whole table goes back to.")
+    ],
+    to: Annotated[
+        str | None,
+        typer.Option("--to", metavar="SNAPSHOT|TIME", help="For a partition: which snapshot's rows it gets.", show_default=False),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
+    differences: Differences = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Undo a bad publish, as a new snapshot: a partition gets the rows it had before its last publish, the table those of a snapshot.
+
+    What was undone is not published again until its inputs change: `rollups backfill` says so, and publishes it with `--force`. Running
+    it again changes nothing more.
+
+    For example:
+
+    - `rollups rollback 2026-01-01-06:00 --dry-run`
+    - `rollups rollback 2026-01-01-06:00`
+    - `rollups rollback 2026-01-01-06:00 --to 2026-01-31T06:00Z`
+    - `rollups rollback 4871093541221934210` — the whole table
+    """
+    from rollup_assets.history.rollback import rollback as roll_back
+    from rollup_assets.pipeline import Pipeline
+
+    done = roll_back(Pipeline.from_settings(settings_of()), what, to=to, dry_run=dry_run, first_differences=differences)
+    if as_json:
+        print_json({**dataclasses.asdict(done), "dry_run": dry_run})
+    else:
+        print_rolled_back(console_of(), done, dry_run=dry_run)

@@ -1,0 +1,161 @@
+"""What each publish of a batch was made from: one small file a commit, written once and kept when manifests are replaced.
+
+``<stage>/publish_history/<partition>/<attempt>.json``. A publish writes it after its commit, which it names, and before its receipt:
+whoever finds the receipt looks no further, and a publish that was killed before it is asked for again, finds its commit in the table
+and writes the record then. Which rows changed stays out (``history.diff``).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from rollup_assets.batches import Batch
+from rollup_assets.iceberg.publish import ATTEMPT_PROPERTY
+from rollup_assets.iceberg.snapshots import (
+    NO_SNAPSHOT,
+    ROLLED_BACK_TO_PROPERTY,
+    ancestors,
+    is_first,
+    is_publish,
+    is_rollback,
+    newest_change,
+    said,
+    time_of,
+)
+from rollup_assets.storage.filesystems import Place, in_parallel
+from rollup_assets.storage.manifests import InputFile, Manifest, Stage
+
+if TYPE_CHECKING:
+    from pyiceberg.table import Table
+    from pyiceberg.table.snapshots import Snapshot
+
+FOLDER = "publish_history"
+FORMAT_VERSION: Final = 1
+
+
+class PublishRecord(BaseModel):
+    """One commit, as far as a batch is concerned."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    partition: str
+    attempt: str = Field(description="as in the snapshot's summary")
+    snapshot_id: int
+    sequence_number: int = Field(description="of the snapshot; later commits have greater ones")
+    committed_at: dt.datetime
+    digest: str | None = Field(description="of the rollups; None where a rollback brought back rows of unknown origin")
+    code_version: str
+    parameters: dict[str, Any] = Field(description="settings that decided the content")
+    inputs: dict[str, tuple[InputFile, ...] | None] = Field(
+        description="partition -> raw files, for the batch and the earlier ones that it was made from; None: not staged, and rightly so"
+    )
+    replaces: str | None = Field(description="attempt of the commit before it that was about this batch")
+    rolled_back_to: int | None = Field(default=None, description="snapshot whose rows a rollback brought back")
+    format_version: Literal[1] = FORMAT_VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where the rows came from that a batch has in a snapshot."""
+
+    snapshot: Snapshot | None = None
+    """The commit of ours; None if it has expired, or there is none."""
+    record: PublishRecord | None = None
+    """What is known of it."""
+    is_new: bool = False
+    """Nobody had published the batch yet."""
+
+
+def history_folder(stage: Stage, batch: Batch) -> Place:
+    """Where a batch's records lie."""
+    return stage.root / FOLDER / batch.folder
+
+
+def write_record(stage: Stage, batch: Batch, record: PublishRecord) -> None:
+    """Keep what a commit was made from; the same again changes nothing."""
+    (history_folder(stage, batch) / f"{record.attempt}.json").write_bytes(record.model_dump_json().encode())
+
+
+def record_of_publish(
+    rollups: Manifest, inputs: Mapping[str, Sequence[InputFile] | None], batch: Batch, table: Table, attempt: str
+) -> PublishRecord | None:
+    """The record of the commit with this attempt; None if it is not in the table, as where a batch never had a row."""
+    snapshot = next((one for one in ancestors(table, table.current_snapshot()) if said(one, ATTEMPT_PROPERTY) == attempt), None)
+    if snapshot is None or not is_publish(snapshot, batch):
+        return None
+    return PublishRecord(
+        partition=batch.key,
+        attempt=attempt,
+        snapshot_id=snapshot.snapshot_id,
+        sequence_number=snapshot.sequence_number or 0,
+        committed_at=time_of(snapshot),
+        digest=rollups.digest,
+        code_version=rollups.code_version,
+        parameters=rollups.parameters,
+        inputs={key: None if files is None else tuple(files) for key, files in inputs.items()},
+        replaces=attempt_before(table, batch, attempt),
+    )
+
+
+def attempt_before(table: Table, batch: Batch, attempt: str) -> str | None:
+    """The attempt that the rows came from which this one replaced, as far as it is kept."""
+    before = newest_change(table, batch, other_than=attempt)
+    return None if before is None else said(before, ATTEMPT_PROPERTY)
+
+
+def read_record(stage: Stage, batch: Batch, attempt: str) -> PublishRecord | None:
+    """The record of a commit; None if there is none that this version reads."""
+    return _parsed((history_folder(stage, batch) / f"{attempt}.json").read_bytes())
+
+
+def _all_records(stage: Stage, batch: Batch) -> list[PublishRecord]:
+    folder = history_folder(stage, batch)
+    names = [file.name for file in folder.files(recursive=False) if file.name.endswith(".json") and not file.name.startswith(".")]
+    found = in_parallel(lambda name: _parsed((folder / name).read_bytes()), names, local=folder.is_local)
+    return sorted((record for record in found if record is not None), key=lambda record: record.sequence_number)
+
+
+def _parsed(content: bytes | None) -> PublishRecord | None:
+    try:
+        return None if content is None else PublishRecord.model_validate_json(content)
+    except ValidationError:
+        # Of a later version: no reason to fail for those who ask what changed.
+        return None
+
+
+def origin_of(stage: Stage, table: Table, snapshot: Snapshot | None, batch: Batch) -> Origin:
+    """Which commit of ours gave a batch the rows it has in a snapshot, and what that was made from."""
+    at = snapshot
+    while at is not None:
+        if is_publish(at, batch) or is_rollback(at, batch):
+            record = read_record(stage, batch, said(at, ATTEMPT_PROPERTY) or "")
+            target = said(at, ROLLED_BACK_TO_PROPERTY)
+            if record is not None or target is None:
+                return Origin(at, record)
+            if target == NO_SNAPSHOT:
+                return Origin(is_new=True)
+            # It has what that snapshot has, also where the rollback left the batch as it was.
+            at = table.snapshot_by_id(int(target))
+            if at is None:
+                return Origin()
+            continue
+        if is_first(at):
+            return Origin(is_new=True)
+        at = None if at.parent_snapshot_id is None else table.snapshot_by_id(at.parent_snapshot_id)
+    return Origin(is_new=True) if snapshot is None else Origin(record=_record_before(stage, snapshot, batch))
+
+
+def _record_before(stage: Stage, snapshot: Snapshot, batch: Batch) -> PublishRecord | None:
+    """The last record before a snapshot, unless there was a commit in between of which there is none."""
+    records = _all_records(stage, batch)
+    sequence = snapshot.sequence_number or 0
+    before = [record for record in records if record.sequence_number <= sequence]
+    after = [record for record in records if record.sequence_number > sequence]
+    if not before or (after and after[0].replaces not in (None, before[-1].attempt)):
+        return None
+    return before[-1]

@@ -1,0 +1,38 @@
+"""Content that was rolled back: a batch's receipt remembers its digest, so that it does not come back by itself.
+
+A receipt names the rejected digests before the table is changed, and the snapshot that was gone back to afterwards: a rollback that was
+killed in between is thus known, and nothing publishes what it was about to take away.
+"""
+
+from __future__ import annotations
+
+from rollup_assets.batches import Batch
+from rollup_assets.storage.manifests import Manifest
+
+REJECTED = "rejected"
+ROLLED_BACK_TO = "rolled_back_to"
+
+
+def rejected_digests(receipt: Manifest | None) -> tuple[str, ...]:
+    """Digests of the rollups that are not to be published again."""
+    return () if receipt is None else tuple(receipt.counters.get(REJECTED, ()))
+
+
+def still_rejected(receipt: Manifest | None, published: Manifest) -> list[str]:
+    """What stays rejected once these rollups are published."""
+    return [digest for digest in rejected_digests(receipt) if digest != published.digest]
+
+
+def refusal(receipt: Manifest | None, rollups: Manifest, batch: Batch) -> str | None:
+    """Why these rollups are not published; None if nothing speaks against it."""
+    if receipt is None or rollups.digest not in rejected_digests(receipt):
+        return None
+    if receipt.digest == rollups.digest:
+        return (
+            f"a rollback of {batch} was begun and has not ended; run it again, or publish the rollups all the same with "
+            f"`rollups backfill {batch} {batch} --force`"
+        )
+    return (
+        f"the rollups of {batch} were rolled back, and stay out of the table until their inputs change; "
+        f"to publish them all the same, run `rollups backfill {batch} {batch} --force`"
+    )

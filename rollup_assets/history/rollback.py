@@ -1,0 +1,353 @@
+"""``rollups rollback``: undo a bad publish as a new snapshot, and remember that its content is not wanted.
+
+Decides which snapshot to go back to and what follows for the stage; how the table gets there is :mod:`rollup_assets.iceberg.rollback`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from rollup_assets.batches import Batch
+from rollup_assets.errors import RollbackError, UnknownSnapshotError
+from rollup_assets.history.rejections import REJECTED, ROLLED_BACK_TO, rejected_digests
+from rollup_assets.pipeline import Pipeline
+from rollup_assets.settings import format_duration
+from rollup_assets.steps.planning import rollup_parameters
+from rollup_assets.steps.results import CODE_VERSION
+from rollup_assets.storage.manifests import ROLLUP_TABLE, ROLLUPS, Manifest
+from rollup_assets.storage.storage_errors import explains_storage_errors
+
+if TYPE_CHECKING:
+    from pyiceberg.catalog import Catalog
+    from pyiceberg.table import Table
+    from pyiceberg.table.snapshots import Snapshot
+
+    from rollup_assets.history.diff import SnapshotDifference
+    from rollup_assets.history.records import Origin
+    from rollup_assets.iceberg.locks import TableLock
+    from rollup_assets.iceberg.reading import RangeCounts
+
+
+@dataclass(frozen=True, slots=True)
+class RolledBackPartition:
+    """One partition; rows by resolution, such as ``5m``."""
+
+    partition: str
+    rows_before: dict[str, int]
+    rows_after: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class RolledBack:
+    """What a rollback did, or would do."""
+
+    target: int | None
+    """The snapshot whose rows came back; None: what was there before the first one, no row."""
+    snapshot_id: int | None
+    """The new snapshot; None where there is none."""
+    changed: bool
+    """False if the table held these rows already."""
+    partitions: tuple[RolledBackPartition, ...]
+    also_published: tuple[str, ...] = ()
+    """Partitions that were published after the one that was undone, and took over windows of it."""
+    difference: SnapshotDifference | None = None
+    """Of a dry run: from the table as it is to what it would be."""
+
+
+@dataclass(slots=True)
+class _Choice:
+    """What is to be brought back."""
+
+    batch: Batch | None
+    target: Snapshot | None
+    command: str
+    also_published: tuple[str, ...] = ()
+
+    @property
+    def target_id(self) -> int | None:
+        return None if self.target is None else self.target.snapshot_id
+
+
+@dataclass(slots=True)
+class _Affected:
+    """A partition whose rows are brought back, and what the stage is to say of it."""
+
+    batch: Batch
+    receipt: Manifest | None
+    rollups: Manifest | None
+    origin: Origin
+    rejected: list[str]
+    rows_before: Mapping[int, int]
+    restored: str | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.restored = digest_of(self.origin)
+
+
+@explains_storage_errors
+def rollback(pipeline: Pipeline, what: str, *, to: str | None = None, dry_run: bool = False, first_differences: int = 20) -> RolledBack:
+    """Give a partition, or the whole table, the rows of an earlier snapshot, in a new one.
+
+    Args:
+        pipeline: settings and stage.
+        what: a partition, which gets the rows it had before its last publish; or the id of a snapshot, which the whole table goes back to.
+        to: for a partition: the snapshot (id or time) whose rows it gets instead.
+        dry_run: only say what would change.
+        first_differences: how many windows a dry run returns with their values.
+
+    Raises:
+        UnknownPartitionError, UnknownSnapshotError: there is no such partition or snapshot, or it has expired.
+        RollbackError: there is nothing to go back to, files are gone, or the table was changed meanwhile.
+        TableMismatchError, CatalogError, LockTimeoutError, PublishError, PublishHaltError: as for a publish.
+    """
+    from rollup_assets.history.diff import compare
+    from rollup_assets.iceberg.catalog import open_catalog
+    from rollup_assets.iceberg.locks import table_lock
+
+    settings = pipeline.settings
+    if dry_run:
+        with open_catalog(settings) as catalog:
+            table = _existing_table(pipeline, catalog)
+            choice = _choose(pipeline, table, what, to)
+            affected = _affected(pipeline, table, choice)
+            found = compare(settings, table, table.current_snapshot(), choice.target, choice.batch, first_differences=first_differences)
+            after = {one.batch: _target_counts(table, choice, one.batch) for one in affected}
+            return RolledBack(
+                choice.target_id, None, bool(found.partitions), _shown(affected, after), choice.also_published, difference=found
+            )
+    with table_lock(settings) as lock, open_catalog(settings, writing=True) as catalog:
+        table = _existing_table(pipeline, catalog)
+        choice = _choose(pipeline, table, what, to)
+        return _carry_out(pipeline, catalog, lock, table, choice)
+
+
+def _existing_table(pipeline: Pipeline, catalog: Catalog) -> Table:
+    from rollup_assets.iceberg.table import check_table, load_table
+
+    table = load_table(catalog, pipeline.settings)
+    if table is None:
+        raise RollbackError(f"there is no table {pipeline.settings.table} yet, so there is nothing to roll back")
+    check_table(table, pipeline.settings)
+    return table
+
+
+# ------------------------------------------------------------------------------------------------------------ what to go back to
+
+
+def _choose(pipeline: Pipeline, table: Table, what: str, to: str | None) -> _Choice:
+    from rollup_assets.iceberg.snapshots import snapshot_meant
+
+    command = f"rollups rollback {what}" + (f" --to {to}" if to else "")
+    if what.isascii() and what.isdecimal():
+        if to is not None:
+            raise RollbackError(f"--to says what one partition goes back to, and {what} is a snapshot; leave one of them out")
+        return _Choice(None, snapshot_meant(table, what), command)
+    batch = pipeline.batch(what)
+    if to is not None:
+        return _Choice(batch, snapshot_meant(table, to), command)
+    return _before_last_publish(pipeline, table, batch, command)
+
+
+def _before_last_publish(pipeline: Pipeline, table: Table, batch: Batch, command: str) -> _Choice:
+    from rollup_assets.iceberg.snapshots import is_first, known_snapshots, newest_publish
+
+    publish = newest_publish(table, batch)
+    if publish is None:
+        raise UnknownSnapshotError(
+            f"no snapshot that is kept has published {batch}, so there is nothing to undo; choose what to go back to with "
+            f"`{command} --to SNAPSHOT`; {known_snapshots(table)}"
+        )
+    target = None if publish.parent_snapshot_id is None else table.snapshot_by_id(publish.parent_snapshot_id)
+    if target is None and not is_first(publish):
+        raise RollbackError(
+            f"the snapshot before {publish.snapshot_id}, which had the rows of {batch} before its last publish, has expired "
+            f"(ROLLUP_KEEP_SNAPSHOTS={pipeline.settings.keep_snapshots}); mend the raw data, and run `rollups backfill {batch} {batch}`"
+        )
+    later = []
+    for ahead in range(1, pipeline.settings.reach + 1):
+        follower = pipeline.calendar.shifted(batch, ahead)
+        found = None if follower is None else newest_publish(table, follower)
+        if follower and found and (found.sequence_number or 0) > (publish.sequence_number or 0):
+            later.append(follower.key)
+    return _Choice(batch, target, command, tuple(later))
+
+
+def _affected(pipeline: Pipeline, table: Table, choice: _Choice) -> list[_Affected]:
+    from rollup_assets.history.records import origin_of
+    from rollup_assets.iceberg.publish import DIGEST_PROPERTY
+    from rollup_assets.iceberg.reading import range_counts
+    from rollup_assets.iceberg.snapshots import newest_publish, said
+
+    found = []
+    for batch in [choice.batch] if choice.batch else _batches_between(pipeline, table, choice.target):
+        receipt, rollups = pipeline.stage.read(ROLLUP_TABLE, batch), pipeline.stage.read(ROLLUPS, batch)
+        origin = origin_of(pipeline.stage, table, choice.target, batch)
+        publish = newest_publish(table, batch)
+        unwanted = {*rejected_digests(receipt)}
+        unwanted |= {receipt.digest} if receipt is not None else set()
+        unwanted |= {digest} if publish is not None and (digest := said(publish, DIGEST_PROPERTY)) else set()
+        rejected = sorted(unwanted - {digest_of(origin)})
+        found.append(_Affected(batch, receipt, rollups, origin, rejected, range_counts(table, batch).rows))
+    return found
+
+
+def digest_of(origin: Origin) -> str | None:
+    """The digest of the rollups that the rows are of, as far as it is known."""
+    from rollup_assets.iceberg.publish import DIGEST_PROPERTY
+    from rollup_assets.iceberg.snapshots import said
+
+    if origin.record is not None:
+        return origin.record.digest
+    return None if origin.snapshot is None else said(origin.snapshot, DIGEST_PROPERTY)
+
+
+def _batches_between(pipeline: Pipeline, table: Table, target: Snapshot | None) -> list[Batch]:
+    """The batches that may have other rows in the target than now, in time order."""
+    from rollup_assets.iceberg.reading import changed_files
+
+    calendar = pipeline.calendar
+    found: set[Batch] = set()
+    for files in changed_files(table, table.current_snapshot(), target):
+        for file in files:
+            if file.first is None or file.last is None:
+                found.update(batch for name in pipeline.stage.partitions(ROLLUP_TABLE) if (batch := calendar.of_folder(name)) is not None)
+            else:
+                found.update(calendar.between(calendar.containing(file.first // 1_000), calendar.containing(file.last // 1_000)))
+    return sorted(found)
+
+
+def _target_counts(table: Table, choice: _Choice, batch: Batch) -> Mapping[int, int]:
+    from rollup_assets.iceberg.reading import range_counts
+
+    return {} if choice.target is None else range_counts(table, batch, snapshot_id=choice.target.snapshot_id).rows
+
+
+# ------------------------------------------------------------------------------------------------------------------ going back
+
+
+def _carry_out(pipeline: Pipeline, catalog: Catalog, lock: TableLock, table: Table, choice: _Choice) -> RolledBack:
+    from rollup_assets.iceberg.publish import ATTEMPT_PROPERTY, CODE_VERSION_PROPERTY, bring_about
+    from rollup_assets.iceberg.reading import range_counts
+    from rollup_assets.iceberg.rollback import EarlierRows, seen_now
+    from rollup_assets.iceberg.snapshots import NO_SNAPSHOT, ROLLED_BACK_PROPERTY, ROLLED_BACK_TO_PROPERTY, WHOLE_TABLE, said
+
+    affected = _affected(pipeline, table, choice)
+    done = _done_before(table, choice)
+    if done is None:
+        for one in affected:
+            _reject(pipeline, one, table)
+        properties = {
+            ROLLED_BACK_PROPERTY: choice.batch.key if choice.batch else WHOLE_TABLE,
+            ROLLED_BACK_TO_PROPERTY: NO_SNAPSHOT if choice.target_id is None else str(choice.target_id),
+            CODE_VERSION_PROPERTY: CODE_VERSION,
+        }
+        goal = EarlierRows(pipeline.settings, choice.batch, choice.target, seen_now(table, choice.batch), choice.command)
+        replacement = bring_about(catalog, pipeline.settings, goal, properties, lock=lock, table=table)
+        table, changed, snapshot_id, attempt = replacement.table, replacement.changed, replacement.snapshot_id, replacement.attempt
+    else:
+        changed, snapshot_id, attempt = False, done.snapshot_id, said(done, ATTEMPT_PROPERTY) or ""
+    after = {one.batch: range_counts(table, one.batch) for one in affected}
+    for one in affected:
+        _note(pipeline, one, table, choice, snapshot_id, attempt, after[one.batch])
+    rows = {batch: counts.rows for batch, counts in after.items()}
+    return RolledBack(choice.target_id, snapshot_id if changed else None, changed, _shown(affected, rows), choice.also_published)
+
+
+def _done_before(table: Table, choice: _Choice) -> Snapshot | None:
+    """The rollback that did the same, if nobody has changed these rows since, as far as can be told."""
+    from rollup_assets.iceberg.maintenance import MAINTENANCE_PROPERTY
+    from rollup_assets.iceberg.publish import BATCH_PROPERTY
+    from rollup_assets.iceberg.snapshots import NO_SNAPSHOT, ROLLED_BACK_PROPERTY, ROLLED_BACK_TO_PROPERTY, WHOLE_TABLE, ancestors, said
+
+    scope = choice.batch.key if choice.batch else WHOLE_TABLE
+    for snapshot in ancestors(table, table.current_snapshot()):
+        if (said(snapshot, ROLLED_BACK_PROPERTY), said(snapshot, ROLLED_BACK_TO_PROPERTY)) == (scope, str(choice.target_id or NO_SNAPSHOT)):
+            return snapshot
+        about = said(snapshot, ROLLED_BACK_PROPERTY) or said(snapshot, BATCH_PROPERTY)
+        of_others = choice.batch is not None and about not in (None, scope, WHOLE_TABLE)
+        if said(snapshot, MAINTENANCE_PROPERTY) is None and not of_others:
+            return None
+    return None
+
+
+def _reject(pipeline: Pipeline, one: _Affected, table: Table) -> None:
+    """Say in the receipt which content is not wanted, before the table is changed."""
+    from rollup_assets.iceberg.reading import range_counts
+
+    if one.receipt is not None:
+        if sorted(rejected_digests(one.receipt)) != one.rejected:
+            counters = {**one.receipt.counters, REJECTED: one.rejected}
+            pipeline.stage.write(one.receipt.model_copy(update={"counters": counters}), one.batch)
+    elif one.rejected:
+        snapshot = table.current_snapshot()
+        counts = range_counts(table, one.batch)
+        found = _receipt(pipeline, one, table, counts, None if snapshot is None else snapshot.snapshot_id, "", one.rejected[0])
+        pipeline.stage.write(found, one.batch)
+
+
+def _note(
+    pipeline: Pipeline, one: _Affected, table: Table, choice: _Choice, snapshot_id: int | None, attempt: str, counts: RangeCounts
+) -> None:
+    """Record and receipt of what is in the table now."""
+    from rollup_assets.history.records import PublishRecord, attempt_before, write_record
+    from rollup_assets.iceberg.snapshots import time_of
+
+    snapshot = None if snapshot_id is None else table.snapshot_by_id(snapshot_id)
+    known = one.origin.record
+    if snapshot is not None and attempt and (known is not None or one.origin.is_new):
+        record = PublishRecord(
+            partition=one.batch.key,
+            attempt=attempt,
+            snapshot_id=snapshot.snapshot_id,
+            sequence_number=snapshot.sequence_number or 0,
+            committed_at=time_of(snapshot),
+            digest=one.restored,
+            code_version=CODE_VERSION if known is None else known.code_version,
+            parameters={} if known is None else known.parameters,
+            inputs={} if known is None else known.inputs,
+            replaces=attempt_before(table, one.batch, attempt),
+            rolled_back_to=choice.target_id,
+        )
+        write_record(pipeline.stage, one.batch, record)
+    receipt = _receipt(pipeline, one, table, counts, snapshot_id, attempt, one.restored or f"rolled back to {choice.target_id}")
+    pipeline.stage.write(
+        receipt.model_copy(update={"counters": {**receipt.counters, ROLLED_BACK_TO: choice.target_id}}),
+        one.batch,
+    )
+
+
+def _receipt(
+    pipeline: Pipeline, one: _Affected, table: Table, counts: RangeCounts, snapshot_id: int | None, attempt: str, digest: str
+) -> Manifest:
+    from rollup_assets.iceberg.acknowledged import acknowledgement
+
+    base = one.receipt or one.rollups
+    resolutions = {*pipeline.settings.resolutions, *counts.rows}
+    # Where the rows that came back are those that are staged, there is nothing to publish.
+    is_staged = one.rollups is not None and one.rollups.digest == digest
+    return Manifest(
+        asset=ROLLUP_TABLE,
+        partition=one.batch.key,
+        attempt=attempt,
+        code_version=CODE_VERSION if base is None else base.code_version,
+        parameters=rollup_parameters(pipeline.settings) if base is None else base.parameters,
+        upstream={ROLLUPS: {one.batch.key: digest}},
+        counters={
+            **acknowledgement(table, snapshot_id),
+            "attempt": attempt,
+            "staged_attempt": one.rollups.attempt if one.rollups is not None and is_staged else None,
+            "rows": {str(resolution): counts.rows.get(resolution, 0) for resolution in sorted(resolutions)},
+            "files": {str(resolution): counts.files.get(resolution, 0) for resolution in sorted(resolutions)},
+            **({REJECTED: one.rejected} if one.rejected else {}),
+        },
+        digest=digest,
+    )
+
+
+def _shown(affected: list[_Affected], after: Mapping[Batch, Mapping[int, int]]) -> tuple[RolledBackPartition, ...]:
+    def text(rows: Mapping[int, int]) -> dict[str, int]:
+        return {format_duration(resolution): rows[resolution] for resolution in sorted(rows) if rows[resolution]}
+
+    return tuple(RolledBackPartition(one.batch.key, text(one.rows_before), text(after[one.batch])) for one in affected)

@@ -1,0 +1,417 @@
+"""Going back: the rows of an earlier snapshot in a new one, and nothing that was undone comes back by itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from rollup_assets.batches import Batch
+from rollup_assets.errors import PublishError, RollbackError, UnknownPartitionError, UnknownSnapshotError
+from rollup_assets.history.rollback import rollback
+from rollup_assets.iceberg import publish as publishing
+from rollup_assets.iceberg.table import ensure_table
+from rollup_assets.pipeline import Pipeline
+from rollup_assets.status import status
+from rollup_assets.steps.publish import publish
+from rollup_assets.storage.manifests import ROLLUP_TABLE
+from rollup_assets_tests.history.published import publish_value, raw_file, snapshots, stage_value
+from rollup_assets_tests.iceberg.staging import batches_from, load, pipeline_in, rollup_rows, rows_of, value_by_batch
+from rollup_assets_tests.iceberg.test_publish import commits, compact
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path) -> Pipeline:
+    return pipeline_in(tmp_path, resolutions="1m,1h")
+
+
+def state(pipeline: Pipeline, batch: Batch) -> str:
+    (found,) = status(pipeline.settings, [batch])
+    return found.state
+
+
+def everything(pipeline: Pipeline) -> list[tuple[Any, ...]]:
+    return rows_of(load(pipeline), "id", "resolution", "logical_timestamp", "sum_rollup", "metric", "metric_shard_id")
+
+
+def files_on_disk(pipeline: Pipeline) -> set[str]:
+    return {str(path) for path in Path(load(pipeline).location(), "data").rglob("*.parquet")}
+
+
+# ------------------------------------------------------------------------------------------------------------------ a partition
+
+
+def test_a_partition_gets_the_rows_it_had_before_its_last_publish(pipeline: Pipeline) -> None:
+    """In one new snapshot; its neighbours, published before and after, stay."""
+    first, second, third = batches_from(pipeline, 3)
+    publish_value(pipeline, first, 1)
+    publish_value(pipeline, second, 2)
+    good = everything(pipeline)
+    publish_value(pipeline, second, 99, series=5)
+    publish_value(pipeline, third, 3)
+    before = snapshots(pipeline)
+    done = rollback(pipeline, second.key)
+    assert done.changed
+    assert snapshots(pipeline) == [*before, done.snapshot_id]
+    assert load(pipeline).metadata.current_snapshot_id == done.snapshot_id
+    assert value_by_batch(pipeline) == {first.key: {1}, second.key: {2}, third.key: {3}}
+    assert [row for row in everything(pipeline) if row[3] != 3] == good
+    (partition,) = done.partitions
+    assert (partition.partition, partition.rows_before, partition.rows_after) == (second.key, {"1m": 300, "1h": 5}, {"1m": 180, "1h": 3})
+    assert done.also_published == (third.key,)
+    said = load(pipeline).current_snapshot().summary.additional_properties  # type: ignore[union-attr]
+    assert said["rollup.rolled-back"] == second.key
+    assert said["rollup.rolled-back-to"] == str(before[1])
+
+
+def test_the_first_publish_of_a_partition_is_undone_by_emptying_it(pipeline: Pipeline) -> None:
+    (batch,) = batches_from(pipeline, 1)
+    publish_value(pipeline, batch, 1)
+    done = rollback(pipeline, batch.key)
+    assert (done.target, done.changed) == (None, True)
+    assert rows_of(load(pipeline)) == []
+    assert state(pipeline, batch) == "rolled back"
+
+
+def test_rolled_back_content_is_published_again_only_if_it_changes_or_by_force(pipeline: Pipeline) -> None:
+    (batch,) = batches_from(pipeline, 1)
+    publish_value(pipeline, batch, 1)
+    publish_value(pipeline, batch, 99)
+    assert state(pipeline, batch) == "published"
+    rollback(pipeline, batch.key)
+    assert state(pipeline, batch) == "rolled back"
+    made = snapshots(pipeline)
+    refused = publish(pipeline, batch)
+    assert refused.unchanged
+    assert refused.refused is not None
+    assert "until their inputs change" in refused.refused
+    assert f"rollups backfill {batch.key} {batch.key} --force" in refused.refused
+    assert snapshots(pipeline) == made
+    assert value_by_batch(pipeline) == {batch.key: {1}}
+    # Other content is published, and the content that was undone stays unwanted also after that.
+    assert publish_value(pipeline, batch, 3).refused is None
+    assert state(pipeline, batch) == "published"
+    bad = stage_value(pipeline, batch, value=99)
+    receipt = pipeline.stage.read(ROLLUP_TABLE, batch)
+    assert receipt is not None
+    assert bad.digest in receipt.counters["rejected"]
+    assert publish(pipeline, batch).refused is not None
+    assert value_by_batch(pipeline) == {batch.key: {3}}
+    assert publish(pipeline, batch, force=True).refused is None
+    assert value_by_batch(pipeline) == {batch.key: {99}}
+    # What was forced is no longer unwanted.
+    assert publish(pipeline, batch).refused is None
+    assert state(pipeline, batch) == "published"
+
+
+def test_a_rollback_again_changes_nothing(pipeline: Pipeline) -> None:
+    """Somebody whose connection broke may run it again; the undone publish does not come back."""
+    first, second = batches_from(pipeline, 2)
+    publish_value(pipeline, first, 1)
+    publish_value(pipeline, first, 99)
+    done = rollback(pipeline, first.key)
+    publish_value(pipeline, second, 2)
+    made, receipt = snapshots(pipeline), pipeline.stage.read(ROLLUP_TABLE, first)
+    again = rollback(pipeline, first.key)
+    assert (again.changed, again.snapshot_id, again.target) == (False, None, done.target)
+    assert snapshots(pipeline) == made
+    assert pipeline.stage.read(ROLLUP_TABLE, first) == receipt
+    assert value_by_batch(pipeline) == {first.key: {1}, second.key: {2}}
+
+
+def test_a_rollback_is_undone_by_going_to_the_publish_that_it_undid(pipeline: Pipeline) -> None:
+    """Then the rows are those that are staged, and what it had gone back to is what is not wanted."""
+    (batch,) = batches_from(pipeline, 1)
+    publish_value(pipeline, batch, 1)
+    undone = publish_value(pipeline, batch, 99).snapshot_id
+    rollback(pipeline, batch.key)
+    rollback(pipeline, batch.key, to=str(undone))
+    assert value_by_batch(pipeline) == {batch.key: {99}}
+    assert state(pipeline, batch) == "published"
+    made = snapshots(pipeline)
+    assert publish(pipeline, batch).unchanged
+    assert snapshots(pipeline) == made
+    stage_value(pipeline, batch, value=1)
+    assert publish(pipeline, batch).refused is not None
+
+
+def test_a_partition_can_go_back_further(pipeline: Pipeline) -> None:
+    (batch,) = batches_from(pipeline, 1)
+    first = publish_value(pipeline, batch, 1).snapshot_id
+    for value in (2, 3):
+        publish_value(pipeline, batch, value)
+    rollback(pipeline, batch.key, to=str(first))
+    assert value_by_batch(pipeline) == {batch.key: {1}}
+    for value in (1, 2, 3):
+        stage_value(pipeline, batch, value=value)
+        # The second was replaced by a publish, not rolled back.
+        assert (publish(pipeline, batch).refused is not None) == (value == 3)
+
+
+def test_files_come_back_as_copies(pipeline: Pipeline) -> None:
+    """A path that metadata calls both deleted and there is deleted from disk by engines that expire snapshots by what they deleted."""
+    (batch,) = batches_from(pipeline, 1)
+    publish_value(pipeline, batch, 1)
+    old = {task.file.file_path for task in load(pipeline).scan().plan_files()}
+    publish_value(pipeline, batch, 99)
+    rollback(pipeline, batch.key)
+    assert not old & {task.file.file_path for task in load(pipeline).scan().plan_files()}
+
+
+def test_rows_in_a_file_that_others_have_compacted_come_back(pipeline: Pipeline) -> None:
+    """Before and after the bad publish, files hold rows of several batches."""
+    batches = batches_from(pipeline, 3)
+    for number, batch in enumerate(batches):
+        publish_value(pipeline, batch, number)
+    compact(pipeline)
+    good = everything(pipeline)
+    publish_value(pipeline, batches[1], 99)
+    compact(pipeline)
+    rollback(pipeline, batches[1].key)
+    assert everything(pipeline) == good
+
+
+def test_partitions_that_no_kept_snapshot_published_name_what_there_is(pipeline: Pipeline) -> None:
+    first, second = batches_from(pipeline, 2)
+    made = publish_value(pipeline, first, 1).snapshot_id
+    with pytest.raises(UnknownSnapshotError, match=rf"has published {second.key}.*--to SNAPSHOT.*known are {made}"):
+        rollback(pipeline, second.key)
+    with pytest.raises(UnknownPartitionError):
+        rollback(pipeline, "yesterday")
+    with pytest.raises(UnknownSnapshotError, match=f"no snapshot 12, or it has expired; known are {made}"):
+        rollback(pipeline, "12")
+    with pytest.raises(RollbackError, match="leave one of them out"):
+        rollback(pipeline, str(made), to=str(made))
+
+
+def test_a_table_that_is_not_there_cannot_go_back(pipeline: Pipeline) -> None:
+    (batch,) = batches_from(pipeline, 1)
+    with pytest.raises(RollbackError, match="there is no table"):
+        rollback(pipeline, batch.key)
+
+
+def test_a_snapshot_that_has_expired_is_named(tmp_path: Path) -> None:
+    pipeline = pipeline_in(tmp_path, resolutions="1h", keep_snapshots=1)
+    (batch,) = batches_from(pipeline, 1)
+    gone = publish_value(pipeline, batch, 1).snapshot_id
+    publish_value(pipeline, batch, 2)
+    assert gone not in snapshots(pipeline)
+    with pytest.raises(
+        RollbackError, match=r"the snapshot before \d+, which had the rows.*has expired \(ROLLUP_KEEP_SNAPSHOTS=1\).*rollups backfill"
+    ):
+        rollback(pipeline, batch.key)
+    assert value_by_batch(pipeline) == {batch.key: {2}}
+
+
+def test_files_that_are_gone_are_named_and_nothing_is_left_behind(pipeline: Pipeline) -> None:
+    (batch,) = batches_from(pipeline, 1)
+    publish_value(pipeline, batch, 1)
+    lost = sorted(task.file.file_path for task in load(pipeline).scan().plan_files())[-1]
+    publish_value(pipeline, batch, 99)
+    Path(lost).unlink()
+    before = files_on_disk(pipeline)
+    with pytest.raises(RollbackError, match=rf"{lost}, which snapshot \d+ of metrics.rollups needs, is gone"):
+        rollback(pipeline, batch.key)
+    assert files_on_disk(pipeline) == before
+    assert value_by_batch(pipeline) == {batch.key: {99}}
+
+
+def test_a_dry_run_says_what_would_change_and_changes_nothing(pipeline: Pipeline) -> None:
+    first, second = batches_from(pipeline, 2)
+    publish_value(pipeline, first, 1)
+    publish_value(pipeline, second, 2)
+    publish_value(pipeline, first, 99)
+    before = (snapshots(pipeline), everything(pipeline), pipeline.stage.read(ROLLUP_TABLE, first), files_on_disk(pipeline))
+    found = rollback(pipeline, first.key, dry_run=True, first_differences=1)
+    assert (found.changed, found.snapshot_id) == (True, None)
+    assert found.difference is not None
+    assert [(partition.partition, partition.changed) for partition in found.difference.partitions] == [(first.key, {"1m": 180, "1h": 3})]
+    (window,) = found.difference.windows
+    assert window.values["sum_rollup"] == (99, 1)
+    assert (snapshots(pipeline), everything(pipeline), pipeline.stage.read(ROLLUP_TABLE, first), files_on_disk(pipeline)) == before
+    assert state(pipeline, first) == "published"
+
+
+# -------------------------------------------------------------------------------------------------------------------- the table
+
+
+def test_the_whole_table_goes_back_to_a_snapshot(pipeline: Pipeline) -> None:
+    """What was added, changed and emptied since; and foreign rows. Nothing of it comes back by itself."""
+    first, second, third = batches_from(pipeline, 3)
+    publish_value(pipeline, first, 1)
+    target = publish_value(pipeline, second, 2).snapshot_id
+    good = everything(pipeline)
+    publish_value(pipeline, first, 99)
+    publish_value(pipeline, second, 2, rows={})
+    publish_value(pipeline, third, 3)
+    load(pipeline).append(rollup_rows(pipeline.settings, third, 60_000, 2, value=50, first_id=500))
+    made = snapshots(pipeline)
+    done = rollback(pipeline, str(target))
+    assert snapshots(pipeline) == [*made, done.snapshot_id]
+    assert everything(pipeline) == good
+    assert [partition.partition for partition in done.partitions] == [first.key, second.key, third.key]
+    assert [state(pipeline, batch) for batch in (first, second, third)] == ["rolled back"] * 3
+    for batch in (first, second, third):
+        assert publish(pipeline, batch).refused is not None
+    assert everything(pipeline) == good
+    assert not rollback(pipeline, str(target)).changed
+    assert len(snapshots(pipeline)) == len(made) + 1
+
+
+def test_partitions_that_did_not_change_stay_published_when_the_table_goes_back(pipeline: Pipeline) -> None:
+    """Also where a compaction has put their rows into other files."""
+    first, second = batches_from(pipeline, 2)
+    publish_value(pipeline, first, 1)
+    target = publish_value(pipeline, second, 2).snapshot_id
+    compact(pipeline)
+    publish_value(pipeline, second, 99)
+    rollback(pipeline, str(target))
+    assert [state(pipeline, batch) for batch in (first, second)] == ["published", "rolled back"]
+    assert publish(pipeline, first).unchanged
+    assert value_by_batch(pipeline) == {first.key: {1}, second.key: {2}}
+
+
+def test_going_back_to_the_present_changes_nothing(pipeline: Pipeline) -> None:
+    (batch,) = batches_from(pipeline, 1)
+    now = publish_value(pipeline, batch, 1).snapshot_id
+    done = rollback(pipeline, str(now))
+    assert (done.changed, done.partitions, snapshots(pipeline)) == (False, (), [now])
+    assert state(pipeline, batch) == "published"
+
+
+# ----------------------------------------------------------------------------------------------------------- the way there
+
+
+@pytest.mark.scenario("P1")
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_lost_acknowledgement_is_found_in_the_table(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, *, whole: bool) -> None:
+    (batch,) = batches_from(pipeline, 1)
+    good = publish_value(pipeline, batch, 1).snapshot_id
+    publish_value(pipeline, batch, 99)
+
+    def lose(apply: Callable[[], Any], _number: int) -> Any:
+        apply()
+        raise ConnectionError("connection reset")
+
+    with commits(monkeypatch, lose) as tried:
+        done = rollback(pipeline, str(good) if whole else batch.key)
+    assert tried == [1]
+    assert (done.changed, done.snapshot_id) == (True, snapshots(pipeline)[-1])
+    assert len(snapshots(pipeline)) == 3
+    assert value_by_batch(pipeline) == {batch.key: {1}}
+
+
+def test_another_publish_of_the_partition_meanwhile_stops_it(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it was to undo is not the last publish any more. (The lock keeps ours away; a catalog may have none.)"""
+    (batch,) = batches_from(pipeline, 1)
+    publish_value(pipeline, batch, 1)
+    publish_value(pipeline, batch, 99)
+    stage_value(pipeline, batch, value=3)
+    monkeypatch.setattr("rollup_assets.steps.publish.refusal", lambda *_: None)
+
+    def come_between(apply: Callable[[], Any], number: int) -> Any:
+        if number == 1:
+            monkeypatch.setattr("rollup_assets.iceberg.locks._held_file", _no_lock)
+            publish(pipeline, batch)
+        return apply()
+
+    with commits(monkeypatch, come_between), pytest.raises(RollbackError, match="was changed while the rollback of batch"):
+        rollback(pipeline, batch.key)
+    assert value_by_batch(pipeline) == {batch.key: {3}}
+
+
+def _no_lock(*_: object) -> Any:
+    import contextlib
+
+    return contextlib.nullcontext()
+
+
+def test_a_foreign_append_meanwhile_goes_too(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = batches_from(pipeline, 2)
+    publish_value(pipeline, first, 1)
+    publish_value(pipeline, first, 99)
+
+    def intrude(apply: Callable[[], Any], number: int) -> Any:
+        if number == 1:
+            both = [rollup_rows(pipeline.settings, batch, 60_000, 2, value=50, first_id=500) for batch in (first, second)]
+            load(pipeline).append(pa.concat_tables(both))
+        return apply()
+
+    with commits(monkeypatch, intrude):
+        rollback(pipeline, first.key)
+    assert value_by_batch(pipeline) == {first.key: {1}, second.key: {50}}
+
+
+@pytest.mark.scenario("K3", "K4")
+@pytest.mark.parametrize("when", ["before the commit", "after the commit", "before the receipt"])
+def test_a_rollback_that_is_killed_is_finished_by_running_it_again(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    """Whenever it was, no publish brings back what was to be undone."""
+    (batch,) = batches_from(pipeline, 1)
+    publish_value(pipeline, batch, 1)
+    publish_value(pipeline, batch, 99, series=5)
+
+    def killed(*_: object, **__: object) -> Any:
+        raise KeyboardInterrupt
+
+    places = {
+        "before the commit": "rollup_assets.iceberg.publish._apply",
+        "after the commit": "rollup_assets.history.rollback._note",
+        "before the receipt": "rollup_assets.history.records.write_record",
+    }
+    with monkeypatch.context() as patch:
+        patch.setattr(places[when], killed)
+        with pytest.raises(KeyboardInterrupt):
+            rollback(pipeline, batch.key)
+    held = value_by_batch(pipeline)
+    assert held == {batch.key: {99 if when == "before the commit" else 1}}
+    refused = publish(pipeline, batch).refused
+    assert refused is not None
+    assert "begun and has not ended" in refused
+    assert state(pipeline, batch) == "rolled back"
+    assert value_by_batch(pipeline) == held
+    assert rollback(pipeline, batch.key).changed == (when == "before the commit")
+    assert value_by_batch(pipeline) == {batch.key: {1}}
+    assert len(snapshots(pipeline)) == 3
+    assert "until their inputs change" in (publish(pipeline, batch).refused or "")
+
+
+def test_a_begun_rollback_can_be_given_up_by_force(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    (batch,) = batches_from(pipeline, 1)
+    publish_value(pipeline, batch, 1)
+    publish_value(pipeline, batch, 99)
+
+    def refuse(_apply: Callable[[], Any], _number: int) -> Any:
+        raise ConnectionError("connection refused")
+
+    monkeypatch.setattr(publishing, "MOST_TRIES", 1)
+    with commits(monkeypatch, refuse), pytest.raises(PublishError, match=rf"rollback of batch.*Run `rollups rollback {batch.key}` again"):
+        rollback(pipeline, batch.key)
+    publish(pipeline, batch, force=True)
+    assert publish(pipeline, batch).refused is None
+    assert state(pipeline, batch) == "published"
+    assert value_by_batch(pipeline) == {batch.key: {99}}
+
+
+def test_the_record_of_a_rollback_says_what_came_back(pipeline: Pipeline) -> None:
+    (batch,) = batches_from(pipeline, 1)
+    good = publish_value(pipeline, batch, 1, raw_file("a"))
+    publish_value(pipeline, batch, 99, raw_file("a"), raw_file("b"))
+    rollback(pipeline, batch.key)
+    records = [json.loads(path.read_text()) for path in Path(pipeline.stage.root.path).glob("publish_history/*/*.json")]
+    first, bad, back = sorted(records, key=lambda record: record["sequence_number"])
+    assert back["rolled_back_to"] == good.snapshot_id
+    assert (back["digest"], back["inputs"]) == (first["digest"], first["inputs"])
+    assert [first["replaces"], bad["replaces"], back["replaces"]] == [None, first["attempt"], bad["attempt"]]
+
+
+def test_a_rollback_needs_the_settings_of_the_table(tmp_path: Path, pipeline: Pipeline) -> None:
+    from rollup_assets.errors import TableMismatchError
+
+    ensure_table(pipeline.settings)
+    (batch,) = batches_from(pipeline, 1)
+    with pytest.raises(TableMismatchError):
+        rollback(pipeline_in(tmp_path, resolutions="1m"), batch.key)
