@@ -378,11 +378,11 @@ def _steps_of(world: World, number: int, rules: Rules) -> Iterator[tuple[str, Wo
     elif publisher.at == "stage":
         generation = world.stage[publisher.batch]
         yield (
-            f"publisher {number} reads generation {generation} of batch {publisher.batch}",
-            _with(world, number, publisher._replace(at="table", generation=generation)),
+            f"publisher {number} reads generation {generation} of batch {publisher.batch}, and its receipt",
+            _with(world, number, publisher._replace(at="table", generation=generation, receipt=world.receipts[publisher.batch])),
         )
     elif publisher.at == "table":
-        yield f"publisher {number} loads the table and its receipt", _looked_at_receipt(world, number, rules)
+        yield f"publisher {number} loads the table", _looked_at_receipt(world, number, rules)
     elif publisher.at == "receipt":
         yield f"publisher {number} writes its receipt and ends", _with_receipt(world, number)
     else:
@@ -401,9 +401,8 @@ def _take_lock(world: World, number: int, rules: Rules, then: Publisher) -> Iter
 
 def _looked_at_receipt(world: World, number: int, rules: Rules) -> World:
     publisher = world.publishers[number]
-    receipt, base = world.receipts[publisher.batch], len(world.history) - 1
     if protocol.trusts_receipt(
-        is_of_staged=receipt == publisher.generation,
+        is_of_staged=publisher.receipt == publisher.generation,
         rows_agree=lambda: not rules.compares_rows or len(world.head.results(publisher.batch)) == 1,
         force=False,
     ):
@@ -412,7 +411,7 @@ def _looked_at_receipt(world: World, number: int, rules: Rules) -> World:
         _require(found == [publisher.generation], told, f"publisher {number} trusts its receipt")
         return _end(world, number, "unchanged")
     state = protocol.begin(rules.most_tries, table_is_known=True)
-    return _with(world, number, publisher._replace(at="protocol", state=state, receipt=receipt, base=base))
+    return _with(world, number, publisher._replace(at="protocol", state=state, base=len(world.history) - 1))
 
 
 def _with_receipt(world: World, number: int) -> World:

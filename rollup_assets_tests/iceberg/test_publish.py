@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rollup_assets.batches import Batch
-from rollup_assets.errors import PublishError, PublishHaltError
+from rollup_assets.errors import PublishError, PublishHaltError, StaleInputError
 from rollup_assets.iceberg import publish as publishing
 from rollup_assets.iceberg import reading
 from rollup_assets.iceberg.locks import TableLock
@@ -183,6 +183,56 @@ def test_a_commit_of_another_range_between_plan_and_commit_is_no_conflict(pipeli
     assert len(rows_of(load(pipeline))) == 3 * 3 * 61 + 2 * 60
 
 
+@pytest.mark.scenario("C1")
+def test_publishers_wait_for_one_another_and_none_does_its_work_twice(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the lock is for: without it both would rewrite the file that holds rows of both, and one of the two for nothing."""
+    first, second = batches = batches_from(pipeline, 2)
+    for batch in batches:
+        publish_value(pipeline, batch, 1)
+    compact(pipeline)
+    for batch in batches:
+        stage_rollups(pipeline, batch, value=2)
+    monkeypatch.setattr("rollup_assets.iceberg.locks.LOCK_TIMEOUT", 0.1)
+    waited: list[str] = []
+
+    def let_another_in(apply: Commit, number: int) -> Any:
+        if number == 1:
+            with ThreadPoolExecutor(1) as another:
+                error = another.submit(publish, pipeline, second).exception()
+            waited.append(type(error).__name__)
+        return apply()
+
+    with commits(monkeypatch, let_another_in), plans(monkeypatch) as planned:
+        publish(pipeline, first)
+        publish(pipeline, second)
+    assert_published(pipeline, (first, 2), (second, 2))
+    live = {task.file.file_path for task in load(pipeline).scan().plan_files()}
+    left_over = {str(path) for path in Path(load(pipeline).location(), "data", "rewritten").rglob("*.parquet")} - live
+    assert (planned, len(left_over)) == ([1, 2], 2), "a plan was made, or a file rewritten, for nothing"
+    assert waited == ["LockTimeoutError"]
+
+
+@pytest.mark.scenario("C1", "C4")
+def test_an_older_result_never_replaces_a_newer_one(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the older one is on its way, the newer one is staged and published by somebody whose lock is not ours."""
+    (batch,) = batches_from(pipeline, 1)
+    publish_value(pipeline, batch, 1)
+    stage_rollups(pipeline, batch, value=2)
+
+    def overtake(apply: Commit, number: int) -> Any:
+        if number == 1:
+            with monkeypatch.context() as patch:
+                patch.setattr("rollup_assets.iceberg.locks.table_lock", lambda _settings: contextlib.nullcontext(TableLock()))
+                publish_value(pipeline, batch, 3)
+        return apply()
+
+    with commits(monkeypatch, overtake), contextlib.suppress(StaleInputError):
+        publish(pipeline, batch)
+    assert_published(pipeline, (batch, 3))
+    publish(pipeline, batch)
+    assert_published(pipeline, (batch, 3))
+
+
 # What becomes of a commit
 
 
@@ -203,6 +253,29 @@ def test_a_lost_acknowledgement_is_found_in_the_table(pipeline: Pipeline, monkey
     assert tried == planned == [1]
     assert result.snapshot_id == load(pipeline).metadata.current_snapshot_id
     assert len(load(pipeline).snapshots()) == 2
+    assert_published(pipeline, (first, 5), (second, 1))
+
+
+@pytest.mark.scenario("P1", "P2")
+def test_what_others_commit_after_a_lost_acknowledgement_stays(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that somebody appends to the range after our commit came after it: to look for it, and to plan anew, is not the same."""
+    first, second = batches_from(pipeline, 2)
+    publish_value(pipeline, first, 5)
+    stage_rollups(pipeline, second)
+    later = rollup_rows(pipeline.settings, second, 60_000, 2, value=99, first_id=1000)
+
+    def lose(apply: Commit, number: int) -> Any:
+        answer = apply()
+        if number == 1:
+            load(pipeline).append(later)
+            raise ConnectionError("connection reset")
+        return answer
+
+    with commits(monkeypatch, lose):
+        result = publish(pipeline, second)
+    assert value_by_batch(pipeline) == {first.key: {5}, second.key: {1, 99}}
+    assert result.snapshot_id == load(pipeline).metadata.snapshots[-2].snapshot_id
+    assert not publish(pipeline, second).unchanged
     assert_published(pipeline, (first, 5), (second, 1))
 
 
