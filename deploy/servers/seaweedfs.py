@@ -13,8 +13,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ RAW_BUCKET, LAKE_BUCKET = "raw", "lake"
 REGION = "us-east-1"
 READY_WITHIN = 60.0
 _ATTEMPTS = 3
+_BY_POLICY = "by-policy-"
 _PORTS = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc")
 _S3_PORTS = ("s3.port", "s3.port.grpc", "s3.port.iceberg")
 _SOCKETS = Path("/tmp")
@@ -58,6 +59,8 @@ class S3Server:
     authority: Path | None
     """The certificate that clients have to trust; None: the server speaks plain HTTP."""
     region: str = REGION
+    by_policy: Mapping[str, Identity] = field(default_factory=dict)
+    """Those that may do what a policy says and nothing else, by its name."""
 
     @property
     def access_key(self) -> str:
@@ -104,14 +107,19 @@ class S3Server:
 
 
 @contextlib.contextmanager
-def seaweedfs(folder: Path, *, tls: bool = False) -> Iterator[S3Server]:
+def seaweedfs(folder: Path, *, tls: bool = False, policies: Mapping[str, str] | None = None) -> Iterator[S3Server]:
     """A server whose data lies in ``folder``, until the block ends. What an earlier one left there is served again.
+
+    Args:
+        folder: made if it is missing.
+        tls: whether it speaks HTTPS.
+        policies: names and JSON documents; each is what one more identity may do. Of a new folder only.
 
     Raises:
         RuntimeError: the wheel is not installed, or the server did not start; names the log.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    identities = _identities(folder / "identities.json")
+    identities = _identities(folder / "identities.json", policies or {})
     made = certificate(folder / "tls") if tls else None
     for attempt in range(1, _ATTEMPTS + 1):
         ports = _ports()
@@ -135,10 +143,11 @@ def _server(folder: Path, ports: dict[str, int], identities: dict[str, Identity]
         reader=identities["reader"],
         log=folder / "weed.log",
         authority=made.authority if made else None,
+        by_policy={name.removeprefix(_BY_POLICY): identity for name, identity in identities.items() if name.startswith(_BY_POLICY)},
     )
 
 
-def _identities(path: Path) -> dict[str, Identity]:
+def _identities(path: Path, policies: Mapping[str, str]) -> dict[str, Identity]:
     """The identities of the folder's server, made with new keys if there are none; also what SeaweedFS reads as its configuration."""
     if not path.exists():
         read_raw, read_lake = (
@@ -150,24 +159,19 @@ def _identities(path: Path) -> dict[str, Identity]:
             "pipeline": [*read_raw, *read_lake, f"Write:{LAKE_BUCKET}"],
             "reader": [*read_raw, *read_lake],
         }
+        made = [{"name": name, "credentials": [_new_keys(name)], "actions": allowed} for name, allowed in actions.items()]
+        made += [
+            {"name": f"{_BY_POLICY}{name}", "credentials": [_new_keys(name)], "actions": [], "policyNames": [name]} for name in policies
+        ]
+        documents = [{"name": name, "content": document} for name, document in policies.items()]
         path.touch(mode=0o600)
-        path.write_text(
-            json.dumps(
-                {
-                    "identities": [
-                        {
-                            "name": name,
-                            "credentials": [{"accessKey": f"{name}-{secrets.token_hex(4)}", "secretKey": secrets.token_hex(20)}],
-                            "actions": allowed,
-                        }
-                        for name, allowed in actions.items()
-                    ]
-                },
-                indent=1,
-            )
-        )
+        path.write_text(json.dumps({"identities": made, "policies": documents}, indent=1))
     known = json.loads(path.read_text())["identities"]
     return {one["name"]: Identity(one["name"], one["credentials"][0]["accessKey"], one["credentials"][0]["secretKey"]) for one in known}
+
+
+def _new_keys(name: str) -> dict[str, str]:
+    return {"accessKey": f"{name}-{secrets.token_hex(4)}", "secretKey": secrets.token_hex(20)}
 
 
 @contextlib.contextmanager

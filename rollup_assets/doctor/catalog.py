@@ -6,7 +6,7 @@ import os
 from urllib.parse import urlsplit
 
 from rollup_assets.doctor.findings import Chain, Check, Found, failed, skipped, warning
-from rollup_assets.doctor.machine import existing
+from rollup_assets.doctor.machine import existing, is_this_machine
 from rollup_assets.errors import LockTimeoutError
 from rollup_assets.iceberg.catalog import is_postgres, is_rest, open_catalog, sqlite_database
 from rollup_assets.iceberg.faults import shown
@@ -15,7 +15,6 @@ from rollup_assets.iceberg.table import check_table, load_table
 from rollup_assets.settings import Settings
 
 LOCK_SECONDS = 0.5
-_THIS_MACHINE = ("localhost", "127.0.0.1", "::1", "")
 
 
 def chains() -> list[Chain]:
@@ -56,8 +55,7 @@ def _postgres(settings: Settings) -> Found:
             "name a role of its own for runs, which `rollups catalog init` grants the least",
         )
     if here.tls is None:
-        host = urlsplit(settings.catalog).hostname or ""
-        if host in _THIS_MACHINE:
+        if is_this_machine(urlsplit(settings.catalog).hostname or ""):
             return Found(f"{found}; no TLS, and none needed on this machine")
         return warning(
             f"{found}; without TLS: the password and all else can be read on the way", "set sslmode=verify-full in ROLLUP_CATALOG"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import ipaddress
 import os
 import pkgutil
 import platform
@@ -144,6 +145,16 @@ def disk_space(settings: Settings) -> Found:
     if full:
         return failed(f"too little, or read-only: {'; '.join(full)}", remedy)
     return warning("; ".join(short), remedy) if short else Found("; ".join(texts))
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether a host, or the lack of one, means the machine that this process is on."""
+    if host in ("", "localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def existing(path: Path) -> Path:

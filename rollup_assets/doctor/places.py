@@ -1,6 +1,6 @@
 """Raw data, stage and warehouse: whether they can be read and written, on disks and on S3, by this process's identity.
 
-Raw data is only read.
+Raw data is only read. Also whether what goes to other machines is encrypted; a database says so itself (``doctor.catalog``).
 """
 
 from __future__ import annotations
@@ -8,12 +8,16 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 from rollup_assets.doctor.findings import Chain, Check, Found, failed, warning
+from rollup_assets.doctor.machine import is_this_machine
 from rollup_assets.doctor.probes import probe, some_file
 from rollup_assets.errors import StorageError
+from rollup_assets.iceberg.catalog import is_rest
 from rollup_assets.settings import Settings
 from rollup_assets.storage.filesystems import Place
+from rollup_assets.storage.s3 import SCHEME
 from rollup_assets.storage.storage_errors import storage_error
 
 _WRITTEN = ("stage", "warehouse")
@@ -24,6 +28,7 @@ def chains() -> list[Chain]:
     checks = [Check("raw data", raw_data, "ROLLUP_RAW and ROLLUP_S3_ENDPOINT")]
     checks += [Check(name, functools.partial(written, name), f"ROLLUP_{name.upper()} and ROLLUP_S3_ENDPOINT") for name in _WRITTEN]
     checks.append(Check("scratch", scratch, "ROLLUP_HOME"))
+    checks.append(Check("encryption", encryption, "ROLLUP_S3_ENDPOINT and ROLLUP_CATALOG"))
     return [Chain((check,)) for check in checks]
 
 
@@ -66,6 +71,27 @@ def scratch(settings: Settings) -> Found:
     with _local_errors("ROLLUP_HOME", str(settings.home), "writable"):
         probe(place)
     return Found(f"{place.uri} can be written, read and deleted")
+
+
+def encryption(settings: Settings) -> Found:
+    """Whether S3 and a REST catalog on other machines are asked over TLS, as the settings say; nobody is asked here."""
+    asked = {}
+    if any(location.startswith(SCHEME) for location in (settings.raw, settings.stage, settings.warehouse)):
+        asked["ROLLUP_S3_ENDPOINT"] = settings.s3_endpoint
+    if is_rest(settings):
+        asked["ROLLUP_CATALOG"] = settings.catalog.removeprefix("rest+")
+    plain = {
+        setting: parts.hostname
+        for setting, address in asked.items()
+        if (parts := urlsplit(address)).scheme == "http" and not is_this_machine(parts.hostname or "")
+    }
+    if plain:
+        asking = " and ".join(f"{setting} asks {host}" for setting, host in plain.items())
+        return warning(
+            f"{asking} over http: what is sent can be read and changed on the way",
+            f"write https in {' and '.join(plain)}, or be sure of the network in between",
+        )
+    return Found("S3 and REST catalogs on other machines are asked over TLS" if asked else "neither S3 nor a REST catalog is asked")
 
 
 @contextlib.contextmanager

@@ -150,11 +150,15 @@ class Place:
             from pyarrow.fs import FileSelector
 
             infos = self.filesystem.get_file_info(FileSelector(self.path, recursive=recursive, allow_not_found=True))
-            found = [
-                FoundFile(str(info.path), int(info.size), f"mtime:{info.mtime_ns}", info.mtime_ns // 1_000_000)
-                for info in infos
-                if info.is_file
-            ]
+            try:
+                found = [
+                    FoundFile(str(info.path), int(info.size), f"mtime:{info.mtime_ns}", info.mtime_ns // 1_000_000)
+                    for info in infos
+                    if info.is_file
+                ]
+            except UnicodeDecodeError as error:
+                shown = bytes(error.object).decode(errors="backslashreplace")
+                raise StorageError(f"{shown}: its name is not UTF-8; rename or remove it") from None
             if prefix:
                 found = [file for file in found if file.path.startswith(posixpath.join(self.path, prefix))]
         return iter(sorted(found, key=lambda file: file.path))

@@ -45,9 +45,9 @@ class LandingZone:
     def _files(self, folder: Place) -> list[InputFile]:
         found = [file for file in folder.files() if _is_visible(file.path[len(folder.path) :])]
         for file in found:
-            # Object stores have keys such as a/../b, which others take for paths.
-            if {"", ".", ".."} & set(file.path[len(self.root.path) :].removeprefix("/").split("/")):
-                raise LandingZoneError(f"{self.root.at(file.path).uri}: a part of its name is empty, . or ..; rename or remove it")
+            # Object stores have keys such as a//b, which others take for the path a/b. Those with a . or .. are hidden.
+            if "" in file.path[len(self.root.path) :].removeprefix("/").split("/"):
+                raise LandingZoneError(f"{file.path}: a part of its name is empty; rename or remove it")
         return [InputFile(path=file.path[len(self.root.path) :].lstrip("/"), size=file.size, version=file.version) for file in found]
 
     def batches(self) -> list[Batch]:

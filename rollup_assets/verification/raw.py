@@ -107,22 +107,29 @@ class RawPoints:
         counts.points = _number(self._db, f"SELECT count(*) FROM {self.table(batch)}")
         counts.duplicates = _number(self._db, "SELECT count(*) FROM good") - counts.points
         self._db.execute("DROP TABLE good")
-        if not self._landing_zone.root.is_local:
-            shutil.rmtree(self._scratch / batch.folder, ignore_errors=True)
+        shutil.rmtree(self._scratch / batch.folder, ignore_errors=True)
         return counts
 
     # ------------------------------------------------------------------------------------------------------------ files
 
     def _local_files(self, batch: Batch) -> dict[str, Path]:
-        """Raw files by their path in the landing zone, as files that DuckDB can open; those of object stores are copied."""
+        """Raw files by their path in the landing zone, as files that DuckDB can open; those of object stores are copied.
+
+        Under names of ours, whatever theirs are: DuckDB takes a path for a pattern.
+        """
         left_out = self._left_out(batch)
         files = [file for file in self._landing_zone.files(batch) if file.path not in left_out]
-        if self._landing_zone.root.is_local:
-            return {file.path: Path(self._landing_zone.place(file).path) for file in files}
-        return {file.path: self._copy(file, self._scratch / batch.folder / f"{number:06d}") for number, file in enumerate(files)}
+        folder = self._scratch / batch.folder
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        bring = self._link if self._landing_zone.root.is_local else self._copy
+        return {file.path: bring(file, folder / f"{number:06d}") for number, file in enumerate(files)}
+
+    def _link(self, file: InputFile, target: Path) -> Path:
+        target.symlink_to(self._landing_zone.place(file).path)
+        return target
 
     def _copy(self, file: InputFile, target: Path) -> Path:
-        target.parent.mkdir(parents=True, exist_ok=True)
         with self._landing_zone.place(file).open_input() as source, target.open("wb") as sink:
             shutil.copyfileobj(source, sink, 2**22)
         return target

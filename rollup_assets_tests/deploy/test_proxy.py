@@ -1,291 +1,199 @@
-"""The proxy that makes faults: what the server got, and what the client saw of it."""
+"""The proxy of docs/security.md before stand-ins of Dagster and of the sign-in: who gets where. And that a read-only web server is one."""
 
 from __future__ import annotations
 
 import http.client
 import http.server
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
+import yaml
 
-from deploy.servers.proxy import Fault, Proxy, proxy
+from deploy.instance import Dagster
+from deploy.servers.certificates import certificate
+from deploy.servers.ports import free_ports
+from deploy.servers.processes import group
+from rollup_assets_tests.deploy.compose import ROOT
 
-if TYPE_CHECKING:
-    from deploy.servers.postgres import PostgresServer
-
-BODY = bytes(range(256)) * 8
-
-
-# ----------------------------------------------------------------------------------------------------------- PostgreSQL
-
-
-@pytest.fixture(scope="module")
-def table(postgres_server: PostgresServer) -> PostgresServer:
-    postgres_server.create_database("proxied")
-    postgres_server.execute("create table counted (n int)", database="proxied")
-    return postgres_server
+HOST = "rollups.example.org"
+CONFIGURATION = (ROOT / "deploy/nginx.conf").read_text()
+MEMBERS = {"operator": {"rollups-operators"}, "viewer": {"others"}}
 
 
-@pytest.fixture
-def to_postgres(table: PostgresServer) -> Iterator[Proxy]:
-    table.execute("truncate counted", database="proxied")
-    with proxy("postgresql", table.port) as made:
-        yield made
-
-
-def connect(through: Proxy, server: PostgresServer, **more: Any) -> Any:
-    import psycopg
-
-    return psycopg.connect(
-        host="127.0.0.1", port=through.port, dbname="proxied", user=server.superuser, password=server.superuser_password, **more
-    )
-
-
-def count(server: PostgresServer) -> int:
-    return int(server.execute("select count(*) from counted", database="proxied")[0][0])
-
-
-def test_statements_pass_and_are_understood(to_postgres: Proxy, table: PostgresServer) -> None:
-    """With and without parameters, prepared, and many rows."""
-    with connect(to_postgres, table) as connection:
-        for number in range(8):
-            connection.execute("insert into counted values (%s)", (number,), prepare=number > 3)
-        assert len(connection.execute("select * from counted, generate_series(1, 1000)").fetchall()) == 8000
-        connection.commit()
-    assert count(table) == 8
-    assert to_postgres.requests.count("insert into counted values ($1)") == 8
-    assert to_postgres.requests[-1] == "COMMIT"
-
-
-@pytest.mark.parametrize(("delivered", "rows"), [(True, 1), (False, 0)])
-def test_a_lost_answer_is_of_a_statement_that_was_carried_out_or_of_one_that_never_arrived(
-    to_postgres: Proxy, table: PostgresServer, delivered: bool, rows: int
-) -> None:
-    import psycopg
-
-    seen: list[int] = []
-    fault = to_postgres.add(Fault("^COMMIT$", "lost", delivered=delivered, meanwhile=lambda: seen.append(count(table))))
-    connection = connect(to_postgres, table)
-    connection.execute("insert into counted values (1)")
-    with pytest.raises(psycopg.OperationalError, match="closed the connection"):
-        connection.commit()
-    assert seen == [rows]
-    assert fault.hits == 1
-    with connect(to_postgres, table) as connection:
-        connection.execute("insert into counted values (2)")
-    assert count(table) == rows + 1
-
-
-def test_an_error_in_the_place_of_an_answer(to_postgres: Proxy, table: PostgresServer) -> None:
-    """Of a commit that was carried out; the session goes on. The second of two inserts never arrives."""
-    import psycopg
-
-    to_postgres.add(Fault("^COMMIT$", "error"))
-    with connect(to_postgres, table) as connection:
-        connection.execute("insert into counted values (1)")
-        with pytest.raises(psycopg.errors.SerializationFailure):
-            connection.commit()
-        assert connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
-        assert connection.execute("select count(*) from counted").fetchone() == (1,)
-        to_postgres.add(Fault("^insert", "error", delivered=False, code="53300", skip=1))
-        connection.execute("insert into counted values (2)")
-        with pytest.raises(psycopg.errors.TooManyConnections):
-            connection.execute("insert into counted values (3)")
-        assert connection.info.transaction_status == psycopg.pq.TransactionStatus.INERROR
-        connection.rollback()
-    assert count(table) == 1
-
-
-def test_a_withheld_answer_never_comes_and_a_late_one_does(to_postgres: Proxy, table: PostgresServer) -> None:
-    to_postgres.add(Fault("insert", "late", seconds=0.2))
-    withheld = to_postgres.add(Fault("delete", "withheld"))
-    connection = connect(to_postgres, table, autocommit=True)
-    started = time.monotonic()
-    connection.execute("insert into counted values (1)")
-    assert time.monotonic() - started >= 0.2
-
-    def wait() -> None:
-        with pytest.raises(Exception, match="closed"):
-            connection.execute("delete from counted")
-
-    waiting = threading.Thread(target=wait)
-    waiting.start()
-    assert withheld.reached.wait(10)
-    waiting.join(0.1)
-    assert waiting.is_alive()
-    assert count(table) == 0
-    to_postgres.cut()
-    waiting.join(10)
-    assert not waiting.is_alive()
-
-
-def test_a_request_that_is_late_itself_meets_what_came_before_it(to_postgres: Proxy, table: PostgresServer) -> None:
-    to_postgres.add(
-        Fault("select", "late", delivered=False, meanwhile=lambda: table.execute("insert into counted values (1)", database="proxied"))
-    )
-    with connect(to_postgres, table) as connection:
-        assert connection.execute("select count(*) from counted").fetchone() == (1,)
-
-
-def test_the_seed_decides_who_is_hit(table: PostgresServer) -> None:
-    def hit(seed: int) -> list[int]:
-        import psycopg
-
-        found = []
-        with proxy("postgresql", table.port, seed) as made:
-            made.add(Fault("select", "error", times=None, chance=0.5))
-            with connect(made, table, autocommit=True) as connection:
-                for number in range(20):
-                    try:
-                        connection.execute("select 1")
-                    except psycopg.errors.SerializationFailure:
-                        found.append(number)
-        return found
-
-    assert hit(1) == hit(1)
-    assert 0 < len(hit(1)) < 20
-    assert hit(1) != hit(2)
-
-
-def test_a_proxy_without_a_server_closes_connections_until_it_has_one(to_postgres: Proxy, table: PostgresServer) -> None:
-    import psycopg
-
-    port, to_postgres.target = to_postgres.target, None
-    with pytest.raises(psycopg.OperationalError):
-        connect(to_postgres, table)
-    to_postgres.target = port
-    connect(to_postgres, table).close()
-
-
-def test_what_goes_wrong_meanwhile_is_not_lost(table: PostgresServer) -> None:
-    def fail() -> None:
-        raise RuntimeError("meanwhile")
-
-    def provoke() -> None:
-        with proxy("postgresql", table.port) as made:
-            made.add(Fault("select", "late", meanwhile=fail))
-            with connect(made, table) as connection:
-                connection.execute("select 1")
-
-    with pytest.raises(RuntimeError, match="meanwhile"):
-        provoke()
-
-
-def test_bytes_pass(table: PostgresServer) -> None:
-    with proxy("bytes", table.port) as made:
-        with connect(made, table) as connection:
-            assert connection.execute("select 1").fetchone() == (1,)
-        assert made.requests == []
-
-
-# ----------------------------------------------------------------------------------------------------------------- HTTP
-
-
-class _Store(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def _answer(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.server.got.append((self.command, self.path, body))  # type: ignore[attr-defined]
-        self.send_response(200)
-        chunked = self.path == "/chunked"
-        self.send_header(*(("Transfer-Encoding", "chunked") if chunked else ("Content-Length", str(len(BODY)))))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY) if chunked else BODY)
+class _SignIn(http.server.BaseHTTPRequestHandler):
+    """Knows people by their cookie, as oauth2-proxy does."""
 
     def do_GET(self) -> None:
-        self._answer()
-
-    def do_HEAD(self) -> None:
-        self._answer()
-
-    def do_PUT(self) -> None:
-        self._answer()
+        path, _, query = self.path.partition("?")
+        groups = MEMBERS.get(self.headers.get("Cookie", "").removeprefix("session="))
+        status = 200
+        if path == "/oauth2/auth":
+            wanted = set(query.removeprefix("allowed_groups=").split(",")) if query else None
+            status = 401 if groups is None else 202 if wanted is None or groups & wanted else 403
+        self.send_response(status)
+        self.send_header("Content-Length", "7")
+        self.end_headers()
+        self.wfile.write(b"sign-in")
 
     def log_message(self, *_: object) -> None:
         pass
 
 
-@pytest.fixture
-def store() -> Iterator[http.server.ThreadingHTTPServer]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Store) as server:
-        server.daemon_threads = True
-        server.got = []  # type: ignore[attr-defined]
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield server
+def _dagster(name: str) -> type[http.server.BaseHTTPRequestHandler]:
+    class Answering(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            content = f"{name} {self.path} {self.headers.get('Upgrade', '')}".encode()
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def do_POST(self) -> None:
+            self.do_GET()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    return Answering
+
+
+@contextmanager
+def serving(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[int]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
         server.shutdown()
-        thread.join()
 
 
-@pytest.fixture
-def to_store(store: http.server.ThreadingHTTPServer) -> Iterator[Proxy]:
-    with proxy("http", store.server_port) as made:
-        yield made
+class Proxy:
+    def __init__(self, port: int, authority: Path) -> None:
+        self.port = port
+        self._context = ssl.create_default_context(cafile=str(authority))
+
+    def ask(self, path: str, who: str = "", method: str = "GET", **headers: str) -> tuple[int, str]:
+        """Status, and the answer or where it leads to."""
+        connection = http.client.HTTPSConnection("localhost", self.port, context=self._context, timeout=20)
+        cookie = {"Cookie": f"session={who}"} if who else {}
+        connection.request(method, path, body=b"{}" if method == "POST" else None, headers={"Host": HOST, **cookie, **headers})
+        answer = connection.getresponse()
+        content = answer.read().decode()
+        return answer.status, answer.headers.get("Location", content)
 
 
-def ask(through: Proxy, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", through.port, timeout=5)
-    connection.request(method, path, body)
-    answer = connection.getresponse()
-    return answer.status, answer.read()
+@pytest.fixture(scope="module")
+def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    nginx = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/bin")
+    if nginx is None:
+        pytest.skip("nginx is missing; install it with `apt-get install --no-install-recommends nginx-light`")
+    folder = tmp_path_factory.mktemp("proxy")
+    made = certificate(folder)
+    (port,) = free_ports(1)
+    with ExitStack() as stack:
+        handlers = {"3000": _dagster("operators"), "3001": _dagster("viewers"), "4180": _SignIn}
+        text = CONFIGURATION
+        for known, handler in handlers.items():
+            assert f"server 127.0.0.1:{known};" in text
+            text = text.replace(f"server 127.0.0.1:{known};", f"server 127.0.0.1:{stack.enter_context(serving(handler))};")
+        text = text.replace("listen 443 ssl;", f"listen 127.0.0.1:{port} ssl;")
+        text = text.replace("/etc/ssl/certs/rollups.pem", str(made.certificate)).replace("/etc/ssl/private/rollups.key", str(made.key))
+        # Where the package's own places belong to another user.
+        kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        text = text.replace("http {\n", "http {\n" + "".join(f"  {kind}_temp_path {folder}/{kind};\n" for kind in kinds))
+        (folder / "nginx.conf").write_text(f"daemon off;\npid {folder}/nginx.pid;\n{text}")
+        log = stack.enter_context((folder / "log").open("ab"))
+        command = [nginx, "-p", str(folder), "-e", "stderr", "-c", str(folder / "nginx.conf")]
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+        stack.callback(process.wait)
+        stack.callback(process.terminate)
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=5).close()
+                break
+            except OSError:
+                assert process.poll() is None, (folder / "log").read_text()
+                assert time.monotonic() < deadline, (folder / "log").read_text()
+                time.sleep(0.05)
+        yield Proxy(port, made.authority)
 
 
-def test_requests_pass_one_after_another_on_one_connection(to_store: Proxy, store: Any) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", to_store.port, timeout=5)
-    for method, body in (("GET", None), ("HEAD", None), ("PUT", b"content"), ("GET", None)):
-        connection.request(method, "/a?x=1", body, {"Expect": "100-continue"} if body else {})
-        assert connection.getresponse().read() == (b"" if method == "HEAD" else BODY)
-    assert [(method, body) for method, _, body in store.got] == [("GET", b""), ("HEAD", b""), ("PUT", b"content"), ("GET", b"")]
-    assert to_store.requests == ["GET /a?x=1", "HEAD /a?x=1", "PUT /a?x=1", "GET /a?x=1"]
+@pytest.mark.parametrize("path", ["/", "/runs", "/graphql", "/look/", "/look/graphql", "/server_info", "/.operators", "/.everybody"])
+@pytest.mark.parametrize("who", ["", "stranger"])
+def test_who_has_not_signed_in_is_sent_to_sign_in(proxy: Proxy, path: str, who: str) -> None:
+    status, found = proxy.ask(path, who)
+    assert (
+        status == 404
+        if path.startswith("/.")
+        else (status, found) == (302, f"https://{HOST}/oauth2/sign_in?rd={path}")
+        or (status == 302 and found.endswith(f"/oauth2/sign_in?rd={path}"))
+    )
+    assert proxy.ask(path, who, "POST")[0] in (302, 404)
 
 
-def test_chunks_pass(to_store: Proxy) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", to_store.port, timeout=5)
-    for _ in range(2):
-        connection.request("GET", "/chunked")
-        assert connection.getresponse().read() == BODY
+def test_everybody_looks_and_operators_operate(proxy: Proxy) -> None:
+    for who in MEMBERS:
+        assert proxy.ask("/look/runs", who) == (200, "viewers /look/runs ")
+        assert proxy.ask("/look/graphql", who, "POST") == (200, "viewers /look/graphql ")
+    assert proxy.ask("/runs", "operator") == (200, "operators /runs ")
+    assert proxy.ask("/graphql", "operator", "POST", Origin=f"https://{HOST}") == (200, "operators /graphql ")
+    for path in ("/", "/graphql", "/look/../graphql", "/look/%2e%2e/graphql", "//graphql"):
+        assert proxy.ask(path, "viewer")[0] == 403, path
+        assert proxy.ask(path, "viewer", "POST")[0] == 403, path
 
 
-def test_a_request_is_refused_before_or_after_the_server_has_it(to_store: Proxy, store: Any) -> None:
-    to_store.add(Fault("^PUT /a", "error", delivered=False))
-    to_store.add(Fault("^PUT /a", "error", code="500"))
-    assert ask(to_store, "PUT", "/a", b"1")[0] == 503
-    assert store.got == []
-    status, body = ask(to_store, "PUT", "/a", b"2")
-    assert (status, b"<Code>InternalError</Code>" in body) == (500, True)
-    assert ask(to_store, "PUT", "/a", b"3") == (200, BODY)
-    assert [body for *_, body in store.got] == [b"2", b"3"]
-    to_store.add(Fault("HEAD", "error", code="403"))
-    assert ask(to_store, "HEAD", "/a") == (403, b"")
+def test_another_site_starts_nothing_with_an_operators_cookies(proxy: Proxy) -> None:
+    for origin in ("https://evil.example.org", "null", f"http://{HOST}", f"https://{HOST}.evil.example.org"):
+        assert proxy.ask("/graphql", "operator", "POST", Origin=origin)[0] == 403, origin
 
 
-def test_an_answer_is_lost_after_the_server_has_carried_out_the_request(to_store: Proxy, store: Any) -> None:
-    to_store.add(Fault("^PUT", "lost"))
-    with pytest.raises(http.client.RemoteDisconnected):
-        ask(to_store, "PUT", "/a", b"1")
-    assert store.got == [("PUT", "/a", b"1")]
+def test_what_runs_do_is_shown_as_it_happens(proxy: Proxy) -> None:
+    """The request to change to a WebSocket arrives."""
+    assert proxy.ask("/graphql", "operator", Upgrade="websocket", Connection="upgrade") == (200, "operators /graphql websocket")
 
 
-def test_a_body_is_truncated_or_has_one_bit_flipped(to_store: Proxy) -> None:
-    to_store.add(Fault("GET", "truncated"))
-    to_store.add(Fault("GET", "flipped"))
-    with pytest.raises(http.client.IncompleteRead) as caught:
-        ask(to_store, "GET", "/a")
-    assert caught.value.partial == BODY[: len(BODY) // 2]
-    _, found = ask(to_store, "GET", "/a")
-    assert sum((one ^ other).bit_count() for one, other in zip(found, BODY, strict=True)) == 1
-    assert ask(to_store, "GET", "/a") == (200, BODY)
+def test_nobody_is_answered_without_tls(proxy: Proxy) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=20)
+    connection.request("GET", "/look/", headers={"Cookie": "session=operator"})
+    assert connection.getresponse().status == 400
 
 
-def test_a_withheld_answer_is_given_up_by_the_client(to_store: Proxy) -> None:
-    to_store.add(Fault("GET", "withheld"))
-    connection = http.client.HTTPConnection("127.0.0.1", to_store.port, timeout=0.3)
-    connection.request("GET", "/a")
-    with pytest.raises(TimeoutError):
-        connection.getresponse()
-    assert ask(to_store, "GET", "/a")[0] == 200
+def test_the_document_names_the_ports_of_the_configuration() -> None:
+    text = (ROOT / "docs/security.md").read_text()
+    assert "dagster-webserver --host 127.0.0.1 --port 3001 --read-only --path-prefix /look " in text
+    assert "port 4180" in text
+    assert "`rollups-operators`" in text
+
+
+def test_a_read_only_web_server_starts_nothing(tmp_path: Path) -> None:
+    """The command of the document, on an empty workspace."""
+    (command,) = (line.split() for line in (ROOT / "docs/security.md").read_text().splitlines() if line.startswith("dagster-webserver "))
+    (port,) = free_ports(1)
+    command[0] = str(Path(sys.executable).with_name(command[0]))
+    command[command.index("--port") + 1] = str(port)
+    (tmp_path / "empty.yaml").write_text(yaml.safe_dump({"load_from": []}))
+    command[command.index("--workspace") + 1] = str(tmp_path / "empty.yaml")
+    (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    environment = {"PATH": "/usr/bin:/bin", "DAGSTER_HOME": str(tmp_path), "HOME": str(tmp_path)}
+    mutation = 'mutation { deletePipelineRun(runId: "x") { __typename } }'
+    with (tmp_path / "log").open("ab") as log, group(command, environment, tmp_path, log) as process:
+        server = Dagster(f"http://127.0.0.1:{port}/look", tmp_path / "log")
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                answer = server.query(mutation)
+                break
+            except OSError:
+                assert process.poll() is None, (tmp_path / "log").read_text()
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+    assert answer["deletePipelineRun"]["__typename"] == "UnauthorizedError"

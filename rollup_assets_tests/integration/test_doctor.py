@@ -109,7 +109,7 @@ def test_nothing_is_wrong_and_nothing_is_left_behind(production: Production) -> 
     assert {name for name, state in found.items() if state == "skipped"} == set(SPARK)
     # The machine of the test may have few kernels compiled.
     assert {name: state for name, state in found.items() if name != "kernels"} == {
-        **dict.fromkeys(("settings", "Python", "memory", "disk space", "raw data", "stage", "warehouse", "scratch"), "ok"),
+        **dict.fromkeys(("settings", "Python", "memory", "disk space", "raw data", "stage", "warehouse", "scratch", "encryption"), "ok"),
         **dict.fromkeys(("catalog", "lock", "table", "Dagster"), "ok"),
         **dict.fromkeys(SPARK, "skipped"),
     }
