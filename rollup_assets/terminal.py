@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+import posixpath
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
+from rollup_assets.batches import to_datetime
 from rollup_assets.escaping import escape
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from rollup_assets.verification import Verification
 
 ROWS_SHOWN = 200
+_LAST_TIME = 62_135_596_800_000
+"""Epoch milliseconds beyond which, on both sides, a time is shown as the number it is: quarantined ones can be anything."""
 
 
 def print_generated(console: Console, made: Generated, raw: str) -> None:
@@ -163,7 +167,7 @@ def print_quarantined_rows(console: Console, found: QuarantinedRows) -> None:
         said = f"[red]{bad.reason}[/] {escape(bad.path)}: {escape(bad.detail)}"
         console.print(f"{said} ({_count(bad.rows, 'row')})" if bad.rows else said, soft_wrap=True, highlight=False)
     if found.rows.num_rows:
-        print_rows(console, found.rows, most=found.rows.num_rows)
+        _print_rows_by_file(console, found.rows)
     total = f"{_count(found.total, 'row')} of {found.partition} quarantined"
     if found.is_cut:
         console.print(f"{total}; these are the first that were asked for, --limit 0 shows all", highlight=False)
@@ -173,6 +177,29 @@ def print_quarantined_rows(console: Console, found: QuarantinedRows) -> None:
         console.print(
             f"[yellow]raw files changed since[/]; run rollups quarantine replay {found.partition}", soft_wrap=True, highlight=False
         )
+
+
+def _print_rows_by_file(console: Console, rows: pa.Table) -> None:
+    """Quarantined rows; the folder that all their files have in common is said once, so that names fit."""
+    found = rows.to_pylist()
+    folder = posixpath.commonpath([posixpath.dirname(row["file"]) for row in found])
+    value = next(name for name in rows.column_names if name.endswith("_value"))
+    columns = ("id", "org_id", "metric", "logical_timestamp", value)
+    if folder:
+        console.print(f"files in {escape(folder)}/", soft_wrap=True, highlight=False)
+    table = _table("reason", "file", "row", *columns)
+    for row in found:
+        values = [_milliseconds_text(row[name]) if name == "logical_timestamp" else row[name] for name in columns]
+        texts = ("[dim]null[/]" if one is None else escape(_text(one)) for one in values)
+        table.add_row(row["reason"], escape(row["file"].removeprefix(f"{folder}/")), str(row["row_number"]), *texts)
+    console.print(table, highlight=False)
+
+
+def _milliseconds_text(ms: int | None) -> str | None:
+    """A time as people read it; the number where it is none that anybody would know."""
+    if ms is None or abs(ms) > _LAST_TIME:
+        return None if ms is None else str(ms)
+    return f"{to_datetime(ms):%Y-%m-%d %H:%M:%S}.{ms % 1000:03d}"
 
 
 def print_replayed(console: Console, replayed: Sequence[Replayed]) -> None:
@@ -292,7 +319,7 @@ def print_examination(console: Console, examination: Examination) -> None:
     console.print(f"{verdict}, {_count(warnings, 'warning')}" if warnings else verdict, highlight=False)
 
 
-def print_rows(console: Console, answer: pa.Table, *, most: int = ROWS_SHOWN) -> None:
+def print_rows(console: Console, answer: pa.Table) -> None:
     """The first rows of an answer as a table."""
     import pyarrow.types as pt
 
@@ -300,11 +327,11 @@ def print_rows(console: Console, answer: pa.Table, *, most: int = ROWS_SHOWN) ->
     for field in answer.schema:
         is_number = pt.is_integer(field.type) or pt.is_floating(field.type) or pt.is_decimal(field.type)
         table.add_column(escape(field.name), justify="right" if is_number else "left", no_wrap=True)
-    for row in answer.slice(0, most).to_pylist():
+    for row in answer.slice(0, ROWS_SHOWN).to_pylist():
         table.add_row(*("[dim]null[/]" if value is None else escape(_text(value)) for value in row.values()))
     console.print(table)
-    if answer.num_rows > most:
-        console.print(f"the first {most} of {answer.num_rows:,} rows; --csv and --json print all")
+    if answer.num_rows > ROWS_SHOWN:
+        console.print(f"the first {ROWS_SHOWN} of {answer.num_rows:,} rows; --csv and --json print all")
 
 
 def _text(value: object) -> str:

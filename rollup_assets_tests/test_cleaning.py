@@ -291,6 +291,9 @@ def test_leftovers_have_kinds_and_only_old_ones_are_deleted(pipeline: Pipeline) 
     young = orphans(pipeline, pipeline.calendar.first)
     for _, path in left:
         age(path, 4)
+    # Not published yet, and no leftover.
+    for file in stage_rollups(pipeline, pipeline.calendar.first, series=1).files:
+        age(Path(file.path), 4)
     for manifest in (home / "stage").rglob("manifest.json"):
         age(manifest, 4)
     report = clean(pipeline.settings, delete=True)

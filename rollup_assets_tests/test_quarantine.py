@@ -349,6 +349,8 @@ def test_from_a_failed_backfill_to_a_published_table(tmp_path: Path, monkeypatch
     assert shown["is_cut"]
     text = plain(run("quarantine", "show", key).output)
     assert f"unreadable_file {torn}:" in text
+    assert f"files in {Path(torn).parent}/" in text
+    assert f"null_id a.parquet 900 null 1 cpu {key[:10]} 00:00:00.000 1" in text
     assert "20 rows of" in text
     rows = list(csv.DictReader(io.StringIO(run("quarantine", "show", key, "--csv", "--limit", 0).stdout)))
     assert Counter(row["reason"] for row in rows) == {"null_id": 20, "unreadable_file": 1}

@@ -53,7 +53,7 @@ def show(
 ) -> None:
     """Show quarantined rows with reason, file, row number and values, and files that could not be used at all with what is wrong.
 
-    Row numbers count from 0 in the raw file; times are UTC epoch milliseconds. No more is read than is shown.
+    Row numbers count from 0 in the raw file; times are UTC, in JSON and CSV as epoch milliseconds. No more is read than is shown.
 
     For example:
 
