@@ -10,6 +10,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from rollup_assets.failpoints import failpoint
+from rollup_assets.iceberg.doubted import doubting_conflicts
 from rollup_assets.iceberg.metadata import cheap_to_change
 from rollup_assets.iceberg.schema import MANIFEST_BYTES, MERGE_MANIFESTS_FROM
 
@@ -65,7 +66,7 @@ def _commit(table: Table, keep_snapshots: int, *, merging: bool) -> None:
     from pyiceberg.table.update.snapshot import ExpireSnapshots
 
     failpoint("maintenance.begin")
-    transaction = cheap_to_change(table).transaction()
+    transaction = doubting_conflicts(cheap_to_change(table)).transaction()
     if merging:
         # An overwrite() never merges; an append of nothing does, and leaves out the manifests without a live file.
         with transaction.update_snapshot(snapshot_properties={MAINTENANCE_PROPERTY: "merge manifests"}).merge_append():

@@ -23,6 +23,7 @@ from rollup_assets.batches import Batch
 from rollup_assets.errors import CatalogError, LockLostError, PublishError, PublishHaltError, StageCorruptError
 from rollup_assets.failpoints import failpoint
 from rollup_assets.iceberg import protocol
+from rollup_assets.iceberg.doubted import doubting_conflicts
 from rollup_assets.iceberg.locks import TableLock
 from rollup_assets.iceberg.metadata import cheap_to_change
 from rollup_assets.iceberg.plans import Goal, Plan
@@ -383,7 +384,7 @@ def _look(publication: _Publication, _state: State) -> Outcome:
 
 
 def _apply(table: Table, predicate: BooleanExpression, plan: Plan, properties: dict[str, str]) -> int:
-    transaction = cheap_to_change(table).transaction()
+    transaction = doubting_conflicts(cheap_to_change(table)).transaction()
     with transaction.update_snapshot(snapshot_properties=properties).overwrite() as overwrite:
         for data_file in plan.removed:
             overwrite.delete_data_file(data_file)

@@ -300,6 +300,42 @@ def test_a_commit_that_is_reported_as_a_conflict_with_itself_is_found_in_the_tab
     assert_published(pipeline, (first, 5), (second, 1))
 
 
+@pytest.mark.scenario("P1", "P2")
+@pytest.mark.parametrize("away", [False, True])
+def test_a_commit_that_is_reported_as_a_conflict_when_no_retry_is_left_stays_readable(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, *, away: bool
+) -> None:
+    """PyIceberg alone would delete its manifests: it takes a conflict for certain. Also where the catalog cannot be asked at once."""
+    from pyiceberg import table as pyiceberg_table
+    from pyiceberg.catalog.sql import SqlCatalog
+    from pyiceberg.exceptions import CommitFailedException
+
+    first, second = batches_from(pipeline, 2)
+    publish_value(pipeline, first, 5)
+    stage_rollups(pipeline, second)
+    last = int(load(pipeline).properties["commit.retry.num-retries"]) + 1
+    load_table, asked = SqlCatalog.load_table, list[int]()
+
+    def misreport(apply: Commit, number: int) -> Any:
+        if number == last:
+            apply()
+            asked.append(0)
+        raise CommitFailedException("table has been updated by another process")
+
+    def be_away_once(self: Any, identifier: Any) -> Any:
+        if asked and asked.pop() == 0 and away:
+            raise ConnectionError("connection refused")
+        return load_table(self, identifier)
+
+    monkeypatch.setattr(pyiceberg_table.time, "sleep", lambda _: None)
+    with commits(monkeypatch, misreport) as tried, monkeypatch.context() as patch:
+        patch.setattr(SqlCatalog, "load_table", be_away_once)
+        publish(pipeline, second)
+    assert len(tried) == last
+    assert len(load(pipeline).snapshots()) == 2
+    assert_published(pipeline, (first, 5), (second, 1))
+
+
 def test_a_commit_that_never_arrived_is_repeated(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = batches_from(pipeline, 2)
     publish_value(pipeline, first, 5)

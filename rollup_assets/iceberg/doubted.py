@@ -1,0 +1,48 @@
+"""A catalog whose conflicts are believed only where the table does not have the commit.
+
+PyIceberg takes a conflict for certain, and, with no retry left, deletes the manifests that it wrote. If the commit was applied and only
+reported as a conflict, as servers and clients do that send a request twice, the table could then not be read any more. What is made of a
+commit that failed stays out.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyiceberg.catalog import Catalog
+    from pyiceberg.table import CommitTableResponse, Table
+
+
+def doubting_conflicts(table: Table) -> Table:
+    """The same table, for transactions whose conflicts are looked into before PyIceberg hears of them."""
+    from pyiceberg.table import Table as PyIcebergTable
+
+    doubted: Any = _DoubtedCatalog(table.catalog)
+    return PyIcebergTable(table.name(), table.metadata, table.metadata_location, table.io, doubted, table.config)
+
+
+class _DoubtedCatalog:
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._catalog, name)
+
+    def commit_table(self, table: Table, requirements: Any, updates: Any) -> CommitTableResponse:
+        from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException
+        from pyiceberg.table import CommitTableResponse
+        from pyiceberg.table.update import AddSnapshotUpdate
+
+        try:
+            return self._catalog.commit_table(table, requirements, updates)
+        except CommitFailedException as error:
+            made = [update.snapshot.snapshot_id for update in updates if isinstance(update, AddSnapshotUpdate)]
+            try:
+                found = self._catalog.load_table(table.name())
+            except Exception as unknown:
+                # Anything but a conflict: then nothing is deleted.
+                raise CommitStateUnknownException(f"{error}; and the catalog cannot be asked whether that is true ({unknown})") from error
+            if not made or any(found.metadata.snapshot_by_id(snapshot_id) is None for snapshot_id in made):
+                raise
+            return CommitTableResponse(metadata=found.metadata, metadata_location=found.metadata_location)
