@@ -53,6 +53,8 @@ app = typer.Typer(
     cls=_PlainErrors,
     no_args_is_help=True,
     add_completion=False,
+    # They hold passwords.
+    pretty_exceptions_show_locals=False,
     rich_markup_mode="markdown",
     help="Time-series rollups as Dagster assets, published to Apache Iceberg.\n\nSettings: `ROLLUP_*` in the environment and `.env`.",
     context_settings={"help_option_names": ["-h", "--help"]},

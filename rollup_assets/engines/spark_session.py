@@ -50,12 +50,17 @@ _APPLICATION = {
     # With few partitions Spark writes a file for each and then copies them into one: all that is moved is written twice.
     "spark.shuffle.sort.bypassMergeThreshold": "0",
     "spark.ui.showConsoleProgress": "false",
+    # Its pages are for everybody who reaches this machine, who may end jobs on them.
+    "spark.ui.enabled": "false",
     # What Spark's pages and event log do not show, of names and values. Its own is secret|password|token|access[.]?key.
     "spark.redaction.regex": r"(?i)secret|passw(or)?d|passphrase|token|credential|(access|account|private|shared)[._-]?key",
 }
 _LOCAL = {
     # The driver is the only executor: parcels of several tasks lie in its heap.
     "spark.driver.memory": "2g",
+    # Nobody else has to reach it.
+    "spark.driver.host": "127.0.0.1",
+    "spark.driver.bindAddress": "127.0.0.1",
     # To the workers and back: half of TCP's CPU time. On a cluster the folder of the sockets would have to be chosen, with a short path.
     "spark.python.unix.domain.socket.enabled": "true",
 }

@@ -39,6 +39,16 @@ def java(folder: Path, version: str) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("master", ["local[2]", "spark://host:7077"])
+def test_nobody_else_reaches_the_driver_unless_it_is_asked_for(master: str) -> None:
+    properties = spark_session.session_properties(load_settings(engine="spark", spark_master=master))
+    assert properties["spark.ui.enabled"] == "false"
+    if master.startswith("local"):
+        assert properties["spark.driver.host"] == properties["spark.driver.bindAddress"] == "127.0.0.1"
+    asked = load_settings(engine="spark", spark_master=master, spark_conf={"spark.ui.enabled": "true"})
+    assert spark_session.session_properties(asked)["spark.ui.enabled"] == "true"
+
+
 def test_what_the_user_sets_goes_before_ours(tmp_path: Path) -> None:
     properties = spark_session.session_properties(
         spark_settings(tmp_path, spark_master="local[3]", spark_conf={"spark.shuffle.compress": "true", "spark.extra": "1"})

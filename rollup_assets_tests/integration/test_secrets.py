@@ -80,6 +80,31 @@ def test_the_catalogs_password_is_nowhere(tmp_path: Path, postgres_server: Postg
     assert holding(tmp_path / "home", CANARY) == []
 
 
+UNEXPECTED = """
+import sys
+import psycopg
+from rollup_assets.cli import main
+
+def fail(*arguments, password=None, **named):
+    raise LookupError("nobody expects this")
+
+psycopg.connect = psycopg.Connection.connect = fail
+sys.argv = ["rollups", "sql", "select 1"]
+main()
+"""
+
+
+def test_a_traceback_shows_no_variables() -> None:
+    """Of an error that is not ours, raised where the password is at hand."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("ROLLUP_", "DAGSTER"))}
+    environment |= {"ROLLUP_CATALOG": "postgresql+psycopg://u@127.0.0.1:1/db", "ROLLUP_CATALOG_PASSWORD": CANARY}
+    done = subprocess.run([sys.executable, "-c", UNEXPECTED], env=environment, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "nobody expects this" in done.stderr
+    assert "raise LookupError" in done.stderr or "Traceback" in done.stderr
+    assert CANARY not in done.stdout + done.stderr
+
+
 def catalog_of(server: PostgresServer, role: str) -> dict[str, str]:
     """Variables of a new catalog whose password is the canary."""
     from rollup_assets.iceberg.database import initialize
