@@ -13,12 +13,16 @@ from rollup_assets.batches import Batch
 from rollup_assets.errors import RollupError
 from rollup_assets.history.rejections import refusal
 from rollup_assets.pipeline import Pipeline
+from rollup_assets.scope import following
 from rollup_assets.settings import Settings
-from rollup_assets.steps.planning import content_parameters, rollup_parameters
+from rollup_assets.steps.changes import input_changes, other_settings
+from rollup_assets.steps.planning import rollup_parameters
+from rollup_assets.steps.publish import reasons_to_publish
 from rollup_assets.steps.quarantine_limits import allowed_in, is_over
-from rollup_assets.steps.results import CODE_VERSION, Waiting
+from rollup_assets.steps.repartition import current_stage, outdated
+from rollup_assets.steps.results import Waiting
 from rollup_assets.steps.rollup import find_inputs
-from rollup_assets.storage.manifests import QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Manifest, Stage
+from rollup_assets.storage.manifests import QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Manifest
 from rollup_assets.storage.storage_errors import explains_storage_errors
 
 
@@ -87,8 +91,8 @@ def _known(pipeline: Pipeline, now: dt.datetime) -> list[Batch]:
         found.update(batch for name in stage.partitions(asset) if (batch := calendar.of_folder(name)) is not None)
     last = calendar.last_ended(now)
     with_points = [batch for batch in found if landing_zone.files(batch)]
-    following = (calendar.shifted(batch, ahead) for batch in with_points for ahead in range(1, pipeline.settings.reach + 1))
-    found.update(batch for batch in following if batch is not None and last is not None and batch <= last)
+    after = (later for batch in with_points for later in following(calendar, batch, pipeline.settings.reach))
+    found.update(batch for batch in after if last is not None and batch <= last)
     return sorted(found)
 
 
@@ -96,34 +100,33 @@ def _status(pipeline: Pipeline, batch: Batch) -> PartitionStatus:
     settings, stage = pipeline.settings, pipeline.stage
     files = pipeline.landing_zone.files(batch)
     result = PartitionStatus(batch.key, raw_files=len(files), raw_bytes=sum(file.size for file in files))
-    staged, quarantined = stage.read(REPARTITIONED, batch), stage.read(QUARANTINED, batch)
+    staged, quarantined = current_stage(pipeline, batch), stage.read(QUARANTINED, batch)
     if staged is not None:
         result.staged = True
-        result.points = staged.counters["rows_accepted"]
-        if staged.inputs != tuple(files):
-            result.stale.append("raw files have changed since they were staged")
-        result.stale += _outdated(staged, settings)
+        result.points = staged.repartitioned.counters["rows_accepted"]
+        result.stale += outdated(pipeline, files, staged)
     if quarantined is not None:
         result.rows_read = quarantined.counters["rows_read"]
         result.quarantined = quarantined.counters["rows_quarantined"]
         allowed = allowed_in(stage, batch, quarantined, settings)
         result.allowed = [str(decision) for decision in allowed.decisions]
         # Over its limit a batch stages what is wrong with it, and keeps the datapoints of its earlier raw files.
-        kept_earlier = staged is None or staged.inputs != quarantined.inputs
-        result.over_limit = quarantined.inputs == tuple(files) and (kept_earlier or is_over(quarantined.counters, settings, allowed))
+        result.over_limit = quarantined.inputs == tuple(files) and is_over(quarantined.counters, settings, allowed)
     result.waiting_for = _waiting_for(pipeline, batch)
     rollups, receipt = stage.read(ROLLUPS, batch), stage.read(ROLLUP_TABLE, batch)
     if rollups is not None:
         result.rolled_up = True
-        result.stale += _changed_upstream(rollups, settings, stage)
-        result.stale += [reason for reason in _outdated(rollups, settings) if reason not in result.stale]
+        result.stale += [f"{ROLLUPS}: {change}" for change in input_changes(rollups.upstream, _current_inputs(rollups, pipeline))]
+        result.stale += [f"{ROLLUPS}: {reason}" for reason in other_settings(rollups, rollup_parameters(settings))]
     if receipt is not None:
         result.published = True
         result.rows = {name: int(rows) for name, rows in receipt.counters["rows"].items()}
         result.snapshot_id = receipt.counters["snapshot_id"]
-        result.rolled_back = None if rollups is None else refusal(receipt, rollups, batch)
-        if result.rolled_back is None and (rollups is None or receipt.digest != rollups.digest):
-            result.stale.append("rollups have changed since they were published")
+        if rollups is None:
+            result.stale.append("rollups are gone since they were published")
+        else:
+            result.rolled_back = refusal(receipt, rollups, batch)
+            result.stale += reasons_to_publish(batch, receipt, rollups, None)
     return result
 
 
@@ -137,20 +140,11 @@ def _waiting_for(pipeline: Pipeline, batch: Batch) -> list[str]:
     return sorted(key for key in needed if key != batch.key)
 
 
-def _outdated(manifest: Manifest, settings: Settings) -> list[str]:
-    wanted = rollup_parameters(settings) if manifest.asset == ROLLUPS else content_parameters(settings)
-    found = manifest.parameters
-    reasons = [f"{manifest.asset}: made with {name} = {found.get(name)}" for name, value in wanted.items() if found.get(name) != value]
-    if manifest.code_version != CODE_VERSION:
-        reasons.append(f"{manifest.asset}: made by code version {manifest.code_version}, this is {CODE_VERSION}")
-    return reasons
+def _current_inputs(rollups: Manifest, pipeline: Pipeline) -> dict[str, dict[str, str | None]]:
+    """The digests, as they are now, of what the rollups were made from."""
 
+    def digest(asset: str, key: str) -> str | None:
+        current = pipeline.stage.read(asset, pipeline.batch(key))
+        return current.digest if current is not None else None
 
-def _changed_upstream(rollups: Manifest, settings: Settings, stage: Stage) -> list[str]:
-    reasons = []
-    for asset, partitions in rollups.upstream.items():
-        for key, digest in partitions.items():
-            current = stage.read(asset, settings.calendar.batch(key))
-            if (current.digest if current is not None else None) != digest:
-                reasons.append(f"{asset} {key} has changed since it was rolled up")
-    return reasons
+    return {asset: {key: digest(asset, key) for key in partitions} for asset, partitions in rollups.upstream.items()}

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rollup_assets.generator.landing import Generated
     from rollup_assets.history.diff import SnapshotDifference
     from rollup_assets.history.rollback import RolledBack
+    from rollup_assets.plan import PartitionPlan, Plan, PlannedStep
     from rollup_assets.quarantine import QuarantinedPartition, QuarantinedRows, Replayed
     from rollup_assets.status import PartitionStatus
     from rollup_assets.verification import Verification
@@ -298,6 +299,62 @@ def print_rolled_back(console: Console, done: RolledBack, *, dry_run: bool) -> N
             f"[yellow]look at[/] {', '.join(done.also_published)} too: published since, with windows and last points that "
             "the undone publish left open; `rollups rollback` undoes them one by one"
         )
+
+
+def print_plan(console: Console, found: Plan) -> None:
+    """A line for each partition that something would be done about, then why, then the sum of it."""
+
+    def say(text: str) -> None:
+        console.print(text, soft_wrap=True, highlight=False)
+
+    concerned = [partition for partition in found.partitions if _is_concerned(partition)]
+    table = _table("partition", "stage", "roll up", "publish", "raw rows", "rollup rows")
+    for column in table.columns[:4]:
+        column.justify = "left"
+    for partition in concerned:
+        steps = [_verdict(step) for step in _steps(partition)]
+        if partition.waiting_for or partition.problem:
+            steps[1:] = ["[red]fails[/]" if partition.problem else "[yellow]waits[/]", ""]
+        rows = ("" if count is None else f"{count:,}" for count in (partition.raw_rows, partition.rollup_rows))
+        table.add_row(partition.partition, *steps, *rows)
+    if concerned:
+        console.print(table)
+    for partition in concerned:
+        for name, step in zip(("stage", "roll up", "publish"), _steps(partition), strict=True):
+            for reason in step.reasons:
+                say(f"{partition.partition}: {name}: {escape(reason)}")
+        if partition.waiting_for:
+            say(f"{partition.partition}: waits for {', '.join(partition.waiting_for)}, which is not part of this backfill")
+        if partition.refused:
+            say(f"{partition.partition}: {escape(partition.refused)}")
+        if partition.problem:
+            say(f"{partition.partition}: [red]fails[/]: {escape(partition.problem)}")
+    for key in found.not_ended:
+        say(f"[yellow]skipped[/] {key}: its batch has not ended yet")
+    unconcerned = len(found.partitions) - len(concerned)
+    if unconcerned:
+        say(f"{_count(unconcerned, 'partition')} up to date")
+    if found.nothing_to_do:
+        say("[green]nothing to do[/]")
+        return
+    numbers = [sum(step.verdict == "yes" for step in steps) for steps in zip(*(_steps(partition) for partition in concerned), strict=True)]
+    maybe = sum(partition.roll_up.verdict == "if it changes" for partition in concerned)
+    say(
+        f"would stage {_count(numbers[0], 'partition')} with {found.rows_to_stage:,} raw rows, roll up {numbers[1]:,} and publish "
+        f"{numbers[2]:,}; and roll up {maybe:,} more if what they read changes"
+    )
+
+
+def _steps(partition: PartitionPlan) -> tuple[PlannedStep, PlannedStep, PlannedStep]:
+    return partition.stage, partition.roll_up, partition.publish
+
+
+def _is_concerned(partition: PartitionPlan) -> bool:
+    return any(step.verdict != "no" for step in _steps(partition)) or bool(partition.waiting_for or partition.refused or partition.problem)
+
+
+def _verdict(step: PlannedStep) -> str:
+    return {"yes": "[green]yes[/]", "if it changes": "[yellow]if it changes[/]", "no": ""}[step.verdict]
 
 
 def print_examination(console: Console, examination: Examination) -> None:

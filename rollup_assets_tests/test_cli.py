@@ -76,6 +76,7 @@ def plain(text: str) -> str:
         "verify",
         "sql",
         "status",
+        "plan",
         "diff",
         "rollback",
         "doctor",
@@ -175,14 +176,15 @@ def test_verify_of_a_partition_that_is_not_staged_ends_with_1(run: Run) -> None:
     assert run("verify", "--json")["agrees"] is True
 
 
-@pytest.mark.parametrize("command", ["backfill", "verify", "status"])
+@pytest.mark.parametrize("command", ["backfill", "plan", "verify", "status"])
 def test_partitions_that_do_not_exist_end_with_2(run: Run, command: str) -> None:
     for first, last in (("2026-01-01", "2026-01-01"), ("2026-01-01-00:30", LAST), ("2025-12-31-23:00", LAST), (LAST, FIRST)):
         assert run(command, first, last, status=2).stderr.startswith("error: ")
 
 
 def test_partitions_of_the_future_cannot_be_backfilled(run: Run) -> None:
-    assert "does not exist yet" in plain(run("backfill", "2999-01-01-00:00", "2999-01-01-00:00", status=2).stderr)
+    for command in ("backfill", "plan"):
+        assert "does not exist yet" in plain(run(command, "2999-01-01-00:00", "2999-01-01-00:00", status=2).stderr)
 
 
 def test_a_setting_that_contradicts_another_is_told_in_one_sentence(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,6 +219,31 @@ def test_status_shows_each_partition(ready: Run) -> None:
     (one,) = ready("status", FIRST, "--json")
     assert (one["state"], one["raw_files"], one["stale"]) == ("published", 4, [])
     assert set(one["rows"]) == {"60000", "300000", "3600000"}
+
+
+def test_plan_says_what_a_backfill_would_do_and_why(ready: Run, home: Path) -> None:
+    planned = ready("plan", FIRST, LAST, "--json")
+    assert (planned["nothing_to_do"], planned["rows_to_stage"], len(planned["partitions"])) == (True, 0, 5)
+    assert "5 partitions up to date nothing to do" in plain(ready("plan", FIRST, LAST).output)
+    late = home / "raw_datapoints/year=2026/month=01/day=01/hour=01/late.parquet"
+    late.write_bytes((late.parent / "part-0000.parquet").read_bytes())
+    try:
+        text = plain(ready("plan", FIRST, LAST).output)
+        planned = ready("plan", FIRST, LAST, "--json")
+    finally:
+        late.unlink()
+    assert "2026-01-01-01:00: stage: new raw file year=2026/month=01/day=01/hour=01/late.parquet" in text
+    assert "2 partitions up to date" in text
+    assert f"would stage 1 partition with {planned['rows_to_stage']:,} raw rows, roll up 0 and publish 0; and roll up 3 more if" in text
+    assert [found["stage"]["verdict"] for found in planned["partitions"]] == ["no", "yes", "no", "no", "no"]
+
+
+def test_plan_of_what_is_not_staged_names_what_waits_and_what_fails(run: Run, tmp_path: Path) -> None:
+    run("generate", "--hours", 3, "--series", 20, "--files", 1)
+    text = plain(run("plan", FIRST, "2026-01-01-01:00").output)
+    assert "2026-01-01-02:00: waits for repartitioned_datapoints 2026-01-01-02:00, which is not part of this backfill" in text
+    assert "2026-01-01-00:00: publish: there are no rollups of it yet" in text
+    assert not (tmp_path / "catalog.db").exists()
 
 
 def test_status_of_nothing_says_how_to_begin(run: Run) -> None:

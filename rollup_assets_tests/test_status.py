@@ -90,7 +90,16 @@ def test_a_new_raw_file_makes_its_partition_stale(pipeline: Pipeline) -> None:
     assert one(pipeline, batch).stale == []
     land(pipeline, batch, "late.parquet")
     assert one(pipeline, batch).state == "stale"
-    assert one(pipeline, batch).stale == ["raw files have changed since they were staged"]
+    assert one(pipeline, batch).stale == ["new raw file year=2026/month=01/day=01/hour=00/late.parquet"]
+
+
+def test_removed_files_make_their_partition_stale_also_where_none_is_left(pipeline: Pipeline) -> None:
+    batch = batches(pipeline, 1)[0]
+    stage_good(pipeline, batch)
+    published(pipeline, batch)
+    (Path(pipeline.landing_zone.folder(batch).path) / "a.parquet").unlink()
+    assert states(pipeline)["00:00"] == "stale"
+    assert one(pipeline, batch).stale == ["removed raw file year=2026/month=01/day=01/hour=00/a.parquet"]
 
 
 def test_restaging_makes_exactly_the_partitions_stale_that_read_it(pipeline: Pipeline) -> None:
@@ -102,7 +111,7 @@ def test_restaging_makes_exactly_the_partitions_stale_that_read_it(pipeline: Pip
     assert manifest is not None
     pipeline.stage.write(manifest.model_copy(update={"digest": "other"}), of[0])
     assert [found.state for found in status(pipeline.settings, of)] == ["stale", "stale", "stale", "published"]
-    assert one(pipeline, of[2]).stale == ["partial_points 2026-01-01-00:00 has changed since it was rolled up"]
+    assert one(pipeline, of[2]).stale == ["rollups: partial_points 2026-01-01-00:00 has changed: partial_ → other"]
 
 
 def test_rollups_that_changed_after_publishing_are_named(pipeline: Pipeline) -> None:
@@ -112,7 +121,7 @@ def test_rollups_that_changed_after_publishing_are_named(pipeline: Pipeline) -> 
     rollups = pipeline.stage.read(ROLLUPS, batch)
     assert rollups is not None
     pipeline.stage.write(rollups.model_copy(update={"digest": "newer"}), batch)
-    assert one(pipeline, batch).stale == ["rollups have changed since they were published"]
+    assert one(pipeline, batch).stale == ["rollups have changed since they were published: rollups  → newer"]
 
 
 def test_other_settings_or_code_make_everything_stale(tmp_path: Path, make_pipeline: MakePipeline, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +130,7 @@ def test_other_settings_or_code_make_everything_stale(tmp_path: Path, make_pipel
     stage_good(pipeline, batch)
     published(pipeline, batch)
     assert "made with lookback = 3600000" in one(make_pipeline(tmp_path, lookback="30m"), batch).stale[0]
-    monkeypatch.setattr("rollup_assets.status.CODE_VERSION", "99")
+    monkeypatch.setattr("rollup_assets.steps.changes.CODE_VERSION", "99")
     assert "made by code version" in one(pipeline, batch).stale[0]
 
 
@@ -130,7 +139,9 @@ def test_another_encoding_makes_rollups_stale_and_nothing_else(tmp_path: Path, m
     batch = pipeline.calendar.first
     stage_good(pipeline, batch)
     published(pipeline, batch)
-    assert one(make_pipeline(tmp_path, parquet_encoding="compatible"), batch).stale == ["rollups: made with parquet_encoding = fast"]
+    assert one(make_pipeline(tmp_path, parquet_encoding="compatible"), batch).stale == [
+        "rollups: made with parquet_encoding = fast, which is compatible now"
+    ]
 
 
 def test_a_batch_over_its_limit_is_quarantined_until_its_raw_files_change(pipeline: Pipeline) -> None:
@@ -139,6 +150,7 @@ def test_a_batch_over_its_limit_is_quarantined_until_its_raw_files_change(pipeli
     write_bytes(pipeline, batch, "bad.parquet", b"")
     stage(pipeline, QUARANTINED, batch, {"rows_read": 0, "rows_quarantined": 0, "bad_files": 1, "reasons": {"unreadable_file": 0}})
     assert one(pipeline, batch).state == "quarantined"
+    assert one(Pipeline.from_settings(pipeline.settings.model_copy(update={"quarantine_files": 1})), batch).state == "not staged"
     (Path(pipeline.landing_zone.folder(batch).path) / "bad.parquet").unlink()
     land(pipeline, batch)
     assert one(pipeline, batch).state == "not staged"

@@ -1,4 +1,4 @@
-"""``rollups verify``, ``sql`` and ``status``: what is there, and whether it is right. Nothing is changed."""
+"""``rollups verify``, ``sql``, ``status`` and ``plan``: what is there, and whether it is right. Nothing is changed."""
 
 from __future__ import annotations
 
@@ -7,9 +7,21 @@ from typing import Annotated
 
 import typer
 
-from rollup_assets.cli.application import AsJson, MaybeFirst, MaybeLast, app, batches_of, console_of, print_json, progress_bar, settings_of
+from rollup_assets.cli.application import (
+    AsJson,
+    First,
+    Last,
+    MaybeFirst,
+    MaybeLast,
+    app,
+    batches_of,
+    console_of,
+    print_json,
+    progress_bar,
+    settings_of,
+)
 from rollup_assets.escaping import escape
-from rollup_assets.terminal import print_rows, print_status, print_verification
+from rollup_assets.terminal import print_plan, print_rows, print_status, print_verification
 
 
 @app.command()
@@ -107,3 +119,28 @@ def status(first: MaybeFirst = None, last: MaybeLast = None, as_json: AsJson = F
         )
         return
     print_status(console, found)
+
+
+@app.command()
+def plan(first: First, last: Last, as_json: AsJson = False) -> None:
+    """Say what `rollups backfill FROM TO` would do and why, partition by partition, before anything runs.
+
+    Which partitions would be staged, rolled up and published, because of which raw files, digests, settings or lost files, and how many
+    rows that is. "if it changes" depends on what a run makes: partitions that read what would be staged again are only rolled up again
+    if its content turns out to be another one. Nothing is changed.
+
+    For example:
+
+    - `rollups plan 2026-01-01-00:00 2026-01-01-05:00`
+    - `rollups plan 2026-01-01-03:00 2026-01-01-03:00 --json`
+    """
+    from rollup_assets.pipeline import Pipeline
+    from rollup_assets.plan import plan as plan_of
+    from rollup_assets.scope import scope_of
+
+    settings = settings_of()
+    found = plan_of(Pipeline.from_settings(settings), scope_of(settings.calendar, first, last, settings.reach))
+    if as_json:
+        print_json({**dataclasses.asdict(found), "nothing_to_do": found.nothing_to_do, "rows_to_stage": found.rows_to_stage})
+    else:
+        print_plan(console_of(), found)

@@ -6,7 +6,6 @@ published, in which runs, and what became of each; how it is shown, and exit cod
 
 from __future__ import annotations
 
-import datetime as dt
 import os
 import socket
 import subprocess
@@ -26,9 +25,10 @@ from rollup_assets.defs.jobs import JOB_NAME
 from rollup_assets.defs.partitions import PARTITIONS_PER_RUN
 from rollup_assets.defs.report import PartitionOutcome, Watcher
 from rollup_assets.engines.base import Progress
-from rollup_assets.errors import PublishHaltError, RollupError, UnknownPartitionError
+from rollup_assets.errors import PublishHaltError, RollupError
 from rollup_assets.iceberg.table import prepare_table
 from rollup_assets.pipeline import Pipeline
+from rollup_assets.scope import missing_before, scope_of
 from rollup_assets.settings import Settings
 from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLUP_TABLE
 
@@ -105,7 +105,7 @@ def run_backfill(
         KeyboardInterrupt: Ctrl-C or SIGTERM; finished partitions stand.
     """
     calendar = settings.calendar
-    batches, trailing, skipped = _targets(calendar, first, last, settings.reach)
+    scope = scope_of(calendar, first, last, settings.reach)
     prepare_table(settings)
     pipeline = Pipeline.from_settings(settings)
     state = _State()
@@ -119,17 +119,17 @@ def run_backfill(
     with dg.DagsterInstance.local_temp(str(home), overrides=KEEP_TERMINAL) as instance:
         closed = close_dead_runs(instance)
         runner = _Runner(settings, instance, Watcher(progress, watch), state, force)
-        runner.run(STAGED, _missing_before(pipeline, batches[0], settings.reach))
-        for begin in range(0, len(batches), PARTITIONS_PER_RUN):
-            chunk = batches[begin : begin + PARTITIONS_PER_RUN]
+        runner.run(STAGED, missing_before(pipeline, scope.asked[0]))
+        for begin in range(0, len(scope.asked), PARTITIONS_PER_RUN):
+            chunk = scope.asked[begin : begin + PARTITIONS_PER_RUN]
             runner.run(STAGED, chunk)
             runner.run(IN_ORDER, _needing_no_failed(state, calendar, chunk, settings.reach))
-        runner.run(IN_ORDER, _needing_no_failed(state, calendar, trailing, settings.reach))
+        runner.run(IN_ORDER, _needing_no_failed(state, calendar, scope.trailing, settings.reach))
     return BackfillResult(
         published=tuple(sorted(state.published)),
         waiting=dict(sorted(state.waiting.items())),
         failed=dict(sorted(state.failed.items())),
-        skipped=tuple(batch.key for batch in skipped),
+        skipped=tuple(batch.key for batch in scope.not_ended),
         runs=tuple(state.runs),
         closed_runs=closed,
     )
@@ -227,34 +227,6 @@ class _Runner:
             # The terminal belongs to the caller; the run's log is in the event log.
             "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
         }
-
-
-def _targets(calendar: BatchCalendar, first: str, last: str, reach: int) -> tuple[list[Batch], list[Batch], list[Batch]]:
-    """The batches asked for, the trailing ones that exist, and the trailing ones that do not exist yet."""
-    begin, end = calendar.batch(first), calendar.batch(last)
-    if end < begin:
-        raise UnknownPartitionError(f"the last partition {last} is before the first one, {first}; exchange them")
-    latest = calendar.last_ended(dt.datetime.now(dt.UTC))
-    if latest is None or end > latest:
-        known = f"the latest one is {latest}" if latest else f"the first one, {calendar.first}, has not ended yet"
-        raise UnknownPartitionError(
-            f"partition {last} does not exist yet, since its batch ends at {end.end_time:%Y-%m-%d %H:%M} UTC; {known}"
-        )
-    trailing = [batch for count in range(1, reach + 1) if (batch := calendar.shifted(end, count)) is not None]
-    return (
-        list(calendar.between(begin, end)),
-        [batch for batch in trailing if batch <= latest],
-        [batch for batch in trailing if batch > latest],
-    )
-
-
-def _missing_before(pipeline: Pipeline, first: Batch, reach: int) -> list[Batch]:
-    """The batches before the first one that its rollups read, that have raw files and are not staged; in time order."""
-    return [
-        batch
-        for batch in reversed(pipeline.calendar.earlier(first, reach))
-        if pipeline.stage.read(PARTIAL_POINTS, batch) is None and pipeline.landing_zone.files(batch)
-    ]
 
 
 def _needing_no_failed(state: _State, calendar: BatchCalendar, batches: Iterable[Batch], reach: int) -> list[Batch]:

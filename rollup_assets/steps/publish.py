@@ -71,7 +71,7 @@ def publish(pipeline: Pipeline, batch: Batch, *, run_id: str = "", force: bool =
         table = ensure_table(pipeline.settings, catalog)
         remember_resolutions(table, pipeline.settings)
         if receipt is not None and not force:
-            _check_history(receipt, table, batch)
+            check_history(receipt, table, batch)
         refused = refusal(receipt, rollups, batch)
         if receipt is not None and refused is not None and not force:
             return Published(receipt, receipt.counters["snapshot_id"], unchanged=True, refused=refused)
@@ -159,7 +159,12 @@ def _check_files(pipeline: Pipeline, batch: Batch, rollups: Manifest) -> None:
         )
 
 
-def _check_history(receipt: Manifest, table: Table, batch: Batch) -> None:
+def check_history(receipt: Manifest, table: Table, batch: Batch) -> None:
+    """Compare the snapshot that a receipt acknowledges with the table's history.
+
+    Raises:
+        PublishHaltError: it has vanished.
+    """
     from rollup_assets.iceberg.acknowledged import SNAPSHOT, forgotten
 
     if (problem := forgotten(table, receipt.counters)) is not None:
@@ -180,12 +185,37 @@ def _is_receipt_of(receipt: Manifest, rollups: Manifest) -> bool:
     return receipt.digest == rollups.digest and receipt.counters.get("staged_attempt") == rollups.attempt
 
 
+def reasons_to_publish(batch: Batch, receipt: Manifest | None, rollups: Manifest, live: Mapping[int, int] | None) -> list[str]:
+    """Why publishing these rollups would do anything.
+
+    Args:
+        batch: that they are of.
+        receipt: of the batch; None: it never was published.
+        rollups: what is staged.
+        live: rows by resolution in ms that the table has of the batch; None: nobody looked.
+    """
+    if receipt is None:
+        return ["not published yet"]
+    if refusal(receipt, rollups, batch) is not None:
+        return []
+    if receipt.digest != rollups.digest:
+        return [f"{ROLLUPS} have changed since they were published: {receipt.digest[:8]} → {rollups.digest[:8]}"]
+    if not _is_receipt_of(receipt, rollups):
+        return [f"the files of {ROLLUPS} were made anew since they were published"]
+    if live is not None and not _are_rows_of(rollups, live):
+        return [f"the table has {sum(live.values()):,} rows of the batch instead of {sum(_rows(rollups).values()):,}"]
+    return []
+
+
 def _rows_agree(rollups: Manifest, table: Table, batch: Batch) -> bool:
     """Whether the table has as many rows as were staged, per resolution."""
     from rollup_assets.iceberg.reading import range_counts
 
-    live = {str(resolution): rows for resolution, rows in range_counts(table, batch).rows.items()}
-    return Counter(live) == Counter(_rows(rollups))
+    return _are_rows_of(rollups, range_counts(table, batch).rows)
+
+
+def _are_rows_of(rollups: Manifest, live: Mapping[int, int]) -> bool:
+    return Counter({str(resolution): rows for resolution, rows in live.items()}) == Counter(_rows(rollups))
 
 
 def _receipt(pipeline: Pipeline, batch: Batch, rollups: Manifest, replacement: Replacement, rejected: Sequence[str]) -> Manifest:

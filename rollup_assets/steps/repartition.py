@@ -16,6 +16,7 @@ from rollup_assets.errors import QuarantineError, ReconciliationError
 from rollup_assets.failpoints import failpoint
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps.attempts import delete_other_tries
+from rollup_assets.steps.changes import file_changes, in_words, lost_files, other_settings
 from rollup_assets.steps.planning import content_parameters, shard_groups, split_tasks
 from rollup_assets.steps.quarantine_limits import allowed_in, is_over, rows_compared, too_many_files, too_many_rows
 from rollup_assets.steps.results import CODE_VERSION, StagedBatch
@@ -56,7 +57,7 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
     settings = pipeline.settings
     files = pipeline.landing_zone.files(batch)
     current = current_stage(pipeline, batch)
-    if current and not force and is_current(pipeline, current, batch, files):
+    if current and not force and not reasons_to_stage(pipeline, batch, files, current):
         return current
 
     started = time.perf_counter()
@@ -170,19 +171,33 @@ def current_stage(pipeline: Pipeline, batch: Batch) -> StagedBatch | None:
     return StagedBatch(repartitioned, partial, quarantined, unchanged=True)
 
 
-def is_current(pipeline: Pipeline, staged: StagedBatch, batch: Batch, files: list[InputFile]) -> bool:
-    """Whether staging the batch again would read the same files with the same parameters and code, and its files are all there."""
+def reasons_to_stage(pipeline: Pipeline, batch: Batch, files: list[InputFile], staged: StagedBatch | None) -> list[str]:
+    """Why staging these files would do anything; empty if files, parameters and code are those of the manifests, and nothing got lost."""
+    if staged is None:
+        return ["not staged yet"]
+    reasons = outdated(pipeline, files, staged)
+    if not reasons:
+        manifests = (staged.repartitioned, staged.partial_points, staged.quarantined)
+        reasons = [lost for manifest in manifests for lost in lost_files(pipeline.stage, manifest, batch)]
+    if not reasons and is_over_limit(pipeline, batch, staged.quarantined):
+        reasons = ["more rows or files are quarantined than the settings allow now"]
+    return reasons
+
+
+def outdated(pipeline: Pipeline, files: list[InputFile], staged: StagedBatch) -> list[str]:
+    """What has changed since a batch was staged, as far as manifests and a listing tell."""
     parameters = content_parameters(pipeline.settings)
-    manifests = (staged.repartitioned, staged.partial_points, staged.quarantined)
-    return all(
-        manifest.code_version == CODE_VERSION
-        and manifest.parameters == parameters
-        and version_of(list(manifest.inputs)) == version_of(files)
-        and pipeline.stage.is_complete(manifest, batch)
-        for manifest in manifests
-    ) and not is_over(
-        staged.quarantined.counters, pipeline.settings, allowed_in(pipeline.stage, batch, staged.quarantined, pipeline.settings)
-    )
+    reasons: dict[str, None] = {}
+    for manifest in (staged.repartitioned, staged.partial_points, staged.quarantined):
+        if version_of(list(manifest.inputs)) != version_of(files):
+            reasons |= dict.fromkeys(in_words(file_changes(manifest.inputs, files)))
+        reasons |= dict.fromkeys(f"datapoints: {reason}" for reason in other_settings(manifest, parameters))
+    return list(reasons)
+
+
+def is_over_limit(pipeline: Pipeline, batch: Batch, quarantined: Manifest) -> bool:
+    """Whether the batch may not be staged with what was quarantined of it, as the settings are now."""
+    return is_over(quarantined.counters, pipeline.settings, allowed_in(pipeline.stage, batch, quarantined, pipeline.settings))
 
 
 def _counts(split: list[SplitResult], merged: list[SortResult], raw_files: int) -> dict[str, int]:

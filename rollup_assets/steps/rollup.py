@@ -17,6 +17,7 @@ from rollup_assets.iceberg.table import data_location, prepare_table
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps import checks
 from rollup_assets.steps.attempts import delete_other_tries
+from rollup_assets.steps.changes import InputChange, input_changes, lost_files, other_settings
 from rollup_assets.steps.planning import content_parameters, rollup_parameters, shard_groups
 from rollup_assets.steps.results import CODE_VERSION, RolledUp, Waiting
 from rollup_assets.steps.roll_up_shards import RollupResult, RollupTask, checksums, roll_up_shards
@@ -62,17 +63,8 @@ def roll_up(pipeline: Pipeline, batch: Batch, *, force: bool = False, progress: 
     if isinstance(inputs, Waiting):
         return inputs
     warnings = () if inputs.datapoints else (f"batch {batch} has no raw files: only windows that the batch before left open",)
-    upstream = inputs.upstream(batch)
-    parameters = rollup_parameters(pipeline.settings)
     current = pipeline.stage.read(ROLLUPS, batch)
-    if (
-        current
-        and not force
-        and current.upstream == upstream
-        and current.parameters == parameters
-        and current.code_version == CODE_VERSION
-        and pipeline.stage.is_complete(current, batch)
-    ):
+    if current and not force and not reasons_to_roll_up(pipeline, batch, inputs, current):
         return RolledUp(current, unchanged=True, warnings=warnings)
     manifest = _roll_up(pipeline, batch, inputs, progress or NoProgress())
     try:
@@ -81,6 +73,15 @@ def roll_up(pipeline: Pipeline, batch: Batch, *, force: bool = False, progress: 
         pipeline.stage.discard(manifest, batch)
         raise
     return RolledUp(pipeline.stage.commit(manifest, batch), unchanged=False, warnings=warnings)
+
+
+def reasons_to_roll_up(pipeline: Pipeline, batch: Batch, inputs: RollupInputs, rollups: Manifest | None) -> list[InputChange | str]:
+    """Why rolling up from these inputs would do anything; empty if inputs, parameters and code are those of the manifest."""
+    if rollups is None:
+        return ["not rolled up yet"]
+    changed = input_changes(rollups.upstream, inputs.upstream(batch))
+    others = [f"rollups: {reason}" for reason in other_settings(rollups, rollup_parameters(pipeline.settings))]
+    return [*changed, *others] or [*lost_files(pipeline.stage, rollups, batch)]
 
 
 def _roll_up(pipeline: Pipeline, batch: Batch, inputs: RollupInputs, progress: Progress) -> Manifest:

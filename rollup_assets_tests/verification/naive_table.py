@@ -73,7 +73,7 @@ def stage(pipeline: Pipeline, asset: str, batch: Batch, counters: dict[str, Any]
 def receipt(pipeline: Pipeline, batch: Batch) -> None:
     """Say that a batch is rolled up and published."""
     stage(pipeline, ROLLUPS, batch, {})
-    stage(pipeline, ROLLUP_TABLE, batch, {"snapshot_id": 1, "rows": {}, "files": {}})
+    stage(pipeline, ROLLUP_TABLE, batch, {"snapshot_id": 1, "staged_attempt": "a", "rows": {}, "files": {}})
 
 
 def rows_of(pipeline: Pipeline, points: Sequence[Point], batches: Sequence[Batch]) -> list[Row]:

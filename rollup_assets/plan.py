@@ -1,0 +1,223 @@
+"""What ``rollups backfill`` would do, partition by partition, and why: said before anything runs.
+
+Asks the same functions as the steps themselves. Reads listings, manifests, sizes of staged files, the table's metadata, and the footers
+of raw files that would be staged. What only a run can tell, whether content really changes, is called "if it changes". Changing
+anything stays out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from rollup_assets.batches import Batch
+from rollup_assets.errors import RollupError
+from rollup_assets.pipeline import Pipeline
+from rollup_assets.scope import Scope, for_each, missing_before
+from rollup_assets.steps.changes import FileChange, InputChange, file_changes
+from rollup_assets.steps.planning import content_parameters
+from rollup_assets.steps.publish import reasons_to_publish
+from rollup_assets.steps.repartition import current_stage, is_over_limit, reasons_to_stage
+from rollup_assets.steps.results import CODE_VERSION, Waiting
+from rollup_assets.steps.rollup import RollupInputs, find_inputs, reasons_to_roll_up
+from rollup_assets.storage.filesystems import in_parallel
+from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Manifest, Stage
+from rollup_assets.storage.raw_files import count_rows
+from rollup_assets.storage.storage_errors import explains_storage_errors
+
+Verdict = Literal["yes", "if it changes", "no"]
+_NOT_KNOWN_YET = "not known yet"
+"""Content digest of a partition that would be staged."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedStep:
+    """Whether a step would do anything for a partition."""
+
+    verdict: Verdict = "no"
+    """``if it changes``: something that it reads would be made again; where that has the content of before, there is nothing to do."""
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionPlan:
+    """What a backfill would do about one partition."""
+
+    partition: str
+    stage: PlannedStep = PlannedStep()
+    roll_up: PlannedStep = PlannedStep()
+    publish: PlannedStep = PlannedStep()
+    raw_files: tuple[FileChange, ...] = ()
+    """Raw files that are not those that are staged; all of them, where nothing is."""
+    raw_rows: int | None = None
+    """Rows of the raw files by their footers where they would be staged, else rows that were read then; None: never staged."""
+    rollup_rows: int | None = None
+    """Rows of the rollups as they are staged, at all resolutions; None: never rolled up."""
+    waiting_for: tuple[str, ...] = ()
+    """What would have to be staged first, and is not part of the backfill: nothing would be rolled up or published."""
+    problem: str | None = None
+    """Why rolling up would fail, with the command that mends it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A backfill before it runs."""
+
+    partitions: tuple[PartitionPlan, ...]
+    """Earlier ones that are missing, those asked for, and trailing ones, in time order."""
+    not_ended: tuple[str, ...]
+    """Trailing partitions that do not exist yet."""
+
+    @property
+    def nothing_to_do(self) -> bool:
+        """Whether everything is as it should be."""
+        steps = (step for partition in self.partitions for step in (partition.stage, partition.roll_up, partition.publish))
+        return all(step.verdict == "no" for step in steps)
+
+    @property
+    def rows_to_stage(self) -> int:
+        """Raw rows that would be read."""
+        return sum(partition.raw_rows or 0 for partition in self.partitions if partition.stage.verdict == "yes")
+
+
+@dataclass(frozen=True, slots=True)
+class _StageToBe(Stage):
+    """The stage as it will be when some batches are staged, as far as that can be told; each manifest is read once."""
+
+    read_already: dict[tuple[str, Batch], Manifest | None] = field(default_factory=dict)
+
+    def read(self, asset: str, batch: Batch) -> Manifest | None:
+        """The manifest of a partition, or what stands for one that would be made."""
+        if (asset, batch) not in self.read_already:
+            # Slots make this class anew, so that super() would look in the wrong one.
+            self.read_already[asset, batch] = Stage.read(self, asset, batch)
+        return self.read_already[asset, batch]
+
+    def will_have(self, pipeline: Pipeline, batch: Batch, rows: int) -> None:
+        """A batch would be staged from files with so many rows."""
+        for asset in (REPARTITIONED, PARTIAL_POINTS):
+            self.read_already[asset, batch] = Manifest(
+                asset=asset,
+                partition=batch.key,
+                attempt=_NOT_KNOWN_YET,
+                code_version=CODE_VERSION,
+                parameters=content_parameters(pipeline.settings),
+                counters={"rows_accepted": rows},
+                digest=_NOT_KNOWN_YET,
+            )
+
+
+@explains_storage_errors
+def plan(pipeline: Pipeline, scope: Scope) -> Plan:
+    """What a backfill of the scope would do.
+
+    Raises:
+        CatalogError: a partition was published, and the catalog cannot be asked what the table has of it.
+        TableMismatchError: the table contradicts the settings; a backfill would be refused.
+        StorageError: raw data, stage or table cannot be read.
+    """
+    before = missing_before(pipeline, scope.asked[0])
+    to_be = _StageToBe(pipeline.stage.root)
+    staging = _stagings(pipeline, [*before, *scope.asked], to_be)
+    rolling = [*scope.asked, *scope.trailing]
+    published = [batch for batch in rolling if to_be.read(ROLLUP_TABLE, batch) is not None]
+    live = _live_rows(pipeline, published)
+
+    def rolled(batch: Batch) -> PartitionPlan:
+        staged = staging.get(batch) or _as_staged(to_be, batch)
+        return _roll_up_and_publish(replace(pipeline, stage=to_be), batch, staged, live.get(batch))
+
+    partitions = [*(staging[batch] for batch in before), *for_each(pipeline, rolled, rolling)]
+    return Plan(tuple(partitions), tuple(batch.key for batch in scope.not_ended))
+
+
+def _stagings(pipeline: Pipeline, batches: Sequence[Batch], to_be: _StageToBe) -> dict[Batch, PartitionPlan]:
+    """What staging would do, and in ``to_be`` what would be there then."""
+
+    def look(batch: Batch) -> PartitionPlan:
+        files, staged = pipeline.landing_zone.files(batch), current_stage(pipeline, batch)
+        reasons = reasons_to_stage(pipeline, batch, files, staged)
+        if staged and not reasons:
+            return PartitionPlan(batch.key, raw_rows=staged.repartitioned.counters["rows_read"])
+        quarantined = to_be.read(QUARANTINED, batch)
+        if quarantined and quarantined.inputs == tuple(files) and is_over_limit(pipeline, batch, quarantined):
+            reasons.append("these files were tried before: more of them was quarantined than the settings allow")
+        places = [pipeline.landing_zone.place(file) for file in files]
+        rows = sum(in_parallel(count_rows, places, local=pipeline.landing_zone.root.is_local))
+        before = to_be.read(REPARTITIONED, batch)
+        changes = file_changes(before.inputs if before else (), files)
+        to_be.will_have(pipeline, batch, rows)
+        return PartitionPlan(batch.key, PlannedStep("yes", tuple(reasons)), raw_files=tuple(changes), raw_rows=rows)
+
+    return dict(zip(batches, for_each(pipeline, look, batches), strict=True))
+
+
+def _as_staged(to_be: _StageToBe, batch: Batch) -> PartitionPlan:
+    """A partition that would not be staged, whatever its raw files are."""
+    staged = to_be.read(REPARTITIONED, batch)
+    return PartitionPlan(batch.key, raw_rows=staged.counters["rows_read"] if staged else None)
+
+
+def _roll_up_and_publish(pipeline: Pipeline, batch: Batch, staged: PartitionPlan, live: Mapping[int, int] | None) -> PartitionPlan:
+    rollups, receipt = pipeline.stage.read(ROLLUPS, batch), pipeline.stage.read(ROLLUP_TABLE, batch)
+    known = replace(staged, rollup_rows=rollups.rows if rollups else None)
+    try:
+        inputs = find_inputs(pipeline, batch)
+    except RollupError as error:
+        return replace(known, problem=str(error))
+    if isinstance(inputs, Waiting):
+        return replace(known, waiting_for=inputs.waiting_for)
+    rolled = _rolling_up(reasons_to_roll_up(pipeline, batch, inputs, rollups))
+    if rolled.verdict == "yes" and (lost := _lost_inputs(pipeline, batch, inputs)):
+        return replace(known, roll_up=rolled, problem=lost)
+    if rollups is None:
+        published = PlannedStep("yes", ("there are no rollups of it yet",))
+    elif reasons := reasons_to_publish(receipt, rollups, live):
+        published = PlannedStep("yes", tuple(reasons))
+    else:
+        published = PlannedStep("no" if rolled.verdict == "no" else "if it changes")
+    return replace(known, roll_up=rolled, publish=published)
+
+
+def _lost_inputs(pipeline: Pipeline, batch: Batch, inputs: RollupInputs) -> str | None:
+    """Why what is staged cannot be read; what would be staged will be whole."""
+    for of, manifest in ((batch, inputs.datapoints), (batch, inputs.own), *inputs.earlier):
+        if manifest:
+            try:
+                pipeline.stage.require_complete(manifest, of)
+            except RollupError as error:
+                return str(error)
+    return None
+
+
+def _rolling_up(reasons: list[InputChange | str]) -> PlannedStep:
+    """Digests that are not known yet may turn out to be those of before, unless there was none before."""
+    certain: list[str] = []
+    depends: list[str] = []
+    for reason in reasons:
+        if not isinstance(reason, InputChange) or reason.now != _NOT_KNOWN_YET:
+            certain.append(str(reason))
+        elif reason.before is None:
+            certain.append(f"{reason.asset} {reason.partition} would be staged for the first time")
+        else:
+            depends.append(f"{reason.asset} {reason.partition} would be staged again, {reason.before[:8]} now")
+    if certain:
+        return PlannedStep("yes", (*certain, *depends))
+    return PlannedStep("if it changes" if depends else "no", tuple(depends))
+
+
+def _live_rows(pipeline: Pipeline, published: list[Batch]) -> dict[Batch, dict[int, int]]:
+    """Rows by resolution that the table has of published batches; without any, nobody asks the catalog."""
+    if not published:
+        return {}
+    from rollup_assets.iceberg.catalog import open_catalog
+    from rollup_assets.iceberg.reading import range_counts
+    from rollup_assets.iceberg.table import check_table, load_table
+
+    with open_catalog(pipeline.settings) as catalog:
+        table = load_table(catalog, pipeline.settings)
+        if table is None:
+            return {batch: {} for batch in published}
+        check_table(table, pipeline.settings)
+        return {batch: range_counts(table, batch).rows for batch in published}

@@ -1,0 +1,79 @@
+"""Which partitions a backfill of a range has to do with: those asked for, earlier ones that they lack, and trailing ones.
+
+What is done with them stays out (``defs.backfill``), and so does what would be (``plan``).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+from rollup_assets.batches import Batch, BatchCalendar
+from rollup_assets.errors import UnknownPartitionError
+from rollup_assets.pipeline import Pipeline
+from rollup_assets.storage.manifests import PARTIAL_POINTS
+
+Result = TypeVar("Result")
+_SIDE_BY_SIDE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """The partitions of a range, all in time order."""
+
+    asked: tuple[Batch, ...]
+    trailing: tuple[Batch, ...]
+    """The partitions after the range that it has a say in."""
+    not_ended: tuple[Batch, ...]
+    """Those of them whose batch has not ended: they do not exist yet."""
+
+
+def scope_of(calendar: BatchCalendar, first: str, last: str, reach: int, now: dt.datetime | None = None) -> Scope:
+    """The partitions from ``first`` to ``last``, both included, and those that follow from them at ``now`` (default: the clock).
+
+    Raises:
+        UnknownPartitionError: a key is malformed or not a partition, its batch has not ended, or ``last`` is before ``first``.
+    """
+    begin, end = calendar.batch(first), calendar.batch(last)
+    if end < begin:
+        raise UnknownPartitionError(f"the last partition {last} is before the first one, {first}; exchange them")
+    latest = calendar.last_ended(now or dt.datetime.now(dt.UTC))
+    if latest is None or end > latest:
+        known = f"the latest one is {latest}" if latest else f"the first one, {calendar.first}, has not ended yet"
+        raise UnknownPartitionError(
+            f"partition {last} does not exist yet, since its batch ends at {end.end_time:%Y-%m-%d %H:%M} UTC; {known}"
+        )
+    trailing = following(calendar, end, reach)
+    return Scope(
+        tuple(calendar.between(begin, end)),
+        tuple(batch for batch in trailing if batch <= latest),
+        tuple(batch for batch in trailing if batch > latest),
+    )
+
+
+def following(calendar: BatchCalendar, batch: Batch, reach: int) -> list[Batch]:
+    """The batches after one that its points have a say in."""
+    return [after for count in range(1, reach + 1) if (after := calendar.shifted(batch, count)) is not None]
+
+
+def missing_before(pipeline: Pipeline, first: Batch) -> list[Batch]:
+    """The batches before the first one that its rollups read, that have raw files and are not staged; in time order."""
+    return [
+        batch
+        for batch in reversed(pipeline.calendar.earlier(first, pipeline.settings.reach))
+        if pipeline.stage.read(PARTIAL_POINTS, batch) is None and pipeline.landing_zone.files(batch)
+    ]
+
+
+def for_each(pipeline: Pipeline, function: Callable[[Batch], Result], batches: Sequence[Batch]) -> list[Result]:
+    """The function's results in the order of the batches; on stores elsewhere, requests for several batches wait side by side.
+
+    In threads of its own: the function may ask for many files at once itself (``storage.filesystems.in_parallel``).
+    """
+    if pipeline.stage.root.is_local and pipeline.landing_zone.root.is_local:
+        return [function(batch) for batch in batches]
+    with ThreadPoolExecutor(_SIDE_BY_SIDE) as threads:
+        return list(threads.map(function, batches))

@@ -1,0 +1,114 @@
+"""What has changed since a partition was made, in words: raw files, settings and code, digests that were read, files that got lost.
+
+The steps do nothing where there is no such reason, and whoever says beforehand what they would do asks the same functions. Which
+reasons count for which step is in the steps' own modules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rollup_assets.batches import Batch
+from rollup_assets.steps.results import CODE_VERSION
+from rollup_assets.storage.manifests import InputFile, Manifest, Stage
+
+_NAMED = 3
+_DIGITS = 8
+
+Change = Literal["new", "changed", "replaced", "removed"]
+Upstream = Mapping[str, Mapping[str, str | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class FileChange:
+    """A raw file that is not what was staged."""
+
+    path: str
+    change: Change
+    """``replaced``: another version of the same size."""
+
+
+@dataclass(frozen=True, slots=True)
+class InputChange:
+    """A staged partition that is not the one that was read; digests, None where there was or is none."""
+
+    asset: str
+    partition: str
+    before: str | None
+    now: str | None
+
+    def __str__(self) -> str:
+        return f"{self.asset} {self.partition} has changed: {_short(self.before)} → {_short(self.now)}"
+
+
+def file_changes(before: Sequence[InputFile], now: Sequence[InputFile]) -> list[FileChange]:
+    """The raw files that differ, by path."""
+    known, found = {file.path: file for file in before}, {file.path: file for file in now}
+    changes: list[FileChange] = []
+    for path in sorted(known.keys() | found.keys()):
+        old, new = known.get(path), found.get(path)
+        if old is None or new is None:
+            changes.append(FileChange(path, "new" if old is None else "removed"))
+        elif old != new:
+            changes.append(FileChange(path, "changed" if old.size != new.size else "replaced"))
+    return changes
+
+
+def in_words(changes: Sequence[FileChange]) -> list[str]:
+    """A sentence for each kind of change, with the first files it befell."""
+    sentences = []
+    for kind in ("new", "changed", "replaced", "removed"):
+        paths = [found.path for found in changes if found.change == kind]
+        if len(paths) == 1:
+            sentences.append(f"{kind} raw file {paths[0]}")
+        elif paths:
+            sentences.append(f"{len(paths):,} {kind} raw files: {_named(paths)}")
+    return sentences
+
+
+def other_settings(manifest: Manifest, wanted: Mapping[str, object]) -> list[str]:
+    """The settings and the code that a partition was made with, where they are not those of today."""
+    found = manifest.parameters
+    reasons = [
+        f"made with {name} = {found.get(name)}, which is {wanted.get(name)} now"
+        for name in sorted(wanted.keys() | found.keys())
+        if found.get(name) != wanted.get(name)
+    ]
+    if manifest.code_version != CODE_VERSION:
+        reasons.append(f"made by code version {manifest.code_version}, this is {CODE_VERSION}")
+    return reasons
+
+
+def input_changes(before: Upstream, now: Upstream) -> list[InputChange]:
+    """The inputs of rollups whose digests differ."""
+    return [
+        InputChange(asset, partition, then, today)
+        for asset in sorted(before.keys() | now.keys())
+        for partition in sorted(before.get(asset, {}).keys() | now.get(asset, {}).keys())
+        if (then := before.get(asset, {}).get(partition)) != (today := now.get(asset, {}).get(partition))
+    ]
+
+
+def lost_files(stage: Stage, manifest: Manifest, batch: Batch) -> list[str]:
+    """What is wrong with the staged files of a manifest; empty if all are there with their size."""
+    wrong = list(_wrong_files(stage, manifest, batch))
+    return wrong if len(wrong) <= _NAMED else [*wrong[:_NAMED], f"and {len(wrong) - _NAMED} more files of {manifest.asset}"]
+
+
+def _wrong_files(stage: Stage, manifest: Manifest, batch: Batch) -> Iterator[str]:
+    for file, size in zip(manifest.files, stage.sizes(manifest, batch), strict=True):
+        if size is None:
+            yield f"file {file.path} of {manifest.asset} is missing"
+        elif size != file.size:
+            yield f"file {file.path} of {manifest.asset} has {size:,} bytes instead of {file.size:,}"
+
+
+def _named(paths: Sequence[str]) -> str:
+    more = f" and {len(paths) - _NAMED:,} more" if len(paths) > _NAMED else ""
+    return f"{', '.join(paths[:_NAMED])}{more}"
+
+
+def _short(digest: str | None) -> str:
+    return "not staged" if digest is None else digest[:_DIGITS]

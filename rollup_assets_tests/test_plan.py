@@ -1,0 +1,383 @@
+"""What is planned is what a backfill then does: compared with the steps' own answers, whatever has changed since."""
+
+from __future__ import annotations
+
+import datetime as dt
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rollup_assets.batches import Batch
+from rollup_assets.errors import RollupError
+from rollup_assets.pipeline import Pipeline
+from rollup_assets.plan import PartitionPlan, Plan, plan
+from rollup_assets.scope import Scope, missing_before, scope_of
+from rollup_assets.steps.results import Waiting
+from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Manifest
+from rollup_assets_tests.conftest import MakePipeline
+from rollup_assets_tests.landing import write_bytes, write_rows
+from rollup_assets_tests.naive import RawRow
+from rollup_assets_tests.strategies import MINUTE
+
+LATER = dt.datetime(2026, 6, 1, tzinfo=dt.UTC)
+HOURS = 5
+"""Hours with raw files, of which the last is not staged; the next ones have none."""
+Change = Callable[[Pipeline, Batch], None]
+
+
+def hour(pipeline: Pipeline, number: int) -> Batch:
+    found = pipeline.calendar.shifted(pipeline.calendar.first, number)
+    assert found is not None
+    return found
+
+
+def rows(batch: Batch) -> list[RawRow]:
+    return [RawRow(series, 1, "m", batch.start + 1 + minute * MINUTE, minute) for series in (1, 2, 3) for minute in (0, 20, 40)]
+
+
+def scope(pipeline: Pipeline, first: int, last: int) -> Scope:
+    calendar = pipeline.calendar
+    return scope_of(calendar, hour(pipeline, first).key, hour(pipeline, last).key, pipeline.settings.reach, LATER)
+
+
+# ------------------------------------------------------------------------------------------------- what a backfill does, by the steps
+
+
+@dataclass
+class Did:
+    """What the steps said of one partition; None: not asked, or not come to."""
+
+    staged: bool | None = None
+    rolled_up: bool | None = None
+    published: bool | None = None
+    waited: bool = False
+    failed: bool = False
+    before: Manifest | None = None
+    """The rollups as they were."""
+    after: Manifest | None = None
+
+
+def backfill(pipeline: Pipeline, chosen: Scope) -> dict[str, Did]:
+    """The steps in the order of ``rollups backfill``."""
+    from rollup_assets.steps.publish import publish
+    from rollup_assets.steps.repartition import stage_batch
+    from rollup_assets.steps.rollup import roll_up
+
+    done: dict[str, Did] = {}
+    for batch in (*missing_before(pipeline, chosen.asked[0]), *chosen.asked):
+        done[batch.key] = Did(staged=not stage_batch(pipeline, batch).unchanged)
+    for batch in (*chosen.asked, *chosen.trailing):
+        did = done.setdefault(batch.key, Did())
+        did.before = pipeline.stage.read(ROLLUPS, batch)
+        try:
+            rolled = roll_up(pipeline, batch)
+        except RollupError:
+            did.failed = True
+            continue
+        did.waited = isinstance(rolled, Waiting)
+        if not isinstance(rolled, Waiting):
+            did.rolled_up, did.after = not rolled.unchanged, rolled.manifest
+            did.published = not publish(pipeline, batch).unchanged
+    return done
+
+
+def assert_came_true(planned: PartitionPlan, did: Did) -> None:
+    context = f"{planned}\n{did}"
+    assert (planned.stage.verdict == "yes") == bool(did.staged), context
+    assert bool(planned.problem) == did.failed, context
+    assert bool(planned.waiting_for) == did.waited, context
+    if did.rolled_up is None:
+        assert planned.problem or planned.waiting_for or planned.roll_up.verdict == "no", context
+        return
+    assert did.after is not None
+    changed = did.before is None or did.before.upstream != did.after.upstream
+    assert did.rolled_up == {"yes": True, "no": False, "if it changes": changed}[planned.roll_up.verdict], context
+    other = did.before is None or (did.before.digest, did.before.attempt) != (did.after.digest, did.after.attempt)
+    assert did.published == {"yes": True, "no": False, "if it changes": other}[planned.publish.verdict], context
+
+
+# ------------------------------------------------------------------------------------------------------------- what may have changed
+
+
+def late_file(pipeline: Pipeline, batch: Batch) -> None:
+    """Its points are the batch's last ones, so that its partial points change."""
+    write_rows(pipeline, batch, "late.parquet", [RawRow(1, 1, "m", batch.end - 1, 7)])
+
+
+def early_file(pipeline: Pipeline, batch: Batch) -> None:
+    """Points in the middle of the batch: what it leaves open stays."""
+    write_rows(pipeline, batch, "early.parquet", [RawRow(1, 1, "m", batch.start + 30 * MINUTE, 7)])
+
+
+def first_file(pipeline: Pipeline) -> Callable[[Batch], Path]:
+    return lambda batch: Path(pipeline.landing_zone.folder(batch).path) / "a.parquet"
+
+
+def same_again(pipeline: Pipeline, batch: Batch) -> None:
+    file = first_file(pipeline)(batch)
+    if file.exists():
+        shutil.copyfile(file, file.with_name(".copy"))
+        file.with_name(".copy").replace(file)
+
+
+def changed(pipeline: Pipeline, batch: Batch) -> None:
+    write_rows(pipeline, batch, "a.parquet", [*rows(batch), RawRow(9, 1, "another metric", batch.start + 5, 1)])
+
+
+def removed(pipeline: Pipeline, batch: Batch) -> None:
+    first_file(pipeline)(batch).unlink(missing_ok=True)
+
+
+def emptied(pipeline: Pipeline, batch: Batch) -> None:
+    shutil.rmtree(pipeline.landing_zone.folder(batch).path, ignore_errors=True)
+
+
+def lost(asset: str, name: str = "*.parquet") -> Change:
+    def lose(pipeline: Pipeline, batch: Batch) -> None:
+        manifest = pipeline.stage.read(asset, batch)
+        if manifest is None:
+            return
+        if name == "manifest.json":
+            (pipeline.stage.folder(asset, batch) / name).delete_file()
+        elif manifest.files:
+            pipeline.stage.place(manifest, manifest.files[0], batch).delete_file()
+
+    lose.__name__ = f"lost_{name}_of_{asset}"
+    return lose
+
+
+CHANGES: list[Change] = [
+    late_file,
+    early_file,
+    same_again,
+    changed,
+    removed,
+    emptied,
+    lost(REPARTITIONED),
+    lost(PARTIAL_POINTS),
+    lost(ROLLUPS),
+    lost(REPARTITIONED, "manifest.json"),
+    lost(ROLLUPS, "manifest.json"),
+    lost(ROLLUP_TABLE, "manifest.json"),
+]
+SETTINGS: list[dict[str, Any]] = [{}, {"lookback": "30m"}, {"parquet_encoding": "compatible"}, {"resolutions": "1m,1h"}]
+
+
+@dataclass
+class Site:
+    """Four published hours and a fifth that is not staged, as often as they are asked for."""
+
+    home: Path
+    saved: Path
+    make: MakePipeline
+
+    def fresh(self, **settings: Any) -> Pipeline:
+        """In the same folder each time: the table's files have absolute paths."""
+        shutil.rmtree(self.home, ignore_errors=True)
+        shutil.copytree(self.saved, self.home)
+        return self.make(self.home, **settings)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, make_pipeline: MakePipeline) -> Site:
+    folder = tmp_path_factory.mktemp("plan")
+    pipeline = make_pipeline(folder / "home")
+    for number in range(HOURS - 1):
+        batch = hour(pipeline, number)
+        write_rows(pipeline, batch, "a.parquet", rows(batch)[::2])
+        write_rows(pipeline, batch, "b.parquet", rows(batch)[1::2])
+    chosen = scope(pipeline, 0, HOURS - 2)
+    planned = plan(pipeline, chosen)
+    done = backfill(pipeline, chosen)
+    for partition in planned.partitions:
+        assert_came_true(partition, done[partition.partition])
+    last = hour(pipeline, HOURS - 1)
+    write_rows(pipeline, last, "a.parquet", rows(last))
+    shutil.copytree(folder / "home", folder / "saved")
+    return Site(folder / "home", folder / "saved", make_pipeline)
+
+
+def compared(pipeline: Pipeline, chosen: Scope) -> Plan:
+    """The plan, after what it says has come true."""
+    planned = plan(pipeline, chosen)
+    done = backfill(pipeline, chosen)
+    assert [partition.partition for partition in planned.partitions] == sorted(done)
+    for partition in planned.partitions:
+        assert_came_true(partition, done[partition.partition])
+    return planned
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_each_change_is_planned_as_the_steps_then_do_it(site: Site, change: Change) -> None:
+    pipeline = site.fresh()
+    change(pipeline, hour(pipeline, 1))
+    planned = compared(pipeline, scope(pipeline, 1, 1))
+    assert not planned.nothing_to_do
+    again = plan(pipeline, scope(pipeline, 1, 1))
+    assert all(partition.roll_up.verdict == "no" for partition in again.partitions if not partition.waiting_for)
+    assert again.nothing_to_do
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_whatever_has_changed_the_plan_comes_true(site: Site, data: st.DataObject) -> None:
+    _came_true(site, data)
+
+
+@pytest.mark.thorough
+@pytest.mark.scenario("C4", "L1")
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_whatever_has_changed_the_plan_comes_true_in_many_cases(site: Site, data: st.DataObject) -> None:
+    _came_true(site, data)
+
+
+def _came_true(site: Site, data: st.DataObject) -> None:
+    pipeline = site.fresh(**data.draw(st.sampled_from(SETTINGS), "settings"))
+    for change, number in data.draw(st.lists(st.tuples(st.sampled_from(CHANGES), st.integers(0, HOURS)), max_size=4), "changes"):
+        change(pipeline, hour(pipeline, number))
+    first = data.draw(st.integers(0, HOURS), "first")
+    last = data.draw(st.integers(first, HOURS), "last")
+    compared(pipeline, scope(pipeline, first, last))
+
+
+# ------------------------------------------------------------------------------------------------------------------- what it says
+
+
+def verdicts(planned: Plan) -> list[tuple[str, str, str]]:
+    return [(found.stage.verdict, found.roll_up.verdict, found.publish.verdict) for found in planned.partitions]
+
+
+MAYBE = "if it changes"
+
+
+def test_where_nothing_has_changed_there_is_nothing_to_do(site: Site) -> None:
+    pipeline = site.fresh()
+    planned = plan(pipeline, scope(pipeline, 0, 2))
+    assert planned.nothing_to_do
+    assert verdicts(planned) == [("no", "no", "no")] * 5
+    assert [found.raw_rows for found in planned.partitions] == [9, 9, 9, 9, None]
+    assert (planned.rows_to_stage, planned.partitions[0].rollup_rows) == (0, 18)
+
+
+def test_a_late_file_is_named_with_what_may_follow(site: Site) -> None:
+    pipeline = site.fresh()
+    late_file(pipeline, hour(pipeline, 1))
+    planned = plan(pipeline, scope(pipeline, 0, 2))
+    assert verdicts(planned) == [("no", "no", "no"), ("yes", MAYBE, MAYBE), ("no", MAYBE, MAYBE), ("no", MAYBE, MAYBE), ("no", "no", "no")]
+    late = planned.partitions[1]
+    (reason,) = late.stage.reasons
+    assert reason == "new raw file year=2026/month=01/day=01/hour=01/late.parquet"
+    assert [(found.path.rpartition("/")[2], found.change) for found in late.raw_files] == [("late.parquet", "new")]
+    assert planned.rows_to_stage == late.raw_rows == 10
+    digest = digest_of(pipeline, PARTIAL_POINTS, 1)
+    assert planned.partitions[3].roll_up.reasons == (f"{PARTIAL_POINTS} {hour(pipeline, 1)} would be staged again, {digest[:8]} now",)
+
+
+def digest_of(pipeline: Pipeline, asset: str, number: int) -> str:
+    manifest = pipeline.stage.read(asset, hour(pipeline, number))
+    assert manifest is not None
+    return manifest.digest
+
+
+def test_every_kind_of_change_of_raw_files_is_named(site: Site) -> None:
+    pipeline = site.fresh()
+    batch = hour(pipeline, 1)
+    same_again(pipeline, batch)
+    write_rows(pipeline, batch, "b.parquet", rows(batch) * 50)
+    for number in range(5):
+        write_rows(pipeline, batch, f"new-{number}.parquet", rows(batch)[:1])
+    (first, *_) = plan(pipeline, scope(pipeline, 1, 1)).partitions
+    folder = "year=2026/month=01/day=01/hour=01"
+    assert first.stage.reasons == (
+        f"5 new raw files: {folder}/new-0.parquet, {folder}/new-1.parquet, {folder}/new-2.parquet and 2 more",
+        f"changed raw file {folder}/b.parquet",
+        f"replaced raw file {folder}/a.parquet",
+    )
+    removed(pipeline, batch)
+    (first, *_) = plan(pipeline, scope(pipeline, 1, 1)).partitions
+    assert f"removed raw file {folder}/a.parquet" in first.stage.reasons
+
+
+def test_digests_of_what_was_staged_alone_are_told_as_old_and_new(site: Site) -> None:
+    from rollup_assets.steps.repartition import stage_batch
+
+    pipeline = site.fresh()
+    before = digest_of(pipeline, PARTIAL_POINTS, 1)
+    late_file(pipeline, hour(pipeline, 1))
+    stage_batch(pipeline, hour(pipeline, 1))
+    planned = plan(pipeline, scope(pipeline, 2, 2))
+    after = digest_of(pipeline, PARTIAL_POINTS, 1)
+    assert planned.partitions[0].roll_up.reasons == (f"{PARTIAL_POINTS} {hour(pipeline, 1)} has changed: {before[:8]} → {after[:8]}",)
+    assert verdicts(planned) == [("no", "yes", MAYBE), ("no", "yes", MAYBE), ("no", "no", "no")]
+
+
+def test_settings_and_code_are_told(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = site.fresh(lookback="30m")
+    (first, *_) = plan(pipeline, scope(pipeline, 0, 0)).partitions
+    assert first.stage.reasons == ("datapoints: made with lookback = 3600000, which is 1800000 now",)
+    pipeline = site.fresh()
+    monkeypatch.setattr("rollup_assets.steps.changes.CODE_VERSION", "99")
+    (first, *_) = plan(pipeline, scope(pipeline, 0, 0)).partitions
+    assert first.stage.reasons == ("datapoints: made by code version 2, this is 99",)
+    assert first.roll_up.reasons[0] == "rollups: made by code version 2, this is 99"
+
+
+def test_a_trailing_partition_that_is_not_staged_waits_and_the_one_after_it_too(site: Site) -> None:
+    pipeline = site.fresh()
+    planned = plan(pipeline, scope(pipeline, 2, 3))
+    assert [found.waiting_for for found in planned.partitions[2:]] == [
+        (f"{REPARTITIONED} {hour(pipeline, 4)}",),
+        (f"{PARTIAL_POINTS} {hour(pipeline, 4)}",),
+    ]
+    assert planned.partitions[2].raw_rows is None
+
+
+def test_missing_earlier_partitions_would_be_staged_and_not_rolled_up(site: Site) -> None:
+    pipeline = site.fresh()
+    compared_plan = compared(pipeline, scope(pipeline, 5, 5))
+    assert compared_plan.partitions[0].partition == hour(pipeline, 4).key
+    assert verdicts(compared_plan)[0] == ("yes", "no", "no")
+    assert (compared_plan.partitions[0].raw_rows, compared_plan.rows_to_stage) == (9, 9)
+
+
+def test_a_table_that_lost_its_rows_is_filled_again(site: Site) -> None:
+    from rollup_assets.iceberg.catalog import load_catalog
+
+    pipeline = site.fresh()
+    load_catalog(pipeline.settings).drop_table(pipeline.settings.table)
+    planned = compared(pipeline, scope(pipeline, 1, 2))
+    assert verdicts(planned)[:2] == [("no", "no", "yes")] * 2
+    assert planned.partitions[0].publish.reasons == ("the table has 0 rows of the batch instead of 21",)
+
+
+def test_files_that_were_over_the_limit_before_are_told_so(site: Site) -> None:
+    from rollup_assets.errors import QuarantineError
+    from rollup_assets.steps.repartition import stage_batch
+
+    pipeline = site.fresh()
+    write_bytes(pipeline, hour(pipeline, 1), "bad.parquet", b"")
+    with pytest.raises(QuarantineError):
+        stage_batch(pipeline, hour(pipeline, 1))
+    (first, *_) = plan(pipeline, scope(pipeline, 1, 1)).partitions
+    assert "tried before" in first.stage.reasons[-1]
+    (first, *_) = plan(site.make(site.home, quarantine_files=1), scope(pipeline, 1, 1)).partitions
+    assert len(first.stage.reasons) == 1
+
+
+def test_planning_changes_nothing(site: Site) -> None:
+    pipeline = site.fresh()
+    late_file(pipeline, hour(pipeline, 1))
+
+    def files() -> Sequence[tuple[str, int, int]]:
+        return sorted((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in site.home.rglob("*"))
+
+    before = files()
+    plan(pipeline, scope(pipeline, 0, HOURS))
+    assert files() == before
