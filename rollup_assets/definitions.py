@@ -15,6 +15,7 @@ with quick_imports():
     from rollup_assets.defs.report import Watcher
     from rollup_assets.defs.resources import resources
     from rollup_assets.defs.schedules import batches_schedule
+    from rollup_assets.defs.sensors import raw_files_sensor
     from rollup_assets.settings import Settings, load_settings
 
 
@@ -34,6 +35,7 @@ def build_definitions(settings: Settings | None = None, *, watcher: Watcher | No
         assets=all_assets(settings, watcher or Watcher()),
         jobs=[job],
         schedules=[batches_schedule(job)],
+        sensors=[raw_files_sensor(settings, job)],
         resources=resources(settings),
         # One process a run: the kernels are loaded once, and the engine's threads are the only ones.
         executor=dg.in_process_executor,

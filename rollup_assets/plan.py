@@ -8,8 +8,8 @@ anything stays out.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 from rollup_assets.batches import Batch
 from rollup_assets.errors import RollupError
@@ -17,14 +17,17 @@ from rollup_assets.pipeline import Pipeline
 from rollup_assets.scope import Scope, for_each, missing_before
 from rollup_assets.steps.changes import FileChange, InputChange, file_changes
 from rollup_assets.steps.planning import content_parameters
-from rollup_assets.steps.publish import reasons_to_publish
+from rollup_assets.steps.publish import check_history, reasons_to_publish
 from rollup_assets.steps.repartition import current_stage, is_over_limit, reasons_to_stage
 from rollup_assets.steps.results import CODE_VERSION, Waiting
 from rollup_assets.steps.rollup import RollupInputs, find_inputs, reasons_to_roll_up
 from rollup_assets.storage.filesystems import in_parallel
-from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Manifest, Stage
+from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Manifest, StageReadOnce
 from rollup_assets.storage.raw_files import count_rows
 from rollup_assets.storage.storage_errors import explains_storage_errors
+
+if TYPE_CHECKING:
+    from pyiceberg.table import Table
 
 Verdict = Literal["yes", "if it changes", "no"]
 _NOT_KNOWN_YET = "not known yet"
@@ -57,7 +60,7 @@ class PartitionPlan:
     waiting_for: tuple[str, ...] = ()
     """What would have to be staged first, and is not part of the backfill: nothing would be rolled up or published."""
     problem: str | None = None
-    """Why rolling up would fail, with the command that mends it."""
+    """Why rolling up or publishing would fail, with the command that mends it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,22 +85,23 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class _StageToBe(Stage):
-    """The stage as it will be when some batches are staged, as far as that can be told; each manifest is read once."""
+class _InTable:
+    """What the table has of a published batch."""
 
-    read_already: dict[tuple[str, Batch], Manifest | None] = field(default_factory=dict)
+    rows: Mapping[int, int]
+    """By resolution in ms."""
+    problem: str | None = None
+    """Why nothing may be published over it."""
 
-    def read(self, asset: str, batch: Batch) -> Manifest | None:
-        """The manifest of a partition, or what stands for one that would be made."""
-        if (asset, batch) not in self.read_already:
-            # Slots make this class anew, so that super() would look in the wrong one.
-            self.read_already[asset, batch] = Stage.read(self, asset, batch)
-        return self.read_already[asset, batch]
+
+@dataclass(frozen=True, slots=True)
+class _StageToBe(StageReadOnce):
+    """The stage as it will be when some batches are staged, as far as that can be told."""
 
     def will_have(self, pipeline: Pipeline, batch: Batch, rows: int) -> None:
         """A batch would be staged from files with so many rows."""
         for asset in (REPARTITIONED, PARTIAL_POINTS):
-            self.read_already[asset, batch] = Manifest(
+            self.known[asset, batch] = Manifest(
                 asset=asset,
                 partition=batch.key,
                 attempt=_NOT_KNOWN_YET,
@@ -121,8 +125,8 @@ def plan(pipeline: Pipeline, scope: Scope) -> Plan:
     to_be = _StageToBe(pipeline.stage.root)
     staging = _stagings(pipeline, [*before, *scope.asked], to_be)
     rolling = [*scope.asked, *scope.trailing]
-    published = [batch for batch in rolling if to_be.read(ROLLUP_TABLE, batch) is not None]
-    live = _live_rows(pipeline, published)
+    receipts = {batch: found for batch in rolling if (found := to_be.read(ROLLUP_TABLE, batch)) is not None}
+    live = _in_table(pipeline, receipts)
 
     def rolled(batch: Batch) -> PartitionPlan:
         staged = staging.get(batch) or _as_staged(to_be, batch)
@@ -159,7 +163,7 @@ def _as_staged(to_be: _StageToBe, batch: Batch) -> PartitionPlan:
     return PartitionPlan(batch.key, raw_rows=staged.counters["rows_read"] if staged else None)
 
 
-def _roll_up_and_publish(pipeline: Pipeline, batch: Batch, staged: PartitionPlan, live: Mapping[int, int] | None) -> PartitionPlan:
+def _roll_up_and_publish(pipeline: Pipeline, batch: Batch, staged: PartitionPlan, live: _InTable | None) -> PartitionPlan:
     rollups, receipt = pipeline.stage.read(ROLLUPS, batch), pipeline.stage.read(ROLLUP_TABLE, batch)
     known = replace(staged, rollup_rows=rollups.rows if rollups else None)
     try:
@@ -173,11 +177,11 @@ def _roll_up_and_publish(pipeline: Pipeline, batch: Batch, staged: PartitionPlan
         return replace(known, roll_up=rolled, problem=lost)
     if rollups is None:
         published = PlannedStep("yes", ("there are no rollups of it yet",))
-    elif reasons := reasons_to_publish(receipt, rollups, live):
+    elif reasons := reasons_to_publish(receipt, rollups, live.rows if live else None):
         published = PlannedStep("yes", tuple(reasons))
     else:
         published = PlannedStep("no" if rolled.verdict == "no" else "if it changes")
-    return replace(known, roll_up=rolled, publish=published)
+    return replace(known, roll_up=rolled, publish=published, problem=live.problem if live else None)
 
 
 def _lost_inputs(pipeline: Pipeline, batch: Batch, inputs: RollupInputs) -> str | None:
@@ -207,9 +211,9 @@ def _rolling_up(reasons: list[InputChange | str]) -> PlannedStep:
     return PlannedStep("if it changes" if depends else "no", tuple(depends))
 
 
-def _live_rows(pipeline: Pipeline, published: list[Batch]) -> dict[Batch, dict[int, int]]:
-    """Rows by resolution that the table has of published batches; without any, nobody asks the catalog."""
-    if not published:
+def _in_table(pipeline: Pipeline, receipts: Mapping[Batch, Manifest]) -> dict[Batch, _InTable]:
+    """What the table has of published batches; without any, nobody asks the catalog."""
+    if not receipts:
         return {}
     from rollup_assets.iceberg.catalog import open_catalog
     from rollup_assets.iceberg.reading import range_counts
@@ -218,6 +222,16 @@ def _live_rows(pipeline: Pipeline, published: list[Batch]) -> dict[Batch, dict[i
     with open_catalog(pipeline.settings) as catalog:
         table = load_table(catalog, pipeline.settings)
         if table is None:
-            return {batch: {} for batch in published}
+            return {batch: _InTable({}) for batch in receipts}
         check_table(table, pipeline.settings)
-        return {batch: range_counts(table, batch).rows for batch in published}
+        return {
+            batch: _InTable(range_counts(table, batch).rows, _history_problem(receipt, table, batch)) for batch, receipt in receipts.items()
+        }
+
+
+def _history_problem(receipt: Manifest, table: Table, batch: Batch) -> str | None:
+    try:
+        check_history(receipt, table, batch)
+    except RollupError as error:
+        return str(error)
+    return None

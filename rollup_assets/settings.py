@@ -192,6 +192,9 @@ class Settings(BaseSettings):
     value_type: Literal["long", "double"] = Field(default="long", description="long (long_value, int64) or double (double_value, float64)")
     quarantine_limit: float = Field(default=0.01, ge=0.0, le=1.0, description="share of rows above which a batch fails")
     quarantine_files: int = Field(default=0, ge=0, description="bad files tolerated in a batch")
+    sensor_settle: int = Field(
+        default=120_000, description="how long in ms raw files have to stay the same before the sensor asks for them"
+    )
     raw_layout: str = Field(
         default="year=%Y/month=%m/day=%d/hour=%H", description="folder of a batch in the landing zone, strftime of its start"
     )
@@ -240,7 +243,7 @@ class Settings(BaseSettings):
                 continue
         raise ValueError(f"{value!r} is not a day; write it as 2026-01-01, or as a partition key such as 2026-01-01-06:00")
 
-    @field_validator("batch", "lookback", mode="before")
+    @field_validator("batch", "lookback", "sensor_settle", mode="before")
     @classmethod
     def _parse_durations(cls, value: object) -> object:
         return parse_duration(value) if isinstance(value, str) else value
@@ -310,6 +313,8 @@ class Settings(BaseSettings):
                 f"ROLLUP_LOOKBACK={format_duration(self.lookback)} is longer than ROLLUP_BATCH={format_duration(self.batch)}; "
                 "shorten the lookback or lengthen the batch"
             )
+        if self.sensor_settle < 0:
+            raise ValueError(f"ROLLUP_SENSOR_SETTLE={self.sensor_settle} is negative; leave it out, or write a duration such as 2m")
         if self.memory < MINIMUM_MEMORY:
             raise ValueError(
                 f"ROLLUP_MEMORY={self.memory} is below {MINIMUM_MEMORY // 2**20}MiB, the least the local engine works with; raise it"

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -210,6 +211,17 @@ def test_a_second_backfill_changes_nothing(ready: Run) -> None:
     before = ready("status", "--json")
     ready("backfill", FIRST, LAST)
     assert ready("status", "--json") == before
+
+
+def test_a_partition_whose_points_are_all_gone_publishes_an_empty_range(run: Run, tmp_path: Path) -> None:
+    run("generate", "--hours", 1, "--series", 20, "--files", 1)
+    run("backfill", FIRST, FIRST)
+    count = "select count(*) as rows from rollups"
+    assert run("sql", count, "--json")[0]["rows"] > 0
+    shutil.rmtree(tmp_path / "raw_datapoints/year=2026/month=01/day=01/hour=00")
+    assert run("backfill", FIRST, FIRST, "--json")["published"] == [FIRST, "2026-01-01-01:00", "2026-01-01-02:00"]
+    assert run("sql", count, "--json") == [{"rows": 0}]
+    assert run("plan", FIRST, FIRST, "--json")["nothing_to_do"] is True
 
 
 def test_status_shows_each_partition(ready: Run) -> None:

@@ -11,7 +11,7 @@ import json
 import posixpath
 import uuid
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import xxhash
@@ -276,6 +276,20 @@ class Stage:
         # One request for a thousand objects instead of one for each partition.
         paths = (file.path[len(root.path) :].strip("/").split("/") for file in root.files())
         return sorted(parts[0] for parts in paths if len(parts) == 2 and parts[1] == "manifest.json")
+
+
+@dataclass(frozen=True, slots=True)
+class StageReadOnce(Stage):
+    """The stage as it was when somebody looked at it: every manifest is read once. For those who look and do not write."""
+
+    known: dict[tuple[str, Batch], Manifest | None] = field(default_factory=dict)
+
+    def read(self, asset: str, batch: Batch) -> Manifest | None:
+        """The manifest of a partition, as it was when it was first asked for."""
+        if (asset, batch) not in self.known:
+            # Slots make this class anew, so that super() would look in the wrong one.
+            self.known[asset, batch] = Stage.read(self, asset, batch)
+        return self.known[asset, batch]
 
 
 def _serialized(manifest: Manifest) -> bytes:

@@ -1,0 +1,280 @@
+"""Which partitions are out of date because of their raw files, and what is to be asked for: one look, and the memory of earlier ones.
+
+A partition whose raw files are not those that were staged is asked to be staged once its files have stayed the same for a while; a
+partition whose rollups were made from other digests than today's is asked to be rolled up and published. Other settings and other code
+ask for nothing: making everything anew is somebody's decision. Whom to ask stays out (``defs.sensors``).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import islice
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from rollup_assets.batches import Batch, BatchCalendar, to_milliseconds
+from rollup_assets.errors import LandingZoneError, RollupError, StageCorruptError
+from rollup_assets.pipeline import Pipeline
+from rollup_assets.scope import following, for_each
+from rollup_assets.steps.changes import input_changes
+from rollup_assets.steps.repartition import current_stage, is_over_limit
+from rollup_assets.steps.results import Waiting
+from rollup_assets.steps.rollup import RollupInputs, find_inputs
+from rollup_assets.storage.landing_zone import version_of
+from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUPS, StageReadOnce
+
+MOST_REQUESTS = 24
+"""Partitions asked to be staged in one look, and as many to be rolled up: the rest follows in the next ones."""
+MOST_REMEMBERED = 1_000
+"""Partitions remembered: those that change, wait to be asked for, are being made, or failed."""
+ALWAYS_SEEN = 24
+"""Newest partitions that every look sees."""
+SECONDS = 5.0
+"""How long a look takes at most, about; the next one goes on where it ended."""
+_AT_A_TIME = 64
+
+
+class Arrival(BaseModel):
+    """Raw files of a partition that are not those that are staged."""
+
+    model_config = ConfigDict(frozen=True)
+
+    version: str
+    since: int
+    """When this version was first seen, epoch milliseconds."""
+    asked: bool = False
+    key: str | None = None
+    """Of the latest request, which may have been for an earlier version."""
+
+
+class Memory(BaseModel):
+    """What one look leaves to the next. Partitions that are up to date are not in it."""
+
+    arrivals: dict[str, Arrival] = {}
+    rollups: dict[str, str] = {}
+    """Partition -> key of its latest request to be rolled up."""
+    position: str | None = None
+    """The partition where the next look goes on."""
+
+    @classmethod
+    def parse(cls, text: str | None) -> Memory:
+        """What was remembered; nothing where it cannot be read, as after an upgrade: then everything is looked at anew."""
+        try:
+            return cls.model_validate_json(text or "{}")
+        except ValidationError:
+            return cls()
+
+
+@dataclass(frozen=True, slots=True)
+class StageRequest:
+    """Raw files that are to be staged."""
+
+    batch: Batch
+    version: str
+    """Data version of the raw files."""
+    files: int
+    bytes: int
+    key: str
+    """The same for the same change: whoever is asked twice need do it once."""
+
+
+@dataclass(frozen=True, slots=True)
+class RollUpRequest:
+    """A partition that is to be rolled up and published."""
+
+    batch: Batch
+    key: str
+
+
+@dataclass(slots=True)
+class Found:
+    """The outcome of a look, in time order."""
+
+    memory: Memory
+    to_stage: list[StageRequest] = field(default_factory=list)
+    to_roll_up: list[RollUpRequest] = field(default_factory=list)
+    unsettled: list[str] = field(default_factory=list)
+    """Partitions whose raw files have not stayed the same for long enough."""
+    problems: dict[str, str] = field(default_factory=dict)
+    """Partition -> why it cannot be looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    version: str
+    files: int
+    bytes: int
+    arrived: bool
+    """Whether the files are not those that are staged, and nobody has found already that they may not be."""
+
+
+def look(
+    pipeline: Pipeline,
+    memory: Memory,
+    now: dt.datetime,
+    *,
+    is_going_on: Callable[[str], bool],
+    clock: Callable[[], float] = time.monotonic,
+) -> Found:
+    """Look at the partitions whose batch has ended, and decide what to ask for.
+
+    Args:
+        pipeline: of the table.
+        memory: of the look before.
+        now: the time.
+        is_going_on: whether what was asked for with a key has not come to its end, good or bad.
+        clock: seconds that pass.
+
+    Raises:
+        StorageError: raw data or stage cannot be read.
+    """
+    last = pipeline.calendar.last_ended(now)
+    if last is None:
+        return Found(memory)
+    return _Look(pipeline, memory, to_milliseconds(now), is_going_on).run(last, clock)
+
+
+class _Look:
+    def __init__(self, pipeline: Pipeline, memory: Memory, now: int, is_going_on: Callable[[str], bool]) -> None:
+        # Every manifest is read once a look: those of a partition are asked for by the ones after it, too.
+        self.pipeline = replace(pipeline, stage=StageReadOnce(pipeline.stage.root))
+        self.now, self.is_going_on = now, is_going_on
+        self.arrivals, self.rollups = dict(memory.arrivals), dict(memory.rollups)
+        self.found = Found(memory)
+        self.seen: dict[Batch, _Seen | None] = {}
+
+    def run(self, last: Batch, clock: Callable[[], float]) -> Found:
+        position = self._see(last, clock)
+        for batch in sorted(self.seen):
+            if seen := self.seen[batch]:
+                self._stage(batch, seen)
+        for batch in sorted(self.seen):
+            if self.seen[batch]:
+                self._roll_up(batch)
+        self.found.memory = Memory(arrivals=self.arrivals, rollups=self.rollups, position=position)
+        return self.found
+
+    def _see(self, last: Batch, clock: Callable[[], float]) -> str:
+        """See what is remembered and newest, then others as long as there is time; returns where to go on."""
+        calendar, reach = self.pipeline.calendar, self.pipeline.settings.reach
+        until = clock() + SECONDS
+        remembered = [batch for key in {*self.arrivals, *self.rollups} if (batch := _batch(calendar, key, last)) is not None]
+        for key in {*self.arrivals, *self.rollups} - {batch.key for batch in remembered}:
+            self.arrivals.pop(key, None)
+            self.rollups.pop(key, None)
+        first = {*remembered, last, *calendar.earlier(last, ALWAYS_SEEN - 1)}
+        first |= {after for batch in remembered for after in following(calendar, batch, reach) if after <= last}
+        self._see_each(first)
+        start = _batch(calendar, self.found.memory.position, last) or calendar.first
+        around = _around(calendar, start, last)
+        while chunk := list(islice(around, _AT_A_TIME)):
+            if clock() >= until:
+                return chunk[0].key
+            self._see_each(batch for batch in chunk if batch not in self.seen)
+        return start.key
+
+    def _see_each(self, batches: Iterable[Batch]) -> None:
+        chosen = sorted(batches)
+        self.seen |= dict(zip(chosen, for_each(self.pipeline, self._see_one, chosen), strict=True))
+
+    def _see_one(self, batch: Batch) -> _Seen | None:
+        try:
+            files, staged = self.pipeline.landing_zone.files(batch), current_stage(self.pipeline, batch)
+            version = version_of(files)
+            known = version_of(list(staged.repartitioned.inputs)) if staged else version_of([])
+            arrived = version != known or bool(files and not staged)
+            if arrived and (quarantined := self.pipeline.stage.read(QUARANTINED, batch)):
+                tried = version_of(list(quarantined.inputs)) == version
+                arrived = not (tried and is_over_limit(self.pipeline, batch, quarantined))
+            return _Seen(version, len(files), sum(file.size for file in files), arrived)
+        except (LandingZoneError, StageCorruptError) as error:
+            self.found.problems[batch.key] = str(error)
+            return None
+
+    def _stage(self, batch: Batch, seen: _Seen) -> None:
+        known = self.arrivals.get(batch.key)
+        if not seen.arrived:
+            self.arrivals.pop(batch.key, None)
+            return
+        if known is None and len(self.arrivals) >= MOST_REMEMBERED:
+            return
+        if known is None or known.version != seen.version:
+            known = Arrival(version=seen.version, since=self.now, key=known.key if known else None)
+            self.arrivals[batch.key] = known
+        if known.asked:
+            return
+        if self.now - known.since < self.pipeline.settings.sensor_settle:
+            self.found.unsettled.append(batch.key)
+        elif len(self.found.to_stage) < MOST_REQUESTS and not (known.key and self.is_going_on(known.key)):
+            key = f"stage {batch} {seen.version} {known.since}"
+            self.arrivals[batch.key] = known.model_copy(update={"asked": True, "key": key})
+            self.found.to_stage.append(StageRequest(batch, seen.version, seen.files, seen.bytes, key))
+
+    def _roll_up(self, batch: Batch) -> None:
+        inputs = self._changed_inputs(batch)
+        if inputs is None:
+            self.rollups.pop(batch.key, None)
+            return
+        key = f"roll up {batch} {self._identity(batch, inputs)}"
+        known = self.rollups.get(batch.key)
+        if known == key or len(self.found.to_roll_up) >= MOST_REQUESTS or (known and self.is_going_on(known)):
+            return
+        # What its inputs are about to become would make it stale at once.
+        if any(self._is_about_to_change(of) for of in (batch, *self.pipeline.calendar.earlier(batch, self.pipeline.settings.reach))):
+            return
+        self.rollups[batch.key] = key
+        self.found.to_roll_up.append(RollUpRequest(batch, key))
+
+    def _changed_inputs(self, batch: Batch) -> RollupInputs | None:
+        """What rollups are to be made from; None where they are made from that already, or cannot be, or nothing is staged."""
+        stage = self.pipeline.stage
+        earlier = self.pipeline.calendar.earlier(batch, self.pipeline.settings.reach)
+        if all(stage.read(PARTIAL_POINTS, of) is None for of in (batch, *earlier)):
+            return None
+        try:
+            inputs = find_inputs(self.pipeline, batch)
+            rollups = stage.read(ROLLUPS, batch)
+        except RollupError:
+            return None
+        if isinstance(inputs, Waiting) or (rollups and not input_changes(rollups.upstream, inputs.upstream(batch))):
+            return None
+        return inputs
+
+    def _is_about_to_change(self, batch: Batch) -> bool:
+        if batch not in self.seen:
+            self._see_each([batch])
+        seen, known = self.seen[batch], self.arrivals.get(batch.key)
+        if seen is None or not seen.arrived:
+            return False
+        # Where staging came to a bad end, what was staged before stands until something else arrives.
+        just_asked = any(request.batch == batch for request in self.found.to_stage)
+        return known is None or not known.asked or just_asked or (known.key is not None and self.is_going_on(known.key))
+
+    def _identity(self, batch: Batch, inputs: RollupInputs) -> str:
+        """One digest of what is read: contents, and attempts too, so that content that comes back is asked for again."""
+        read = (
+            (REPARTITIONED, batch, inputs.datapoints),
+            (PARTIAL_POINTS, batch, inputs.own),
+            *((PARTIAL_POINTS, *of) for of in inputs.earlier),
+        )
+        text = "\n".join(f"{asset} {of} {found.digest} {found.attempt}" if found else f"{asset} {of}" for asset, of, found in read)
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _batch(calendar: BatchCalendar, key: str | None, last: Batch) -> Batch | None:
+    """A remembered batch, if there is one today: settings may have changed."""
+    try:
+        found = calendar.batch(key or "")
+    except RollupError:
+        return None
+    return found if found <= last else None
+
+
+def _around(calendar: BatchCalendar, start: Batch, last: Batch) -> Iterator[Batch]:
+    """All batches once, from ``start`` to the last and then from the first on."""
+    yield from calendar.between(start, last)
+    yield from (batch for batch in calendar.between(calendar.first, start) if batch != start)

@@ -1,0 +1,91 @@
+"""``raw_files_sensor``: what arrives late is staged, and what follows from it rolled up, by itself. Stopped until someone starts it.
+
+What is out of date, and when to ask, is in ``rollup_assets.arrivals``; here that becomes events and requests for runs.
+"""
+
+# No `from __future__ import annotations`: Dagster reads the annotations of resources as objects.
+
+import datetime as dt
+from typing import Any
+
+import dagster as dg
+
+from rollup_assets.defs import resources as res
+from rollup_assets.defs.assets.datapoints import STAGED
+from rollup_assets.defs.assets.rollups import IN_ORDER
+from rollup_assets.defs.report import RAW_DATAPOINTS
+from rollup_assets.settings import Settings
+
+NAME = "raw_files_sensor"
+SECONDS_BETWEEN = 30
+RUN_KEY_TAG = "dagster/run_key"
+BEHIND_OTHERS = {"dagster/priority": "-1"}
+"""Tags of its runs: in a queue, the newest batch and whatever people ask for go before what is late anyway."""
+GOING_ON = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+
+def now() -> dt.datetime:
+    """The time; tests have one of their own."""
+    return dt.datetime.now(dt.UTC)
+
+
+def raw_files_sensor(settings: Settings, job: Any) -> dg.SensorDefinition:
+    """The sensor of the job's partitions."""
+
+    @dg.sensor(
+        name=NAME,
+        job=job,
+        minimum_interval_seconds=SECONDS_BETWEEN,
+        default_status=dg.DefaultSensorStatus.STOPPED,
+        description=(
+            "Stages batches whose raw files are new, changed or removed, once these have stayed the same for ROLLUP_SENSOR_SETTLE, one "
+            "run a partition; then rolls up and publishes exactly those partitions whose inputs have other content than before."
+        ),
+    )
+    def look(context: dg.SensorEvaluationContext, storage: res.Storage, catalog: res.Catalog, engine: res.Engine) -> dg.SensorResult:
+        from rollup_assets import arrivals
+
+        pipeline = res.pipeline(settings, storage, catalog, engine)
+        instance = context.instance
+
+        def is_going_on(key: str) -> bool:
+            return instance.get_runs_count(dg.RunsFilter(tags={RUN_KEY_TAG: key}, statuses=GOING_ON)) > 0
+
+        found = arrivals.look(pipeline, arrivals.Memory.parse(context.cursor), now(), is_going_on=is_going_on)
+        for key, problem in found.problems.items():
+            context.log.warning(f"{key} cannot be looked at: {problem}")
+        events: list[dg.AssetObservation | dg.AssetMaterialization] = []
+        for request in found.to_stage:
+            # Staleness follows observations, automation materializations.
+            known: dict[str, Any] = {
+                "asset_key": dg.AssetKey(RAW_DATAPOINTS),
+                "partition": request.batch.key,
+                "metadata": {"files": request.files, "bytes": request.bytes},
+                "tags": {"dagster/data_version": request.version},
+            }
+            events += [dg.AssetObservation(**known), dg.AssetMaterialization(**known)]
+        requests = [
+            dg.RunRequest(
+                run_key=request.key,
+                partition_key=request.batch.key,
+                asset_selection=[dg.AssetKey(asset) for asset in assets],
+                tags=BEHIND_OTHERS,
+            )
+            for assets, wanted in ((STAGED, found.to_stage), (IN_ORDER, found.to_roll_up))
+            for request in wanted
+        ]
+        waiting = f"; raw files of {', '.join(found.unsettled)} may still change" if found.unsettled else ""
+        return dg.SensorResult(
+            run_requests=requests,
+            asset_events=events,
+            cursor=found.memory.model_dump_json(exclude_defaults=True),
+            skip_reason=None if requests else f"nothing to ask for{waiting}",
+        )
+
+    return look

@@ -1,0 +1,262 @@
+"""The sensor: what it reports, which runs it asks for, and that ticks alone bring a late file into the table."""
+
+from __future__ import annotations
+
+import datetime as dt
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from rollup_assets.defs import sensors
+from rollup_assets.defs.report import RAW_DATAPOINTS
+from rollup_assets.defs.resources import resources
+from rollup_assets.pipeline import Pipeline
+from rollup_assets.settings import load_settings
+from rollup_assets.storage.landing_zone import version_of
+from rollup_assets.storage.manifests import REPARTITIONED, ROLLUP_TABLE, ROLLUPS
+from rollup_assets_tests.conftest import SMALL
+from rollup_assets_tests.defs import fake_steps
+from rollup_assets_tests.defs.conftest import PUBLISHING, STAGING, Lab, hour
+from rollup_assets_tests.landing import write_rows
+from rollup_assets_tests.naive import RawRow, accept, rollups_of
+from rollup_assets_tests.strategies import MINUTE
+
+Requests = list[tuple[tuple[str, ...], str]]
+STAGE, PUBLISH = tuple(sorted(STAGING)), tuple(sorted(PUBLISHING))
+
+
+@dataclass
+class Daemon:
+    """What Dagster's daemon does with the sensor: ticks, events, and runs for keys that it has not seen."""
+
+    lab: Lab
+    now: dt.datetime = dt.datetime(2026, 1, 1, 6, 30, tzinfo=dt.UTC)
+    cursor: str | None = None
+    keys: set[str] = field(default_factory=set)
+    asked: Requests = field(default_factory=list)
+    skipped: str | None = None
+
+    def tick(self, minutes: float = 0) -> list[dg.RunRequest]:
+        """Evaluate once; returns the requests, whose runs are not executed yet."""
+        self.now += dt.timedelta(minutes=minutes)
+        defs = self.lab.defs
+        sensor = defs.resolve_sensor_def(sensors.NAME)
+        with dg.build_sensor_context(self.lab.instance, self.cursor, definitions=defs, resources=resources(self.lab.settings)) as context:
+            found = sensor.evaluate_tick(context)
+        self.cursor, self.skipped = found.cursor, found.skip_message
+        for event in found.asset_events:
+            self.lab.instance.report_runless_asset_event(event)
+        requests = [request for request in found.run_requests or () if request.run_key not in self.keys]
+        self.keys.update(str(request.run_key) for request in requests)
+        self.asked += [(assets_of(request), str(request.partition_key)) for request in requests]
+        return requests
+
+    def run(self, request: dg.RunRequest) -> dg.ExecuteInProcessResult:
+        return self.lab.defs.resolve_job_def("batches").execute_in_process(
+            instance=self.lab.instance,
+            raise_on_error=False,
+            partition_key=request.partition_key,
+            asset_selection=list(request.asset_selection or ()),
+            tags={**request.tags, sensors.RUN_KEY_TAG: str(request.run_key)},
+        )
+
+    def until_quiet(self) -> Requests:
+        """Let files settle, then tick and run what is asked for until a tick asks for nothing; returns what was asked."""
+        self.asked.clear()
+        self.tick()
+        minutes = 2.0
+        while requests := self.tick(minutes):
+            minutes = 0.0
+            for request in requests:
+                self.run(request)
+        return list(self.asked)
+
+
+def assets_of(request: dg.RunRequest) -> tuple[str, ...]:
+    return tuple(sorted(key.to_user_string() for key in request.asset_selection or ()))
+
+
+@pytest.fixture
+def daemon(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Daemon:
+    return with_its_time(Daemon(lab), monkeypatch)
+
+
+def with_its_time(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> Daemon:
+    monkeypatch.setattr(sensors, "now", lambda: daemon.now)
+    return daemon
+
+
+# ------------------------------------------------------------------------------------------------------------ what Dagster is told
+
+
+def test_it_is_stopped_until_someone_starts_it(daemon: Daemon) -> None:
+    sensor = daemon.lab.defs.resolve_sensor_def(sensors.NAME)
+    assert sensor.default_status == dg.DefaultSensorStatus.STOPPED
+    assert sensor.description
+    assert [target.job_name for target in sensor.targets] == ["batches"]
+
+
+def test_a_changed_folder_is_reported_with_its_version_and_makes_exactly_what_is_staged_of_it_stale(daemon: Daemon) -> None:
+    lab = daemon.lab
+    lab.land(dict.fromkeys(range(4), 10))
+    lab.run(0, 3)
+    lab.run(4, 5, PUBLISHING)
+    lab.land({1: 20})
+    assert lab.stale(0, 5) == set()
+    assert daemon.tick() == []
+    assert daemon.skipped == f"nothing to ask for; raw files of {hour(1)} may still change"
+    (request,) = daemon.tick(2)
+    assert (assets_of(request), request.partition_key) == (STAGE, hour(1))
+    assert request.tags["dagster/priority"] == "-1"
+    files = Pipeline.from_settings(lab.settings).landing_zone.files(lab.settings.calendar.batch(hour(1)))
+    wanted = dg.AssetRecordsFilter(dg.AssetKey(RAW_DATAPOINTS), asset_partitions=[hour(1)])
+    observation = lab.instance.fetch_observations(wanted, limit=1).records[0].asset_observation
+    (materialization,) = lab.events(RAW_DATAPOINTS)
+    assert observation is not None
+    for event in (observation, materialization):
+        assert (event.tags or {})["dagster/data_version"] == version_of(files)
+        assert (event.partition, event.metadata["files"].value) == (hour(1), 1)
+    assert lab.stale(0, 5) == {(asset, 1) for asset in STAGING}
+    assert daemon.run(request).success
+    assert not lab.stale(0, 5) & {(asset, 1) for asset in STAGING}
+
+
+@pytest.mark.scenario("C4", "L1")
+def test_a_late_file_asks_for_its_partition_and_for_those_that_read_something_else_then(daemon: Daemon) -> None:
+    """In the miniature steps what is left open is as large as before, and the content says what it was made from."""
+    lab = daemon.lab
+    lab.land(dict.fromkeys(range(4), 10))
+    lab.run(0, 3)
+    lab.run(4, 5, PUBLISHING)
+    assert daemon.until_quiet() == []
+    lab.land({1: 20})
+    assert daemon.until_quiet() == [(STAGE, hour(1)), *((PUBLISH, hour(number)) for number in (1, 2, 3))]
+    assert lab.stale(0, 5) == set()
+    assert daemon.until_quiet() == []
+
+
+def test_the_same_content_under_another_version_asks_for_nothing_further(daemon: Daemon) -> None:
+    lab = daemon.lab
+    lab.land(dict.fromkeys(range(4), 10))
+    lab.run(0, 3)
+    lab.run(4, 5, PUBLISHING)
+    fake_steps.land_same(lab.settings, hour(1))
+    assert daemon.until_quiet() == [(STAGE, hour(1))]
+    assert lab.stale(0, 5) == set()
+
+
+def test_a_run_that_failed_is_not_asked_for_again_until_something_else_arrives(daemon: Daemon) -> None:
+    daemon.lab.land({0: "crash"})
+    assert daemon.until_quiet() == [(STAGE, hour(0))]
+    assert daemon.until_quiet() == daemon.until_quiet() == []
+    daemon.lab.land({0: 10})
+    assert daemon.until_quiet() == [(STAGE, hour(0)), *((PUBLISH, hour(number)) for number in (0, 1, 2))]
+
+
+def test_schedule_and_sensor_together_do_nothing_twice(daemon: Daemon) -> None:
+    """The schedule's run of the newest batch, with the sensor's of the same: the second one finds everything as it is."""
+    lab = daemon.lab
+    lab.land({5: 10})
+    daemon.tick()
+    (request,) = daemon.tick(2)
+    assert lab.run(5).success
+    assert daemon.run(request).success
+    assert [event.metadata["unchanged"].value for event in lab.events(REPARTITIONED, 5)] == [True, False]
+    assert daemon.until_quiet() == []
+    lab.land({4: 10})
+    assert daemon.until_quiet() == [(STAGE, hour(4)), (PUBLISH, hour(4)), (PUBLISH, hour(5))]
+    assert lab.run(5).success
+    assert lab.events(ROLLUPS, 5)[0].metadata["unchanged"].value is True
+
+
+def test_runs_that_are_going_on_are_known_by_their_key(daemon: Daemon) -> None:
+    """A change while its partition is being staged is asked for after that run has ended."""
+    lab = daemon.lab
+    lab.land({0: 10})
+    daemon.tick()
+    (request,) = daemon.tick(2)
+    run = lab.instance.create_run_for_job(
+        lab.defs.resolve_job_def("batches"), tags={sensors.RUN_KEY_TAG: str(request.run_key)}, status=dg.DagsterRunStatus.STARTED
+    )
+    lab.land({0: 20})
+    daemon.tick()
+    assert daemon.tick(5) == []
+    lab.instance.report_run_failed(run)
+    assert [each.partition_key for each in daemon.tick()] == [hour(0)]
+
+
+# ------------------------------------------------------------------------------------------------------------- with the real steps
+
+
+@pytest.fixture
+def real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
+    """Nothing in miniature."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield with_its_time(Daemon(Lab(load_settings(home=str(tmp_path), **SMALL), instance)), monkeypatch)
+
+
+def published(pipeline: Pipeline) -> dict[tuple[int, int, int], tuple[int, float, float | None]]:
+    """(series, resolution, label) → count, sum and delta of every row of the table."""
+    from rollup_assets_tests.verification.naive_table import content_of
+
+    return {
+        (row["id"], row["resolution"], round(row["logical_timestamp"].timestamp() * 1000)): (
+            row["count_rollup"],
+            row["sum_rollup"],
+            row["delta_rollup"],
+        )
+        for row in content_of(pipeline).to_pylist()
+    }
+
+
+@pytest.mark.scenario("C4", "L1")
+def test_ticks_alone_bring_late_and_removed_files_into_the_table(real: Daemon) -> None:
+    """From nothing to a table, a late file to its rows, and a folder that was emptied to an empty range; each with no run too many."""
+    pipeline = Pipeline.from_settings(real.lab.settings)
+    hours = [pipeline.calendar.batch(hour(number)) for number in range(4)]
+    files = {
+        batch: {"a.parquet": [RawRow(series, 1, "m", batch.start + 1 + minute * MINUTE, minute) for series in (1, 2) for minute in (5, 45)]}
+        for batch in hours[:2]
+    }
+
+    def expected() -> dict[tuple[int, int, int], tuple[int, float, float | None]]:
+        points = [point for batch, contents in files.items() for point in accept(dict(contents), batch.start, batch.end).points]
+        rows = rollups_of(points, pipeline.settings.resolutions, pipeline.settings.lookback)
+        return {key: (row.count, row.sum, row.delta) for key, row in rows.items()}
+
+    def land(number: int, name: str, rows: list[RawRow]) -> None:
+        write_rows(pipeline, hours[number], name, rows)
+        files[hours[number]][name] = rows
+
+    for batch, contents in files.items():
+        for name, rows in contents.items():
+            write_rows(pipeline, batch, name, rows)
+    first = real.until_quiet()
+    assert sorted(first) == sorted([*((STAGE, hour(number)) for number in (0, 1)), *((PUBLISH, hour(number)) for number in range(4))])
+    assert published(pipeline) == expected()
+
+    snapshot = snapshot_of(pipeline)
+    land(0, "twice.parquet", files[hours[0]]["a.parquet"][:1])
+    assert real.until_quiet() == [(STAGE, hour(0)), (PUBLISH, hour(0))]
+    assert (published(pipeline), snapshot_of(pipeline)) == (expected(), snapshot)
+
+    land(0, "end.parquet", [RawRow(1, 1, "m", hours[0].end - 1, 99)])
+    assert real.until_quiet() == [(STAGE, hour(0)), *((PUBLISH, hour(number)) for number in (0, 1, 2))]
+    assert published(pipeline) == expected()
+
+    shutil.rmtree(pipeline.landing_zone.folder(hours[0]).path)
+    assert real.until_quiet() == [(STAGE, hour(0)), *((PUBLISH, hour(number)) for number in (0, 1, 2))]
+    files[hours[0]] = {}
+    assert published(pipeline) == expected()
+    assert min(label for _, _, label in published(pipeline)) > hours[0].end
+    assert real.until_quiet() == []
+
+
+def snapshot_of(pipeline: Pipeline) -> int:
+    receipt = pipeline.stage.read(ROLLUP_TABLE, pipeline.calendar.first)
+    assert receipt is not None
+    return int(receipt.counters["snapshot_id"])

@@ -1,0 +1,369 @@
+"""What is asked for after raw files have changed, and what is not: looks at a landing zone and a stage, with a clock of the test's own."""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from rollup_assets import arrivals
+from rollup_assets.arrivals import Found, Memory, look
+from rollup_assets.batches import Batch
+from rollup_assets.pipeline import Pipeline
+from rollup_assets.steps.rollup import RollupInputs, find_inputs
+from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUPS, Manifest
+from rollup_assets_tests.conftest import MakePipeline
+from rollup_assets_tests.landing import write_bytes
+from rollup_assets_tests.verification import naive_table
+
+SETTLE = dt.timedelta(minutes=2)
+HOURS = 6
+"""Hours that have ended."""
+
+
+@dataclass
+class World:
+    """A landing zone of files that hold anything, a stage of manifests, and what looks have asked for."""
+
+    pipeline: Pipeline
+    now: dt.datetime = dt.datetime(2026, 1, 1, HOURS, 30, tzinfo=dt.UTC)
+    memory: Memory = field(default_factory=Memory)
+    running: set[str] = field(default_factory=set)
+    attempts: Iterator[int] = field(default_factory=itertools.count)
+
+    def hour(self, number: int) -> Batch:
+        found = self.pipeline.calendar.shifted(self.pipeline.calendar.first, number)
+        assert found is not None
+        return found
+
+    def land(self, number: int, name: str = "a.parquet", content: str = "points") -> None:
+        write_bytes(self.pipeline, self.hour(number), name, content.encode())
+
+    def folder(self, number: int) -> Path:
+        return Path(self.pipeline.landing_zone.folder(self.hour(number)).path)
+
+    def stage(self, number: int, *, points: str = "1", left_open: str = "1") -> None:
+        """The files that are there, with the content digests given."""
+        batch = self.hour(number)
+        for asset, digest in ((QUARANTINED, "q"), (PARTIAL_POINTS, left_open), (REPARTITIONED, points)):
+            counters = {"rows_read": 5, "rows_accepted": 5, "rows_quarantined": 0, "bad_files": 0, "series": 1}
+            before = self.pipeline.stage.read(asset, batch)
+            naive_table.stage(self.pipeline, asset, batch, counters)
+            made = self._read(asset, batch)
+            content = f"{asset} {number} {digest}"
+            # As `Stage.commit` does: the attempt of the same content stays.
+            attempt = before.attempt if before and before.digest == content else str(next(self.attempts))
+            self.pipeline.stage.write(made.model_copy(update={"digest": content, "attempt": attempt}), batch)
+
+    def roll_up(self, number: int) -> None:
+        batch = self.hour(number)
+        inputs = find_inputs(self.pipeline, batch)
+        assert isinstance(inputs, RollupInputs)
+        naive_table.stage(self.pipeline, ROLLUPS, batch, {})
+        self.pipeline.stage.write(self._read(ROLLUPS, batch).model_copy(update={"upstream": inputs.upstream(batch)}), batch)
+
+    def _read(self, asset: str, batch: Batch) -> Manifest:
+        manifest = self.pipeline.stage.read(asset, batch)
+        assert manifest is not None
+        return manifest
+
+    def tick(self, minutes: float = 0, **options: object) -> Found:
+        self.now += dt.timedelta(minutes=minutes)
+        found = look(self.pipeline, self.memory, self.now, is_going_on=self.running.__contains__, **options)  # type: ignore[arg-type]
+        self.memory = Memory.parse(found.memory.model_dump_json(exclude_defaults=True))
+        return found
+
+    def asked(self, minutes: float = 0) -> tuple[list[int], list[int]]:
+        """Hours asked to be staged, and to be rolled up."""
+        found = self.tick(minutes)
+        return [request.batch.start_time.hour for request in found.to_stage], [
+            request.batch.start_time.hour for request in found.to_roll_up
+        ]
+
+
+@pytest.fixture
+def world(tmp_path: Path, make_pipeline: MakePipeline) -> World:
+    """Four hours staged and rolled up, with the two after them."""
+    world = World(make_pipeline(tmp_path))
+    for number in range(4):
+        world.land(number)
+        world.stage(number)
+    for number in range(HOURS):
+        world.roll_up(number)
+    assert world.asked() == world.asked(5) == ([], [])
+    return world
+
+
+# ------------------------------------------------------------------------------------------------------------------------ staging
+
+
+@pytest.mark.scenario("L1")
+def test_a_late_file_is_asked_for_once_when_its_folder_has_stayed_the_same(world: World) -> None:
+    world.land(1, "late-0.parquet")
+    assert world.asked() == ([], [])
+    world.land(1, "late-1.parquet")
+    world.land(1, "late-2.parquet")
+    assert world.tick(1.9).unsettled == [world.hour(1).key]
+    assert world.asked(1.9) == ([], [])
+    assert world.asked(0.1) == ([1], [])
+    assert world.asked(10) == ([], [])
+
+
+def test_a_folder_that_is_being_filled_is_left_alone(world: World) -> None:
+    for number in range(10):
+        world.land(1, f"late-{number}.parquet")
+        assert world.asked(1) == ([], [])
+    assert world.asked(2) == ([1], [])
+
+
+def test_any_change_of_the_files_is_seen_and_nothing_else(world: World) -> None:
+    world.land(0, content="other points")
+    world.land(1, "another.parquet")
+    (world.folder(2) / "a.parquet").rename(world.folder(2) / "b.parquet")
+    shutil.rmtree(world.folder(3))
+    world.land(5, "_SUCCESS")
+    world.tick()
+    assert world.asked(2) == ([0, 1, 2, 3], [])
+
+
+def test_a_change_that_was_undone_is_forgotten(world: World) -> None:
+    world.land(1, "late.parquet")
+    world.tick()
+    (world.folder(1) / "late.parquet").unlink()
+    assert world.asked(2) == ([], [])
+    assert world.memory.arrivals == {}
+
+
+def test_batches_that_have_not_ended_are_not_asked_for(world: World) -> None:
+    world.land(HOURS)
+    world.tick()
+    assert world.asked(2) == ([], [])
+    world.tick(60)
+    assert world.asked(2) == ([HOURS], [])
+
+
+def test_a_request_has_the_data_version_and_the_size_of_the_files(world: World) -> None:
+    from rollup_assets.storage.landing_zone import version_of
+
+    world.land(1, "late.parquet", "1234")
+    world.tick()
+    (request,) = world.tick(2).to_stage
+    assert request.version == version_of(world.pipeline.landing_zone.files(world.hour(1)))
+    assert (request.files, request.bytes) == (2, 4 + len("points"))
+
+
+def test_what_failed_is_asked_for_again_only_with_another_version_and_then_by_another_key(world: World) -> None:
+    keys = []
+    for name in ("one", "two", "one"):
+        world.land(1, "late.parquet", name)
+        assert world.asked() == ([], [])
+        (request,) = world.tick(2).to_stage
+        keys.append(request.key)
+        for _ in range(3):
+            assert world.asked(10) == ([], [])  # the run failed; nobody staged anything
+    assert len(set(keys)) == 3
+
+
+def test_files_that_change_while_they_are_staged_are_asked_for_after_that_run(world: World) -> None:
+    world.land(1, "late.parquet")
+    world.tick()
+    (request,) = world.tick(2).to_stage
+    world.running.add(request.key)
+    world.land(1, "later.parquet")
+    world.tick()
+    assert world.asked(5) == ([], [])
+    world.running.clear()
+    assert world.asked() == ([1], [])
+
+
+def test_files_that_are_over_the_quarantine_limit_are_not_tried_again_unless_it_is_raised(
+    world: World, make_pipeline: MakePipeline
+) -> None:
+    """Another run has found that out; the sensor need not."""
+    world.land(1, "bad.parquet")
+    counters = {"rows_read": 0, "rows_quarantined": 0, "bad_files": 1, "reasons": {"unreadable_file": 0}}
+    naive_table.stage(world.pipeline, QUARANTINED, world.hour(1), counters)
+    world.tick()
+    assert world.asked(2) == ([], [])
+    world.pipeline = make_pipeline(world.pipeline.settings.home, quarantine_files=1)
+    world.tick()
+    assert world.asked(2) == ([1], [])
+
+
+def test_other_settings_ask_for_nothing(world: World, make_pipeline: MakePipeline) -> None:
+    for other in ({"parquet_encoding": "compatible"}, {"lookback": "30m"}):
+        world.pipeline = make_pipeline(world.pipeline.settings.home, **other)
+        assert world.asked(5) == ([], [])
+
+
+# ----------------------------------------------------------------------------------------------------------- what follows from it
+
+
+def restage(world: World, number: int, **content: str) -> None:
+    world.land(number, "late.parquet")
+    world.tick()
+    assert world.asked(2) == ([number], [])
+    world.stage(number, **content)
+
+
+@pytest.mark.parametrize(
+    ("content", "follow"),
+    [({}, []), ({"points": "2"}, [1]), ({"left_open": "2"}, [1, 2, 3]), ({"points": "2", "left_open": "2"}, [1, 2, 3])],
+    ids=["the same", "what it accepted", "what it leaves open", "both"],
+)
+@pytest.mark.scenario("C4")
+def test_only_what_read_something_else_is_rolled_up_again(world: World, content: dict[str, str], follow: list[int]) -> None:
+    restage(world, 1, **content)
+    assert world.asked() == ([], follow)
+    assert world.asked(5) == ([], [])
+    for number in follow:
+        world.roll_up(number)
+    assert world.asked() == ([], [])
+    assert world.memory == Memory(position=world.memory.position)
+
+
+def test_the_first_partitions_are_staged_and_then_rolled_up_with_those_after_them(tmp_path: Path, make_pipeline: MakePipeline) -> None:
+    world = World(make_pipeline(tmp_path))
+    world.land(1)
+    world.land(2)
+    world.tick()
+    assert world.asked(2) == ([1, 2], [])
+    world.stage(1)
+    world.running.update(arrival.key for arrival in world.memory.arrivals.values() if arrival.key)
+    assert world.asked() == ([], [1])  # 2 is still being staged
+    world.stage(2)
+    world.running.clear()
+    assert world.asked() == ([], [2, 3, 4])
+
+
+def test_rollups_wait_for_inputs_that_are_about_to_change_but_not_for_failed_ones(world: World) -> None:
+    restage(world, 2, left_open="2")
+    world.land(1, "late.parquet")
+    assert world.asked() == ([], [4])  # 4 reads 2 and 3; 2 and 3 read 1, too
+    (request,) = world.tick(2).to_stage
+    world.running.add(request.key)
+    assert world.asked() == ([], [])
+    world.running.clear()  # it failed: what was staged of 1 before stands
+    assert world.asked() == ([], [2, 3])
+
+
+def test_content_that_comes_back_is_asked_for_by_another_key(world: World) -> None:
+    keys = []
+    for content in ("2", "1", "2"):
+        world.stage(1, points=content)
+        (request,) = world.tick().to_roll_up
+        keys.append(request.key)
+        world.roll_up(1)
+    assert len(set(keys)) == 3
+
+
+def test_rollups_that_failed_are_asked_for_again_only_with_other_inputs(world: World) -> None:
+    world.stage(1, points="2")
+    assert world.asked() == ([], [1])
+    assert world.asked(10) == world.asked(10) == ([], [])
+    world.stage(1, points="3")
+    assert world.asked() == ([], [1])
+
+
+def test_one_rollup_of_a_partition_is_asked_for_at_a_time(world: World) -> None:
+    world.stage(1, points="2")
+    (request,) = world.tick().to_roll_up
+    world.running.add(request.key)
+    world.stage(1, points="3")
+    assert world.asked() == ([], [])
+    world.running.clear()
+    assert world.asked() == ([], [1])
+
+
+@pytest.mark.scenario("C3")
+def test_a_partition_whose_predecessor_is_not_staged_is_not_asked_for(tmp_path: Path, make_pipeline: MakePipeline) -> None:
+    world = World(make_pipeline(tmp_path))
+    world.land(0)
+    world.land(1)
+    world.stage(1)
+    assert world.asked() == ([], [3])  # it has no points of its own, and reads 1 and 2
+    assert world.asked(2) == ([0], [])
+    world.stage(0)
+    assert world.asked() == ([], [0, 1, 2])
+
+
+# ------------------------------------------------------------------------------------------------------------------------- bounds
+
+
+def test_a_look_asks_for_so_many_partitions_and_the_next_ones_for_the_rest(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrivals, "MOST_REQUESTS", 2)
+    for number in range(4):
+        world.land(number, "late.parquet")
+    world.tick()
+    assert [world.asked(2), world.asked(), world.asked()] == [([0, 1], []), ([2, 3], []), ([], [])]
+    for number in range(4):
+        world.stage(number, left_open="2")
+    assert [world.asked(), world.asked(), world.asked(), world.asked()] == [([], [0, 1]), ([], [2, 3]), ([], [4, 5]), ([], [])]
+
+
+def test_what_is_remembered_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrivals, "MOST_REMEMBERED", 2)
+    for number in range(4):
+        world.land(number, "late.parquet")
+    world.tick()
+    assert len(world.memory.arrivals) == 2
+    assert world.asked(2) == ([0, 1], [])
+    world.stage(0)
+    world.stage(1)
+    world.tick()
+    world.tick()
+    assert world.asked(2) == ([2, 3], [])
+
+
+def test_a_look_ends_in_time_and_the_next_one_goes_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the newest partition always, and everything sooner or later."""
+    monkeypatch.setattr(arrivals, "ALWAYS_SEEN", 1)
+    monkeypatch.setattr(arrivals, "_AT_A_TIME", 2)
+    for number in range(4):
+        world.land(number, "late.parquet")
+    world.land(HOURS - 1)
+
+    def until_the_second_chunk() -> Iterator[float]:
+        yield from (0, 0)
+        while True:
+            yield arrivals.SECONDS
+
+    def tick() -> list[str]:
+        return sorted(world.tick(clock=until_the_second_chunk().__next__).memory.arrivals)
+
+    hours = [world.hour(number).key for number in range(HOURS)]
+    assert tick() == [*hours[:2], hours[5]]
+    assert world.memory.position == hours[2]
+    assert tick() == [*hours[:4], hours[5]]
+    assert tick() == [*hours[:4], hours[5]]
+    assert world.memory.position == hours[0]
+
+
+def test_a_memory_that_cannot_be_read_or_is_of_other_partitions_is_none(world: World) -> None:
+    assert Memory.parse(None) == Memory.parse("") == Memory.parse("no JSON") == Memory.parse('{"arrivals": 3}') == Memory()
+    world.memory = Memory(
+        arrivals={"2026-01-01-00:30": arrivals.Arrival(version="a", since=0), "no partition": arrivals.Arrival(version="a", since=0)},
+        rollups={"2999-01-01-00:00": "key"},
+        position="2999-01-01-00:00",
+    )
+    assert world.asked() == ([], [])
+    assert world.memory == Memory(position=world.hour(0).key)
+
+
+def test_before_the_first_batch_has_ended_there_is_nothing_to_look_at(world: World) -> None:
+    world.now = dt.datetime(2026, 1, 1, 0, 30, tzinfo=dt.UTC)
+    assert world.asked() == ([], [])
+
+
+def test_a_partition_that_cannot_be_looked_at_is_named_and_stops_no_other(world: World) -> None:
+    (Path(world.pipeline.stage.folder(REPARTITIONED, world.hour(0)).path) / "manifest.json").write_text("{")
+    world.land(3, "late.parquet")
+    found = world.tick()
+    assert list(found.problems) == [world.hour(0).key]
+    assert "is not a manifest" in found.problems[world.hour(0).key]
+    assert world.asked(2) == ([3], [])
