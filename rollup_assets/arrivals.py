@@ -184,6 +184,7 @@ class _Look:
     def _see_one(self, batch: Batch) -> _Seen | None:
         try:
             files, staged = self.pipeline.landing_zone.files(batch), current_stage(self.pipeline, batch)
+            self.pipeline.stage.read(ROLLUPS, batch)  # side by side with those of other batches: it is asked for soon
             version = version_of(files)
             known = version_of(list(staged.repartitioned.inputs)) if staged else version_of([])
             arrived = version != known or bool(files and not staged)

@@ -166,7 +166,7 @@ CHANGES: list[Change] = [
     lost(ROLLUPS, "manifest.json"),
     lost(ROLLUP_TABLE, "manifest.json"),
 ]
-SETTINGS: list[dict[str, Any]] = [{}, {"lookback": "30m"}, {"parquet_encoding": "compatible"}, {"resolutions": "1m,1h"}]
+SETTINGS: list[dict[str, Any]] = [{}, {"lookback": "30m"}, {"parquet_encoding": "compatible"}]
 
 
 @dataclass
@@ -327,6 +327,14 @@ def test_settings_and_code_are_told(site: Site, monkeypatch: pytest.MonkeyPatch)
     (first, *_) = plan(pipeline, scope(pipeline, 0, 0)).partitions
     assert first.stage.reasons == ("datapoints: made by code version 2, this is 99",)
     assert first.roll_up.reasons[0] == "rollups: made by code version 2, this is 99"
+
+
+def test_settings_that_the_table_refuses_are_refused_as_by_a_backfill(site: Site) -> None:
+    from rollup_assets.errors import TableMismatchError
+
+    pipeline = site.fresh(resolutions="1m,1h")
+    with pytest.raises(TableMismatchError, match="ROLLUP_RESOLUTIONS"):
+        plan(pipeline, scope(pipeline, 0, 0))
 
 
 def test_a_trailing_partition_that_is_not_staged_waits_and_the_one_after_it_too(site: Site) -> None:

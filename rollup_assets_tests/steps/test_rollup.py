@@ -490,6 +490,7 @@ def test_upstream_names_the_digests_that_were_read(tmp_path: Path) -> None:
         assert {key: digest for key, digest in manifest.upstream[PARTIAL_POINTS].items() if digest or key in expected} == expected
 
 
+@pytest.mark.scenario("C4", "L1")
 def test_a_late_point_changes_its_batch_and_at_most_the_two_after_it(tmp_path: Path) -> None:
     """The last point of batch 1 is in windows that 2 publishes, and the step from it in one that 3 does; 0 and 4 are not even new."""
     grid = Grid(TODAY, HOUR, 5, RESOLUTIONS, HOUR)
@@ -545,6 +546,7 @@ def prepare(pipeline: Pipeline, conditions: dict[Batch, str]) -> None:
             stage(pipeline, batch)
 
 
+@pytest.mark.scenario("C3")
 @pytest.mark.parametrize("two_back", [STAGED, RAW_ONLY, NOTHING])
 @pytest.mark.parametrize("one_back", [STAGED, RAW_ONLY, NOTHING])
 @pytest.mark.parametrize("here", [STAGED, RAW_ONLY, NOTHING])
@@ -643,6 +645,7 @@ def test_a_staged_empty_neighbour_is_fine(make_pipeline: MakePipeline, tmp_path:
     assert_same(found, {key: row for key, row in naive.rollups_of(points, RESOLUTIONS, HOUR).items() if t.start <= row.label < t.end})
 
 
+@pytest.mark.scenario("C3")
 def test_waiting_ends_when_the_neighbour_is_staged(make_pipeline: MakePipeline, tmp_path: Path) -> None:
     from rollup_assets.steps.results import Waiting
 
