@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from rollup_assets.batches import Batch
 from rollup_assets.errors import RollupError
+from rollup_assets.history.rejections import refusal
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.scope import Scope, for_each, missing_before
 from rollup_assets.steps.changes import FileChange, InputChange, file_changes
@@ -59,6 +60,8 @@ class PartitionPlan:
     """Rows of the rollups as they are staged, at all resolutions; None: never rolled up."""
     waiting_for: tuple[str, ...] = ()
     """What would have to be staged first, and is not part of the backfill: nothing would be rolled up or published."""
+    refused: str | None = None
+    """Why the rollups that are staged would not be published: they were rolled back."""
     problem: str | None = None
     """Why rolling up or publishing would fail, with the command that mends it."""
 
@@ -177,11 +180,12 @@ def _roll_up_and_publish(pipeline: Pipeline, batch: Batch, staged: PartitionPlan
         return replace(known, roll_up=rolled, problem=lost)
     if rollups is None:
         published = PlannedStep("yes", ("there are no rollups of it yet",))
-    elif reasons := reasons_to_publish(receipt, rollups, live.rows if live else None):
+    elif reasons := reasons_to_publish(batch, receipt, rollups, live.rows if live else None):
         published = PlannedStep("yes", tuple(reasons))
     else:
         published = PlannedStep("no" if rolled.verdict == "no" else "if it changes")
-    return replace(known, roll_up=rolled, publish=published, problem=live.problem if live else None)
+    refused = refusal(receipt, rollups, batch) if rollups else None
+    return replace(known, roll_up=rolled, publish=published, refused=refused, problem=live.problem if live else None)
 
 
 def _lost_inputs(pipeline: Pipeline, batch: Batch, inputs: RollupInputs) -> str | None:

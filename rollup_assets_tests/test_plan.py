@@ -18,7 +18,7 @@ from rollup_assets.errors import RollupError
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.plan import PartitionPlan, Plan, plan
 from rollup_assets.scope import Scope, missing_before, scope_of
-from rollup_assets.steps.results import Waiting
+from rollup_assets.steps.results import CODE_VERSION, Waiting
 from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Manifest
 from rollup_assets_tests.conftest import MakePipeline
 from rollup_assets_tests.landing import write_bytes, write_rows
@@ -325,8 +325,8 @@ def test_settings_and_code_are_told(site: Site, monkeypatch: pytest.MonkeyPatch)
     pipeline = site.fresh()
     monkeypatch.setattr("rollup_assets.steps.changes.CODE_VERSION", "99")
     (first, *_) = plan(pipeline, scope(pipeline, 0, 0)).partitions
-    assert first.stage.reasons == ("datapoints: made by code version 2, this is 99",)
-    assert first.roll_up.reasons[0] == "rollups: made by code version 2, this is 99"
+    assert first.stage.reasons == (f"datapoints: made by code version {CODE_VERSION}, this is 99",)
+    assert first.roll_up.reasons[0] == f"rollups: made by code version {CODE_VERSION}, this is 99"
 
 
 def test_settings_that_the_table_refuses_are_refused_as_by_a_backfill(site: Site) -> None:
@@ -363,6 +363,19 @@ def test_a_table_that_lost_its_rows_is_filled_again(site: Site) -> None:
     planned = compared(pipeline, scope(pipeline, 1, 2))
     assert verdicts(planned)[:2] == [("no", "no", "yes")] * 2
     assert planned.partitions[0].publish.reasons == ("the table has 0 rows of the batch instead of 21",)
+
+
+def test_what_was_rolled_back_is_told_and_stays_out_until_something_changes(site: Site) -> None:
+    from rollup_assets.history.rollback import rollback
+
+    pipeline = site.fresh()
+    rollback(pipeline, hour(pipeline, 1).key)
+    planned = compared(pipeline, scope(pipeline, 1, 1))
+    assert planned.nothing_to_do
+    assert "were rolled back" in str(planned.partitions[0].refused)
+    late_file(pipeline, hour(pipeline, 1))
+    planned = compared(pipeline, scope(pipeline, 1, 1))
+    assert verdicts(planned)[0] == ("yes", MAYBE, MAYBE)
 
 
 def test_files_that_were_over_the_limit_before_are_told_so(site: Site) -> None:

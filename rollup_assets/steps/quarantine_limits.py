@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rollup_assets.batches import Batch
 from rollup_assets.settings import Settings
 from rollup_assets.storage.allowances import Allowance, read_allowances
 from rollup_assets.storage.manifests import Manifest, Stage
-from rollup_assets.storage.quarantine import Tally, tallies
+
+if TYPE_CHECKING:
+    from rollup_assets.storage.quarantine import Tally
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,9 @@ def allowed_in(stage: Stage, batch: Batch, quarantined: Manifest, settings: Sett
     decisions = read_allowances(stage, batch)
     if not decisions:
         return NOTHING
+    # It imports numpy, and whoever loads the code location imports this module.
+    from rollup_assets.storage.quarantine import tallies
+
     stage.require_complete(quarantined, batch)
     return covered(decisions, tallies(stage, batch, quarantined))
 
