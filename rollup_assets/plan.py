@@ -191,7 +191,7 @@ def _roll_up_and_publish(pipeline: Pipeline, batch: Batch, staged: PartitionPlan
 def _lost_inputs(pipeline: Pipeline, batch: Batch, inputs: RollupInputs) -> str | None:
     """Why what is staged cannot be read; what would be staged will be whole."""
     for of, manifest in ((batch, inputs.datapoints), (batch, inputs.own), *inputs.earlier):
-        if manifest:
+        if manifest and manifest.digest != _NOT_KNOWN_YET:
             try:
                 pipeline.stage.require_complete(manifest, of)
             except RollupError as error:
