@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rollup_assets.batches import Batch
 from rollup_assets.settings import Settings
@@ -39,6 +39,31 @@ class RawCounts:
     """Paths relative to the landing zone."""
 
 
+class TrialReader:
+    """A database of its own for queries of files that may be damaged, or hostile: some leave a database of DuckDB unusable."""
+
+    def __init__(self, connect: Callable[[], DuckDBPyConnection]) -> None:
+        self._connect = connect
+        self._db: DuckDBPyConnection | None = None
+
+    def rows(self, query: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """The answer; duckdb.Error if there is none."""
+        import duckdb
+
+        self._db = self._db or self._connect()
+        try:
+            return self._db.execute(query, list(parameters)).fetchall()
+        except (duckdb.InternalException, duckdb.FatalException):
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Give its memory back; the next query makes it anew."""
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+
 class RawPoints:
     """The points of a few batches, each a temporary table of DuckDB named by :meth:`table`.
 
@@ -52,10 +77,12 @@ class RawPoints:
         settings: Settings,
         landing_zone: LandingZone,
         scratch: Path,
-        left_out: Callable[[Batch], set[str]] = lambda _: set(),
+        trial: TrialReader,
+        left_out: Callable[[Batch], set[str]],
     ) -> None:
-        """``left_out``: paths of a batch's files that are bad, and not to be opened."""
+        """``trial``: opens files first; ``left_out``: paths of a batch's files that are bad, and not to be opened."""
         self._db = db
+        self._trial = trial
         self._left_out = left_out
         self._settings = settings
         self._landing_zone = landing_zone
@@ -102,6 +129,7 @@ class RawPoints:
         local = self._local_files(batch)
         for source in self._sources(batch, local, counts):
             self._db.execute(f"INSERT INTO good SELECT * FROM ({source}) WHERE {self._reason(batch)} IS NULL AND {series}")
+        self._trial.close()
         counts.bad_files = self._bad_files[batch] | self._left_out(batch)
         self._accept(batch)
         counts.points = _number(self._db, f"SELECT count(*) FROM {self.table(batch)}")
@@ -168,7 +196,7 @@ class RawPoints:
         import duckdb
 
         try:
-            self._db.execute(f"SELECT bit_xor(hash(id, org_id, metric, ts, v, receive)) FROM ({_select(columns, files)})").fetchall()
+            self._trial.rows(f"SELECT bit_xor(hash(id, org_id, metric, ts, v, receive)) FROM ({_select(columns, files)})")
         except (duckdb.OutOfMemoryException, duckdb.InterruptException):
             raise
         except duckdb.Error:
@@ -180,8 +208,8 @@ class RawPoints:
         import duckdb
 
         try:
-            described = self._db.execute(f"DESCRIBE SELECT * FROM {_scan([file])}").fetchall()
-            names = Counter(name for (name,) in self._db.execute("SELECT name FROM parquet_schema(?)", [_escaped(file)]).fetchall())
+            described = self._trial.rows(f"DESCRIBE SELECT * FROM {_scan([file])}")
+            names = Counter(name for (name,) in self._trial.rows("SELECT name FROM parquet_schema(?)", [_escaped(file)]))
         except duckdb.Error:
             return None
         types = {name: kind for name, kind, *_ in described}

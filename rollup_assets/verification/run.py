@@ -18,7 +18,7 @@ from rollup_assets.storage.landing_zone import LandingZone
 from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Stage
 from rollup_assets.storage.raw_files import FILE_REASONS, TOO_LARGE, count_rows
 from rollup_assets.storage.storage_errors import explains_storage_errors
-from rollup_assets.verification.raw import RawCounts, RawPoints
+from rollup_assets.verification.raw import RawCounts, RawPoints, TrialReader
 from rollup_assets.verification.report import RELATIVE_TOLERANCE, Difference, Verification, VerifiedPartition
 from rollup_assets.verification.windows import expected_rows
 
@@ -63,7 +63,8 @@ def verify(
         if chosen:
             settings.home.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix="verify-", dir=settings.home) as scratch, _connect(settings, scratch) as db:
-                raw = RawPoints(db, settings, landing_zone, Path(scratch), functools.partial(_too_large, landing_zone, stage))
+                trial = TrialReader(functools.partial(_connect, settings, f"{scratch}/trial"))
+                raw = RawPoints(db, settings, landing_zone, Path(scratch), trial, functools.partial(_too_large, landing_zone, stage))
                 _Comparison(settings, landing_zone, stage, table, db, raw, result, first_differences, progress or NoProgress()).run(chosen)
     result.partitions.sort(key=lambda partition: partition.partition)
     return result

@@ -46,6 +46,31 @@ def some_rows(batch: Batch, seed: int, value: Callable[[random.Random], Any]) ->
     return rows
 
 
+def test_a_database_that_a_file_has_left_unusable_is_made_anew() -> None:
+    """As DuckDB 2.0 is after an internal error, of which one in a thousand changed pages is the cause."""
+    import duckdb
+
+    from rollup_assets.verification.raw import TrialReader
+
+    closed = []
+
+    class Unusable:
+        def execute(self, *_: object) -> None:
+            raise duckdb.InternalException("the database has been invalidated")
+
+        def close(self) -> None:
+            closed.append(self)
+
+    connections: list[Any] = [Unusable(), duckdb.connect()]
+    trial = TrialReader(lambda: connections.pop(0))
+    with pytest.raises(duckdb.InternalException):
+        trial.rows("SELECT 1")
+    assert trial.rows("SELECT ?", [2]) == [(2,)]
+    assert len(closed) == 1
+    trial.close()
+    assert connections == []
+
+
 @dataclasses.dataclass
 class Case:
     pipeline: Pipeline
