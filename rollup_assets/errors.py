@@ -121,6 +121,10 @@ class CleaningError(RollupError):
     """It is not certain what may be deleted, so nothing of it was."""
 
 
+class MigrationError(PublishError):
+    """The table cannot be brought to the settings: raw data is gone, or somebody did not want what would be made from it."""
+
+
 class RollbackError(PublishError):
     """The table cannot be brought back to what it was: snapshots or files are gone, or it was changed meanwhile."""
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rollup_assets.doctor.examination import Examination
     from rollup_assets.generator.landing import Generated
     from rollup_assets.history.diff import SnapshotDifference
+    from rollup_assets.history.migrate import Migration
     from rollup_assets.history.rollback import RolledBack
     from rollup_assets.plan import PartitionPlan, Plan, PlannedStep
     from rollup_assets.quarantine import QuarantinedPartition, QuarantinedRows, Replayed
@@ -271,6 +272,27 @@ def print_difference(console: Console, found: SnapshotDifference) -> None:
     )
     differ = f"{_count(windows, 'window')} of {_count(len(found.partitions), 'partition')} differ" if windows else "no window differs"
     say(f"{differ} between {old} and {new}; {_count(found.files_read, 'data file')} read")
+
+
+def print_migration(console: Console, found: Migration) -> None:
+    """What a migration would do, or did."""
+
+    def say(text: str) -> None:
+        console.print(text, soft_wrap=True, highlight=False)
+
+    if not found.changes:
+        say("[green]nothing to migrate[/]: the table was made with these settings")
+        return
+    for setting, (old, new) in found.changes.items():
+        say(f"{setting}: {old} → [bold]{new}[/]")
+    for partition in found.dropped:
+        say(f"[red]no raw data[/] {partition}: {'its rows are gone' if found.snapshot_id else 'its rows would go'}")
+    count = _count(len(found.partitions), "partition")
+    if found.snapshot_id is not None:
+        say(f"[green]migrated[/] as snapshot {found.snapshot_id}: {count}, {found.rows_before:,} rows → {found.rows_after or 0:,}")
+    else:
+        say(f"{count} would be staged and rolled up again, and then replace {found.rows_before:,} rows in one snapshot")
+        say("nothing was changed; `rollups migrate --yes` does it" + (", with --drop where raw data is gone" if found.dropped else ""))
 
 
 def print_rolled_back(console: Console, done: RolledBack, *, dry_run: bool) -> None:

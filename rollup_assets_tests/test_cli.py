@@ -80,6 +80,7 @@ def plain(text: str) -> str:
         "plan",
         "diff",
         "rollback",
+        "migrate",
         "doctor",
         "demo",
         "dev",

@@ -1,4 +1,4 @@
-"""``rollups diff`` and ``rollback``: what changed in the table, and how to undo it."""
+"""``rollups diff``, ``rollback`` and ``migrate``: what changed in the table, how to undo it, and the table with other settings."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from rollup_assets.cli.application import AsJson, app, console_of, print_json, settings_of
-from rollup_assets.terminal import print_difference, print_rolled_back
+from rollup_assets.cli.application import AsJson, app, console_of, print_json, progress_bar, settings_of
+from rollup_assets.terminal import print_difference, print_migration, print_rolled_back
 
 Differences = Annotated[int, typer.Option("--differences", min=0, help="How many windows to show with their values.")]
 
@@ -76,3 +76,36 @@ def rollback(
         print_json({**dataclasses.asdict(done), "dry_run": dry_run})
     else:
         print_rolled_back(console_of(), done, dry_run=dry_run)
+
+
+@app.command()
+def migrate(
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only say what would be done.")] = False,
+    drop: Annotated[bool, typer.Option("--drop", help="Let rows go whose raw data is gone.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make the table anew with other shards, resolutions or batches: those of the settings as they are now.
+
+    Stages and rolls up every batch that has raw data, then changes the whole table and its settings in one snapshot: nobody reads a mix of
+    both. Interrupted, it goes on when it is run again. Nothing is published meanwhile.
+
+    For example:
+
+    - `ROLLUP_SHARDS=64 rollups migrate` — what would be done
+    - `ROLLUP_SHARDS=64 rollups migrate --yes`
+    - `ROLLUP_RESOLUTIONS=1m,15m,1h rollups migrate --yes --json`
+    """
+    from rollup_assets.history.migrate import migrate as migrate_table
+    from rollup_assets.pipeline import Pipeline
+
+    with progress_bar(as_json or not yes) as progress:
+
+        def tell(key: str) -> None:
+            if progress is not None:
+                progress.say(f"{key}  [green]rolled up[/]")
+
+        done = migrate_table(Pipeline.from_settings(settings_of()), drop=drop, dry_run=not yes, progress=progress, on_partition=tell)
+    if as_json:
+        print_json({**dataclasses.asdict(done), "dry_run": not yes})
+    else:
+        print_migration(console_of(), done)

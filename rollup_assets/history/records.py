@@ -21,6 +21,7 @@ from rollup_assets.iceberg.snapshots import (
     ROLLED_BACK_TO_PROPERTY,
     ancestors,
     is_first,
+    is_migration,
     is_publish,
     is_rollback,
     newest_change,
@@ -86,8 +87,14 @@ def record_of_publish(
 ) -> PublishRecord | None:
     """The record of the commit with this attempt; None if it is not in the table, as where a batch never had a row."""
     snapshot = next((one for one in ancestors(table, table.current_snapshot()) if said(one, ATTEMPT_PROPERTY) == attempt), None)
-    if snapshot is None or not is_publish(snapshot, batch):
-        return None
+    return None if snapshot is None or not is_publish(snapshot, batch) else record_of_commit(rollups, inputs, batch, table, snapshot)
+
+
+def record_of_commit(
+    rollups: Manifest, inputs: Mapping[str, Sequence[InputFile] | None], batch: Batch, table: Table, snapshot: Snapshot
+) -> PublishRecord:
+    """The record of a commit of ours that published a batch."""
+    attempt = said(snapshot, ATTEMPT_PROPERTY) or ""
     return PublishRecord(
         partition=batch.key,
         attempt=attempt,
@@ -132,7 +139,7 @@ def origin_of(stage: Stage, table: Table, snapshot: Snapshot | None, batch: Batc
     """Which commit of ours gave a batch the rows it has in a snapshot, and what that was made from."""
     at = snapshot
     while at is not None:
-        if is_publish(at, batch) or is_rollback(at, batch):
+        if is_publish(at, batch) or is_rollback(at, batch) or is_migration(at):
             record = read_record(stage, batch, said(at, ATTEMPT_PROPERTY) or "")
             target = said(at, ROLLED_BACK_TO_PROPERTY)
             if record is not None or target is None:

@@ -111,6 +111,7 @@ def rollback(pipeline: Pipeline, what: str, *, to: str | None = None, dry_run: b
         with open_catalog(settings) as catalog:
             table = _existing_table(pipeline, catalog)
             choice = _choose(pipeline, table, what, to)
+            _require_same_settings(table, choice)
             affected = _affected(pipeline, table, choice)
             found = compare(settings, table, table.current_snapshot(), choice.target, choice.batch, first_differences=first_differences)
             after = {one.batch: _target_counts(table, choice, one.batch) for one in affected}
@@ -120,6 +121,7 @@ def rollback(pipeline: Pipeline, what: str, *, to: str | None = None, dry_run: b
     with table_lock(settings) as lock, open_catalog(settings, writing=True) as catalog:
         table = _existing_table(pipeline, catalog)
         choice = _choose(pipeline, table, what, to)
+        _require_same_settings(table, choice)
         return _carry_out(pipeline, catalog, lock, table, choice)
 
 
@@ -172,6 +174,20 @@ def _before_last_publish(pipeline: Pipeline, table: Table, batch: Batch, command
         if follower and found and (found.sequence_number or 0) > (publish.sequence_number or 0):
             later.append(follower.key)
     return _Choice(batch, target, command, tuple(later))
+
+
+def _require_same_settings(table: Table, choice: _Choice) -> None:
+    """What was there before a migration has other shards, resolutions or batches than the table."""
+    from rollup_assets.iceberg.snapshots import MIGRATED_PROPERTY, ancestors, is_migration, said
+
+    for snapshot in ancestors(table, table.current_snapshot()):
+        if snapshot.snapshot_id == choice.target_id:
+            return
+        if is_migration(snapshot):
+            raise RollbackError(
+                f"the table was migrated to {said(snapshot, MIGRATED_PROPERTY)} by snapshot {snapshot.snapshot_id}, and what was there "
+                "before is of other settings; mend the raw data and publish it, or set the settings back and run `rollups migrate`"
+            )
 
 
 def _affected(pipeline: Pipeline, table: Table, choice: _Choice) -> list[_Affected]:

@@ -48,6 +48,9 @@ class Goal(Protocol):
     def expected(self) -> Mapping[int, int]:
         """Rows by resolution in ms that the table is to have of them; known once there is a plan."""
 
+    def check(self, table: Table) -> None:
+        """Compare a table that was loaded anew with the settings, as :func:`rollup_assets.iceberg.table.check_table` does."""
+
     def plan(self, table: Table) -> Plan:
         """What is left to be done in the table as it is; empty if nothing is."""
 
@@ -66,6 +69,8 @@ class Plan:
     """Where files go that are made for it."""
     removed: list[DataFile] = field(default_factory=list)
     added: list[DataFile] = field(default_factory=list)
+    properties: dict[str, str] = field(default_factory=dict)
+    """Properties that the table gets with it."""
     written: list[Place] = field(default_factory=list)
     """Files made for this plan: if it is not committed, nothing names them."""
 

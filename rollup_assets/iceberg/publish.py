@@ -149,6 +149,9 @@ class _StagedRange:
             rows[file.resolution or 0] += file.rows
         return rows
 
+    def check(self, table: Table) -> None:
+        check_table(table, self.settings)
+
     def plan(self, table: Table) -> Plan:
         return _plan(self, table)
 
@@ -245,7 +248,7 @@ def _load(publication: _Publication, _state: State) -> Outcome:
         except Exception as error:
             # The catalog may be away for a moment; whether an earlier commit landed is then unknown, and asked again in the next try.
             return publication.failed(error)
-        check_table(table, publication.settings)
+        publication.goal.check(table)
         publication.snapshot_id = find_snapshot(table, ATTEMPT_PROPERTY, publication.attempt)
     return Outcome.ABSENT if publication.snapshot_id is None else Outcome.FOUND
 
@@ -311,6 +314,15 @@ def _plan(goal: _StagedRange, table: Table) -> Plan:
 def rewritten_files(settings: Settings, batch: Batch | None = None) -> Place:
     """The folder of files that are made of the table's own, for a batch or for the table as a whole."""
     return data_location(settings) / "rewritten" / ("table" if batch is None else batch.folder)
+
+
+def staged_data_files(settings: Settings, table: Table, batch: Batch, files: Sequence[StagedFile]) -> list[DataFile]:
+    """Iceberg's metadata of files that are staged for a batch.
+
+    Raises:
+        StageCorruptError: a file is not what its manifest says.
+    """
+    return _staged_data_files(_StagedRange(settings, batch, files, ""), table, files)
 
 
 def _staged_data_files(goal: _StagedRange, table: Table, files: Sequence[StagedFile]) -> list[DataFile]:
@@ -385,6 +397,8 @@ def _look(publication: _Publication, _state: State) -> Outcome:
 
 def _apply(table: Table, predicate: BooleanExpression, plan: Plan, properties: dict[str, str]) -> int:
     transaction = doubting_conflicts(cheap_to_change(table)).transaction()
+    if plan.properties:
+        transaction.set_properties(plan.properties)
     with transaction.update_snapshot(snapshot_properties=properties).overwrite() as overwrite:
         for data_file in plan.removed:
             overwrite.delete_data_file(data_file)

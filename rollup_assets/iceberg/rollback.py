@@ -14,6 +14,7 @@ from rollup_assets.iceberg.plans import Plan
 from rollup_assets.iceberg.publish import rewritten_files
 from rollup_assets.iceberg.reading import LiveFile, RangeCounts, changed_files, range_counts, range_predicate, read_file
 from rollup_assets.iceberg.snapshots import newest_change
+from rollup_assets.iceberg.table import check_table
 
 if TYPE_CHECKING:
     from pyiceberg.expressions import BooleanExpression
@@ -60,6 +61,10 @@ class EarlierRows:
     def expected(self) -> dict[int, int]:
         """Rows of the target by resolution in ms."""
         return self._expected
+
+    def check(self, table: Table) -> None:
+        """As for a publish."""
+        check_table(table, self.settings)
 
     def plan(self, table: Table) -> Plan:
         """Remove what the target does not have, add what only the target has.

@@ -19,6 +19,8 @@ ROLLED_BACK_PROPERTY = "rollup.rolled-back"
 """In the summary of a rollback: the partition, or :data:`WHOLE_TABLE`."""
 ROLLED_BACK_TO_PROPERTY = "rollup.rolled-back-to"
 """The snapshot whose rows a rollback brought back, or :data:`NO_SNAPSHOT`."""
+MIGRATED_PROPERTY = "rollup.migrated"
+"""In the summary of a migration: the new settings. Every batch has other rows since."""
 WHOLE_TABLE = "table"
 NO_SNAPSHOT = "none"
 _PARTITION_KEY = r"\d{4}-\d{2}-\d{2}-\d{2}:\d{2}"
@@ -57,6 +59,11 @@ def is_rollback(snapshot: Snapshot, batch: Batch) -> bool:
     return said(snapshot, ROLLED_BACK_PROPERTY) in (batch.key, WHOLE_TABLE)
 
 
+def is_migration(snapshot: Snapshot) -> bool:
+    """Whether it made all batches anew, with other settings."""
+    return said(snapshot, MIGRATED_PROPERTY) is not None
+
+
 def newest_publish(table: Table, batch: Batch) -> Snapshot | None:
     """The last publish of a batch among the snapshots that are kept."""
     return next((one for one in ancestors(table, table.current_snapshot()) if is_publish(one, batch)), None)
@@ -68,7 +75,7 @@ def newest_change(table: Table, batch: Batch, *, other_than: str | None = None) 
         (
             one
             for one in ancestors(table, table.current_snapshot())
-            if (is_publish(one, batch) or is_rollback(one, batch)) and said(one, ATTEMPT_PROPERTY) != other_than
+            if (is_publish(one, batch) or is_rollback(one, batch) or is_migration(one)) and said(one, ATTEMPT_PROPERTY) != other_than
         ),
         None,
     )

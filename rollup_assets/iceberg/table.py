@@ -29,6 +29,13 @@ BATCH_PROPERTY = "rollup.batch"
 VALUE_TYPE_PROPERTY = "rollup.value-type"
 RESOLUTIONS_PROPERTY = "rollup.resolutions"
 
+SETTINGS_OF_PROPERTIES = {
+    SHARDS_PROPERTY: "ROLLUP_SHARDS",
+    BATCH_PROPERTY: "ROLLUP_BATCH",
+    VALUE_TYPE_PROPERTY: "ROLLUP_VALUE_TYPE",
+    RESOLUTIONS_PROPERTY: "ROLLUP_RESOLUTIONS",
+}
+
 _log = logging.getLogger(__name__)
 
 
@@ -148,8 +155,8 @@ def remember_resolutions(table: Table, settings: Settings) -> None:
         text = resolutions_text(sorted(found))
         raise TableMismatchError(
             f"table {settings.table} in {settings.catalog}: has rows of ROLLUP_RESOLUTIONS={text}, the settings say "
-            f"{resolutions_text(settings.resolutions)}; set ROLLUP_RESOLUTIONS={text}, or ROLLUP_TABLE to a new name, which is then "
-            "filled by a backfill"
+            f"{resolutions_text(settings.resolutions)}; set ROLLUP_RESOLUTIONS={text}, make the table anew from raw data with "
+            "`rollups migrate`, or set ROLLUP_TABLE to a new name, which is then filled by a backfill"
         )
     try:
         with table.transaction() as transaction:
@@ -167,20 +174,25 @@ def check_table(table: Table, settings: Settings) -> None:
         TableMismatchError: values, columns, partition spec, shards, resolutions, batch, location or the properties that publishing
             rests on differ.
     """
-    problem = (
-        _property_problem(table, settings) or _schema_problem(table, settings) or _layout_problem(table, settings) or _commit_problem(table)
-    )
+    _refuse(_property_problem(table, settings), settings)
+    check_structure(table, settings)
+
+
+def check_structure(table: Table, settings: Settings) -> None:
+    """:func:`check_table` without what a migration changes: columns, partition spec, location and what publishing rests on.
+
+    Raises:
+        TableMismatchError: one of them differs.
+    """
+    _refuse(_schema_problem(table, settings) or _layout_problem(table, settings) or _commit_problem(table), settings)
+
+
+def _refuse(problem: str | None, settings: Settings) -> None:
     if problem:
         raise TableMismatchError(f"table {settings.table} in {settings.catalog}: {problem}")
 
 
 def _property_problem(table: Table, settings: Settings) -> str | None:
-    variables = {
-        SHARDS_PROPERTY: "ROLLUP_SHARDS",
-        BATCH_PROPERTY: "ROLLUP_BATCH",
-        VALUE_TYPE_PROPERTY: "ROLLUP_VALUE_TYPE",
-        RESOLUTIONS_PROPERTY: "ROLLUP_RESOLUTIONS",
-    }
     for name, wanted in own_properties(settings).items():
         found = table.properties.get(name)
         if found is None and name == RESOLUTIONS_PROPERTY:
@@ -189,9 +201,11 @@ def _property_problem(table: Table, settings: Settings) -> str | None:
         if found is None:
             return f"has no property {name}, so it was not made by this pipeline; set ROLLUP_TABLE to another name, or drop the table"
         if found != wanted:
+            setting = SETTINGS_OF_PROPERTIES[name]
+            migrated = "" if name == VALUE_TYPE_PROPERTY else ", make the table anew from raw data with `rollups migrate`"
             return (
-                f"was made with {variables[name]}={found}, the settings say {wanted}; "
-                f"set {variables[name]}={found}, or ROLLUP_TABLE to a new name, which is then filled by a backfill"
+                f"was made with {setting}={found}, the settings say {wanted}; "
+                f"set {setting}={found}{migrated}, or ROLLUP_TABLE to a new name, which is then filled by a backfill"
             )
     return None
 

@@ -23,7 +23,7 @@ from rollup_assets.storage.storage_errors import explains_storage_errors
 if TYPE_CHECKING:
     from pyiceberg.table import Table
 
-    from rollup_assets.iceberg.publish import Replacement
+    from rollup_assets.iceberg.reading import RangeCounts
 
 Inputs = Mapping[str, Sequence[InputFile] | None]
 """Partition → raw files; None: not staged, and rightly so."""
@@ -65,7 +65,7 @@ def publish(pipeline: Pipeline, batch: Batch, *, run_id: str = "", force: bool =
     failpoint("publish.begin")
     with table_lock(pipeline.settings) as lock, open_catalog(pipeline.settings, writing=True) as catalog:
         failpoint("publish.locked")
-        rollups, inputs = _current_rollups(pipeline, batch)
+        rollups, inputs = current_rollups(pipeline, batch)
         # Before the table: where no lock keeps others away, it is as new as the receipt then.
         receipt = pipeline.stage.read(ROLLUP_TABLE, batch)
         table = ensure_table(pipeline.settings, catalog)
@@ -86,7 +86,7 @@ def publish(pipeline: Pipeline, batch: Batch, *, run_id: str = "", force: bool =
             batch,
             rollups.files,
             summary_properties(batch, rollups.digest, run_id, CODE_VERSION),
-            still_current=lambda: _check_stage(pipeline, batch, rollups),
+            still_current=lambda: check_stage(pipeline, batch, rollups),
             lock=lock,
             table=table,
         )
@@ -95,15 +95,30 @@ def publish(pipeline: Pipeline, batch: Batch, *, run_id: str = "", force: bool =
         record = record_of_publish(rollups, inputs, batch, replacement.table, replacement.attempt)
         if record is not None:
             write_record(pipeline.stage, batch, record)
-        receipt = _receipt(pipeline, batch, rollups, replacement, rejected=still_rejected(receipt, rollups))
+        receipt = receipt_of(
+            pipeline,
+            batch,
+            rollups,
+            replacement.table,
+            replacement.snapshot_id,
+            replacement.attempt,
+            replacement.counts,
+            rejected=still_rejected(receipt, rollups),
+            timings=replacement.timings,
+        )
         pipeline.stage.write(receipt, batch)
         if maintenance_is_due(replacement.table, pipeline.settings.keep_snapshots) and lock.is_held():
             maintain(catalog.load_table(pipeline.settings.table), pipeline.settings.keep_snapshots)
     return Published(receipt, replacement.snapshot_id, unchanged=False)
 
 
-def _current_rollups(pipeline: Pipeline, batch: Batch) -> tuple[Manifest, Inputs]:
-    """The batch's rollups manifest, if it may be published, and the raw files that it comes from."""
+def current_rollups(pipeline: Pipeline, batch: Batch) -> tuple[Manifest, Inputs]:
+    """The batch's rollups manifest, if it may be published, and the raw files that it comes from.
+
+    Raises:
+        NotStagedError: there is none.
+        StaleInputError: it was made from inputs or parameters that are no longer current.
+    """
     rollups = pipeline.stage.read(ROLLUPS, batch)
     if rollups is None:
         raise NotStagedError(f"batch {batch.key} has no staged rollups; run `rollups backfill {batch.key} {batch.key}`")
@@ -131,10 +146,15 @@ def _check_parameters(pipeline: Pipeline, batch: Batch, rollups: Manifest) -> No
             )
 
 
-def _check_stage(pipeline: Pipeline, batch: Batch, rollups: Manifest) -> None:
-    """The files are there, and theirs is still the manifest: the lock keeps publishers away, not those who stage. A newer one wins."""
+def check_stage(pipeline: Pipeline, batch: Batch, rollups: Manifest) -> None:
+    """The files are there, and theirs is still the manifest: the lock keeps publishers away, not those who stage. A newer one wins.
+
+    Raises:
+        StageCorruptError: a file is missing or has another size.
+        NotStagedError, StaleInputError: the manifest is another one, or may not be published any more.
+    """
     _check_files(pipeline, batch, rollups)
-    if _current_rollups(pipeline, batch)[0].digest != rollups.digest:
+    if current_rollups(pipeline, batch)[0].digest != rollups.digest:
         raise StaleInputError(
             f"the rollups of batch {batch.key} were replaced while they were being published; "
             f"run `rollups backfill {batch.key} {batch.key}` again"
@@ -218,25 +238,37 @@ def _are_rows_of(rollups: Manifest, live: Mapping[int, int]) -> bool:
     return Counter({str(resolution): rows for resolution, rows in live.items()}) == Counter(_rows(rollups))
 
 
-def _receipt(pipeline: Pipeline, batch: Batch, rollups: Manifest, replacement: Replacement, rejected: Sequence[str]) -> Manifest:
+def receipt_of(
+    pipeline: Pipeline,
+    batch: Batch,
+    rollups: Manifest,
+    table: Table,
+    snapshot_id: int | None,
+    attempt: str,
+    counts: RangeCounts,
+    *,
+    rejected: Sequence[str] = (),
+    timings: Mapping[str, float] | None = None,
+) -> Manifest:
+    """Says that these rollups are published: in which snapshot, by which attempt, and how many rows and files the table has of them."""
     from rollup_assets.iceberg.acknowledged import acknowledgement
 
     resolutions = {int(resolution) for resolution in _rows(rollups)} | set(pipeline.settings.resolutions)
     return Manifest(
         asset=ROLLUP_TABLE,
         partition=batch.key,
-        attempt=replacement.attempt,
+        attempt=attempt,
         code_version=CODE_VERSION,
         parameters=rollups.parameters,
         upstream={ROLLUPS: {batch.key: rollups.digest}},
         counters={
-            **acknowledgement(replacement.table, replacement.snapshot_id),
-            "attempt": replacement.attempt,
+            **acknowledgement(table, snapshot_id),
+            "attempt": attempt,
             "staged_attempt": rollups.attempt,
-            "rows": {str(resolution): replacement.counts.rows.get(resolution, 0) for resolution in sorted(resolutions)},
-            "files": {str(resolution): replacement.counts.files.get(resolution, 0) for resolution in sorted(resolutions)},
+            "rows": {str(resolution): counts.rows.get(resolution, 0) for resolution in sorted(resolutions)},
+            "files": {str(resolution): counts.files.get(resolution, 0) for resolution in sorted(resolutions)},
             **({REJECTED: list(rejected)} if rejected else {}),
         },
         digest=rollups.digest,
-        timings=replacement.timings,
+        timings=dict(timings or {}),
     )

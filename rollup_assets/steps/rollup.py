@@ -43,7 +43,9 @@ class RollupInputs:
 
 
 @explains_storage_errors
-def roll_up(pipeline: Pipeline, batch: Batch, *, force: bool = False, progress: Progress | None = None) -> RolledUp | Waiting:
+def roll_up(
+    pipeline: Pipeline, batch: Batch, *, force: bool = False, progress: Progress | None = None, table_is_checked: bool = False
+) -> RolledUp | Waiting:
     """Roll up a staged batch into data files that are not yet part of the table.
 
     Nothing is done if inputs, parameters and code are those of the manifest, unless ``force``.
@@ -66,6 +68,8 @@ def roll_up(pipeline: Pipeline, batch: Batch, *, force: bool = False, progress: 
     current = pipeline.stage.read(ROLLUPS, batch)
     if current and not force and not reasons_to_roll_up(pipeline, batch, inputs, current):
         return RolledUp(current, unchanged=True, warnings=warnings)
+    if not table_is_checked:
+        prepare_table(pipeline.settings)
     manifest = _roll_up(pipeline, batch, inputs, progress or NoProgress())
     try:
         checks.require(checks.rollup_outcomes(manifest, batch, pipeline.calendar, pipeline.stage))
@@ -106,7 +110,6 @@ def _roll_up(pipeline: Pipeline, batch: Batch, inputs: RollupInputs, progress: P
     for read_from, manifest in ((batch, inputs.datapoints), (batch, inputs.own), *inputs.earlier):
         if manifest:
             pipeline.stage.require_complete(manifest, read_from)
-    prepare_table(settings)
     failpoint("rollup.begin")
     accepted = int(inputs.datapoints.counters["rows_accepted"]) if inputs.datapoints else 0
     open_windows = int(task.previous[1].counters["series"]) if task.previous else 0

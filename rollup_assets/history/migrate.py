@@ -1,0 +1,275 @@
+"""``rollups migrate``: the table made anew with other shards, resolutions or batches, and changed in one snapshot.
+
+Every batch that has raw data is staged and rolled up with the new settings, into data files that are not part of the table; then one
+commit takes all old files out, all new ones in, and changes the table's own settings. No reader sees a mix of both, and what is done
+is not done again when a migration is interrupted and run again.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rollup_assets.batches import Batch, BatchCalendar
+from rollup_assets.engines.base import Progress
+from rollup_assets.errors import MigrationError, NotStagedError, StaleInputError
+from rollup_assets.history.rejections import ROLLED_BACK_TO, rejected_digests
+from rollup_assets.pipeline import Pipeline
+from rollup_assets.settings import parse_duration
+from rollup_assets.steps.planning import content_parameters
+from rollup_assets.steps.results import CODE_VERSION, Waiting
+from rollup_assets.storage.manifests import PARTIAL_POINTS, ROLLUP_TABLE, ROLLUPS, Manifest
+from rollup_assets.storage.storage_errors import explains_storage_errors
+
+if TYPE_CHECKING:
+    from pyiceberg.catalog import Catalog
+    from pyiceberg.table import Table
+
+    from rollup_assets.iceberg.locks import TableLock
+
+COMMAND = "rollups migrate --yes"
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """What a migration does, would do, or did."""
+
+    changes: dict[str, tuple[str, str]]
+    """Setting → (what the table was made with, what the settings say). Empty: there is nothing to migrate."""
+    partitions: tuple[str, ...]
+    """Those that are staged and rolled up again, with the new batch length."""
+    rows_before: int
+    """Rows of the table."""
+    dropped: tuple[str, ...]
+    """Partitions with rows in the table and without raw data: their rows go."""
+    snapshot_id: int | None = None
+    """The new snapshot; None where there is none (yet)."""
+    rows_after: int | None = None
+
+
+@explains_storage_errors
+def migrate(
+    pipeline: Pipeline,
+    *,
+    drop: bool = False,
+    dry_run: bool = True,
+    now: dt.datetime | None = None,
+    progress: Progress | None = None,
+    on_partition: Callable[[str], None] = lambda _key: None,
+) -> Migration:
+    """Bring an existing table to the shards, resolutions and batch length of the settings.
+
+    Args:
+        pipeline: with the new settings.
+        drop: whether rows may go whose raw data is gone.
+        dry_run: only say what would be done.
+        now: batches that have not ended then are left out; the clock unless given.
+        progress: where the steps report how far they are.
+        on_partition: told about each partition that is rolled up.
+
+    Raises:
+        MigrationError: there is no table, raw data of published partitions is gone, or a partition is rolled back.
+        TableMismatchError: the type of values differs, or something that no migration changes.
+        RollupError: whatever keeps a batch from being staged, rolled up or published; what was done before stands.
+    """
+    from rollup_assets.iceberg.catalog import open_catalog
+    from rollup_assets.iceberg.locks import table_lock
+    from rollup_assets.iceberg.migration import changes_of
+
+    settings = pipeline.settings
+    with open_catalog(settings) as catalog:
+        table = _existing_table(pipeline, catalog)
+        changes = changes_of(table, settings)
+        if not changes:
+            if not dry_run:
+                _finish(pipeline, table)
+            return Migration({}, (), _total_rows(table), ())
+        batches = _batches(pipeline, now or dt.datetime.now(dt.UTC))
+        gone = _without_raw(pipeline, table)
+        found = Migration(changes, tuple(batch.key for batch in batches), _total_rows(table), tuple(gone))
+        if dry_run:
+            return found
+        _require_no_rollback(pipeline, table)
+    if gone and not drop:
+        shown = ", ".join(gone[:10]) + (f" and {len(gone) - 10} more" if len(gone) > 10 else "")
+        raise MigrationError(
+            f"{settings.table} has rows of {shown}, whose raw data is gone from {settings.raw}; nothing was changed. Bring it back, or let "
+            f"these rows go with `{COMMAND} --drop`"
+        )
+    for batch in batches:
+        _make(pipeline, batch, progress)
+        on_partition(batch.key)
+    with table_lock(settings) as lock, open_catalog(settings, writing=True) as catalog:
+        return _carry_out(pipeline, catalog, lock, batches, found)
+
+
+def _existing_table(pipeline: Pipeline, catalog: Catalog) -> Table:
+    from rollup_assets.iceberg.table import load_table
+
+    table = load_table(catalog, pipeline.settings)
+    if table is None:
+        raise MigrationError(f"there is no table {pipeline.settings.table} yet; `rollups backfill` makes it with the present settings")
+    return table
+
+
+def _total_rows(table: Table) -> int:
+    from rollup_assets.iceberg.reading import range_counts
+
+    return sum(range_counts(table, None).rows.values())
+
+
+# ------------------------------------------------------------------------------------------------------------------------ plan
+
+
+def _batches(pipeline: Pipeline, now: dt.datetime) -> list[Batch]:
+    """The batches with raw data, those that take over windows of them, and whatever else is staged; none that has not ended.
+
+    What is staged of raw data that is gone would be in the way of its neighbours: it is of other settings.
+    """
+    calendar, last = pipeline.calendar, pipeline.calendar.last_ended(now)
+    with_raw = [batch for batch in pipeline.landing_zone.batches() if pipeline.landing_zone.files(batch)]
+    following = [calendar.shifted(batch, ahead) for batch in with_raw for ahead in range(1, pipeline.settings.reach + 1)]
+    staged = [calendar.of_folder(name) for name in pipeline.stage.partitions(PARTIAL_POINTS)]
+    found = {*with_raw, *(batch for batch in (*following, *staged) if batch is not None)}
+    return sorted(batch for batch in found if last is not None and batch <= last)
+
+
+def _without_raw(pipeline: Pipeline, table: Table) -> list[str]:
+    """Partitions (of the new length) that points of the table's windows lie in, and that have no raw file; in order.
+
+    A window that ends exactly where a batch begins has its points in the batch before, or a point at that moment.
+    """
+    calendar = pipeline.calendar
+    has_raw = set(pipeline.landing_zone.batches())
+    found = set()
+    for label in _finest_labels(table, calendar):
+        batch, before = calendar.containing(label), calendar.containing(label - 1)
+        if batch not in has_raw and before not in has_raw:
+            found.add(before)
+        elif batch == before and batch not in has_raw:
+            found.add(batch)
+    return [batch.key for batch in sorted(found)]
+
+
+def _finest_labels(table: Table, calendar: BatchCalendar) -> set[int]:
+    """Labels of the finest resolution in epoch ms; of a file that lies within one batch only its last one."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    from pyiceberg.expressions import AlwaysTrue
+
+    from rollup_assets.iceberg.reading import live_files, read_file
+
+    files = live_files(table)
+    finest = min((file.resolution for file in files if file.resolution is not None), default=None)
+    found: set[int] = set()
+    for file in files:
+        if file.resolution not in (None, finest):
+            continue
+        if file.first is not None and file.last is not None:
+            last = file.last // 1_000
+            if calendar.containing(file.first // 1_000) == calendar.containing(last):
+                found.add(last)
+                continue
+        labels = read_file(table, file, AlwaysTrue(), ("logical_timestamp",)).column("logical_timestamp")
+        found.update(label // 1_000 for label in pc.unique(labels.cast(pa.int64())).to_pylist())
+    return found
+
+
+def _require_no_rollback(pipeline: Pipeline, table: Table) -> None:
+    """What was rolled back would come back with everything that is made anew from raw data."""
+    from rollup_assets.iceberg.migration import settings_of_table
+    from rollup_assets.iceberg.table import BATCH_PROPERTY
+
+    length = parse_duration(settings_of_table(table, pipeline.settings)[BATCH_PROPERTY])
+    calendar = BatchCalendar(pipeline.calendar.start, length)
+    held = []
+    for name in pipeline.stage.partitions(ROLLUP_TABLE):
+        batch = calendar.of_folder(name)
+        receipt = None if batch is None else pipeline.stage.read(ROLLUP_TABLE, batch)
+        if receipt is not None and rejected_digests(receipt) and ROLLED_BACK_TO in receipt.counters:
+            held.append(receipt.partition)
+    if held:
+        raise MigrationError(
+            f"{', '.join(held)} of {pipeline.settings.table} were rolled back, and would be made anew from raw data that was not wanted; "
+            "nothing was changed. Correct the raw data and publish them with the old settings first, or publish them with --force"
+        )
+
+
+# --------------------------------------------------------------------------------------------------------------------- carrying out
+
+
+def _make(pipeline: Pipeline, batch: Batch, progress: Progress | None) -> None:
+    """Stage and roll up one batch with the new settings, unless that is done."""
+    from rollup_assets.steps import repartition, rollup
+
+    repartition.stage_batch(pipeline, batch, progress=progress)
+    rolled = rollup.roll_up(pipeline, batch, progress=progress, table_is_checked=True)
+    if isinstance(rolled, Waiting):
+        raise NotStagedError(f"{batch}: {rolled.reason}")
+
+
+def _carry_out(pipeline: Pipeline, catalog: Catalog, lock: TableLock, batches: Sequence[Batch], found: Migration) -> Migration:
+    from rollup_assets.iceberg.migration import MigratedTable, settings_of_table
+    from rollup_assets.iceberg.publish import CODE_VERSION_PROPERTY, bring_about
+    from rollup_assets.iceberg.snapshots import MIGRATED_PROPERTY
+    from rollup_assets.steps.publish import check_stage, current_rollups
+
+    settings = pipeline.settings
+    table = _existing_table(pipeline, catalog)
+    try:
+        made = {batch: current_rollups(pipeline, batch)[0] for batch in batches}
+    except (NotStagedError, StaleInputError) as error:
+        raise MigrationError(
+            f"the stage was changed during the migration ({error}). The table is as it was: run `{COMMAND}` again"
+        ) from error
+    goal = MigratedTable(settings, {batch: rollups.files for batch, rollups in made.items()}, settings_of_table(table, settings), COMMAND)
+
+    def still_current() -> None:
+        for batch, rollups in made.items():
+            check_stage(pipeline, batch, rollups)
+
+    said = ", ".join(f"{name}={new}" for name, (_, new) in found.changes.items())
+    properties = {MIGRATED_PROPERTY: said, CODE_VERSION_PROPERTY: CODE_VERSION}
+    replacement = bring_about(catalog, settings, goal, properties, still_current, lock=lock, table=table)
+    for batch, rollups in made.items():
+        _note(pipeline, batch, rollups, replacement.table, replacement.snapshot_id, replacement.attempt)
+    rows = sum(replacement.counts.rows.values())
+    return Migration(found.changes, found.partitions, found.rows_before, found.dropped, replacement.snapshot_id, rows)
+
+
+def _note(pipeline: Pipeline, batch: Batch, rollups: Manifest, table: Table, snapshot_id: int | None, attempt: str) -> None:
+    """Record and receipt of one batch, as a publish writes them."""
+    from rollup_assets.history.records import record_of_commit, write_record
+    from rollup_assets.iceberg.reading import RangeCounts
+    from rollup_assets.steps.publish import current_rollups, receipt_of
+
+    snapshot = None if snapshot_id is None else table.snapshot_by_id(snapshot_id)
+    if snapshot is not None:
+        write_record(pipeline.stage, batch, record_of_commit(rollups, current_rollups(pipeline, batch)[1], batch, table, snapshot))
+    rows: dict[int, int] = {}
+    files: dict[int, int] = {}
+    for file in rollups.files:
+        rows[file.resolution or 0] = rows.get(file.resolution or 0, 0) + file.rows
+        files[file.resolution or 0] = files.get(file.resolution or 0, 0) + 1
+    receipt = receipt_of(pipeline, batch, rollups, table, snapshot_id, attempt, RangeCounts(rows, files))
+    pipeline.stage.write(receipt, batch)
+
+
+def _finish(pipeline: Pipeline, table: Table) -> None:
+    """Write the receipts that a migration did not come to, as it was killed after its commit: those of other settings than the table's."""
+    from rollup_assets.iceberg.publish import ATTEMPT_PROPERTY
+    from rollup_assets.iceberg.reading import live_files
+    from rollup_assets.iceberg.snapshots import MIGRATED_PROPERTY, ancestors, said
+
+    migration = next((one for one in ancestors(table, table.current_snapshot()) if said(one, MIGRATED_PROPERTY)), None)
+    if migration is None:
+        return
+    live = {file.path for file in live_files(table)}
+    wanted = content_parameters(pipeline.settings)
+    for batch in [found for name in pipeline.stage.partitions(ROLLUPS) if (found := pipeline.calendar.of_folder(name)) is not None]:
+        rollups, receipt = pipeline.stage.read(ROLLUPS, batch), pipeline.stage.read(ROLLUP_TABLE, batch)
+        is_old = receipt is None or any(receipt.parameters.get(name) != value for name, value in wanted.items())
+        if rollups is not None and is_old and all(file.path in live for file in rollups.files):
+            _note(pipeline, batch, rollups, table, migration.snapshot_id, said(migration, ATTEMPT_PROPERTY) or "")

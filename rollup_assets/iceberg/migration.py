@@ -1,0 +1,138 @@
+"""All of the table's rows and the settings that it belongs to, replaced in one snapshot: a goal for the commit of ``iceberg.publish``.
+
+Staging and rolling up what replaces them, and whether that may be, stay out (:mod:`rollup_assets.history.migrate`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rollup_assets.batches import Batch
+from rollup_assets.errors import TableMismatchError
+from rollup_assets.iceberg.plans import Plan
+from rollup_assets.iceberg.publish import rewritten_files, staged_data_files
+from rollup_assets.iceberg.reading import RangeCounts, live_files, range_counts
+from rollup_assets.iceberg.table import (
+    BATCH_PROPERTY,
+    RESOLUTIONS_PROPERTY,
+    SETTINGS_OF_PROPERTIES,
+    SHARDS_PROPERTY,
+    VALUE_TYPE_PROPERTY,
+    check_structure,
+    own_properties,
+    resolutions_text,
+)
+from rollup_assets.storage.manifests import StagedFile
+
+if TYPE_CHECKING:
+    from pyiceberg.expressions import BooleanExpression
+    from pyiceberg.table import Table
+
+    from rollup_assets.settings import Settings
+
+MIGRATABLE = (SHARDS_PROPERTY, BATCH_PROPERTY, RESOLUTIONS_PROPERTY)
+
+
+def settings_of_table(table: Table, settings: Settings) -> dict[str, str]:
+    """The settings that a table belongs to, by property; resolutions from its rows where it does not say them.
+
+    Raises:
+        TableMismatchError: it was not made by this pipeline.
+    """
+    found = {name: table.properties[name] for name in own_properties(settings) if name in table.properties}
+    if RESOLUTIONS_PROPERTY not in found:
+        live = {file.resolution for file in live_files(table) if file.resolution is not None}
+        found[RESOLUTIONS_PROPERTY] = resolutions_text(sorted(live)) if live else own_properties(settings)[RESOLUTIONS_PROPERTY]
+    missing = [name for name in own_properties(settings) if name not in found]
+    if missing:
+        raise TableMismatchError(
+            f"table {settings.table} in {settings.catalog} has no property {missing[0]}: this pipeline did not make it"
+        )
+    return found
+
+
+def changes_of(table: Table, settings: Settings) -> dict[str, tuple[str, str]]:
+    """Setting → (what the table was made with, what the settings say), for those that differ.
+
+    Raises:
+        TableMismatchError: the type of values differs, or something that no migration changes.
+    """
+    found, wanted = settings_of_table(table, settings), own_properties(settings)
+    if found[VALUE_TYPE_PROPERTY] != wanted[VALUE_TYPE_PROPERTY]:
+        raise TableMismatchError(
+            f"table {settings.table} in {settings.catalog} was made with ROLLUP_VALUE_TYPE={found[VALUE_TYPE_PROPERTY]}, the settings "
+            f"say {wanted[VALUE_TYPE_PROPERTY]}. The type of a column cannot be changed under its readers: set ROLLUP_TABLE to a new name, "
+            "fill it with `rollups backfill`, and drop the old table when nobody reads it any more"
+        )
+    check_structure(table, settings)
+    return {SETTINGS_OF_PROPERTIES[name]: (found[name], wanted[name]) for name in MIGRATABLE if found[name] != wanted[name]}
+
+
+@dataclass(slots=True)
+class MigratedTable:
+    """The goal of a migration: the rows of the table are those of the staged files, and its properties those of the settings."""
+
+    settings: Settings
+    staged: Mapping[Batch, Sequence[StagedFile]]
+    before: Mapping[str, str]
+    """The table's own settings as the migration began, by property."""
+    command: str
+
+    @property
+    def name(self) -> str:
+        """In messages."""
+        return "the migrated table"
+
+    @property
+    def repair(self) -> str:
+        """The same again."""
+        return self.command
+
+    @property
+    def predicate(self) -> BooleanExpression:
+        """All rows."""
+        from pyiceberg.expressions import AlwaysTrue
+
+        return AlwaysTrue()
+
+    @property
+    def expected(self) -> Mapping[int, int]:
+        """Rows of all staged files by resolution in ms."""
+        rows: Counter[int] = Counter()
+        for files in self.staged.values():
+            for file in files:
+                rows[file.resolution or 0] += file.rows
+        return rows
+
+    def check(self, table: Table) -> None:
+        """It still has the settings that it had, or has got the new ones."""
+        found = settings_of_table(table, self.settings)
+        if found not in (self.before, own_properties(self.settings)):
+            raise TableMismatchError(f"table {self.settings.table} was migrated to other settings meanwhile; run `{self.command}` again")
+        check_structure(table, self.settings)
+
+    def plan(self, table: Table) -> Plan:
+        """Every other file goes, every staged one comes."""
+        plan = Plan(rewritten_files(self.settings), properties=own_properties(self.settings))
+        wanted = {file.path for files in self.staged.values() for file in files}
+        present: set[str] = set()
+        for live in live_files(table):
+            if live.path in wanted and not live.has_deletes:
+                present.add(live.path)
+            else:
+                plan.removed.append(live.task.file)
+        for batch, files in self.staged.items():
+            plan.added += staged_data_files(self.settings, table, batch, [file for file in files if file.path not in present])
+        return plan
+
+    def snapshot_in_place(self, table: Table) -> int | None:
+        """The current one."""
+        snapshot = table.current_snapshot()
+        return None if snapshot is None else snapshot.snapshot_id
+
+    def counts(self, table: Table, snapshot_id: int | None) -> RangeCounts:
+        """Rows and files of the table."""
+        return range_counts(table, None, snapshot_id=snapshot_id)

@@ -1,0 +1,311 @@
+"""Other shards, resolutions and batches for a table that is there: made anew from raw data, and changed in one snapshot."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rollup_assets.batches import Batch
+from rollup_assets.errors import MigrationError, RollbackError, RollupError, TableMismatchError
+from rollup_assets.history.diff import diff
+from rollup_assets.history.migrate import Migration, migrate
+from rollup_assets.history.rollback import rollback
+from rollup_assets.pipeline import Pipeline
+from rollup_assets.status import status
+from rollup_assets.steps.publish import publish
+from rollup_assets.steps.repartition import stage_batch
+from rollup_assets.steps.rollup import roll_up
+from rollup_assets.storage.manifests import ROLLUP_TABLE
+from rollup_assets.verification import verify
+from rollup_assets_tests.conftest import MakePipeline
+from rollup_assets_tests.history.published import snapshots
+from rollup_assets_tests.iceberg.staging import batches_from, load
+from rollup_assets_tests.iceberg.test_publish import commits
+from rollup_assets_tests.landing import write_rows
+from rollup_assets_tests.naive import RawRow
+from rollup_assets_tests.test_cli import plain, runner
+
+OTHER: dict[str, Any] = {"shards": 8, "resolutions": "1m,10m,1h"}
+MINUTE = 60_000
+
+
+def land(pipeline: Pipeline, batch: Batch, name: str = "a.parquet", value: int = 5) -> Path:
+    """Points of four series, at the batch's beginning, inside and up to its end."""
+    rows = [RawRow(series, 1, "m", batch.start + minute * MINUTE, value + minute) for series in range(4) for minute in (0, 7, 59)]
+    write_rows(pipeline, batch, name, rows)
+    return Path(pipeline.landing_zone.folder(batch).path) / name
+
+
+def make(pipeline: Pipeline, batches: list[Batch]) -> None:
+    for batch in batches:
+        stage_batch(pipeline, batch)
+        roll_up(pipeline, batch)
+        publish(pipeline, batch)
+
+
+@pytest.fixture
+def old(tmp_path: Path, make_pipeline: MakePipeline) -> Pipeline:
+    """Two batches with raw data, and the row of the second one's last hour in the third."""
+    pipeline = make_pipeline(tmp_path)
+    first, second, third = batches_from(pipeline, 3)
+    for batch in (first, second):
+        land(pipeline, batch)
+    make(pipeline, [first, second, third])
+    return pipeline
+
+
+def content(pipeline: Pipeline) -> list[tuple[Any, ...]]:
+    found = load(pipeline).scan().to_arrow()
+    names = sorted(found.column_names)
+    return sorted((tuple(row[name] for name in names) for row in found.select(names).to_pylist()), key=repr)
+
+
+def fresh(make_pipeline: MakePipeline, home: Path, raw: Pipeline, batches: list[Batch], **settings: Any) -> list[tuple[Any, ...]]:
+    """What a table has that was made with these settings from the same raw data."""
+    pipeline = make_pipeline(home, raw=raw.settings.raw, **settings)
+    make(pipeline, batches)
+    return content(pipeline)
+
+
+def now(pipeline: Pipeline) -> dt.datetime:
+    """As the third batch has just ended."""
+    return batches_from(pipeline, 3)[-1].end_time
+
+
+def migrated(pipeline: Pipeline, **options: Any) -> Migration:
+    return migrate(pipeline, dry_run=False, now=now(pipeline), **options)
+
+
+def own(pipeline: Pipeline) -> dict[str, str]:
+    return {name: value for name, value in load(pipeline).properties.items() if name.startswith("rollup.")}
+
+
+def test_shards_and_resolutions_change_in_one_snapshot(
+    old: Pipeline, tmp_path: Path, make_pipeline: MakePipeline, fresh_home: Callable[[], Path]
+) -> None:
+    """The table is then the one that these settings would have made; what is staged and every receipt is theirs."""
+    new = make_pipeline(tmp_path, **OTHER)
+    batches = batches_from(new, 3)
+    before = snapshots(old)
+    told: list[str] = []
+    done = migrated(new, on_partition=told.append)
+    assert done.changes == {"ROLLUP_SHARDS": ("4", "8"), "ROLLUP_RESOLUTIONS": ("1m,5m,1h", "1m,10m,1h")}
+    assert list(done.partitions) == told == [batch.key for batch in batches]
+    assert snapshots(new) == [*before, done.snapshot_id]
+    assert own(new) == {"rollup.shards": "8", "rollup.batch": "1h", "rollup.value-type": "long", "rollup.resolutions": "1m,10m,1h"}
+    assert content(new) == fresh(make_pipeline, fresh_home(), old, batches, **OTHER)
+    assert (done.rows_before, done.rows_after) == (len(content(old)) and done.rows_before, len(content(new)))
+    assert verify(new.settings).agrees
+    assert [one.state for one in status(new.settings, batches)] == ["published"] * 3
+    for batch in batches:
+        assert publish(new, batch).unchanged
+        with pytest.raises(RollupError):
+            publish(old, batch)
+    assert len(snapshots(new)) == len(before) + 1
+    assert migrated(new) == Migration({}, (), len(content(new)), ())
+
+
+def test_a_dry_run_changes_nothing(old: Pipeline, tmp_path: Path, make_pipeline: MakePipeline) -> None:
+    new = make_pipeline(tmp_path, **OTHER)
+    before = (snapshots(old), content(old), own(old))
+    found = migrate(new, now=now(new))
+    assert found.changes.keys() == {"ROLLUP_SHARDS", "ROLLUP_RESOLUTIONS"}
+    assert found.rows_before == len(before[1])
+    assert found.snapshot_id is None
+    assert (snapshots(old), content(old), own(old)) == before
+    for batch in batches_from(old, 3):
+        assert publish(old, batch).unchanged
+
+
+@pytest.mark.scenario("K3")
+def test_an_interrupted_migration_leaves_the_table_as_it_was_and_goes_on(
+    old: Pipeline, tmp_path: Path, make_pipeline: MakePipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = make_pipeline(tmp_path, **OTHER)
+    before = (snapshots(old), content(old), own(old))
+    told: list[str] = []
+
+    def stop(key: str) -> None:
+        told.append(key)
+        if len(told) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        migrated(new, on_partition=stop)
+    assert (snapshots(old), content(old), own(old)) == before
+    # Neither settings publish meanwhile: the table is of the old ones, what is staged of the new ones.
+    for pipeline in (old, new):
+        with pytest.raises(RollupError):
+            publish(pipeline, batches_from(old, 1)[0])
+    assert (snapshots(old), content(old), own(old)) == before
+    rolled: list[Batch] = []
+    from rollup_assets.steps import rollup
+
+    original = rollup._roll_up
+
+    def counted(pipeline: Pipeline, batch: Batch, *arguments: Any) -> Any:
+        rolled.append(batch)
+        return original(pipeline, batch, *arguments)
+
+    monkeypatch.setattr(rollup, "_roll_up", counted)
+    assert migrated(new).snapshot_id is not None
+    assert rolled == batches_from(new, 3)[2:]
+    assert verify(new.settings).agrees
+
+
+@pytest.mark.scenario("K4", "P1")
+def test_a_migration_that_is_killed_after_its_commit_is_finished_by_running_it_again(
+    old: Pipeline, tmp_path: Path, make_pipeline: MakePipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer to the commit was lost, too."""
+    new = make_pipeline(tmp_path, **OTHER)
+    before = len(snapshots(old))
+
+    def lose(apply: Callable[[], Any], _number: int) -> Any:
+        apply()
+        raise ConnectionError("connection reset")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with commits(monkeypatch, lose) as tried, monkeypatch.context() as patch:
+        patch.setattr("rollup_assets.history.migrate._note", killed)
+        with pytest.raises(KeyboardInterrupt):
+            migrated(new)
+    assert tried == [1]
+    assert len(snapshots(new)) == before + 1
+    assert own(new)["rollup.shards"] == "8"
+    migrated(new)
+    for batch in batches_from(new, 3):
+        receipt = new.stage.read(ROLLUP_TABLE, batch)
+        assert receipt is not None
+        assert receipt.parameters["shards"] == 8
+        assert publish(new, batch).unchanged
+    assert len(snapshots(new)) == before + 1
+    assert verify(new.settings).agrees
+
+
+def test_rows_without_raw_data_are_named_and_go_only_if_that_is_wanted(old: Pipeline, tmp_path: Path, make_pipeline: MakePipeline) -> None:
+    new = make_pipeline(tmp_path, **OTHER)
+    first, second, _ = batches_from(new, 3)
+    (Path(old.landing_zone.folder(first).path) / "a.parquet").unlink()
+    before = content(old)
+    assert migrate(new, now=now(new)).dropped == (first.key,)
+    with pytest.raises(MigrationError, match=rf"has rows of {first.key}, whose raw data is gone.*--drop"):
+        migrated(new)
+    assert content(old) == before
+    assert publish(old, second).unchanged
+    done = migrated(new, drop=True)
+    assert done.dropped == (first.key,)
+    labels = load(new).scan().to_arrow()["logical_timestamp"].to_pylist()
+    assert min(labels) == second.start_time
+    assert verify(new.settings).agrees
+
+
+@pytest.mark.usefixtures("old")
+def test_another_type_of_values_needs_another_table(tmp_path: Path, make_pipeline: MakePipeline) -> None:
+    with pytest.raises(TableMismatchError, match="cannot be changed under its readers: set ROLLUP_TABLE to a new name"):
+        migrate(make_pipeline(tmp_path, value_type="double"), dry_run=False)
+
+
+def test_what_was_rolled_back_does_not_come_back_by_a_migration(old: Pipeline, tmp_path: Path, make_pipeline: MakePipeline) -> None:
+    first = batches_from(old, 1)[0]
+    land(old, first, "bad.parquet", 1_000)
+    make(old, [first])
+    rollback(old, first.key)
+    new = make_pipeline(tmp_path, **OTHER)
+    with pytest.raises(MigrationError, match=rf"{first.key} of metrics.rollups were rolled back"):
+        migrated(new)
+    assert publish(old, first).refused is not None
+
+
+def test_there_is_no_way_back_across_a_migration_but_a_difference(old: Pipeline, tmp_path: Path, make_pipeline: MakePipeline) -> None:
+    """The same windows in other shards are the same; those of the resolution that went are gone, with the reason."""
+    before = snapshots(old)[-1]
+    new = make_pipeline(tmp_path, **OTHER)
+    migrated(new)
+    first = batches_from(new, 1)[0]
+    for what in (first.key, str(before)):
+        with pytest.raises(RollbackError, match=r"was migrated to ROLLUP_SHARDS=8, ROLLUP_RESOLUTIONS=1m,10m,1h by snapshot"):
+            rollback(new, what)
+    found = diff(new.settings, str(before)).partitions[0]
+    assert (set(found.added), set(found.removed), set(found.changed)) == ({"10m"}, {"5m"}, set())
+    assert "made with shards = 8 instead of 4" in found.remarks
+    # What is published afterwards can be undone.
+    land(new, first, "late.parquet", 1_000)
+    make(new, [first])
+    rollback(new, first.key)
+    assert diff(new.settings, str(snapshots(new)[-3])).partitions == []
+
+
+def test_another_batch_length(tmp_path: Path, make_pipeline: MakePipeline, fresh_home: Callable[[], Path]) -> None:
+    """Raw files have moved to the folders of the longer batches; what was staged for the shorter ones is in nobody's way."""
+    old = make_pipeline(tmp_path)
+    first, second, third = batches_from(old, 3)
+    for batch in (first, second):
+        land(old, batch, f"{batch.folder}.parquet")
+    make(old, [first, second, third])
+    new = make_pipeline(tmp_path, batch="2h", lookback="1h")
+    name = f"{second.folder}.parquet"
+    (Path(old.landing_zone.folder(second).path) / name).rename(Path(old.landing_zone.folder(first).path) / name)
+    batches = batches_from(new, 2)
+    done = migrate(new, dry_run=False, now=batches[-1].end_time)
+    assert done.changes == {"ROLLUP_BATCH": ("1h", "2h")}
+    assert done.partitions == tuple(batch.key for batch in batches)
+    assert content(new) == fresh(make_pipeline, fresh_home(), new, batches, batch="2h", lookback="1h")
+    assert [(one.partition, one.state) for one in status(new.settings, now=batches[-1].end_time)] == [
+        (batch.key, "published") for batch in batches
+    ]
+    assert verify(new.settings).agrees
+
+
+def test_somebody_who_stages_with_the_old_settings_meanwhile_is_noticed(old: Pipeline, tmp_path: Path, make_pipeline: MakePipeline) -> None:
+    new = make_pipeline(tmp_path, **OTHER)
+    first, _, third = batches_from(new, 3)
+    before = content(old)
+
+    def interfere(key: str) -> None:
+        if key == third.key:
+            stage_batch(old, first)
+
+    with pytest.raises(MigrationError, match=r"the stage was changed during the migration.*rollups migrate --yes` again"):
+        migrated(new, on_partition=interfere)
+    assert content(old) == before
+    assert migrated(new).snapshot_id is not None
+
+
+def test_there_has_to_be_a_table(tmp_path: Path, make_pipeline: MakePipeline) -> None:
+    with pytest.raises(MigrationError, match="there is no table"):
+        migrate(make_pipeline(tmp_path))
+
+
+def test_on_postgresql(tmp_path: Path, make_pipeline: MakePipeline, fresh_catalog: Callable[[], dict[str, Any]]) -> None:
+    """There, steps look at the table before they write: not at its old settings."""
+    catalog = fresh_catalog()
+    old = make_pipeline(tmp_path, **catalog)
+    (first,) = batches_from(old, 1)
+    land(old, first)
+    make(old, [first])
+    new = make_pipeline(tmp_path, **catalog, shards=8)
+    with pytest.raises(TableMismatchError, match="made with ROLLUP_SHARDS=4, the settings say 8; set ROLLUP_SHARDS=4, make the table anew"):
+        make(new, [first])
+    assert migrated(new).changes == {"ROLLUP_SHARDS": ("4", "8")}
+    assert publish(new, first).unchanged
+
+
+def test_what_is_shown_of_a_migration(old: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = runner(tmp_path, monkeypatch)
+    assert "nothing to migrate" in plain(run("migrate").output)
+    monkeypatch.setenv("ROLLUP_SHARDS", "8")
+    rows = len(content(old))
+    text = plain(run("migrate").output)
+    assert "ROLLUP_SHARDS: 4 → 8" in text
+    assert f"4 partitions would be staged and rolled up again, and then replace {rows} rows in one snapshot" in text
+    assert "`rollups migrate --yes` does it" in text
+    assert run("migrate", "--json")["dry_run"] is True
+    assert f"4 partitions, {rows} rows → {rows}" in plain(run("migrate", "--yes").output)
+    assert "nothing to migrate" in plain(run("migrate", "--yes").output)
