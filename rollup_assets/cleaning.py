@@ -11,12 +11,13 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from rollup_assets.errors import CleaningError, LockLostError, RollupError, StorageError
+from rollup_assets.history.records import FOLDER as HISTORY
 from rollup_assets.iceberg.table import table_location
 from rollup_assets.settings import Settings
 from rollup_assets.storage.filesystems import FoundFile, Place, delete_files, drop_upload, in_parallel, unfinished_uploads
@@ -46,8 +47,6 @@ OLDER_THAN: Final = 3 * 86_400_000
 ATTEMPTS, OTHER_PARTITIONS, RECORDS = "staged attempts", "partitions of another calendar", "publish records"
 DATA, REWRITTEN, METADATA = "data files", "rewritten files", "metadata files"
 UPLOADS, SCRATCH = "unfinished uploads", "scratch folders"
-HISTORY = "publish_history"
-"""Folder of the stage with one record of each publish."""
 RECORDS_KEPT = 5
 """Records kept of each partition whatever their age, besides those of snapshots that the table keeps."""
 _STAGED = (REPARTITIONED, PARTIAL_POINTS, QUARANTINED, ROLLUPS, ROLLUP_TABLE, HISTORY)
@@ -118,9 +117,10 @@ def clean(
     before = moment - older_than if older_than else None
     report = Cleaning()
     stage = Stage(Place.parse(settings.stage, settings.s3))
+    staged = _Staged(settings, stage, before, report, others=other_partitions)
     parts: list[_Part] = [
-        _Staged(settings, stage, before, report, others=other_partitions),
-        _TableFiles(settings, stage, before, report),
+        staged,
+        _TableFiles(settings, stage, before, report, staged),
         _Uploads(settings, before, report),
         _Scratch(settings, before, moment, report),
     ]
@@ -168,6 +168,11 @@ class _Staged:
         self._found: set[str] = set()
         self._other: list[StagedFolder] = []
 
+    @property
+    def partitions_to_go(self) -> set[str]:
+        """Folder names of rollups that are deleted with their partitions: what they name is not needed."""
+        return {folder.name for folder in self._other if folder.asset == ROLLUPS}
+
     def find(self) -> list[Leftover]:
         folders = [folder for asset in _STAGED for folder in staged_folders(self._stage, asset)]
         strangers = [folder for folder in folders if self._calendar.of_folder(folder.name) is None]
@@ -209,7 +214,7 @@ class _Staged:
 class _TableFiles:
     """Files in the table's folders that neither it nor the stage's rollups name, and records of publishes long past."""
 
-    def __init__(self, settings: Settings, stage: Stage, before: int | None, report: Cleaning) -> None:
+    def __init__(self, settings: Settings, stage: Stage, before: int | None, report: Cleaning, staged: _Staged) -> None:
         from rollup_assets.iceberg.references import TableReferences
 
         self._settings = settings
@@ -217,6 +222,7 @@ class _TableFiles:
         self._before = before
         self._report = report
         self._root = Place.parse(table_location(settings), settings.s3)
+        self._staged = staged
         self._table = TableReferences()
         self._rollups = KeptManifests(stage, ROLLUPS)
         self._receipts = KeptManifests(stage, ROLLUP_TABLE)
@@ -233,7 +239,7 @@ class _TableFiles:
         candidates = [(REWRITTEN if file.path.startswith(rewritten) else DATA, file) for file in data]
         candidates += [(METADATA, file) for file in metadata]
         try:
-            table, references = self._named()
+            table, references = self._named(without=self._staged.partitions_to_go)
             if table is None:
                 if candidates:
                     self._report.remarks.append(
@@ -260,15 +266,15 @@ class _TableFiles:
             *(_leftover(RECORDS, self._stage.root, file) for file in self._records),
         ]
 
-    def _named(self) -> tuple[Table | None, References]:
-        """The table as it is now, and everything that it or a staged partition names."""
+    def _named(self, without: Collection[str] = ()) -> tuple[Table | None, References]:
+        """The table as it is now, and everything that it or a staged partition names, but for partitions ``without`` which it will be."""
         from rollup_assets.iceberg.catalog import open_catalog
         from rollup_assets.iceberg.references import References, check_unforgotten
         from rollup_assets.iceberg.table import check_table, load_table
 
         # Before the table is looked at: what is published and then staged anew in between is named by one of them. Also what is published
         # already: where somebody has compacted the table, the stage still takes these files for its own.
-        staged = [file.path for manifest in self._rollups.read() for file in manifest.files]
+        staged = [file.path for manifest in self._rollups.read(without) for file in manifest.files]
         receipts = self._receipts.read()
         with open_catalog(self._settings) as catalog:
             table = load_table(catalog, self._settings)

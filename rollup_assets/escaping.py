@@ -13,6 +13,9 @@ MOST_SHOWN = 300
 # What begins something in CommonMark, in GitHub's tables, strikethrough and links that nobody marked as links, in formulas or in HTML.
 _MARKDOWN = re.compile(r"[\\`*\[\]<>&|~#!@$]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.", re.IGNORECASE)
 
+# Rich takes a backslash before a bracket away also where the bracket begins no tag, and there its own function adds none.
+_BACKSLASH = re.compile(r"\\(?=\[(?![a-z#/@][^\[]*?\]))")
+
 
 def printable(text: str, *, keep: str = "") -> str:
     r"""On one line, with whatever does not print written as Python would: line breaks as ``\n``, escape characters as ``\x1b``.
@@ -29,7 +32,7 @@ def escape(text: str) -> str:
     # Not where this module is loaded: workers of a cluster need not have it.
     from rich.markup import escape as escape_markup
 
-    return escape_markup(printable(text))
+    return escape_markup(_BACKSLASH.sub(r"\\\\", printable(text)))
 
 
 def markdown_text(text: str) -> str:

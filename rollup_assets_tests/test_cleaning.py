@@ -117,6 +117,12 @@ def needed(pipeline: Pipeline, table: Table | None) -> set[str]:
     for path in Path(pipeline.settings.stage).rglob("manifest.json"):
         manifest = Manifest.model_validate_json(path.read_text())
         found |= {str(path), *(str(path.parent / file.path) for file in manifest.files)}
+    kept = {snapshot.snapshot_id for snapshot in table.snapshots()} if table is not None else set()
+    for folder in Path(pipeline.settings.stage, cleaning.HISTORY).glob("*"):
+        records = {str(path): json.loads(path.read_text()) for path in folder.glob("*.json")}
+        others = [path for path, record in records.items() if record["snapshot_id"] not in kept]
+        found |= records.keys() - set(others)
+        found |= set(sorted(others, key=lambda path: -records[path]["sequence_number"])[:5])
     if table is not None:
         inspect = table.inspect
         found |= {str(path) for path in inspect.all_files()["file_path"].to_pylist()} if table.snapshots() else set()
@@ -336,13 +342,20 @@ def test_what_nobody_knows_is_left_alone(pipeline: Pipeline) -> None:
     (live,) = (path for path in load(pipeline).inspect.files()["file_path"].to_pylist() if batch.folder in path)
     kept.append(write(Path(live).with_name(f".{Path(live).name}.crc")))
     gone = write(Path(live).with_name(".00000-0-lost.parquet.crc"))
-    other = commit_attempt(pipeline, Batch(batch.start + 1_800_000, batch.end), b"half past")
+    half_past = Batch(batch.start + 1_800_000, batch.end)
+    other = commit_attempt(pipeline, half_past, b"half past")
+    # Rollups of the other calendar keep their data files as long as they are there themselves.
+    data = write(Path(live).with_name("of-the-other-calendar.parquet"))
+    of_other = StagedFile(path=str(data), rows=1, size=1, digest="")
+    pipeline.stage.write(other.model_copy(update={"asset": ROLLUPS, "files": (of_other,)}), half_past)
     report = clean(pipeline.settings, older_than=0, delete=True)
     assert [leftover.path for leftover in report.found] == [str(gone)]
     assert "1 partitions that are not of this calendar" in report.remarks[0]
     assert "2026-01-01-0030" in report.remarks[0]
     report = clean(pipeline.settings, older_than=0, delete=True, other_partitions=True)
-    assert kinds(report) == {OTHER_PARTITIONS: 2}
+    assert kinds(report) == {OTHER_PARTITIONS: 3, DATA: 1}
+    assert report.deleted == report.found
+    assert not data.exists()
     assert all(path.exists() for path in kept)
     assert not (home / "stage" / QUARANTINED / "2026-01-01-0030").exists()
     assert other.attempt not in str(files_below(home / "stage"))
@@ -353,6 +366,7 @@ def test_records_of_kept_snapshots_and_the_newest_five_others_stay(pipeline: Pip
     kept = [snapshot.snapshot_id for snapshot in table.snapshots()]
     clean(pipeline.settings, older_than=0, delete=True)
     folder = Path(pipeline.settings.stage) / cleaning.HISTORY / batch.folder
+    shutil.rmtree(folder)
     for number in range(1, 11):
         snapshot = kept[0] if number == 2 else number
         write(folder / f"{number:032x}.json", json.dumps({"snapshot_id": snapshot, "sequence_number": number}).encode())

@@ -9,7 +9,7 @@ import contextlib
 import re
 import shutil
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,13 +104,17 @@ class KeptManifests:
         self._asset = asset
         self._known: dict[str, tuple[str, Manifest]] = {}
 
-    def read(self) -> list[Manifest]:
-        """Raises StageCorruptError if one cannot be read."""
+    def read(self, without: Collection[str] = ()) -> list[Manifest]:
+        """All but those in folders of these names.
+
+        Raises:
+            StageCorruptError: one cannot be read.
+        """
         versions = {
             folder.name: file.version
             for folder in staged_folders(self._stage, self._asset)
             for file in folder.files
-            if file.path.endswith(f"/{folder.name}/{MANIFEST}")
+            if folder.name not in without and file.path.endswith(f"/{folder.name}/{MANIFEST}")
         }
         changed = [name for name, version in versions.items() if name not in self._known or self._known[name][0] != version]
         read = in_parallel(lambda name: self._stage.in_folder(self._asset, name), changed, local=self._stage.root.is_local)
