@@ -45,6 +45,16 @@ def forgotten(table: Table, acknowledged: Mapping[str, Any]) -> str | None:
     return None
 
 
+def is_set_aside(table: Table, acknowledged: Mapping[str, Any]) -> bool:
+    """Whether the table still has the acknowledged snapshot, but the current one does not come from it."""
+    snapshot_id, at = acknowledged.get(SNAPSHOT), table.current_snapshot()
+    if snapshot_id is None or table.snapshot_by_id(snapshot_id) is None:
+        return False
+    while at is not None and at.snapshot_id != snapshot_id:
+        at = None if at.parent_snapshot_id is None else table.snapshot_by_id(at.parent_snapshot_id)
+    return at is None
+
+
 def _oldest_ancestor(table: Table) -> int | None:
     """Sequence number of the oldest snapshot from which the current one comes, as far as they are kept; None: there is no snapshot."""
     snapshot, oldest = table.current_snapshot(), None

@@ -5,6 +5,7 @@ Decides what may be published; how the table gets there is :mod:`rollup_assets.i
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 Inputs = Mapping[str, Sequence[InputFile] | None]
 """Partition → raw files; None: not staged, and rightly so."""
+
+_log = logging.getLogger(__name__)
 
 
 @explains_storage_errors
@@ -55,6 +58,7 @@ def publish(pipeline: Pipeline, batch: Batch, *, run_id: str = "", force: bool =
             receipt acknowledges has vanished from the table's history.
     """
     from rollup_assets.history.records import record_of_publish, write_record
+    from rollup_assets.iceberg.acknowledged import is_set_aside
     from rollup_assets.iceberg.catalog import open_catalog
     from rollup_assets.iceberg.locks import table_lock
     from rollup_assets.iceberg.maintenance import maintain, maintenance_is_due
@@ -80,6 +84,13 @@ def publish(pipeline: Pipeline, batch: Batch, *, run_id: str = "", force: bool =
             is_of_staged=is_of_staged, rows_agree=lambda: _rows_agree(rollups, table, batch), force=force
         ):
             return Published(receipt, receipt.counters["snapshot_id"], unchanged=True)
+        if receipt is not None and is_set_aside(table, receipt.counters):
+            _log.warning(
+                "batch %s: the current snapshot does not come from %s, which published it: the table was rolled back, or another engine's "
+                "commit has set it aside. Whatever else was published since then has to be published again, too: see `rollups verify`",
+                batch.key,
+                receipt.counters["snapshot_id"],
+            )
         replacement = replace_range(
             catalog,
             pipeline.settings,

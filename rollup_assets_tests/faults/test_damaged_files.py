@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.parquet as pq
 import pytest
 
-from rollup_assets.errors import QueryError, ReconciliationError, StageCorruptError
+from rollup_assets.errors import QuarantineError, QueryError, ReconciliationError, StageCorruptError
 from rollup_assets.query import query
 from rollup_assets.steps.publish import publish
 from rollup_assets.steps.repartition import stage_batch
@@ -18,6 +19,7 @@ from rollup_assets.steps.results import RolledUp
 from rollup_assets.steps.rollup import roll_up
 from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLUPS
 from rollup_assets_tests import landing
+from rollup_assets_tests.naive import RawRow
 from rollup_assets_tests.strategies import HOUR, MINUTE, Grid, crowd
 
 if TYPE_CHECKING:
@@ -148,3 +150,20 @@ def test_doing_what_the_error_says_mends_damaged_files(published: Published, ass
         assert pipeline.stage.is_intact(found, batch)
     assert rows_of(pipeline) == published.rows
     assert publish(pipeline, batch).unchanged
+
+
+@pytest.mark.scenario("S3", "B1")
+def test_a_raw_file_whose_pages_have_checksums_is_quarantined_for_a_flipped_bit(fresh_home: Callable[[], Path]) -> None:
+    """Files of Spark and Flink have them; without, the bit is another value, and nobody could tell."""
+    pipeline = landing.pipeline_of(GRID, fresh_home())
+    (batch, *_) = landing.batches_of(pipeline, GRID)
+    rows = [RawRow(7, 1, "cpu", batch.start + number, 1_000_003, None) for number in range(100)]
+    path = Path(pipeline.landing_zone.folder(batch).path) / "part-0.parquet"
+    path.parent.mkdir(parents=True)
+    pq.write_table(landing.table_of(rows), path, write_page_checksum=True, use_dictionary=False, compression="none")
+    content = bytearray(path.read_bytes())
+    content[content.index((1_000_003).to_bytes(8, "little") * 2) + 1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(QuarantineError, match=r"part-0\.parquet.*checksum"):
+        stage_batch(pipeline, batch)
+    assert pipeline.stage.read(REPARTITIONED, batch) is None

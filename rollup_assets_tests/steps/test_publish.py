@@ -169,7 +169,7 @@ def test_a_dropped_table_is_filled_again(pipeline: Pipeline) -> None:
     assert value_by_batch(pipeline) == {batch.key: {1}}
 
 
-def test_a_table_that_was_rolled_back_is_brought_forward_again(pipeline: Pipeline) -> None:
+def test_a_table_that_was_rolled_back_is_brought_forward_again(pipeline: Pipeline, caplog: pytest.LogCaptureFixture) -> None:
     first, second = batches_from(pipeline, 2)
     stage_rollups(pipeline, first)
     before = publish(pipeline, first).snapshot_id
@@ -178,7 +178,9 @@ def test_a_table_that_was_rolled_back_is_brought_forward_again(pipeline: Pipelin
     publish(pipeline, second)
     load(pipeline).manage_snapshots().rollback_to_snapshot(before).commit()
     assert publish(pipeline, first).unchanged
+    assert caplog.text == ""
     assert not publish(pipeline, second).unchanged
+    assert f"batch {second.key}: the current snapshot does not come from" in caplog.text
     assert value_by_batch(pipeline) == {first.key: {1}, second.key: {1}}
 
 
