@@ -46,6 +46,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "xdist_group(name): tests of a group run in one process")
     config.addinivalue_line("markers", "scenario(name, …): the fault scenarios that a test is of, as in docs/reliability.md")
     config.addinivalue_line("markers", "thorough: too long for `make test`; a part of `make test-faults` only")
+    config.addinivalue_line(
+        "markers", "daemon: starts Dagster's web server and daemon, and takes about two minutes; left out by -m 'not daemon'"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

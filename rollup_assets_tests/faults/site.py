@@ -85,6 +85,8 @@ class Site:
     """Whether others have written to the table, so that its files need not be those of the manifests."""
     foreign_snapshots: list[int] = field(default_factory=list)
     """What others were told to be committed."""
+    foreign_windows: set[tuple[int, int, int]] = field(default_factory=set)
+    """(id, resolution, label) of rows that others have added where we publish nothing: they stay."""
     _loaded: tuple[dict[str, Any], Settings] | None = None
 
     @property
