@@ -148,6 +148,11 @@ class Stage:
         try:
             manifest = Manifest.model_validate_json(content)
         except ValidationError as error:
+            if (written := _format_of(content)) > FORMAT_VERSION:
+                raise StageCorruptError(
+                    f"{place.uri} has format {written}, and this release reads formats up to {FORMAT_VERSION}: a newer one has written it. "
+                    "Install that release again, or set ROLLUP_STAGE and ROLLUP_TABLE to new places and run `rollups backfill` there"
+                ) from error
             reason = error.errors()[0]["msg"]
             raise StageCorruptError(
                 f"{place.uri} is not a manifest this version reads ({reason}); delete it and run `rollups backfill {batch.key} {batch.key}`"
@@ -290,6 +295,14 @@ class StageReadOnce(Stage):
             # Slots make this class anew, so that super() would look in the wrong one.
             self.known[asset, batch] = Stage.read(self, asset, batch)
         return self.known[asset, batch]
+
+
+def _format_of(content: bytes) -> int:
+    """What a manifest says of its own format; 0 if it says nothing that can be understood."""
+    try:
+        return int(json.loads(content)["format_version"])
+    except (ValueError, KeyError, TypeError):
+        return 0
 
 
 def _serialized(manifest: Manifest) -> bytes:

@@ -156,8 +156,9 @@ def table_equals_recomputation(site: Site) -> None:
     assert not expected.keys() - found.keys(), f"rows that are missing: {sorted(expected.keys() - found.keys())[:5]}"
     for key, row in expected.items():
         assert _same(found[key], row), (found[key], row)
-    outcome = verify(site.settings, site.batches())
-    assert outcome.agrees, outcome
+    if published:
+        outcome = verify(site.settings, sorted(published))
+        assert outcome.agrees, outcome
 
 
 def _rollups(site: Site, points: Iterable[Point]) -> dict[tuple[int, int, int], Row]:

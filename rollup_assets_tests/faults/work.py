@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from rollup_assets.errors import RollupError
 from rollup_assets.kernels import merge, partial, repartition, rollup  # noqa: F401  once, in the fork server
 from rollup_assets.loading import load_arrow, load_pyiceberg
 from rollup_assets.pipeline import Pipeline
-from rollup_assets.settings import Settings, load_settings
+from rollup_assets.settings import load_settings
 from rollup_assets.steps.publish import publish
 from rollup_assets.steps.repartition import stage_batch
 from rollup_assets.steps.results import Waiting
@@ -59,6 +60,7 @@ def execute(order: Order) -> None:
     for name in [name for name in os.environ if name.startswith(("ROLLUP_", "AWS_", "DAGSTER"))]:
         del os.environ[name]
     os.environ.update(order.environment)
+    time.tzset()
     if order.failpoints:
         # Where the environment would have armed them: as Spark's workers and other children of this process see it.
         os.environ[failpoints.VARIABLE] = order.failpoints
@@ -121,16 +123,36 @@ def maintain_table(pipeline: Pipeline, _: Path, keep: str) -> None:
         maintain(catalog.load_table(pipeline.settings.table), int(keep))
 
 
+def limit_memory(_: Pipeline, __: Path, mebibytes: str) -> None:
+    """From here on, so much more address space and no more: allocations fail."""
+    import resource
+
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (int(mebibytes) << 20),) * 2)
+
+
+def shift_clock(_: Pipeline, __: Path, seconds: str) -> None:
+    """From here on, the clock that Iceberg's snapshots are stamped with is off."""
+    import datetime as dt
+
+    from pyiceberg.table import update
+
+    real = time.time
+
+    class Shifted(dt.datetime):
+        @classmethod
+        def now(cls, tz: dt.tzinfo | None = None) -> Any:
+            return dt.datetime.fromtimestamp(time.time(), tz)
+
+    time.time = lambda: real() + float(seconds)
+    update.datetime = Shifted  # type: ignore[attr-defined]
+
+
 def acknowledge(ledger: Path, key: str, snapshot_id: int | None) -> None:
     """Write down that a batch was said to be published as a snapshot."""
     if snapshot_id is not None:
         with ledger.open("a") as stream:
             stream.write(json.dumps({"batch": key, "snapshot_id": snapshot_id}) + "\n")
-
-
-def settings_of(order: Order) -> Settings:
-    """The settings of an order, in this process."""
-    return load_settings(**order.overrides)
 
 
 VERBS: Mapping[str, Any] = {
@@ -140,4 +162,6 @@ VERBS: Mapping[str, Any] = {
     "make": make,
     "backfill": backfill,
     "maintain": maintain_table,
+    "limit memory": limit_memory,
+    "shift clock": shift_clock,
 }
