@@ -26,7 +26,7 @@ from rollup_assets_tests.naive import RawRow
 if TYPE_CHECKING:
     from rollup_assets.pipeline import Pipeline
 
-PATIENCE = 120.0
+PATIENCE = 300.0
 """Seconds until something that must happen is taken not to happen."""
 CANARY = "canary-3f61-of-the-fault-suite"
 _ROW_GROUP = 60
