@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+from typing import Any
+
 import pytest
+from markdown_it import MarkdownIt
 
 from rollup_assets.defs import asset_checks, metadata
 from rollup_assets.storage.manifests import REPARTITIONED, ROLLUP_TABLE, ROLLUPS
+from rollup_assets_tests import hostile
 from rollup_assets_tests.defs import fake_steps
 from rollup_assets_tests.defs.conftest import Lab, hour
 
@@ -57,6 +62,40 @@ def test_a_quarantined_timestamp_may_be_anything(milliseconds: int) -> None:
     import pyarrow as pa
 
     assert str(milliseconds) in metadata.markdown(pa.table({"logical_timestamp": [milliseconds]}))
+
+
+def test_names_in_a_preview_are_text() -> None:
+    """In the table that Dagster's UI shows: no HTML, link or other markup, and no cell more."""
+    import pyarrow as pa
+
+    shown = metadata.markdown(pa.table({"metric": hostile.TEXTS, "id": list(range(len(hostile.TEXTS)))}))
+    tokens = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).parse(shown)
+    cells = [token for token in tokens if token.type == "inline"]
+    assert [cell.content for cell in cells[1::2]] == ["id", *(str(number) for number in range(len(hostile.TEXTS)))]
+    assert {part.type for cell in cells for part in cell.children or []} <= {"text", "text_special"}
+    assert not [token for token in tokens if token.type.startswith(("html", "heading", "fence"))]
+
+
+def test_what_an_error_says_is_text_in_the_log_and_on_the_page(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "<img src=x onerror=alert(1)> | [x](javascript:alert(1)) \x1b[2J\n2026-01-01 ERROR forged"
+
+    def fail(*_: object, **__: object) -> None:
+        raise LookupError(said)
+
+    monkeypatch.setattr("rollup_assets.steps.repartition.stage_batch", fail)
+    lab.land({0: 3})
+    result = lab.run(0)
+    (failure,) = [event for event in result.all_events if event.is_step_failure]
+    data: Any = failure.event_specific_data
+    table = data.user_failure_data.metadata["failed_partitions"].value
+    cells = [token for token in MarkdownIt("commonmark", {"html": True}).enable("table").parse(table) if token.type == "inline"]
+    assert len(cells) == 4
+    assert {part.type for part in cells[3].children or []} <= {"text", "text_special"}
+    assert cells[3].content.startswith("LookupError: ")
+    assert data.user_failure_data.description.isprintable()
+    messages = [entry.user_message for entry in lab.instance.all_logs(result.run_id) if entry.level >= logging.ERROR]
+    assert any("ERROR forged" in message for message in messages)
+    assert not [message for message in messages if "\x1b" in message or "\n2026-01-01 ERROR forged" in message]
 
 
 def test_row_counts_are_compared_with_the_latest_of_the_same_hour_on_earlier_days(lab: Lab) -> None:
