@@ -115,6 +115,24 @@ def test_the_folders_that_are_described_exist() -> None:
         assert (ROOT / code(row[0])).is_dir(), row[0]
 
 
+def test_the_tests_that_prove_what_security_promises_are_there() -> None:
+    rows = table((ROOT / "docs/security.md").read_text(), "expectation", "what is done")
+    named = [code(test.strip()) for row in rows for test in row[2].split(",")]
+    assert len(rows) > 10
+    assert [test for test in named if not (ROOT / "rollup_assets_tests" / test).is_file()] == []
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    for document in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")):
+        for target, section in re.findall(r"\]\((?![a-z]+:)([^)#\s]*)(?:#([^)\s]*))?\)", document.read_text()):
+            found = document.parent / target if target else document
+            assert found.exists(), f"{document.name}: {target}"
+            if section and found.suffix == ".md":
+                titles = re.findall(r"^#+ (.*)$", found.read_text(), re.MULTILINE)
+                anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+                assert section in anchors, f"{document.name}: {target}#{section}"
+
+
 # ----------------------------------------------------------------------------------------------------------------- commands
 
 

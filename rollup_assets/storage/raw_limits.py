@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-FOOTER_BYTES = 8 * 2**20
-"""A byte of a footer can become 300 in memory; a row group takes about 150 bytes of footer a column."""
+FOOTER_BYTES = 4 * 2**20
+"""A byte of a footer can become 250 in memory; a row group takes about 150 bytes of footer a column."""
 MOST_NAMES = 1 << 20
 """Metric names in a row group's dictionary; each becomes an object of Python's."""
 _MAGIC = b"PAR1"

@@ -237,12 +237,17 @@ def test_a_page_that_claims_more_than_there_is_ends_in_quarantine(tmp_path: Path
 # -------------------------------------------------------------------------------------------------------------------- fuzz
 
 FUZZ = """
-import random, sys
+import random, resource, sys
 from pathlib import Path
+from rollup_assets.kernels import repartition  # noqa: F401
 from rollup_assets_tests.storage import test_raw_limits as tests
 
 folder, seed, tries = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 samples = [path.read_bytes() for path in sorted(folder.glob("sample-*.parquet"))]
+for sample in folder.glob("sample-*.parquet"):
+    tests.outcome(sample)
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**29, used + 2**29))
 seen = dict.fromkeys(("rows", "unreadable_file", "too_large", "schema_mismatch"), 0)
 for number in range(tries):
     path = folder / f"fuzzed-{seed}-{number}.parquet"
@@ -303,6 +308,7 @@ def fuzz(folder: Path, seed: int, tries: int) -> None:
 
 @pytest.mark.scenario("B1")
 def test_changed_bytes_are_quarantined_or_read_and_never_end_the_process(tmp_path: Path, seed: int) -> None:
+    """In half a GiB of memory."""
     fuzz(tmp_path, seed, 1_500)
 
 
