@@ -224,8 +224,8 @@ class _TableFiles:
         self._root = Place.parse(table_location(settings), settings.s3)
         self._staged = staged
         self._table = TableReferences()
-        self._rollups = KeptManifests(stage, ROLLUPS)
-        self._receipts = KeptManifests(stage, ROLLUP_TABLE)
+        self._rollups = KeptManifests(stage, ROLLUPS, lambda manifest: [file.path for file in manifest.files])
+        self._receipts = KeptManifests(stage, ROLLUP_TABLE, lambda manifest: (manifest.partition, manifest.counters))
         self._found: list[tuple[str, FoundFile]] = []
         self._records: list[FoundFile] = []
 
@@ -274,7 +274,7 @@ class _TableFiles:
 
         # Before the table is looked at: what is published and then staged anew in between is named by one of them. Also what is published
         # already: where somebody has compacted the table, the stage still takes these files for its own.
-        staged = [file.path for manifest in self._rollups.read(without) for file in manifest.files]
+        staged = [path for paths in self._rollups.read(without) for path in paths]
         receipts = self._receipts.read()
         with open_catalog(self._settings) as catalog:
             table = load_table(catalog, self._settings)

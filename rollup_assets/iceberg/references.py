@@ -10,13 +10,12 @@ import json
 import posixpath
 import re
 import zlib
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from rollup_assets.errors import CleaningError
 from rollup_assets.iceberg.acknowledged import SEQUENCE_NUMBER, forgotten
 from rollup_assets.storage.filesystems import Place, in_parallel, is_unfinished
-from rollup_assets.storage.manifests import Manifest
 from rollup_assets.storage.storage_errors import explains_storage_errors
 
 if TYPE_CHECKING:
@@ -113,19 +112,21 @@ def path_of(location: str) -> str:
     return location.partition("://")[2] or location
 
 
-def check_unforgotten(table: Table, receipts: Iterable[Manifest]) -> None:
+def check_unforgotten(table: Table, receipts: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
     """A catalog that was set back does not know the latest snapshots: their files look as if nobody needed them, and are all there is.
+
+    ``receipts``: partition and counters of each.
 
     Raises:
         CleaningError: a receipt tells of a snapshot that the table has forgotten.
     """
     numbers = [snapshot.sequence_number or 0 for snapshot in table.metadata.snapshots]
     oldest = min(numbers, default=0)
-    for receipt in receipts:
+    for partition, counters in receipts:
         # Of older ones it cannot be told.
-        if int(receipt.counters.get(SEQUENCE_NUMBER) or 0) >= oldest and (problem := forgotten(table, receipt.counters)):
+        if int(counters.get(SEQUENCE_NUMBER) or 0) >= oldest and (problem := forgotten(table, counters)):
             raise CleaningError(
-                f"{'.'.join(table.name())} has forgotten a snapshot that published {receipt.partition} ({problem}): the catalog was set "
+                f"{'.'.join(table.name())} has forgotten a snapshot that published {partition} ({problem}): the catalog was set "
                 "back, and files of the lost snapshots are still there. Nothing of the table was deleted; see docs/operations.md"
             )
 

@@ -9,13 +9,16 @@ import contextlib
 import re
 import shutil
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from rollup_assets.storage.filesystems import FoundFile, in_parallel, is_unfinished
 from rollup_assets.storage.manifests import Manifest, Stage
 from rollup_assets.storage.spill import abandoned_folders
+
+Taken = TypeVar("Taken")
 
 MANIFEST = "manifest.json"
 _DAY_MS = 86_400_000
@@ -96,16 +99,20 @@ def _named(stage: Stage, folder: StagedFolder) -> set[str]:
     return {(root.at(file.path) if "://" in file.path or file.path.startswith("/") else root / file.path).path for file in manifest.files}
 
 
-class KeptManifests:
-    """All manifests of an asset as they are now; those that have not changed since they were read are not read again."""
+class KeptManifests(Generic[Taken]):
+    """What is wanted of each of an asset's manifests as they are now; those that have not changed since they were read are not read again.
 
-    def __init__(self, stage: Stage, asset: str) -> None:
+    Of a year's manifests only that is held: one may have a megabyte of footers.
+    """
+
+    def __init__(self, stage: Stage, asset: str, take: Callable[[Manifest], Taken]) -> None:
         self._stage = stage
         self._asset = asset
-        self._known: dict[str, tuple[str, Manifest]] = {}
+        self._take = take
+        self._known: dict[str, tuple[str, Taken]] = {}
 
-    def read(self, without: Collection[str] = ()) -> list[Manifest]:
-        """All but those in folders of these names.
+    def read(self, without: Collection[str] = ()) -> list[Taken]:
+        """Of all manifests but those in folders of these names.
 
         Raises:
             StageCorruptError: one cannot be read.
@@ -117,10 +124,17 @@ class KeptManifests:
             if folder.name not in without and file.path.endswith(f"/{folder.name}/{MANIFEST}")
         }
         changed = [name for name, version in versions.items() if name not in self._known or self._known[name][0] != version]
-        read = in_parallel(lambda name: self._stage.in_folder(self._asset, name), changed, local=self._stage.root.is_local)
-        fresh = {name: (versions[name], manifest) for name, manifest in zip(changed, read, strict=True) if manifest is not None}
-        self._known = {name: one for name, one in {**self._known, **fresh}.items() if name in versions}
-        return [manifest for _, manifest in self._known.values()]
+        known = {name: one for name, one in self._known.items() if versions.get(name) == one[0]}
+        for name, taken in zip(changed, in_parallel(self._read, changed, local=self._stage.root.is_local), strict=True):
+            for found in taken:
+                known[name] = (versions[name], found)
+        self._known = known
+        return [taken for _, taken in known.values()]
+
+    def _read(self, name: str) -> list[Taken]:
+        """One, or none if it is gone by now."""
+        manifest = self._stage.in_folder(self._asset, name)
+        return [] if manifest is None else [self._take(manifest)]
 
 
 # -------------------------------------------------------------------------------------------------------------- local folders
