@@ -135,29 +135,12 @@ class Stage:
         """
         place = self.root / asset / folder / "manifest.json"
         content = place.read_bytes()
-        try:
-            return None if content is None else Manifest.model_validate_json(content)
-        except ValidationError as error:
-            raise StageCorruptError(f"{place.uri} is not a manifest this version reads ({error.errors()[0]['msg']})") from error
+        return None if content is None else _parsed(place, content, f"{folder[:-2]}:{folder[-2:]}")
 
     def _read_versioned(self, asset: str, batch: Batch) -> tuple[Manifest | None, str | None]:
         place = self.folder(asset, batch) / "manifest.json"
         content, version = place.read_versioned()
-        if content is None:
-            return None, None
-        try:
-            manifest = Manifest.model_validate_json(content)
-        except ValidationError as error:
-            if (written := _format_of(content)) > FORMAT_VERSION:
-                raise StageCorruptError(
-                    f"{place.uri} has format {written}, and this release reads formats up to {FORMAT_VERSION}: a newer one has written it. "
-                    "Install that release again, or set ROLLUP_STAGE and ROLLUP_TABLE to new places and run `rollups backfill` there"
-                ) from error
-            reason = error.errors()[0]["msg"]
-            raise StageCorruptError(
-                f"{place.uri} is not a manifest this version reads ({reason}); delete it and run `rollups backfill {batch.key} {batch.key}`"
-            ) from error
-        return manifest, version
+        return (None, None) if content is None else (_parsed(place, content, batch.key), version)
 
     def write(self, manifest: Manifest, batch: Batch) -> None:
         """Make a partition visible, or replace it, whatever is there."""
@@ -303,6 +286,21 @@ def _format_of(content: bytes) -> int:
         return int(json.loads(content)["format_version"])
     except (ValueError, KeyError, TypeError):
         return 0
+
+
+def _parsed(place: Place, content: bytes, partition: str) -> Manifest:
+    try:
+        return Manifest.model_validate_json(content)
+    except ValidationError as error:
+        if (written := _format_of(content)) > FORMAT_VERSION:
+            raise StageCorruptError(
+                f"{place.uri} has format {written}, and this release reads formats up to {FORMAT_VERSION}: a newer one has written it. "
+                "Install that release again, or set ROLLUP_STAGE and ROLLUP_TABLE to new places and run `rollups backfill` there"
+            ) from error
+        reason = error.errors()[0]["msg"]
+        raise StageCorruptError(
+            f"{place.uri} is not a manifest this version reads ({reason}); delete it and run `rollups backfill {partition} {partition}`"
+        ) from error
 
 
 def _serialized(manifest: Manifest) -> bytes:
