@@ -55,7 +55,7 @@ def publish(pipeline: Pipeline, batch: Batch, *, run_id: str = "", force: bool =
         CatalogError: the catalog cannot be used; see :func:`rollup_assets.iceberg.catalog.open_catalog`.
         LockTimeoutError: another publisher held the lock too long.
         PublishError, PublishHaltError: see :func:`rollup_assets.iceberg.publish.replace_range`; also halts where the snapshot that the
-            receipt acknowledges has vanished from the table's history.
+            receipt acknowledges, or that of the batch before, has vanished from the table's history.
     """
     from rollup_assets.history.records import record_of_publish, write_record
     from rollup_assets.iceberg.acknowledged import is_set_aside
@@ -72,10 +72,13 @@ def publish(pipeline: Pipeline, batch: Batch, *, run_id: str = "", force: bool =
         rollups, inputs = current_rollups(pipeline, batch)
         # Before the table: where no lock keeps others away, it is as new as the receipt then.
         receipt = pipeline.stage.read(ROLLUP_TABLE, batch)
+        # What is lost when a standby takes over is the last commit, and nobody asks for its batch again: who comes after it does.
+        before = [(each, pipeline.stage.read(ROLLUP_TABLE, each)) for each in pipeline.calendar.earlier(batch, 1)]
         table = ensure_table(pipeline.settings, catalog)
         remember_resolutions(table, pipeline.settings)
-        if receipt is not None and not force:
-            check_history(receipt, table, batch)
+        for published, acknowledged in () if force else ((batch, receipt), *before):
+            if acknowledged is not None:
+                check_history(acknowledged, table, published)
         refused = refusal(receipt, rollups, batch)
         if receipt is not None and refused is not None and not force:
             return Published(receipt, receipt.counters["snapshot_id"], unchanged=True, refused=refused)

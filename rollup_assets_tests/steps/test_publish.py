@@ -215,7 +215,7 @@ def pointer(pipeline: Pipeline, *, to: str | None = None) -> str:
 @pytest.mark.parametrize("changed", [False, True])
 @pytest.mark.parametrize("since", ["nothing", "another batch", "many batches"])
 def test_a_commit_that_the_catalog_forgot_is_noticed_and_published_again_by_force(pipeline: Pipeline, since: str, *, changed: bool) -> None:
-    first, second, *others = batches_from(pipeline, 6)
+    first, second, _, *others = batches_from(pipeline, 7)
     stage_rollups(pipeline, first)
     publish(pipeline, first)
     before = pointer(pipeline)
@@ -236,6 +236,25 @@ def test_a_commit_that_the_catalog_forgot_is_noticed_and_published_again_by_forc
     assert not publish(pipeline, second, force=True).unchanged
     assert publish(pipeline, second).unchanged
     assert value_by_batch(pipeline) == expected | {second.key: {2 if changed else 1}}
+
+
+@pytest.mark.scenario("P6")
+def test_a_commit_that_the_catalog_forgot_is_noticed_by_the_next_batch(pipeline: Pipeline) -> None:
+    """Nobody asks for the batch itself again: its receipt says that it is published."""
+    first, second, third = batches_from(pipeline, 3)
+    stage_rollups(pipeline, first)
+    publish(pipeline, first)
+    before = pointer(pipeline)
+    stage_rollups(pipeline, second)
+    lost = publish(pipeline, second).snapshot_id
+    pointer(pipeline, to=before)
+    stage_rollups(pipeline, third)
+    with pytest.raises(PublishHaltError, match=rf"batch {second.key} was published as snapshot {lost} .*{second.key} {second.key} --force"):
+        publish(pipeline, third)
+    assert value_by_batch(pipeline) == {first.key: {1}}
+    publish(pipeline, second, force=True)
+    publish(pipeline, third)
+    assert value_by_batch(pipeline) == {batch.key: {1} for batch in (first, second, third)}
 
 
 def test_an_expired_snapshot_is_not_forgotten(tmp_path: Path) -> None:
