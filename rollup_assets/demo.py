@@ -6,6 +6,7 @@ that is there stays, and what is up to date is not done twice.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import shutil
 import time
@@ -90,12 +91,13 @@ def _generate(settings: Settings, series: int, console: Console) -> list[Batch]:
 
     calendar = settings.calendar
     wanted = [batch for ahead in range(max(1, HOURS * 3_600_000 // settings.batch)) if (batch := calendar.shifted(calendar.first, ahead))]
-    present = _landing_zone(settings).batches()
+    target = LandingZone.from_settings(settings)
+    present = target.landed()
     if set(present) - set(wanted) or len(present) == len(wanted):
         console.print(
             f"{len(present)} batches with raw files are in {escape(settings.raw)}; they stay as they are", soft_wrap=True, highlight=False
         )
-        return present
+        return target.batches()
     # Batches do not depend on each other: if an earlier demo was interrupted, the missing ones are what it would have made.
     with TerminalProgress() as progress:
         made = generate(settings, wanted, GeneratorOptions(series=series), keep_existing=True, progress=progress)
@@ -105,18 +107,19 @@ def _generate(settings: Settings, series: int, console: Console) -> list[Batch]:
 
 def _copy(settings: Settings, data: Path, console: Console) -> list[Batch]:
     """Copy raw files, batch by batch, into an empty landing zone."""
-    calendar, target = settings.calendar, _landing_zone(settings)
-    present = target.batches()
+    target = LandingZone.from_settings(settings)
+    present = target.landed()
     if present:
         console.print(
             f"{len(present)} batches with raw files are in {escape(settings.raw)}; they stay as they are", soft_wrap=True, highlight=False
         )
-        return present
-    source = LandingZone(Place.parse(str(data.resolve())), settings.raw_layout, calendar)
-    batches = source.batches()
+        return target.batches()
+    source = dataclasses.replace(target, root=Place.parse(str(data.resolve())))
+    batches = source.landed()
     if not batches:
+        first = settings.calendar.first
         raise GeneratorError(
-            f"{data} has no raw files from {calendar.first} on in folders like {calendar.first.start_time.strftime(settings.raw_layout)}; "
+            f"{data} has no raw files from {first} on in folders like {first.start_time.strftime(settings.raw_layout)}; "
             "point --data at the folder above those, or set ROLLUP_RAW_LAYOUT and ROLLUP_START to match it"
         )
     files = 0
@@ -125,7 +128,7 @@ def _copy(settings: Settings, data: Path, console: Console) -> list[Batch]:
         hidden = folder.beside(f".{folder.name}.copying") if folder.is_local else folder
         if folder.is_local:
             hidden.delete_folder()
-        for file in source.files(batch):
+        for file in source.folder_files(batch):
             files += 1
             inside = str(source.place(file).path)[len(source.folder(batch).path) :].lstrip("/")
             with source.place(file).open_input() as raw, (hidden / inside).open_output() as copy:
@@ -137,11 +140,7 @@ def _copy(settings: Settings, data: Path, console: Console) -> list[Batch]:
         soft_wrap=True,
         highlight=False,
     )
-    return batches
-
-
-def _landing_zone(settings: Settings) -> LandingZone:
-    return LandingZone(Place.parse(settings.raw, settings.s3), settings.raw_layout, settings.calendar)
+    return target.batches()
 
 
 def _backfill(settings: Settings, batches: Sequence[Batch], console: Console) -> bool:

@@ -37,7 +37,7 @@ class Pipeline:
         """
         return cls(
             settings=settings,
-            landing_zone=LandingZone(Place.parse(settings.raw, settings.s3), settings.raw_layout, settings.calendar),
+            landing_zone=LandingZone.from_settings(settings),
             stage=Stage(Place.parse(settings.stage, settings.s3)),
             engine=_engine(settings, spark),
         )

@@ -150,14 +150,20 @@ def _stagings(pipeline: Pipeline, batches: Sequence[Batch], to_be: _StageToBe) -
         quarantined = to_be.read(QUARANTINED, batch)
         if quarantined and quarantined.inputs == tuple(files) and is_over_limit(pipeline, batch, quarantined):
             reasons.append("these files were tried before: more of them was quarantined than the settings allow")
-        places = [pipeline.landing_zone.place(file) for file in files]
-        rows = sum(in_parallel(count_rows, places, local=pipeline.landing_zone.root.is_local))
+        rows = _rows_of(pipeline, batch)
         before = to_be.read(REPARTITIONED, batch)
         changes = file_changes(before.inputs if before else (), files)
         to_be.will_have(pipeline, batch, rows)
         return PartitionPlan(batch.key, PlannedStep("yes", tuple(reasons)), raw_files=tuple(changes), raw_rows=rows)
 
     return dict(zip(batches, for_each(pipeline, look, batches), strict=True))
+
+
+def _rows_of(pipeline: Pipeline, batch: Batch) -> int:
+    """Rows that would be decoded, by the footers of the raw files."""
+    zone, limits = pipeline.landing_zone, pipeline.settings.raw_limits
+    files = [(zone.place(file), zone.bounds(batch, folder)) for folder, some in zone.files_by_folder(batch).items() for file in some]
+    return sum(in_parallel(lambda file: count_rows(*file, limits), files, local=zone.root.is_local))
 
 
 def _as_staged(to_be: _StageToBe, batch: Batch) -> PartitionPlan:

@@ -44,6 +44,8 @@ _PASSWORDS = ("catalog_password", "catalog_admin_password")
 _SECRET = re.compile(
     r"(^|[^a-z])(ssl)?(password|passwd|pwd|passphrase|token|credential|credentials|secret|authorization|(access|secret|account|private)-key(-id)?)$"
 )
+# Folders that a batch reads before or after its own: more are a mistake, such as a lateness in minutes.
+_MOST_FOLDERS = 1_000
 # No ISO weeks: a week's year beside a calendar year repeats folders years apart.
 _LAYOUT_FIELDS = frozenset("YmdHMjy")
 # Partition keys need years of four digits, and timestamps in ns, which Arrow and Parquet may hold, end in 2262.
@@ -203,6 +205,15 @@ class Settings(BaseSettings):
         default=DEFAULT_LIMITS.group_bytes, ge=2**20, description="most bytes of a row group of a raw file, uncompressed"
     )
     raw_name_size: int = Field(default=DEFAULT_LIMITS.name_bytes, ge=1, description="most bytes of a metric name in UTF-8")
+    raw_lateness: int = Field(
+        default=0, ge=0, le=_MOST_FOLDERS, description="arrival-time layout: folders after its own that a batch reads as well"
+    )
+    raw_future: int | None = Field(
+        default=None, description="how far in ms a point may be ahead of the end of its folder's batch; beyond that it is in_future"
+    )
+    raw_copies: Literal["once", "report"] = Field(
+        default="once", description="a raw file with the content of another one: read once, or report the copy as a bad file"
+    )
     parquet_encoding: Literal["fast", "compatible"] = Field(
         default="fast", description="encodings of the table's data files: fast, or compatible with older Parquet readers"
     )
@@ -243,7 +254,7 @@ class Settings(BaseSettings):
                 continue
         raise ValueError(f"{value!r} is not a day; write it as 2026-01-01, or as a partition key such as 2026-01-01-06:00")
 
-    @field_validator("batch", "lookback", "sensor_settle", mode="before")
+    @field_validator("batch", "lookback", "sensor_settle", "raw_future", mode="before")
     @classmethod
     def _parse_durations(cls, value: object) -> object:
         return parse_duration(value) if isinstance(value, str) else value
@@ -324,6 +335,11 @@ class Settings(BaseSettings):
         if self.spark_remote and not self.spark_remote.startswith("sc://"):
             raise ValueError(f"ROLLUP_SPARK_REMOTE={self.spark_remote} is not a Spark Connect server; write sc://host:15002")
         _check_layout(self.raw_layout, self.calendar)
+        if self.raw_future is not None and not 0 < self.raw_future <= _MOST_FOLDERS * self.batch:
+            raise ValueError(
+                f"ROLLUP_RAW_FUTURE={format_duration(self.raw_future)} is not between 1ms and {_MOST_FOLDERS} batches of "
+                f"{format_duration(self.batch)}; write a duration such as 5m"
+            )
         _check_catalog_properties(self.catalog_properties)
         return self
 

@@ -86,10 +86,11 @@ def status(settings: Settings, batches: Iterable[Batch] | None = None, *, now: d
 
 def _known(pipeline: Pipeline, now: dt.datetime) -> list[Batch]:
     calendar, landing_zone, stage = pipeline.calendar, pipeline.landing_zone, pipeline.stage
-    found = set(landing_zone.batches())
+    last = calendar.last_ended(now)
+    landed = set(landing_zone.landed())
+    found = landed | {batch for batch in landing_zone.reading(landed) if last is not None and batch <= last}
     for asset in (REPARTITIONED, QUARANTINED, ROLLUPS, ROLLUP_TABLE):
         found.update(batch for name in stage.partitions(asset) if (batch := calendar.of_folder(name)) is not None)
-    last = calendar.last_ended(now)
     with_points = [batch for batch in found if landing_zone.files(batch)]
     after = (later for batch in with_points for later in following(calendar, batch, pipeline.settings.reach))
     found.update(batch for batch in after if last is not None and batch <= last)

@@ -62,10 +62,22 @@ class Accepted:
     points: list[Point]
     duplicates: int
     quarantined: list[Quarantined]
+    elsewhere: int = 0
 
 
-def reason_to_quarantine(row: RawRow, start: int, end: int) -> str | None:
-    """The first reason that applies to a row of batch [start, end); None for a good row."""
+def reason_to_quarantine(row: RawRow, start: int, end: int, future: int | None = None) -> str | None:
+    """The first reason that applies to a row of batch [start, end); None for a good row. ``future``: see ``ROLLUP_RAW_FUTURE``."""
+    reason = reason_whatever_the_time(row)
+    if reason is not None:
+        return reason
+    assert row.ts is not None
+    if future is not None and row.ts >= end + future:
+        return "in_future"
+    return None if start <= row.ts < end else "outside_batch"
+
+
+def reason_whatever_the_time(row: RawRow) -> str | None:
+    """The first reason that applies to a row in any batch."""
     if row.id is None:
         return "null_id"
     if row.ts is None:
@@ -76,8 +88,6 @@ def reason_to_quarantine(row: RawRow, start: int, end: int) -> str | None:
         return "non_finite_value"
     if row.org_id is None or row.metric is None:
         return "null_dimension"
-    if not start <= row.ts < end:
-        return "outside_batch"
     return None
 
 
@@ -106,19 +116,70 @@ def without_duplicates(points: Iterable[Point]) -> list[Point]:
     return [best[key] for key in sorted(best)]
 
 
-def accept(files: dict[str, Sequence[RawRow]], start: int, end: int) -> Accepted:
+def accept(files: dict[str, Sequence[RawRow]], start: int, end: int, future: int | None = None) -> Accepted:
     """Every row of batch [start, end) is accepted, a duplicate or quarantined."""
     good: list[Point] = []
     quarantined: list[Quarantined] = []
     for file, rows in sorted(files.items()):
         for row_number, row in enumerate(rows):
-            reason = reason_to_quarantine(row, start, end)
+            reason = reason_to_quarantine(row, start, end, future)
             if reason is None:
                 good.append(point_of(row))
             else:
                 quarantined.append(Quarantined(reason, file, row_number, row))
     points = without_duplicates(good)
     return Accepted(points, len(good) - len(points), quarantined)
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A landing zone by arrival time: batches of ``length`` ms from ``first`` on.
+
+    Points come up to ``lateness`` folders after their own, or up to ``future`` ms before their folder ends.
+    """
+
+    first: int
+    length: int
+    lateness: int
+    future: int = 0
+
+    def fate(self, row: RawRow, folder: int) -> str | int:
+        """What becomes of a row in the folder of the batch that begins at ``folder``: a reason, or the batch whose point it is."""
+        reason = reason_whatever_the_time(row)
+        if reason is not None:
+            return reason
+        assert row.ts is not None
+        batch = self.first + (row.ts - self.first) // self.length * self.length
+        if batch < self.first:
+            return "before_start"
+        if batch < folder - self.lateness * self.length:
+            return "too_late"
+        if row.ts >= folder + self.length + self.future:
+            return "in_future"
+        return batch
+
+    def reads(self, batch: int, folder: int) -> bool:
+        """Whether a batch has to look into a folder, since a point of it may be there."""
+        last_moment = folder + self.length + self.future - 1
+        return batch <= folder <= batch + self.lateness * self.length or (folder < batch <= last_moment)
+
+    def accept(self, folders: dict[int, dict[str, Sequence[RawRow]]], batch: int) -> Accepted:
+        """Every row that a batch reads is accepted, a duplicate, quarantined (in its own folder) or elsewhere."""
+        good: list[Point] = []
+        quarantined: list[Quarantined] = []
+        elsewhere = 0
+        for folder, files in folders.items():
+            for file, rows in files.items() if self.reads(batch, folder) else ():
+                for row_number, row in enumerate(rows):
+                    fate = self.fate(row, folder)
+                    if fate == batch:
+                        good.append(point_of(row))
+                    elif isinstance(fate, str) and folder == batch:
+                        quarantined.append(Quarantined(fate, file, row_number, row))
+                    else:
+                        elsewhere += 1
+        points = without_duplicates(good)
+        return Accepted(points, len(good) - len(points), quarantined, elsewhere)
 
 
 def floored_to_ms(ticks: int, ticks_per_ms: int) -> int:

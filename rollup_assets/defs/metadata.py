@@ -15,12 +15,14 @@ from rollup_assets.batches import Batch, to_datetime
 from rollup_assets.escaping import markdown_text
 from rollup_assets.iceberg.schema import COLUMNS
 from rollup_assets.settings import Settings, format_duration
+from rollup_assets.storage.copies import COPIES
 from rollup_assets.storage.manifests import ROLLUPS, Manifest, Stage
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 PREVIEW_ROWS = 5
+COPIES_SHOWN = 20
 ON_THE_CLOCK = "total"
 """Name among a manifest's timings that is no stage."""
 _LAST_TIME = (
@@ -62,6 +64,8 @@ def of_staged(stage: Stage, batch: Batch, manifest: Manifest, *, unchanged: bool
         "unchanged": unchanged,
         **times(manifest.timings),
     }
+    if copies := manifest.counters.get(COPIES):
+        metadata[COPIES] = dg.MetadataValue.md(copies_table(copies))
     sample = first_rows(stage, batch, manifest)
     if sample is not None:
         metadata["preview"] = dg.MetadataValue.md(markdown(sample))
@@ -138,6 +142,13 @@ def markdown(rows: pa.Table) -> str:
 def markdown_list(texts: Sequence[str]) -> dg.MarkdownMetadataValue:
     """A list of sentences or names."""
     return dg.MetadataValue.md("\n".join(f"- {markdown_text(text)}" for text in texts))
+
+
+def copies_table(copies: Mapping[str, str]) -> str:
+    """Raw files that were not read, and the ones with the same content; the first few."""
+    shown = [f"| {_cell('file', copy)} | {_cell('file', original)} |" for copy, original in list(copies.items())[:COPIES_SHOWN]]
+    more = [f"| and {len(copies) - COPIES_SHOWN:,} more | |"] if len(copies) > COPIES_SHOWN else []
+    return "\n".join(["| not read | same content as |", "|---|---|", *shown, *more])
 
 
 def column_schema(schema: pa.Schema, descriptions: Mapping[str, str]) -> dg.TableSchema:

@@ -82,8 +82,8 @@ def generate(
 
     """
     _check(options, settings)
-    landing_zone = LandingZone(Place.parse(settings.raw, settings.s3), settings.raw_layout, settings.calendar)
-    taken = [batch for batch in batches if landing_zone.files(batch)]
+    landing_zone = LandingZone.from_settings(settings)
+    taken = [batch for batch in batches if landing_zone.folder_files(batch)]
     if taken and not keep_existing:
         raise GeneratorError(
             f"{landing_zone.folder(taken[0]).uri} has raw files already ({len(taken)} of {len(batches)} batches, from {taken[0]}); "

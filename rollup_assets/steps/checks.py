@@ -32,7 +32,10 @@ PUBLISHED_EQUALS_STAGED = "published_equals_staged"
 INPUTS_READY = "inputs_ready"
 
 DESCRIPTIONS: Mapping[tuple[str, str], str] = {
-    (REPARTITIONED, ROWS_ACCOUNTED_FOR): "Rows read = accepted + duplicates + quarantined, and the staged files hold the accepted ones.",
+    (
+        REPARTITIONED,
+        ROWS_ACCOUNTED_FOR,
+    ): "Rows read = accepted + duplicates + quarantined + elsewhere (other batches'), and the staged files hold the accepted ones.",
     (REPARTITIONED, BATCH_NOT_EMPTY): "The batch has at least one accepted point (warning).",
     (REPARTITIONED, ROW_COUNT_USUAL): "The batch has between half and twice the rows of earlier days at this time (warning).",
     (
@@ -94,18 +97,19 @@ def require(outcomes: Iterable[CheckOutcome]) -> None:
 
 
 def rows_accounted_for(repartitioned: Manifest, quarantined: Manifest) -> CheckOutcome:
-    """Every row read is accepted, a duplicate or quarantined; both manifests agree, and the files hold the accepted rows."""
+    """Every row read is accepted, a duplicate, quarantined or elsewhere; both manifests agree, and the files hold the accepted rows."""
     counters = repartitioned.counters
     read, accepted, duplicates, rejected = (
         int(counters[name]) for name in ("rows_read", "rows_accepted", "duplicates", "rows_quarantined")
     )
+    parts = {"accepted": accepted, "duplicates": duplicates, "quarantined": rejected}
+    if "elsewhere" in counters:
+        parts["elsewhere"] = int(counters["elsewhere"])
+    added = " + ".join(f"{rows:,} {name}" for name, rows in parts.items())
     reasons = sum(int(rows) for rows in quarantined.counters["reasons"].values())
     problems = []
-    if read != accepted + duplicates + rejected:
-        problems.append(
-            f"{read:,} rows read, but {accepted:,} accepted + {duplicates:,} duplicates + {rejected:,} quarantined"
-            f" = {accepted + duplicates + rejected:,}"
-        )
+    if read != sum(parts.values()):
+        problems.append(f"{read:,} rows read, but {added} = {sum(parts.values()):,}")
     if repartitioned.rows != accepted:
         problems.append(f"{accepted:,} rows accepted, but {repartitioned.rows:,} in the staged files")
     if int(quarantined.counters["rows_quarantined"]) != rejected or reasons != rejected:
@@ -113,20 +117,17 @@ def rows_accounted_for(repartitioned: Manifest, quarantined: Manifest) -> CheckO
             f"{rejected:,} rows quarantined, but {int(quarantined.counters['rows_quarantined']):,} in {QUARANTINED},"
             f" where the reasons add up to {reasons:,}"
         )
-    return CheckOutcome(
-        REPARTITIONED,
-        ROWS_ACCOUNTED_FOR,
-        not problems,
-        False,
-        "; ".join(problems) or f"{read:,} rows read = {accepted:,} accepted + {duplicates:,} duplicates + {rejected:,} quarantined",
-        {
-            "rows_read": read,
-            "rows_accepted": accepted,
-            "duplicates": duplicates,
-            "rows_quarantined": rejected,
-            "rows_in_files": repartitioned.rows,
-        },
-    )
+    numbers: dict[str, str | int | float] = {
+        "rows_read": read,
+        "rows_accepted": accepted,
+        "duplicates": duplicates,
+        "rows_quarantined": rejected,
+        "rows_in_files": repartitioned.rows,
+    }
+    if "elsewhere" in parts:
+        numbers["elsewhere"] = parts["elsewhere"]
+    found = "; ".join(problems) or f"{read:,} rows read = {added}"
+    return CheckOutcome(REPARTITIONED, ROWS_ACCOUNTED_FOR, not problems, False, found, numbers)
 
 
 def batch_not_empty(repartitioned: Manifest) -> CheckOutcome:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 from rollup_assets.engines.base import Engine
 from rollup_assets.settings import Settings
-from rollup_assets.storage.manifests import InputFile
 from rollup_assets.storage.raw_limits import DEFAULT_LIMITS
+
+
+class _Sized(Protocol):
+    @property
+    def size(self) -> int: ...
+
+
+File = TypeVar("File", bound=_Sized)
 
 # Points a file is made for. Two cores have work from twice this on, and data files stay within 128 to 512 MB (16 to 30 bytes a rollup row).
 POINTS_PER_GROUP = 8_000_000
@@ -25,11 +33,11 @@ def shard_groups(shards: int, points: int) -> list[list[int]]:
     return [list(range(shards * group // groups, shards * (group + 1) // groups)) for group in range(groups)]
 
 
-def split_tasks(files: Sequence[InputFile], engine: Engine) -> list[tuple[InputFile, ...]]:
+def split_tasks(files: Sequence[File], engine: Engine) -> list[tuple[File, ...]]:
     """Files in path order, cut into tasks of about the same size, as large and as many (or one more) as suits the engine."""
     size = max(sum(file.size for file in files) // engine.most_map_tasks, engine.least_map_task)
-    tasks: list[tuple[InputFile, ...]] = []
-    pending: list[InputFile] = []
+    tasks: list[tuple[File, ...]] = []
+    pending: list[File] = []
     waiting = 0
     for file in files:
         pending.append(file)
@@ -45,9 +53,18 @@ def split_tasks(files: Sequence[InputFile], engine: Engine) -> list[tuple[InputF
 def content_parameters(settings: Settings) -> dict[str, object]:
     """The settings that decide which rows staged files hold."""
     # Left out where they are the defaults, so that what was staged before there were any stays current.
-    limits = {} if settings.raw_limits == DEFAULT_LIMITS else {"raw_limits": dataclasses.asdict(settings.raw_limits)}
+    limits = None if settings.raw_limits == DEFAULT_LIMITS else dataclasses.asdict(settings.raw_limits)
+    chosen = {"raw_limits": limits, "raw_lateness": settings.raw_lateness or None, "raw_future": settings.raw_future}
+    return {**_table_parameters(settings), **{name: value for name, value in chosen.items() if value is not None}}
+
+
+def rollup_parameters(settings: Settings) -> dict[str, object]:
+    """The settings that decide what the files of rollups hold, byte for byte, given what is staged."""
+    return {**_table_parameters(settings), PARQUET_ENCODING: settings.parquet_encoding}
+
+
+def _table_parameters(settings: Settings) -> dict[str, object]:
     return {
-        **limits,
         "batch": settings.batch,
         "lookback": settings.lookback,
         "resolutions": list(settings.resolutions),
@@ -56,6 +73,8 @@ def content_parameters(settings: Settings) -> dict[str, object]:
     }
 
 
-def rollup_parameters(settings: Settings) -> dict[str, object]:
-    """The settings that decide what the files of rollups hold, byte for byte: those of their rows, and how these are encoded."""
-    return {**content_parameters(settings), PARQUET_ENCODING: settings.parquet_encoding}
+def changed_parameters(wanted: Mapping[str, object], found: Mapping[str, Any]) -> Iterator[tuple[str, object, Any]]:
+    """(name, as it is now, as it was then) of each parameter of a manifest that is another one now; None: not set."""
+    for name in dict.fromkeys((*wanted, *found)):
+        if wanted.get(name) != found.get(name):
+            yield name, wanted.get(name), found.get(name)

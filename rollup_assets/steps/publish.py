@@ -15,7 +15,7 @@ from rollup_assets.errors import NotStagedError, PublishHaltError, StageCorruptE
 from rollup_assets.failpoints import failpoint
 from rollup_assets.history.rejections import REJECTED, refusal, still_rejected
 from rollup_assets.pipeline import Pipeline
-from rollup_assets.steps.planning import rollup_parameters
+from rollup_assets.steps.planning import changed_parameters, rollup_parameters
 from rollup_assets.steps.results import CODE_VERSION, Published
 from rollup_assets.storage.filesystems import in_parallel
 from rollup_assets.storage.manifests import ROLLUP_TABLE, ROLLUPS, InputFile, Manifest
@@ -151,13 +151,11 @@ def current_rollups(pipeline: Pipeline, batch: Batch) -> tuple[Manifest, Inputs]
 
 
 def _check_parameters(pipeline: Pipeline, batch: Batch, rollups: Manifest) -> None:
-    for name, value in rollup_parameters(pipeline.settings).items():
-        found = rollups.parameters.get(name)
-        if found != value:
-            raise StaleInputError(
-                f"the rollups of batch {batch.key} were made with {name} = {found}, the settings say {value}; nothing was published. "
-                f"Run `rollups backfill {batch.key} {batch.key}`"
-            )
+    for name, now, then in changed_parameters(rollup_parameters(pipeline.settings), rollups.parameters):
+        raise StaleInputError(
+            f"the rollups of batch {batch.key} were made with {name} = {then}, the settings say {now}; nothing was published. "
+            f"Run `rollups backfill {batch.key} {batch.key}`"
+        )
 
 
 def check_stage(pipeline: Pipeline, batch: Batch, rollups: Manifest) -> None:

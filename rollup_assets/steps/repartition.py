@@ -9,10 +9,11 @@ from __future__ import annotations
 import functools
 import shlex
 import time
+from collections.abc import Mapping
 
 from rollup_assets.batches import Batch
 from rollup_assets.engines.base import NoProgress, Progress
-from rollup_assets.errors import QuarantineError, ReconciliationError
+from rollup_assets.errors import QuarantineError, ReconciliationError, StaleInputError
 from rollup_assets.failpoints import failpoint
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps.attempts import delete_other_tries
@@ -21,7 +22,8 @@ from rollup_assets.steps.planning import content_parameters, shard_groups, split
 from rollup_assets.steps.quarantine_limits import allowed_in, is_over, rows_compared, too_many_files, too_many_rows
 from rollup_assets.steps.results import CODE_VERSION, StagedBatch
 from rollup_assets.steps.sort import SortResult, SortTask, sort_shards
-from rollup_assets.steps.split import SplitResult, SplitTask, split_files
+from rollup_assets.steps.split import SplitFile, SplitResult, SplitTask, split_files
+from rollup_assets.storage.copies import COPIES, find_copies
 from rollup_assets.storage.filesystems import in_parallel
 from rollup_assets.storage.landing_zone import version_of
 from rollup_assets.storage.manifests import (
@@ -35,10 +37,12 @@ from rollup_assets.storage.manifests import (
     new_attempt,
 )
 from rollup_assets.storage.quarantine import BadFile
-from rollup_assets.storage.raw_files import count_rows
+from rollup_assets.storage.raw_files import COPIED_FILE, count_rows
 from rollup_assets.storage.storage_errors import explains_storage_errors
 
 _FILES_NAMED = 3
+# What was read, not what came of it. In an arrival-time layout each later folder changes it.
+_OF_READING = frozenset({"rows_read", "elsewhere", "raw_files", "copied_files", COPIES})
 
 
 @explains_storage_errors
@@ -51,20 +55,29 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
         QuarantineError: too many rows or files are quarantined; they are staged (``error.quarantined``), the datapoints are not.
         RollupOverflowError: an open window overflows int64; nothing is staged.
         StorageError: raw data cannot be read, or the stage not written; nothing is staged.
+        StaleInputError: a raw file was replaced or removed while it was read; nothing is staged.
         ConcurrentWriteError: another run staged the batch at the same time, with another result.
     """
     progress = progress or NoProgress()
     settings = pipeline.settings
-    files = pipeline.landing_zone.files(batch)
+    landing_zone = pipeline.landing_zone
+    by_folder = landing_zone.files_by_folder(batch)
+    files = _in_path_order(by_folder)
     current = current_stage(pipeline, batch)
     if current and not force and not reasons_to_stage(pipeline, batch, files, current):
         return current
 
     started = time.perf_counter()
     attempt = new_attempt()
-    root = pipeline.landing_zone.root
-    places = [root / file.path for file in files]
-    known_rows = sum(in_parallel(functools.partial(count_rows, limits=settings.raw_limits), places, local=root.is_local))
+    root = landing_zone.root
+    # In the order of the folders: of two copies the one in the batch's own folder, or in the later one, loses no point.
+    copies = find_copies(root, [file for found in by_folder.values() for file in found])
+    read = _files_to_read(pipeline, batch, by_folder, copies)
+
+    def rows_to_decode(one: SplitFile) -> int:
+        return count_rows(root / one.file.path, one.bounds, settings.raw_limits) if one.copy_of is None else 0
+
+    known_rows = sum(in_parallel(rows_to_decode, read, local=root.is_local))
     parameters = content_parameters(settings)
     sort_task = SortTask(
         batch=batch,
@@ -79,7 +92,7 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
     )
     tasks = [
         SplitTask(root, some, batch, settings.shards, settings.value_column, settings.raw_limits)
-        for some in split_tasks(files, pipeline.engine)
+        for some in split_tasks(read, pipeline.engine)
     ]
     groups = [*shard_groups(settings.shards, known_rows), [settings.shards]] if files else []
     failpoint("stage.begin")
@@ -93,6 +106,7 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
             rows=known_rows,
             progress=progress,
         )
+        _require_unchanged(pipeline, batch, files)
     except BaseException:
         _discard(pipeline, batch, attempt, (REPARTITIONED, PARTIAL_POINTS, QUARANTINED))
         raise
@@ -111,7 +125,7 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
             inputs=tuple(files),
             files=tuple(found),
             counters=counters,
-            digest=content_digest(tuple(found), counters),
+            digest=content_digest(tuple(found), _of_content(pipeline, counters)),
             timings=timings,
         )
 
@@ -123,12 +137,15 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
             raise
 
     counts = _counts(split, merged, len(files))
+    if not landing_zone.lateness:
+        del counts["elsewhere"]
     reasons = _reasons(split)
     bad_files = sorted((bad for result in split for bad in result.bad_files), key=lambda bad: bad.path)
     quarantined = commit(
         QUARANTINED,
         [file for result in merged for file in result.quarantined],
-        {name: counts[name] for name in ("rows_read", "rows_quarantined", "bad_files")} | {"reasons": reasons},
+        {name: counts[name] for name in ("rows_read", "elsewhere", "rows_quarantined", "bad_files") if name in counts}
+        | {"reasons": reasons},
         later=(REPARTITIONED, PARTIAL_POINTS),
     )
     by_file = {
@@ -140,7 +157,8 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
     if problem:
         _discard(pipeline, batch, attempt, (REPARTITIONED, PARTIAL_POINTS))
         raise QuarantineError(problem, quarantined)
-    if counts["rows_read"] != counts["rows_accepted"] + counts["duplicates"] + counts["rows_quarantined"]:
+    accounted_for = counts["rows_accepted"] + counts["duplicates"] + counts["rows_quarantined"] + counts.get("elsewhere", 0)
+    if counts["rows_read"] != accounted_for:
         _discard(pipeline, batch, attempt, (REPARTITIONED, PARTIAL_POINTS))
         raise ReconciliationError(f"batch {batch}: rows are not accounted for, nothing was staged: {counts}; please report this")
     windows = {
@@ -158,7 +176,10 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
         {"series": counts["series"], "counts": open_counts, "windows": windows},
         later=(REPARTITIONED,),
     )
-    repartitioned = commit(REPARTITIONED, [file for result in merged for file in result.datapoints], dict(counts))
+    bad_paths = {bad.path for bad in bad_files}
+    not_read = {path: original for path, original in sorted(copies.items()) if path not in bad_paths}
+    of_copies = {"copied_files": len(not_read), COPIES: not_read} if not_read else {}
+    repartitioned = commit(REPARTITIONED, [file for result in merged for file in result.datapoints], {**counts, **of_copies})
     return StagedBatch(repartitioned, partial, quarantined, unchanged=False)
 
 
@@ -181,6 +202,8 @@ def reasons_to_stage(pipeline: Pipeline, batch: Batch, files: list[InputFile], s
         reasons = [lost for manifest in manifests for lost in lost_files(pipeline.stage, manifest, batch)]
     if not reasons and is_over_limit(pipeline, batch, staged.quarantined):
         reasons = ["more rows or files are quarantined than the settings allow now"]
+    if not reasons and _copies_were_treated_otherwise(pipeline, staged):
+        reasons = [f"copies of raw files are treated otherwise with ROLLUP_RAW_COPIES={pipeline.settings.raw_copies}"]
     return reasons
 
 
@@ -200,12 +223,61 @@ def is_over_limit(pipeline: Pipeline, batch: Batch, quarantined: Manifest) -> bo
     return is_over(quarantined.counters, pipeline.settings, allowed_in(pipeline.stage, batch, quarantined, pipeline.settings))
 
 
+def _copies_were_treated_otherwise(pipeline: Pipeline, staged: StagedBatch) -> bool:
+    """Like the limits, what is done about copies is no part of the content."""
+    if pipeline.settings.raw_copies == "once":
+        return COPIED_FILE in staged.quarantined.counters["reasons"]
+    return COPIES in staged.repartitioned.counters
+
+
+def _in_path_order(by_folder: Mapping[Batch, list[InputFile]]) -> list[InputFile]:
+    return sorted((file for found in by_folder.values() for file in found), key=lambda file: file.path)
+
+
+def _files_to_read(
+    pipeline: Pipeline, batch: Batch, by_folder: Mapping[Batch, list[InputFile]], copies: Mapping[str, str]
+) -> list[SplitFile]:
+    """The files for the split tasks, in path order: copies are left out, or are bad files."""
+    once = pipeline.settings.raw_copies == "once"
+    copies_of: dict[str, list[str]] = {}
+    for path, original in sorted(copies.items()) if once else ():
+        copies_of.setdefault(original, []).append(path)
+    found = []
+    for folder, files in by_folder.items():
+        bounds = pipeline.landing_zone.bounds(batch, folder)
+        found += [
+            SplitFile(file, bounds, copies.get(file.path), tuple(copies_of.get(file.path, ())))
+            for file in files
+            if not (once and file.path in copies)
+        ]
+    return sorted(found, key=lambda one: one.file.path)
+
+
+def _require_unchanged(pipeline: Pipeline, batch: Batch, files: list[InputFile]) -> None:
+    """Whoever replaces a file that is being read may have made us read parts of two: what was listed must still be there."""
+    now = {file.path: file for file in pipeline.landing_zone.files(batch)}
+    for file in files:
+        if now.get(file.path) != file:
+            happened = "replaced" if file.path in now else "removed"
+            raise StaleInputError(
+                f"{pipeline.landing_zone.place(file).uri} was {happened} while batch {batch} was being staged; nothing was staged. "
+                f"Run `rollups backfill {batch} {batch}` when its files are complete"
+            )
+
+
+def _of_content(pipeline: Pipeline, counters: Mapping[str, object]) -> dict[str, object]:
+    """The counters that are part of the content. A folder that brings a batch no row must not make what follows from it stale."""
+    left_out = _OF_READING if pipeline.landing_zone.lateness else frozenset()
+    return {name: value for name, value in counters.items() if name not in left_out}
+
+
 def _counts(split: list[SplitResult], merged: list[SortResult], raw_files: int) -> dict[str, int]:
     return {
         "rows_read": sum(result.rows_read for result in split),
         "rows_accepted": sum(result.rows_accepted for result in merged),
         "duplicates": sum(result.duplicates for result in merged),
         "rows_quarantined": sum(result.rows_quarantined for result in split),
+        "elsewhere": sum(result.elsewhere for result in split),
         "series": sum(result.series for result in merged),
         "raw_files": raw_files,
         "bad_files": sum(len(result.bad_files) for result in split),

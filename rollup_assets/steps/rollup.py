@@ -18,7 +18,7 @@ from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps import checks
 from rollup_assets.steps.attempts import delete_other_tries
 from rollup_assets.steps.changes import InputChange, input_changes, lost_files, other_settings
-from rollup_assets.steps.planning import content_parameters, rollup_parameters, shard_groups
+from rollup_assets.steps.planning import changed_parameters, content_parameters, rollup_parameters, shard_groups
 from rollup_assets.steps.results import CODE_VERSION, RolledUp, Waiting
 from rollup_assets.steps.roll_up_shards import RollupResult, RollupTask, checksums, roll_up_shards
 from rollup_assets.storage.filesystems import Place
@@ -188,9 +188,7 @@ def find_inputs(pipeline: Pipeline, batch: Batch) -> RollupInputs | Waiting:
     for staged_batch, manifest in ((batch, datapoints), (batch, own), *earlier):
         if manifest and manifest.parameters != parameters:
             changed = ", ".join(
-                f"ROLLUP_{name.upper()} (now {value}, then {manifest.parameters.get(name)})"
-                for name, value in parameters.items()
-                if manifest.parameters.get(name) != value
+                f"ROLLUP_{name.upper()} (now {now}, then {then})" for name, now, then in changed_parameters(parameters, manifest.parameters)
             )
             raise StaleInputError(
                 f"{manifest.asset} {staged_batch} was staged with other settings: {changed}; stage it again with "

@@ -18,11 +18,20 @@ from rollup_assets.failpoints import failpoint
 from rollup_assets.steps.buffers import Buffers
 from rollup_assets.storage import blocks
 from rollup_assets.storage.blocks import Header
+from rollup_assets.storage.bounds import Bounds
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.manifests import InputFile
 from rollup_assets.storage.metric_names import MetricNames
 from rollup_assets.storage.quarantine import BadFile, bad_file_row, quarantined_rows, serialized
-from rollup_assets.storage.raw_files import SCHEMA_MISMATCH, RawFile, RawRows, UnreadableFileError, read_only
+from rollup_assets.storage.raw_files import (
+    COPIED_FILE,
+    ELSEWHERE,
+    SCHEMA_MISMATCH,
+    RawFile,
+    RawRows,
+    UnreadableFileError,
+    read_only,
+)
 from rollup_assets.storage.raw_limits import DEFAULT_LIMITS, RawLimits
 
 if TYPE_CHECKING:
@@ -32,11 +41,29 @@ _BUFFERS = Buffers()
 
 
 @dataclass(frozen=True, slots=True)
+class SplitFile:
+    """A raw file, and how a batch reads it."""
+
+    file: InputFile
+    bounds: Bounds
+    """Which of its rows are the batch's."""
+    copy_of: str | None = None
+    """Path of another raw file with the same content, for which it is quarantined as a whole."""
+    copies: tuple[str, ...] = ()
+    """Paths of files with the same content that are not read: what is wrong with this file as a whole is wrong with them."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.file.size
+
+
+@dataclass(frozen=True, slots=True)
 class SplitTask:
     """Some raw files of a batch, in path order."""
 
     landing_zone: Place
-    files: tuple[InputFile, ...]
+    files: tuple[SplitFile, ...]
     batch: Batch
     shards: int
     value_column: str
@@ -53,6 +80,8 @@ class SplitResult:
     """What a split task counted."""
 
     rows_read: int = 0
+    elsewhere: int = 0
+    """Rows that are other batches' affair."""
     reasons: dict[str, int] = field(default_factory=dict)
     bad_files: list[BadFile] = field(default_factory=list)
     quarantined_by_file: dict[str, int] = field(default_factory=dict)
@@ -105,9 +134,14 @@ def split_files(task: SplitTask, emit: Emit, context: TaskContext) -> SplitResul
 
 
 def _split_file(
-    task: SplitTask, number: int, file: InputFile, names: _TaskNames, emit: Emit, context: TaskContext, result: SplitResult
+    task: SplitTask, number: int, split: SplitFile, names: _TaskNames, emit: Emit, context: TaskContext, result: SplitResult
 ) -> None:
-    rows_read = 0
+    file = split.file
+    if split.copy_of is not None:
+        # Its rows are all in the other file, and counted there.
+        _quarantine_file(task, number, BadFile(file.path, COPIED_FILE, f"the same content as {split.copy_of}", 0), emit, result)
+        return
+    rows_read = elsewhere = 0
     reasons: dict[str, int] = {}
     bad: BadFile | None = None
     failpoint("read.file")
@@ -117,26 +151,36 @@ def _split_file(
             bad = BadFile(file.path, SCHEMA_MISMATCH, raw.problem, raw.row_count)
         else:
             started = time.perf_counter()
-            for rows in raw.rows(task.batch, context.memory):
+            for rows in raw.rows(split.bounds, context.memory):
                 read = time.perf_counter()
                 result.seconds["read"] += read - started
                 rows_read += len(rows.id)
                 if rows.reason is not None:
+                    elsewhere += int(np.count_nonzero(rows.reason == ELSEWHERE))
                     _quarantine(task, number, file, rows, emit, reasons)
                 _split_rows(task, number, rows, names, emit)
                 failpoint("read.rows")
                 context.advance(len(rows.id))
                 started = time.perf_counter()
                 result.seconds["split"] += started - read
+            rows_read += raw.rows_skipped
+            elsewhere += raw.rows_skipped
     except UnreadableFileError as error:
         bad = BadFile(file.path, error.reason, str(error), 0)
     if bad is None:
         result.rows_read += rows_read
+        result.elsewhere += elsewhere
         for reason, count in reasons.items():
             result.reasons[reason] = result.reasons.get(reason, 0) + count
         if reasons:
             result.quarantined_by_file[file.path] = sum(reasons.values())
         return
+    for path in (file.path, *split.copies):
+        _quarantine_file(task, number, BadFile(path, bad.reason, bad.detail, bad.rows), emit, result)
+
+
+def _quarantine_file(task: SplitTask, number: int, bad: BadFile, emit: Emit, result: SplitResult) -> None:
+    """Emit the row that stands for a whole file, and take back what was emitted of it."""
     # Blocks of the file may be on their way already: a page can be damaged that comes after good ones.
     for bucket in range(task.shards + 1):
         emit(bucket, Header(blocks.DROP_FILE, number, 0).pack(), [])
@@ -220,8 +264,10 @@ def _split_rows(task: SplitTask, number: int, rows: RawRows, names: _TaskNames, 
 
 
 def _quarantine(task: SplitTask, number: int, file: InputFile, rows: RawRows, emit: Emit, reasons: dict[str, int]) -> None:
-    """Emit the rows that are not accepted, and count them by reason."""
+    """Emit the rows that are quarantined, and count them by reason."""
     quarantined = quarantined_rows(rows, file.path, task.value_column)
+    if not quarantined.num_rows:
+        return
     for counted in quarantined.column("reason").value_counts().to_pylist():
         reasons[counted["values"]] = reasons.get(counted["values"], 0) + counted["counts"]
     emit(task.quarantine_bucket, Header(blocks.QUARANTINED, number, quarantined.num_rows).pack(), [serialized(quarantined)])

@@ -137,6 +137,11 @@ class Place:
         info = self.filesystem.get_file_info(self.path)
         return int(info.size) if info.is_file else None
 
+    def version(self) -> str | None:
+        """What a listing would show as the version of a file on something that works like a disk; None if there is none."""
+        info = self.filesystem.get_file_info(self.path)
+        return f"mtime:{info.mtime_ns}" if info.is_file else None
+
     def exists(self) -> bool:
         """Whether there is a file here."""
         return self.size() is not None

@@ -7,31 +7,97 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
 
 from rollup_assets.batches import Batch, BatchCalendar, to_datetime, to_milliseconds
 from rollup_assets.errors import LandingZoneError
-from rollup_assets.storage.filesystems import Place
+from rollup_assets.storage.bounds import Bounds
+from rollup_assets.storage.filesystems import Place, in_parallel
 from rollup_assets.storage.manifests import InputFile
+
+if TYPE_CHECKING:
+    from rollup_assets.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
 class LandingZone:
-    """Parquet files in one folder per batch of event time."""
+    """Parquet files in one folder per batch: of event time, or, with a ``lateness``, of the time at which they arrived."""
 
     root: Place
     layout: str
     calendar: BatchCalendar
+    lateness: int = 0
+    """Folders after its own that a batch reads as well; 0: a folder holds the points of its own batch and no others."""
+    future: int | None = None
+    """How far a point may be ahead of the end of its folder, in ms; None: not at all."""
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """The landing zone of a table."""
+        root = Place.parse(settings.raw, settings.s3)
+        return cls(root, settings.raw_layout, settings.calendar, settings.raw_lateness, settings.raw_future)
+
+    @property
+    def ahead(self) -> int:
+        """Folders before its own that a batch reads as well, for points of senders whose clocks are ahead."""
+        return -(-(self.future or 0) // self.calendar.length) if self.lateness else 0
 
     def folder(self, batch: Batch) -> Place:
         """The folder of a batch."""
         return self.root / batch.start_time.strftime(self.layout)
 
+    def folders(self, batch: Batch) -> list[Batch]:
+        """The batches whose folders a batch reads: its own, those after it, then those before it, none before the first batch."""
+        later = (self.calendar.shifted(batch, count) for count in range(self.lateness + 1))
+        return [*(folder for folder in later if folder is not None), *self.calendar.earlier(batch, self.ahead)]
+
+    def readers(self, folder: Batch) -> list[Batch]:
+        """The batches that read a batch's folder, in order; none before the first one."""
+        found = (self.calendar.shifted(folder, count) for count in range(-self.lateness, self.ahead + 1))
+        return [batch for batch in found if batch is not None]
+
+    def bounds(self, batch: Batch, folder: Batch) -> Bounds:
+        """Which rows of a folder are a batch's, and what becomes of the others."""
+        if not self.lateness:
+            return Bounds(batch.start, batch.end, in_future=None if self.future is None else batch.end + self.future)
+        latest = folder.end + (self.future or 0)
+        return Bounds(
+            batch.start,
+            min(batch.end, latest),
+            is_own=batch == folder,
+            by_arrival=True,
+            before_start=self.calendar.start,
+            too_late=folder.start - self.lateness * self.calendar.length,
+            in_future=latest,
+        )
+
     def files(self, batch: Batch) -> list[InputFile]:
-        """Every file in or below the batch's folder whose name does not begin with ``_`` or ``.``, in path order.
+        """Every file that the batch reads, in path order.
+
+        These are the files in or below its :meth:`folders` whose names do not begin with ``_`` or ``.``.
 
         Raises:
-            LandingZoneError: there are files in a folder that the layout gives to a time inside the batch, which nothing would read.
+            LandingZoneError: there are files in a folder that the layout gives to a time inside a batch, which nothing would read.
+        """
+        found = (file for files in self.files_by_folder(batch).values() for file in files)
+        return sorted(found, key=lambda file: file.path)
+
+    def files_by_folder(self, batch: Batch) -> dict[Batch, list[InputFile]]:
+        """The same, by the batch whose folder they are in, in the order of :meth:`folders`.
+
+        Raises:
+            LandingZoneError: as above.
+        """
+        folders = self.folders(batch)
+        return dict(zip(folders, in_parallel(self.folder_files, folders, local=self.root.is_local), strict=True))
+
+    def folder_files(self, batch: Batch) -> list[InputFile]:
+        """The files in the batch's own folder, in path order.
+
+        Raises:
+            LandingZoneError: as above.
         """
         for inside in range(batch.start + self.calendar.folder_unit, batch.end, self.calendar.folder_unit):
             finer = self.root / to_datetime(inside).strftime(self.layout)
@@ -51,7 +117,15 @@ class LandingZone:
         return [InputFile(path=file.path[len(self.root.path) :].lstrip("/"), size=file.size, version=file.version) for file in found]
 
     def batches(self) -> list[Batch]:
-        """Batches from the first partition on that have raw files, in order; found from the folders' names in one listing."""
+        """Batches from the first partition on that read raw files, in order; found from the folders' names in one listing."""
+        return sorted(self.reading(self.landed()))
+
+    def reading(self, folders: Iterable[Batch]) -> set[Batch]:
+        """The batches that read any of these batches' folders."""
+        return {batch for folder in folders for batch in self.readers(folder)}
+
+    def landed(self) -> list[Batch]:
+        """Batches from the first partition on that have raw files in their own folder, in order, likewise."""
         depth = self.layout.strip("/").count("/") + 1
         root = self.root.path.rstrip("/")
         split = (file.path[len(root) :].strip("/").split("/") for file in self.root.files())

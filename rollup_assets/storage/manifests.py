@@ -174,6 +174,7 @@ class Stage:
                 "code_version": manifest.code_version,
                 "parameters": manifest.parameters,
                 "inputs": manifest.inputs,
+                "counters": manifest.counters,
                 "upstream": manifest.upstream,
                 "timings": manifest.timings,
             }

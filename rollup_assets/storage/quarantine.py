@@ -16,7 +16,7 @@ from rollup_assets.storage import encodings
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.manifests import Manifest, Stage, StagedFile
 from rollup_assets.storage.parquet import ParquetFileWriter
-from rollup_assets.storage.raw_files import ROW_REASONS, RawRows
+from rollup_assets.storage.raw_files import ELSEWHERE, ROW_REASONS, RawRows
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -75,7 +75,7 @@ def quarantined_rows(rows: RawRows, path: str, value_column: str) -> pa.RecordBa
     schema = quarantine_schema(value_column)
     if rows.reason is None:
         return pa.RecordBatch.from_pylist([], schema=schema)
-    places = np.flatnonzero(rows.reason)
+    places = np.flatnonzero((rows.reason != 0) & (rows.reason != ELSEWHERE))
     taken = rows.table.take(pa.array(places))
 
     def column(name: str) -> pa.Array:

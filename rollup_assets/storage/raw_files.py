@@ -6,6 +6,7 @@ the rows stay out.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rollup_assets.batches import Batch
 from rollup_assets.errors import StaleInputError, StorageError
+from rollup_assets.storage.bounds import Bounds
+from rollup_assets.storage.footers import Range, row_group_ranges
 from rollup_assets.storage.raw_limits import (
     DEFAULT_LIMITS,
     RawLimits,
@@ -22,7 +24,8 @@ from rollup_assets.storage.raw_limits import (
     check_names,
     check_row_groups,
     open_parquet,
-    read_footer,
+    parse_footer,
+    read_tail,
 )
 from rollup_assets.storage.storage_errors import is_damage, storage_error
 
@@ -33,11 +36,25 @@ if TYPE_CHECKING:
     from rollup_assets.storage.filesystems import Place
 
 # Quarantine reasons of rows, in the order in which they are tried; a row's code is its place + 1, 0 means accepted.
-ROW_REASONS = ("null_id", "null_timestamp", "null_value", "non_finite_value", "null_dimension", "outside_batch")
+ROW_REASONS = (
+    "null_id",
+    "null_timestamp",
+    "null_value",
+    "non_finite_value",
+    "null_dimension",
+    "before_start",
+    "too_late",
+    "in_future",
+    "outside_batch",
+)
+_NULL_ID, _NULL_TIMESTAMP, _NULL_VALUE, _NON_FINITE, _NULL_DIMENSION, _BEFORE_START, _TOO_LATE, _IN_FUTURE, _OUTSIDE = range(1, 10)
+# The code of a row that is another batch's affair.
+ELSEWHERE = 255
 UNREADABLE_FILE = "unreadable_file"
 SCHEMA_MISMATCH = "schema_mismatch"
 TOO_LARGE = "too_large"
-FILE_REASONS = (UNREADABLE_FILE, SCHEMA_MISMATCH, TOO_LARGE)
+COPIED_FILE = "copied_file"
+FILE_REASONS = (UNREADABLE_FILE, SCHEMA_MISMATCH, TOO_LARGE, COPIED_FILE)
 """Quarantine reasons of whole files."""
 
 # A row group may be as large as its file: more rows than this are never decoded at once, and fewer where memory is short. A row takes
@@ -46,6 +63,7 @@ MOST_ROWS = 1 << 20
 FEWEST_ROWS = 1 << 16
 _BYTES_PER_ROW = 256
 _COLUMNS = ("id", "org_id", "metric", "logical_timestamp", "receive_timestamp")
+_TIME = "logical_timestamp"
 _MS_PER_UNIT = {"s": (1_000, 1), "ms": (1, 1), "us": (1, 1_000), "ns": (1, 1_000_000)}
 _NO_RECEIVE = np.iinfo(np.int64).min
 
@@ -76,7 +94,7 @@ class RawRows:
     lag: NDArray[np.int64] | None
     """Receive time - logical time in ms, int64's minimum where unknown; None: no row has a receive time."""
     reason: NDArray[np.uint8] | None
-    """Quarantine code of each row; None: all are accepted."""
+    """Quarantine code of each row, or ``ELSEWHERE``; None: all are accepted."""
     table: pa.Table
     """The rows as they were read."""
 
@@ -130,7 +148,7 @@ class RawFile:
     Raises:
         UnreadableFileError: from the constructor and from :meth:`rows`, if the file is damaged, or exceeds ``limits``.
         StorageError: likewise, if network, disk or permissions are in the way, which says nothing about the file.
-        StaleInputError: from the constructor, if the file is not the ``version`` that was listed.
+        StaleInputError: from the constructor, if the file is gone, or not the ``version`` that was listed.
     """
 
     def __init__(self, place: Place, value_column: str, version: str | None = None, limits: RawLimits = DEFAULT_LIMITS) -> None:
@@ -142,7 +160,8 @@ class RawFile:
         try:
             source = place.open_input()
             _check_version(place, source, version)
-            metadata = read_footer(source, limits)
+            self._tail = read_tail(source)
+            metadata = parse_footer(self._tail, limits)
             # Asking for the dictionary of a column that is not there, or is a struct, is a KeyError.
             paths = {metadata.schema.column(index).path for index in range(metadata.num_columns)}
             # Whole-file reads take two to three times as long as row group by row group on the calling thread.
@@ -157,63 +176,113 @@ class RawFile:
             self._schema: pa.Schema = self._file.schema_arrow
             check_row_groups(metadata, limits)
         except (pa.ArrowException, OSError, ValueError, TooLargeError) as error:
-            raise _reading_error(error, place) from error
+            raise reading_error(error, place) from error
         self.row_count: int = self._file.metadata.num_rows
         self.problem = schema_problem(self._schema, value_column)
+        self.rows_skipped = 0
+        """Rows that :meth:`rows` left alone, since statistics say that they are all other batches'."""
 
-    def rows(self, batch: Batch, memory: int) -> Iterator[RawRows]:
-        """The file's rows in order, classified for ``batch``, as many at once as ``memory`` bytes allow."""
+    def rows(self, bounds: Bounds, memory: int) -> Iterator[RawRows]:
+        """The file's rows in order, classified for a batch, as many at once as ``memory`` bytes allow; ruled out row groups are skipped."""
         import pyarrow as pa
 
         columns = [name for name in (*_COLUMNS, self._value_column) if name in self._schema.names]
+        most_rows = max(FEWEST_ROWS, min(MOST_ROWS, memory // _BYTES_PER_ROW))
         position = 0
         try:
-            for table in self._tables(columns, max(FEWEST_ROWS, min(MOST_ROWS, memory // _BYTES_PER_ROW))):
-                if table.num_rows:
-                    check_names(table.column("metric"), self._limits)
-                    yield _normalised(table, position, self._value_column, batch)
-                position += table.num_rows
+            for group, (rows, times) in enumerate(_row_groups(self._file.metadata, self._tail, bounds)):
+                if times is not None and bounds.rule_out(*times):
+                    self.rows_skipped += rows
+                    position += rows
+                    continue
+                for table in self._tables(group, rows, columns, most_rows):
+                    if table.num_rows:
+                        check_names(table.column("metric"), self._limits)
+                        found = _normalised(table, position, self._value_column, bounds)
+                        _check_times(found, times)
+                        yield found
+                    position += table.num_rows
         except (pa.ArrowException, OSError, ValueError, TooLargeError) as error:
-            raise _reading_error(error, self._place) from error
+            raise reading_error(error, self._place) from error
 
-    def _tables(self, columns: list[str], most_rows: int) -> Iterator[pa.Table]:
+    def _tables(self, group: int, rows: int, columns: list[str], most_rows: int) -> Iterator[pa.Table]:
         import pyarrow as pa
 
-        for group in range(self._file.num_row_groups):
-            if self._file.metadata.row_group(group).num_rows <= most_rows:
-                yield self._file.read_row_group(group, columns=columns, use_threads=False)
-            else:
-                for batch in self._file.iter_batches(most_rows, row_groups=[group], columns=columns, use_threads=False):
-                    yield pa.Table.from_batches([batch])
+        if rows <= most_rows:
+            yield self._file.read_row_group(group, columns=columns, use_threads=False)
+        else:
+            for batch in self._file.iter_batches(most_rows, row_groups=[group], columns=columns, use_threads=False):
+                yield pa.Table.from_batches([batch])
 
 
-def count_rows(place: Place, limits: RawLimits = DEFAULT_LIMITS) -> int:
-    """Rows of a raw file by its footer; 0 if it is damaged or too large.
+def count_rows(place: Place, bounds: Bounds, limits: RawLimits = DEFAULT_LIMITS) -> int:
+    """Rows of a raw file that have to be decoded for a batch, by its footer; 0 if it is damaged or too large.
 
     Raises:
         StorageError: network, disk or permissions are in the way.
+        StaleInputError: the file is gone.
     """
     import pyarrow as pa
 
     try:
         with place.open_input() as source:
-            return int(read_footer(source, limits).num_rows)
+            tail = read_tail(source)
+        groups = _row_groups(parse_footer(tail, limits), tail, bounds)
+        return sum(rows for rows, times in groups if times is None or not bounds.rule_out(*times))
     except (pa.ArrowException, OSError, ValueError, TooLargeError) as error:
-        found = _reading_error(error, place)
+        found = reading_error(error, place)
         if isinstance(found, UnreadableFileError):
             return 0
         raise found from error
 
 
+def _row_groups(metadata: pq.FileMetaData, tail: pa.Buffer, bounds: Bounds) -> list[tuple[int, Range | None]]:
+    """Rows and, where they may be of several batches and statistics tell, the first and last timestamp (ms) of each row group."""
+    rows = [int(metadata.row_group(group).num_rows) for group in range(metadata.num_row_groups)]
+    ticks = _ticks_per_millisecond(metadata) if bounds.by_arrival else None
+    if ticks is not None:
+        length = int.from_bytes(memoryview(tail)[-8:-4], "little")
+        found = row_group_ranges(bytes(memoryview(tail)[-8 - length : -8]), _TIME)
+        if [count for count, _ in found] == rows:
+            return [(count, None if times is None else (times[0] // ticks, times[1] // ticks)) for count, times in found]
+    return [(count, None) for count in rows]
+
+
+def _check_times(rows: RawRows, times: Range | None) -> None:
+    """Other batches trust statistics and would miss a row that these do not tell of."""
+    from rollup_assets.kernels.repartition import extremes
+
+    if times is not None and not rows.table.column(_TIME).null_count:
+        low, high = extremes(rows.time)
+        if low < times[0] or high > times[1]:
+            raise UnreadableFileError(f"the statistics of a row group contradict its rows from {rows.position} on")
+
+
+def _ticks_per_millisecond(metadata: pq.FileMetaData) -> int | None:
+    """How many of the stored timestamps' units are a millisecond; None if that is not known."""
+    columns = (metadata.schema.column(place) for place in range(len(metadata.schema)))
+    column = next((column for column in columns if column.path == _TIME), None)
+    if column is None or column.physical_type not in ("INT32", "INT64"):
+        return None
+    kind = json.loads(column.logical_type.to_json())
+    if kind["Type"] == "Timestamp":
+        return {"milliseconds": 1, "microseconds": 1_000, "nanoseconds": 1_000_000}.get(kind["timeUnit"])
+    return 1 if kind["Type"] in ("None", "Int") else None
+
+
 def _check_version(place: Place, source: pa.NativeFile, version: str | None) -> None:
-    if version is None or not version.startswith("etag:"):
+    if version is None:
         return
-    etag = (source.metadata() or {}).get("ETag", b"").decode().strip('"')
-    if etag and f"etag:{etag}" != version:
+    if version.startswith("etag:"):
+        etag = (source.metadata() or {}).get("ETag", b"").decode().strip('"')
+        replaced = bool(etag) and f"etag:{etag}" != version
+    else:
+        replaced = version.startswith("mtime:") and place.version() != version
+    if replaced:
         raise StaleInputError(f"{place.uri} was replaced after it had been listed; run the same command again")
 
 
-def _reading_error(error: Exception, place: Place) -> UnreadableFileError | StorageError:
+def reading_error(error: Exception, place: Place) -> UnreadableFileError | StorageError | StaleInputError:
     """A damaged file is quarantined, and one that is too large; what keeps us from reading it stops the step instead."""
     if isinstance(error, TooLargeError):
         return UnreadableFileError(str(error), TOO_LARGE)
@@ -222,7 +291,7 @@ def _reading_error(error: Exception, place: Place) -> UnreadableFileError | Stor
     if is_damage(error):
         return UnreadableFileError(_first_line(error))
     if isinstance(error, FileNotFoundError):
-        return StorageError(f"{place.uri} is gone since it was listed; run the same command again")
+        return StaleInputError(f"{place.uri} is gone since it was listed; run the same command again")
     reason = getattr(error, "strerror", None) or _first_line(error)
     return StorageError(f"{place.uri} cannot be read ({reason}); let this user read all of ROLLUP_RAW, and run the same command again")
 
@@ -281,7 +350,7 @@ def _null_names(array: pa.Array) -> pa.Array:
     return array.is_null()
 
 
-def _normalised(table: pa.Table, position: int, value_column: str, batch: Batch) -> RawRows:
+def _normalised(table: pa.Table, position: int, value_column: str, bounds: Bounds) -> RawRows:
     from rollup_assets.kernels.repartition import all_finite, extremes
 
     columns = {name: _whole(table.column(name)) for name in table.column_names}
@@ -299,16 +368,18 @@ def _normalised(table: pa.Table, position: int, value_column: str, batch: Batch)
     low, high = extremes(time)
     required = ("id", "org_id", "metric", "logical_timestamp", value_column)
     reason = None
-    if not finite or low < batch.start or high >= batch.end or any(columns[name].null_count for name in required) or names.null_count:
-        reason = np.zeros(len(time), np.uint8)
+    if not finite or low < bounds.start or high >= bounds.end or any(columns[name].null_count for name in required) or names.null_count:
+        reason = _time_reasons(time, bounds)
         # The first reason that applies wins: later ones are written first.
-        reason[(time < batch.start) | (time >= batch.end)] = 6
-        reason[_mask(columns["org_id"].is_null()) | _mask(_null_names(columns["metric"]))] = 5
+        reason[_mask(columns["org_id"].is_null()) | _mask(_null_names(columns["metric"]))] = _NULL_DIMENSION
         if not finite:
-            reason[~np.isfinite(value)] = 4
-        reason[_mask(columns[value_column].is_null())] = 3
-        reason[_mask(columns["logical_timestamp"].is_null())] = 2
-        reason[_mask(columns["id"].is_null())] = 1
+            reason[~np.isfinite(value)] = _NON_FINITE
+        reason[_mask(columns[value_column].is_null())] = _NULL_VALUE
+        reason[_mask(columns["logical_timestamp"].is_null())] = _NULL_TIMESTAMP
+        reason[_mask(columns["id"].is_null())] = _NULL_ID
+        if not bounds.is_own:
+            # Whatever is wrong with it, the batch whose folder it is in says so, and no other.
+            reason[reason != 0] = ELSEWHERE
     return RawRows(
         position=position,
         id=_integers(columns["id"]),
@@ -321,6 +392,19 @@ def _normalised(table: pa.Table, position: int, value_column: str, batch: Batch)
         reason=reason,
         table=table,
     )
+
+
+def _time_reasons(time: NDArray[np.int64], bounds: Bounds) -> NDArray[np.uint8]:
+    """What becomes of rows by their timestamps alone."""
+    reason = np.zeros(len(time), np.uint8)
+    reason[(time < bounds.start) | (time >= bounds.end)] = ELSEWHERE if bounds.by_arrival else _OUTSIDE
+    if bounds.in_future is not None:
+        reason[time >= bounds.in_future] = _IN_FUTURE
+    if bounds.too_late is not None:
+        reason[time < bounds.too_late] = _TOO_LATE
+    if bounds.before_start is not None:
+        reason[time < bounds.before_start] = _BEFORE_START
+    return reason
 
 
 def _lags(receive: pa.Array | None, time: NDArray[np.int64]) -> NDArray[np.int64] | None:

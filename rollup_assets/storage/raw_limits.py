@@ -42,15 +42,13 @@ class RawLimits:
 DEFAULT_LIMITS = RawLimits()
 
 
-def read_footer(source: pa.NativeFile, limits: RawLimits) -> pq.FileMetaData:
-    """The footer of a file, in as many reads as Arrow makes.
+def read_tail(source: pa.NativeFile) -> pa.Buffer:
+    """The end of a file with its footer, in as many reads as Arrow makes.
 
     Raises:
-        TooLargeError: it is too long, or tells of too many rows.
-        pyarrow.ArrowException: it is damaged, or there is none.
+        TooLargeError: the footer is too long.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     size = source.size()
     tail = source.read_at(min(size, _TAIL_BYTES), max(0, size - _TAIL_BYTES))
@@ -59,6 +57,19 @@ def read_footer(source: pa.NativeFile, limits: RawLimits) -> pq.FileMetaData:
         if length > FOOTER_BYTES:
             raise TooLargeError(f"its footer takes {length:,} bytes, more than {FOOTER_BYTES:,}")
         tail = source.read_at(length, size - length)
+    return pa.py_buffer(tail)
+
+
+def parse_footer(tail: pa.Buffer, limits: RawLimits) -> pq.FileMetaData:
+    """The footer at the end of a file.
+
+    Raises:
+        TooLargeError: it tells of too many rows.
+        pyarrow.ArrowException: it is damaged, or there is none.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     metadata = pq.ParquetFile(pa.BufferReader(tail), **_THRIFT).metadata
     groups = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
     if min(groups, default=0) < 0 or metadata.num_rows != sum(groups):

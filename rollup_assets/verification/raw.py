@@ -6,9 +6,10 @@ add up to stays out.
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 _INTEGERS = ("INTEGER", "BIGINT")
 _MICROSECONDS = ("TIMESTAMP", "TIMESTAMP WITH TIME ZONE")
 _NANOSECONDS = ("TIMESTAMP_NS", "TIMESTAMPTZ_NS")
+# Two marks of four bytes and the length of a footer.
+_LEAST_PARQUET = 12
 _TIMES = (*_INTEGERS, *_MICROSECONDS, *_NANOSECONDS)
 
 
@@ -33,10 +36,33 @@ class RawCounts:
 
     points: int = 0
     duplicates: int = 0
+    elsewhere: int = 0
+    """Rows of good files that are other batches' affair."""
     reasons: Counter[str] = field(default_factory=Counter)
     """Quarantined rows of good files, by reason."""
     bad_files: set[str] = field(default_factory=set)
     """Paths relative to the landing zone."""
+    copies: set[str] = field(default_factory=set)
+    """Paths of files with the content of another one; these are not read."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """How to select normalized columns from a file."""
+
+    select: str
+    time: str
+    """DuckDB's type of the timestamps."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Normalized rows of some files of one folder."""
+
+    query: str
+    folder: Batch
+    rows: int
+    """Rows of the files, also those that the query leaves out."""
 
 
 class TrialReader:
@@ -90,6 +116,9 @@ class RawPoints:
         self._loaded: dict[Batch, bool] = {}
         """Whether the batch before was there, so that first points know theirs."""
         self._bad_files: dict[Batch, set[str]] = {}
+        self._copies: dict[Batch, dict[str, str]] = {}
+        self._decoded: set[str] = set()
+        """Files whose every page decodes."""
 
     @staticmethod
     def table(batch: Batch) -> str:
@@ -126,11 +155,12 @@ class RawPoints:
         self._db.execute(
             f"CREATE OR REPLACE TEMP TABLE good (id BIGINT, org_id BIGINT, metric VARCHAR, ts BIGINT, v {value}, receive BIGINT)"
         )
-        local = self._local_files(batch)
-        for source in self._sources(batch, local, counts):
-            self._db.execute(f"INSERT INTO good SELECT * FROM ({source}) WHERE {self._reason(batch)} IS NULL AND {series}")
+        for source in self._sources(batch, counts):
+            fate = self._fate(batch, source.folder)
+            self._db.execute(f"INSERT INTO good SELECT * FROM ({source.query}) WHERE {fate} IS NULL AND {series}")
         self._trial.close()
         counts.bad_files = self._bad_files[batch] | self._left_out(batch)
+        counts.copies = self._copies[batch].keys() - counts.bad_files
         self._accept(batch)
         counts.points = _number(self._db, f"SELECT count(*) FROM {self.table(batch)}")
         counts.duplicates = _number(self._db, "SELECT count(*) FROM good") - counts.points
@@ -140,18 +170,33 @@ class RawPoints:
 
     # ------------------------------------------------------------------------------------------------------------ files
 
-    def _local_files(self, batch: Batch) -> dict[str, Path]:
-        """Raw files by their path in the landing zone, as files that DuckDB can open; those of object stores are copied.
+    def _folders(self, batch: Batch) -> list[Batch]:
+        """The batches whose folders may hold points of this one: its own, later ones, then earlier ones, nearest first."""
+        length, first = self._settings.batch, self._settings.calendar.start
+        late = self._settings.raw_lateness
+        early = -(-(self._settings.raw_future or 0) // length) if late else 0
+        starts = [batch.start + length * count for count in (*range(late + 1), *range(-1, -early - 1, -1))]
+        return [Batch(start, start + length) for start in starts if start >= first]
+
+    def _local_files(self, batch: Batch) -> dict[Batch, dict[str, Path]]:
+        """By folder, raw files by their path in the landing zone, as files that DuckDB can open; those of object stores are copied.
 
         Under names of ours, whatever theirs are: DuckDB takes a path for a pattern.
         """
-        left_out = self._left_out(batch)
-        files = [file for file in self._landing_zone.files(batch) if file.path not in left_out]
-        folder = self._scratch / batch.folder
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        scratch = self._scratch / batch.folder
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
         bring = self._link if self._landing_zone.root.is_local else self._copy
-        return {file.path: bring(file, folder / f"{number:06d}") for number, file in enumerate(files)}
+        left_out = self._left_out(batch)
+        zone, found, number = self._landing_zone, dict[Batch, dict[str, Path]](), 0
+        for folder in self._folders(batch):
+            found[folder] = {}
+            for file in zone.folder_files(folder):
+                if file.path in left_out:
+                    continue
+                found[folder][file.path] = bring(file, scratch / f"{number:06d}")
+                number += 1
+        return found
 
     def _link(self, file: InputFile, target: Path) -> Path:
         target.symlink_to(self._landing_zone.place(file).path)
@@ -162,49 +207,96 @@ class RawPoints:
             shutil.copyfileobj(source, sink, 2**22)
         return target
 
-    def _sources(self, batch: Batch, files: dict[str, Path], counts: RawCounts) -> list[str]:
-        """SELECTs of normalized rows, one for all good files with the same column types; counts their quarantined rows."""
-        known = self._bad_files.get(batch)
+    def _sources(self, batch: Batch, counts: RawCounts) -> list[_Source]:
+        """Normalized rows, one source for all good files of a folder with the same column types; counts those that are no points."""
+        files = self._local_files(batch)
+        if batch not in self._copies:
+            self._copies[batch] = _copies([local for folder in files.values() for local in folder.items()])
+        sources = [source for folder, local in files.items() for source in self._sources_of(batch, folder, local)]
+        # A copy of a bad file is no better.
+        self._bad_files[batch].update(copy for copy, original in self._copies[batch].items() if original in self._bad_files[batch])
+        for source in sources:
+            fate = self._fate(batch, source.folder)
+            found = self._db.execute(f"SELECT {fate} AS fate, count(*) FROM ({source.query}) GROUP BY 1").fetchall()
+            fates = Counter({fate: rows for fate, rows in found if fate not in (None, "elsewhere")})
+            points = sum(rows for fate, rows in found if fate is None)
+            counts.reasons.update(fates)
+            counts.elsewhere += source.rows - points - fates.total()
+        return sources
+
+    def _sources_of(self, batch: Batch, folder: Batch, files: dict[str, Path]) -> Iterator[_Source]:
         bad = self._bad_files.setdefault(batch, set())
-        alike: dict[str, list[str]] = defaultdict(list)
+        alike: dict[_Columns, list[str]] = defaultdict(list)
         for path, local in files.items():
+            if path in self._copies[batch]:
+                continue
             columns = self._columns(local)
             if columns is None:
                 bad.add(path)
             elif path not in bad:
                 alike[columns].append(path)
-        sources = []
         for columns, paths in alike.items():
-            good = paths
-            if known is None:
-                good = self._readable(columns, paths, files)
-                bad.update(set(paths) - set(good))
-            if good:
-                sources.append(_select(columns, [files[path] for path in good]))
-        for source in sources:
-            found = self._db.execute(f"SELECT {self._reason(batch)} AS reason, count(*) FROM ({source}) GROUP BY 1").fetchall()
-            counts.reasons.update({reason: rows for reason, rows in found if reason is not None})
-        return sources
+            whole = self._decoding(columns, paths, files)
+            if whole:
+                yield _Source(_select(columns, [files[path] for path in whole]), folder, self._rows([files[path] for path in whole]))
+            for path in sorted(set(paths) - set(whole)):
+                part = None if folder == batch else self._part(columns, files[path], batch, folder)
+                if part is None:
+                    bad.add(path)
+                else:
+                    yield _Source(part, folder, self._rows([files[path]]))
 
-    def _readable(self, columns: str, paths: list[str], files: dict[str, Path]) -> list[str]:
+    def _decoding(self, columns: _Columns, paths: list[str], files: dict[str, Path]) -> list[str]:
         """Those of ``paths`` whose every page decodes."""
-        if self._decodes(columns, [files[path] for path in paths]):
-            return paths
-        return [path for path in paths if self._decodes(columns, [files[path]])]
+        new = [path for path in paths if path not in self._decoded]
+        if new and self._decodes(_select(columns, [files[path] for path in new])):
+            self._decoded.update(new)
+        else:
+            self._decoded.update(path for path in new if self._decodes(_select(columns, [files[path]])))
+        return [path for path in paths if path in self._decoded]
 
-    def _decodes(self, columns: str, files: list[Path]) -> bool:
+    def _part(self, columns: _Columns, file: Path, batch: Batch, folder: Batch) -> str | None:
+        """The row groups of a damaged file of another folder that the batch needs; None if these are damaged too."""
+        import duckdb
+
+        first, last = (_milliseconds(f"stats_{end}_value::{columns.time}", columns.time) for end in ("min", "max"))
+        low, high = self._range(batch, folder)
+        try:
+            groups = self._trial.rows(
+                f"""
+                SELECT coalesce({last} < {low} OR {first} >= {high}, false), row_group_num_rows FROM parquet_metadata(?)
+                WHERE path_in_schema = 'logical_timestamp' ORDER BY row_group_id
+                """,
+                [_escaped(file)],
+            )
+        except duckdb.Error:
+            return None
+        wanted, row = ["false"], 0
+        for is_ruled_out, rows in groups:
+            if not is_ruled_out:
+                wanted.append(f"(file_row_number >= {row} AND file_row_number < {row + rows})")
+            row += rows
+        query = f"SELECT {columns.select} FROM {_scan([file], numbered=True)} WHERE {' OR '.join(wanted)}"
+        return query if self._decodes(query) else None
+
+    def _rows(self, files: list[Path]) -> int:
+        """Rows by the footers."""
+        paths = ", ".join(_quoted(file) for file in files)
+        return _number(self._db, f"SELECT sum(num_rows) FROM parquet_file_metadata([{paths}])")
+
+    def _decodes(self, query: str) -> bool:
         import duckdb
 
         try:
-            self._trial.rows(f"SELECT bit_xor(hash(id, org_id, metric, ts, v, receive)) FROM ({_select(columns, files)})")
+            self._trial.rows(f"SELECT bit_xor(hash(id, org_id, metric, ts, v, receive)) FROM ({query})")
         except (duckdb.OutOfMemoryException, duckdb.InterruptException):
             raise
         except duckdb.Error:
             return False
         return True
 
-    def _columns(self, file: Path) -> str | None:
-        """How to select normalized columns from a file; None if it is not Parquet, or its columns are not those of raw data."""
+    def _columns(self, file: Path) -> _Columns | None:
+        """Its columns; None if it is not Parquet, or its columns are not those of raw data."""
         import duckdb
 
         try:
@@ -228,19 +320,37 @@ class RawPoints:
         receive = _milliseconds("receive_timestamp", types["receive_timestamp"]) if "receive_timestamp" in types else "NULL::BIGINT"
         # Adding 0.0 turns -0.0 into 0.0.
         v = f"{value}::DOUBLE + 0.0" if self._settings.value_type == "double" else f"{value}::BIGINT"
-        return (
-            f"id::BIGINT AS id, org_id::BIGINT AS org_id, metric, {_milliseconds('logical_timestamp', types['logical_timestamp'])} AS ts, "
-            f"{v} AS v, {receive} AS receive"
+        time = types["logical_timestamp"]
+        return _Columns(
+            f"id::BIGINT AS id, org_id::BIGINT AS org_id, metric, {_milliseconds('logical_timestamp', time)} AS ts, "
+            f"{v} AS v, {receive} AS receive",
+            time,
         )
 
-    def _reason(self, batch: Batch) -> str:
-        """Why a normalized row is quarantined; null for a good one."""
-        not_finite = "WHEN NOT isfinite(v) THEN 'non_finite_value' " if self._settings.value_type == "double" else ""
-        return (
-            "CASE WHEN id IS NULL THEN 'null_id' WHEN ts IS NULL THEN 'null_timestamp' WHEN v IS NULL THEN 'null_value' "
+    def _fate(self, batch: Batch, folder: Batch) -> str:
+        """Why a normalized row of a folder is no point of the batch: a quarantine reason, or ``elsewhere``; null for a point."""
+        settings = self._settings
+        not_finite = "WHEN NOT isfinite(v) THEN 'non_finite_value' " if settings.value_type == "double" else ""
+        wrong = (
+            "WHEN id IS NULL THEN 'null_id' WHEN ts IS NULL THEN 'null_timestamp' WHEN v IS NULL THEN 'null_value' "
             f"{not_finite}WHEN org_id IS NULL OR metric IS NULL THEN 'null_dimension' "
-            f"WHEN ts < {batch.start} OR ts >= {batch.end} THEN 'outside_batch' END"
         )
+        if settings.raw_lateness:
+            wrong += (
+                f"WHEN ts < {settings.calendar.start} THEN 'before_start' "
+                f"WHEN ts < {folder.start - settings.raw_lateness * settings.batch} THEN 'too_late' "
+                f"WHEN ts >= {folder.end + (settings.raw_future or 0)} THEN 'in_future' "
+            )
+        elif settings.raw_future is not None:
+            wrong += f"WHEN ts >= {folder.end + settings.raw_future} THEN 'in_future' "
+        outside = f"WHEN ts < {batch.start} OR ts >= {batch.end} THEN"
+        if folder == batch:
+            return f"CASE {wrong} {outside} '{'elsewhere' if settings.raw_lateness else 'outside_batch'}' END"
+        return f"CASE {outside} 'elsewhere' WHEN (CASE {wrong} END) IS NOT NULL THEN 'elsewhere' END"
+
+    def _range(self, batch: Batch, folder: Batch) -> tuple[int, int]:
+        """The times between which points of the batch are in another folder."""
+        return batch.start, min(batch.end, folder.end + (self._settings.raw_future or 0))
 
     # ----------------------------------------------------------------------------------------------------------- points
 
@@ -284,13 +394,35 @@ def _milliseconds(column: str, kind: str) -> str:
     return f"(({ticks} - (({ticks} % {unit}) + {unit}) % {unit}) // {unit})"
 
 
-def _select(columns: str, files: list[Path]) -> str:
-    return f"SELECT {columns} FROM {_scan(files)}"
+def _copies(files: Sequence[tuple[str, Path]]) -> dict[str, str]:
+    """The paths of files whose bytes are those of one before them, and that one's; what is too small to be Parquet is nobody's copy."""
+    by_size: dict[int, list[tuple[str, Path]]] = defaultdict(list)
+    for path, local in files:
+        if (size := local.stat().st_size) >= _LEAST_PARQUET:
+            by_size[size].append((path, local))
+    found: dict[str, str] = {}
+    for alike in by_size.values():
+        seen: dict[bytes, str] = {}
+        for path, local in alike if len(alike) > 1 else ():
+            with local.open("rb") as content:
+                digest = hashlib.file_digest(content, "blake2b").digest()
+            original = seen.setdefault(digest, path)
+            if original != path:
+                found[path] = original
+    return found
 
 
-def _scan(files: list[Path]) -> str:
-    paths = ", ".join("'" + _escaped(file).replace("'", "''") + "'" for file in files)
-    return f"read_parquet([{paths}], hive_partitioning = false)"
+def _select(columns: _Columns, files: list[Path]) -> str:
+    return f"SELECT {columns.select} FROM {_scan(files)}"
+
+
+def _scan(files: list[Path], *, numbered: bool = False) -> str:
+    numbers = ", file_row_number = true" if numbered else ""
+    return f"read_parquet([{', '.join(_quoted(file) for file in files)}], hive_partitioning = false{numbers})"
+
+
+def _quoted(file: Path) -> str:
+    return "'" + _escaped(file).replace("'", "''") + "'"
 
 
 def _escaped(file: Path) -> str:

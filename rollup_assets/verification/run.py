@@ -51,7 +51,7 @@ def verify(
     from rollup_assets.iceberg.catalog import open_catalog
     from rollup_assets.iceberg.table import load_table
 
-    landing_zone = LandingZone(Place.parse(settings.raw, settings.s3), settings.raw_layout, settings.calendar)
+    landing_zone = LandingZone.from_settings(settings)
     stage = Stage(Place.parse(settings.stage, settings.s3))
     result = Verification()
     with open_catalog(settings) as catalog:
@@ -197,9 +197,9 @@ class _Comparison:
         self._progress.finish(STAGE)
 
     def _rows_of(self, batch: Batch) -> int:
-        places = [self._landing_zone.place(file) for file in self._landing_zone.files(batch)]
-        count = functools.partial(count_rows, limits=self._settings.raw_limits)
-        return sum(in_parallel(count, places, local=self._landing_zone.root.is_local))
+        zone, limits = self._landing_zone, self._settings.raw_limits
+        files = [(zone.place(file), zone.bounds(batch, folder)) for folder, some in zone.files_by_folder(batch).items() for file in some]
+        return sum(in_parallel(lambda file: count_rows(*file, limits), files, local=zone.root.is_local))
 
     # ------------------------------------------------------------------------------------------------------------ table
 
@@ -302,7 +302,10 @@ class _Comparison:
         claims = {
             "accepted points": (seen.points, staged.counters["rows_accepted"]),
             "duplicates": (seen.duplicates, staged.counters["duplicates"]),
+            "rows of other batches": (seen.elsewhere, staged.counters.get("elsewhere", 0)),
         }
+        if self._settings.raw_copies == "once":
+            claims["copied files"] = (len(seen.copies), staged.counters.get("copied_files", 0))
         reasons = {reason: rows for reason, rows in quarantined.counters["reasons"].items() if reason not in FILE_REASONS}
         for reason in sorted(reasons.keys() | seen.reasons.keys()):
             claims[f"rows quarantined as {reason}"] = (seen.reasons.get(reason, 0), reasons.get(reason, 0))
@@ -312,10 +315,12 @@ class _Comparison:
         claimed_files = _bad_files_staged(self._stage, batch)
         if count := sum(reason == TOO_LARGE for reason in claimed_files.values()):
             partition.notes.append(f"{count} raw {'file' if count == 1 else 'files'} quarantined as {TOO_LARGE} not looked at")
-        for path in sorted(seen.bad_files ^ claimed_files.keys()):
+        bad_files = seen.bad_files | (seen.copies if self._settings.raw_copies == "report" else set())
+        for path in sorted(bad_files ^ claimed_files.keys()):
+            found = "it is a copy of another file" if path in seen.copies else "DuckDB cannot read it as raw data"
             partition.problems.append(
-                f"{path}: DuckDB cannot read it as raw data, but it was not quarantined"
-                if path in seen.bad_files
+                f"{path}: {found}, but it was not quarantined"
+                if path in bad_files
                 else f"{path}: was quarantined as a whole, but DuckDB reads it as raw data"
             )
 

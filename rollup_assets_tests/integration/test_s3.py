@@ -21,7 +21,7 @@ from deploy.servers.ports import free_ports
 from deploy.servers.seaweedfs import S3Server
 from rollup_assets.batches import Batch
 from rollup_assets.cli import app
-from rollup_assets.errors import StorageError
+from rollup_assets.errors import StaleInputError, StorageError
 from rollup_assets.generator.landing import GeneratorOptions, generate
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.query import query
@@ -335,16 +335,16 @@ def test_a_raw_file_that_cannot_be_read_stops_the_batch_and_is_not_quarantined(
     """Only what is wrong with its content quarantines a file: here it is gone after it was listed, as it could be denied."""
     pipeline = make_pipeline(tmp_path, **landed.locations, quarantine_files=5)
     batch = on_disk.batches[0]
-    files = type(pipeline.landing_zone).files
+    files = type(pipeline.landing_zone).folder_files
 
     def files_then_gone(zone: Any, of: Batch) -> Any:
         found = files(zone, of)
         landed.server.client().delete_object(Bucket="raw", Key=zone.place(found[0]).path.removeprefix("raw/"))
         return found
 
-    monkeypatch.setattr(type(pipeline.landing_zone), "files", files_then_gone)
-    error, _ = provoke(pipeline, batch)
-    assert "is gone since it was listed; run the same command again" in str(error)
+    monkeypatch.setattr(type(pipeline.landing_zone), "folder_files", files_then_gone)
+    with pytest.raises(StaleInputError, match="is gone since it was listed; run the same command again"):
+        stage_batch(pipeline, batch)
     assert landed.objects() == {}
     monkeypatch.undo()
 

@@ -16,6 +16,7 @@ from rollup_assets.settings import load_settings
 from rollup_assets.steps.planning import (
     FEWEST_POINTS_FOR_TWO_GROUPS,
     POINTS_PER_GROUP,
+    changed_parameters,
     content_parameters,
     rollup_parameters,
     shard_groups,
@@ -110,6 +111,20 @@ def test_what_decides_the_content_are_not_threads_memory_or_limits() -> None:
     assert content_parameters(chosen) == content_parameters(same)
     for name, value in {"shards": 3, "lookback": "5m", "resolutions": "1m", "value_type": "double"}.items():
         assert content_parameters(load_settings(**{name: value})) != content_parameters(chosen)
+
+
+def test_what_decides_which_rows_are_staged_decides_nothing_else_about_rollups() -> None:
+    """And parameters of a layout by event time are what they were before there were others."""
+    plain = load_settings()
+    assert content_parameters(plain).keys() == {"batch", "lookback", "resolutions", "shards", "value_type"}
+    for changed in (load_settings(raw_lateness=2), load_settings(raw_future="5m"), load_settings(raw_lateness=2, raw_future="5m")):
+        assert content_parameters(changed) != content_parameters(plain)
+        assert rollup_parameters(changed) == rollup_parameters(plain)
+    assert content_parameters(load_settings(raw_copies="report")) == content_parameters(plain)
+
+
+def test_parameters_that_are_no_longer_there_have_changed_too() -> None:
+    assert list(changed_parameters({"a": 1, "b": 2, "c": 3}, {"a": 1, "b": 5, "d": 4})) == [("b", 2, 5), ("c", 3, None), ("d", None, 4)]
 
 
 def test_the_encoding_of_data_files_is_no_concern_of_the_stage() -> None:

@@ -120,6 +120,7 @@ def test_staged_equals_the_model_for_good_rows(data: st.DataObject, start: int, 
     assert_staged(pipeline, batch, files, stage(pipeline, batch))
 
 
+@pytest.mark.scenario("B3")
 @few
 @given(data=st.data())
 def test_staged_equals_the_model_for_dirty_rows(data: st.DataObject, fresh_home: FreshHome) -> None:
@@ -145,6 +146,7 @@ def test_staged_equals_the_model_for_doubles(data: st.DataObject, fresh_home: Fr
     assert_staged(pipeline, batch, {path: rows}, stage(pipeline, batch))
 
 
+@pytest.mark.scenario("B3")
 @few
 @given(data=st.data())
 def test_int64_extremes_survive_staging(data: st.DataObject, fresh_home: FreshHome) -> None:
@@ -348,6 +350,7 @@ def test_rewriting_a_raw_file_with_the_same_rows_keeps_the_content(tmp_path: Pat
     assert again.repartitioned.inputs != first.repartitioned.inputs
 
 
+@pytest.mark.scenario("L1")
 def test_a_late_row_changes_one_shard_only(tmp_path: Path) -> None:
     pipeline = pipeline_of(ONE_BATCH, tmp_path)
     batch = first_batch(pipeline)
@@ -442,6 +445,7 @@ def test_timestamps_finer_than_a_millisecond_are_floored(unit: str, ticks: int, 
     assert result.quarantined.counters["reasons"] == {"outside_batch": 2}
 
 
+@pytest.mark.scenario("B2")
 def test_columns_may_come_in_any_order_with_others_among_them(fresh_home: FreshHome) -> None:
     rows = crowd(13, ONE_BATCH, 10, 100)
     seen = set()
@@ -533,6 +537,7 @@ REASONS: list[tuple[RawRow, str]] = [
 ]
 
 
+@pytest.mark.scenario("B3")
 @pytest.mark.parametrize(("row", "reason"), REASONS)
 def test_a_quarantined_row_is_staged_with_reason_file_row_number_and_values(row: RawRow, reason: str, tmp_path: Path) -> None:
     pipeline = pipeline_of(ONE_BATCH, tmp_path)
@@ -558,6 +563,7 @@ def test_a_quarantined_row_is_staged_with_reason_file_row_number_and_values(row:
     assert result.quarantined.counters == {"rows_read": 204, "rows_quarantined": 1, "bad_files": 0, "reasons": {reason: 1}}
 
 
+@pytest.mark.scenario("B3")
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_non_finite_values_are_quarantined(value: float, tmp_path: Path) -> None:
     pipeline = pipeline_of(ONE_BATCH, tmp_path, value_type="double")
@@ -566,6 +572,21 @@ def test_non_finite_values_are_quarantined(value: float, tmp_path: Path) -> None
     (row,) = staged.quarantined(pipeline, batch, stage(pipeline, batch).quarantined)
     assert (row["reason"], row["row_number"]) == ("non_finite_value", 200)
     assert math.isnan(row["double_value"]) if math.isnan(value) else row["double_value"] == value
+
+
+@pytest.mark.scenario("B3")
+@pytest.mark.parametrize("kind", [pa.int64(), pa.timestamp("ms"), pa.timestamp("us", "UTC")], ids=str)
+def test_times_of_other_ages_are_quarantined_with_the_time_they_say(kind: pa.DataType, tmp_path: Path) -> None:
+    """From the year 1 to 9999, which Arrow and Parquet can hold and dates of most programs cannot exceed."""
+    pipeline = pipeline_of(ONE_BATCH, tmp_path, quarantine_limit=1.0)
+    batch = first_batch(pipeline)
+    times = [-62_135_596_800_000, 0, 4_102_444_800_000, 253_402_300_799_999]
+    path = write_rows(pipeline, batch, "a.parquet", [good(ts) for ts in [TODAY, *times]], Shape(time=kind, receive=False))
+    result = stage(pipeline, batch)
+    assert result.repartitioned.counters["rows_accepted"] == 1
+    assert [(row["reason"], row["file"], row["logical_timestamp"]) for row in staged.quarantined(pipeline, batch, result.quarantined)] == [
+        ("outside_batch", path, ts) for ts in times
+    ]
 
 
 def test_rows_that_are_quarantined_do_not_compete_as_duplicates(tmp_path: Path) -> None:
@@ -603,6 +624,7 @@ UNREADABLE: dict[str, Callable[[], bytes]] = {
 }
 
 
+@pytest.mark.scenario("B1")
 @pytest.mark.parametrize("name", UNREADABLE)
 def test_an_unreadable_file_fails_the_batch_and_is_named(name: str, tmp_path: Path) -> None:
     pipeline = pipeline_of(ONE_BATCH, tmp_path)
@@ -619,6 +641,7 @@ def test_an_unreadable_file_fails_the_batch_and_is_named(name: str, tmp_path: Pa
     assert pipeline.stage.read(REPARTITIONED, batch) is None
 
 
+@pytest.mark.scenario("B1")
 @pytest.mark.parametrize("name", UNREADABLE)
 def test_an_allowed_unreadable_file_leaves_no_row_behind(name: str, tmp_path: Path) -> None:
     """Also one that breaks in its middle, after rows of it were read: all of it is quarantined, the other files are staged."""
@@ -640,6 +663,7 @@ def test_an_allowed_unreadable_file_leaves_no_row_behind(name: str, tmp_path: Pa
     ) == (50, 50, 0, 1, 2)
 
 
+@pytest.mark.scenario("B1")
 def test_a_file_that_breaks_in_its_second_row_group_leaves_no_row_behind(tmp_path: Path) -> None:
     pipeline = pipeline_of(ONE_BATCH, tmp_path, quarantine_files=1)
     batch = first_batch(pipeline)
@@ -669,6 +693,7 @@ def schema_variants() -> dict[str, pa.Table]:
         "no timestamp": table.drop_columns(["logical_timestamp"]),
         "no metric": table.drop_columns(["metric"]),
         "metric as struct": table.set_column(2, "metric", pa.array([{"name": "m"}] * 10)),
+        "id in capitals": table.rename_columns(["ID", *table.column_names[1:]]),
         "id as text": cast("id", pa.string()),
         "id as double": cast("id", pa.float64()),
         "value as double": cast("long_value", pa.float64()),
@@ -684,6 +709,7 @@ def schema_variants() -> dict[str, pa.Table]:
     }
 
 
+@pytest.mark.scenario("B2")
 @pytest.mark.parametrize("name", schema_variants())
 def test_a_file_with_another_schema_fails_the_batch_and_is_named(name: str, tmp_path: Path) -> None:
     """``rows`` are those of its footer, and they count as read and quarantined."""
@@ -701,6 +727,7 @@ def test_a_file_with_another_schema_fails_the_batch_and_is_named(name: str, tmp_
     assert counters["reasons"] == {"schema_mismatch": 10}
 
 
+@pytest.mark.scenario("B2")
 def test_a_null_typed_column_is_another_schema(tmp_path: Path) -> None:
     pipeline = pipeline_of(ONE_BATCH, tmp_path)
     batch = first_batch(pipeline)
@@ -710,6 +737,7 @@ def test_a_null_typed_column_is_another_schema(tmp_path: Path) -> None:
         stage(pipeline, batch)
 
 
+@pytest.mark.scenario("B1")
 def test_bad_files_up_to_the_setting_are_tolerated(tmp_path: Path) -> None:
     """Two allowed: two pass, three fail. A mismatching file's rows still count in the share."""
     pipeline = pipeline_of(ONE_BATCH, tmp_path, quarantine_files=2, quarantine_limit=0.5)
@@ -812,6 +840,7 @@ def stage_and_close(pipeline: Pipeline, batch: Batch) -> None:
     roll_up(pipeline, following)
 
 
+@pytest.mark.scenario("B3")
 def test_an_overflowing_open_window_names_series_and_window(tmp_path: Path) -> None:
     """Two huge values in the window that the batch leaves open: found while staging, or when it is rolled up."""
     pipeline = pipeline_of(ONE_BATCH, tmp_path)
@@ -857,6 +886,7 @@ def test_more_metrics_than_fit_a_narrow_code(tmp_path: Path) -> None:
     assert {(point.id, point.metric) for points in found.values() for point in points} == {(row.id, row.metric) for row in rows}
 
 
+@pytest.mark.scenario("B3")
 def test_org_ids_and_values_far_apart_survive(tmp_path: Path) -> None:
     """Each row group packs its columns as narrow as its own values allow."""
     pipeline = pipeline_of(Grid(TODAY, HOUR, 1, (MINUTE,), HOUR), tmp_path)

@@ -16,6 +16,7 @@ from rollup_assets.defs.report import RAW_DATAPOINTS, LoggedProgress, Made, Part
 from rollup_assets.errors import QuarantineError
 from rollup_assets.settings import Settings
 from rollup_assets.steps.results import CODE_VERSION
+from rollup_assets.storage.copies import COPIES
 from rollup_assets.storage.landing_zone import version_of
 from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, Manifest
 
@@ -107,6 +108,8 @@ def stage_datapoints(settings: Settings, watcher: Watcher) -> dg.AssetsDefinitio
                 raise
             if staged.unchanged:
                 context.log.info(f"{batch}: raw files, parameters and code are those of the staged partition; nothing to do")
+            if copies := staged.repartitioned.counters.get(COPIES):
+                context.log.warning(f"{batch}: {len(copies)} raw files were not read, since others have the same content; see `copies`")
             observe(staged.repartitioned)
             datapoints = asset_checks.of_datapoints(pipeline, batch, staged.repartitioned, staged.quarantined, context.instance)
             report.made(made(staged.repartitioned, datapoints, unchanged=staged.unchanged))

@@ -20,8 +20,8 @@ def spec(settings: Settings) -> dg.AssetSpec:
         group_name=GROUP,
         kinds={"parquet"},
         description=(
-            "Raw datapoints as they arrive: Parquet files in one folder per batch of event time. Read-only here. Late data arrives as "
-            "new or changed files in an old folder; staging reports the version it read."
+            "Raw datapoints as they arrive: Parquet files in one folder per batch of event time, or of arrival (ROLLUP_RAW_LATENESS). "
+            "Read-only here. Late data arrives as new or changed files in a folder that a batch reads; staging reports the version it read."
         ),
         metadata={
             "layout": f"{settings.raw_layout}/*",

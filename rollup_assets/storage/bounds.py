@@ -1,0 +1,31 @@
+"""Whose a row is, by its timestamp: a batch's that reads its folder, another batch's, or nobody's, and then why.
+
+Times alone. Where folders lie (``storage.landing_zone``), and what else may be wrong with a row (``storage.raw_files``), stay out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What becomes of the rows of one folder in one of the batches that read it; all times are UTC epoch milliseconds."""
+
+    start: int
+    end: int
+    """Good rows in ``[start, end)`` are the batch's."""
+    is_own: bool = True
+    """Whether the folder is the batch's own. Rows that can belong to no batch are quarantined by that one alone."""
+    by_arrival: bool = False
+    """Whether a row outside may be another batch's (``elsewhere``); if not, it is in the wrong folder (``outside_batch``)."""
+    before_start: int | None = None
+    """A row before this is before the first batch; None: that is no reason of its own."""
+    too_late: int | None = None
+    """A row before this is of a batch that does not read this folder."""
+    in_future: int | None = None
+    """A row at or after this is further ahead of its folder than the settings allow."""
+
+    def rule_out(self, first: int, last: int) -> bool:
+        """Whether none of the batch's rows can be among rows from ``first`` to ``last``, which need not be looked at one by one."""
+        return not self.is_own and (last < self.start or first >= self.end)
