@@ -41,8 +41,6 @@ from rollup_assets.storage.raw_files import COPIED_FILE, count_rows
 from rollup_assets.storage.storage_errors import explains_storage_errors
 
 _FILES_NAMED = 3
-# What was read, not what came of it. In an arrival-time layout each later folder changes it.
-_OF_READING = frozenset({"rows_read", "elsewhere", "raw_files", "copied_files", COPIES})
 
 
 @explains_storage_errors
@@ -125,7 +123,7 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
             inputs=tuple(files),
             files=tuple(found),
             counters=counters,
-            digest=content_digest(tuple(found), _of_content(pipeline, counters)),
+            digest=content_digest(tuple(found), counters),
             timings=timings,
         )
 
@@ -263,12 +261,6 @@ def _require_unchanged(pipeline: Pipeline, batch: Batch, files: list[InputFile])
                 f"{pipeline.landing_zone.place(file).uri} was {happened} while batch {batch} was being staged; nothing was staged. "
                 f"Run `rollups backfill {batch} {batch}` when its files are complete"
             )
-
-
-def _of_content(pipeline: Pipeline, counters: Mapping[str, object]) -> dict[str, object]:
-    """The counters that are part of the content. A folder that brings a batch no row must not make what follows from it stale."""
-    left_out = _OF_READING if pipeline.landing_zone.lateness else frozenset()
-    return {name: value for name, value in counters.items() if name not in left_out}
 
 
 def _counts(split: list[SplitResult], merged: list[SortResult], raw_files: int) -> dict[str, int]:

@@ -28,6 +28,10 @@ QUARANTINED = "quarantined_datapoints"
 ROLLUPS = "rollups"
 ROLLUP_TABLE = "rollup_table"
 FORMAT_VERSION: Final = 1
+ELSEWHERE_ROWS = "elsewhere"
+"""Counter of rows that are other batches' affair; there where a batch reads other batches' folders."""
+# What was read, not what came of it.
+_OF_READING = frozenset({"rows_read", ELSEWHERE_ROWS, "raw_files", "copied_files", "copies"})
 _READ_BYTES = 1 << 20
 
 
@@ -90,7 +94,13 @@ class Manifest(_Record):
 
 
 def content_digest(files: tuple[StagedFile, ...], counters: dict[str, Any]) -> str:
-    """Digest of a partition's content: each file's bytes, rows and shards, in order, and the counters."""
+    """Digest of a partition's content: each file's bytes, rows and shards, in order, and the counters.
+
+    Where a batch reads other batches' folders, how much there was to read is no content: a folder that brings it no row would make
+    everything that follows from it stale.
+    """
+    if ELSEWHERE_ROWS in counters:
+        counters = {name: value for name, value in counters.items() if name not in _OF_READING}
     content = {
         "files": [[file.digest, file.rows, list(file.shards), file.resolution] for file in files],
         "counters": counters,

@@ -29,7 +29,15 @@ def footer(content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("kind", TYPES, ids=str)
-@pytest.mark.parametrize("written_by", [{}, {"version": "1.0"}, {"data_page_version": "2.0", "write_page_index": True}], ids=str)
+@pytest.mark.parametrize(
+    "written_by",
+    [
+        {},
+        {"version": "1.0", "coerce_timestamps": "us", "allow_truncated_timestamps": True},
+        {"data_page_version": "2.0", "write_page_index": True},
+    ],
+    ids=str,
+)
 def test_ranges_are_those_that_pyarrow_reads(kind: pa.DataType, written_by: dict[str, object]) -> None:
     times = pa.array([5, -7, None, 1_000, 2_000, 3_000, None, None, None, 2**31 - 1], pa.int32()).cast(pa.int64()).cast(kind)
     content = written(times, **written_by)

@@ -241,6 +241,7 @@ def test_the_digest_depends_on_content_and_on_nothing_else() -> None:
     assert content_digest((moved, two), dict(reversed(counters.items()))) == digest
     others = [
         content_digest((two, one), counters),
+        content_digest((one, two), {**counters, "elsewhere": 1}),
         content_digest((one,), counters),
         content_digest((), counters),
         content_digest((one, two), {**counters, "duplicates": 1}),
