@@ -24,6 +24,7 @@ from rollup_assets_tests import hostile, staged
 from rollup_assets_tests.conftest import MakePipeline
 from rollup_assets_tests.landing import write_bytes, write_rows
 from rollup_assets_tests.naive import RawRow
+from rollup_assets_tests.s3 import S3Folder
 
 
 def is_a_visible_name(text: str) -> bool:
@@ -75,6 +76,25 @@ def test_names_of_files_and_metrics_are_names_and_no_more(
         assert sorted(row["file"] for row in staged.quarantined(pipeline, batch, pipeline.stage.read(QUARANTINED, batch))) == sorted(paths)
         answer = query(pipeline.settings, "select distinct id, metric, org_id from rollups order by id").to_pylist()
         assert [(row["id"], row["metric"], row["org_id"]) for row in answer] == [(row.id, row.metric, org) for row in rows]
+
+
+KEYS = ["a b", "%2e%2e%2fx", "a\nb", "'; DROP TABLE x; --", "äöü", "-rf", "a?b#c&d=e", "a\\b", "[x]*", "a:b", "<b>", "\x1b[2J", "a+b", "😀"]
+
+
+def test_keys_of_an_object_store_are_read_as_they_are(make_pipeline: MakePipeline, tmp_path: Path, s3_folder: S3Folder) -> None:
+    """boto3 lists them, pyarrow opens them, DuckDB gets a copy; none of them takes one for another."""
+    pipeline = make_pipeline(tmp_path / "home", **s3_folder.locations)
+    batch = pipeline.calendar.first
+    local = make_pipeline(tmp_path / "local")
+    for series, key in enumerate(KEYS):
+        write_rows(local, batch, f"{key}.parquet", [RawRow(series, 1, key, batch.start + 1, series)])
+    s3_folder.upload(Path(local.landing_zone.root.path))
+    run(pipeline)
+    assert len(pipeline.landing_zone.files(batch)) == len(KEYS)
+    found = verify(pipeline.settings, [batch])
+    assert found.agrees, found
+    answer = query(pipeline.settings, "select distinct id, metric from rollups order by id").to_pylist()
+    assert [row["metric"] for row in answer] == KEYS
 
 
 @given(hostile.texts())
