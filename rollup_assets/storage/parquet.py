@@ -4,7 +4,8 @@ How rows are cut into row groups and files depends on the data alone, never on t
 tells who wrote it or when: the same rows give the same bytes.
 
 A bit that flips on a disk or on its way would otherwise reach the table: neither lz4 nor zstd, as Parquet uses them, notices all of them.
-Each page has a checksum (CRC-32), which costs 1 to 3 ns a point to write, nothing measurable to compare, and 0.01 % of the size.
+Each page has a checksum (CRC-32): 0.01 % of the size, and no time that can be measured (10 M points: 31 to 34 ns a point to write, 10 to 15
+to read, with and without).
 """
 
 from __future__ import annotations
