@@ -287,6 +287,8 @@ def print_migration(console: Console, found: Migration) -> None:
         say(f"{setting}: {old} → [bold]{new}[/]")
     for partition in found.dropped:
         say(f"[red]no raw data[/] {partition}: {'its rows are gone' if found.snapshot_id else 'its rows would go'}")
+    for partition in found.rolled_back:
+        say(f"[red]rolled back[/] {partition}: would come back; correct its raw data and publish it first, or publish it with --force")
     count = _count(len(found.partitions), "partition")
     if found.snapshot_id is not None:
         say(f"[green]migrated[/] as snapshot {found.snapshot_id}: {count}, {found.rows_before:,} rows → {found.rows_after or 0:,}")

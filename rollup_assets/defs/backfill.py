@@ -26,7 +26,7 @@ from rollup_assets.defs.partitions import PARTITIONS_PER_RUN
 from rollup_assets.defs.report import PartitionOutcome, Watcher
 from rollup_assets.engines.base import Progress
 from rollup_assets.errors import PublishHaltError, RollupError
-from rollup_assets.iceberg.table import prepare_table
+from rollup_assets.iceberg.table import prepare_table, refuse_other_settings
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.scope import missing_before, scope_of
 from rollup_assets.settings import Settings
@@ -107,6 +107,7 @@ def run_backfill(
     calendar = settings.calendar
     scope = scope_of(calendar, first, last, settings.reach)
     prepare_table(settings)
+    refuse_other_settings(settings)
     pipeline = Pipeline.from_settings(settings)
     state = _State()
 

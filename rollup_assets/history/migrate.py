@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rollup_assets.batches import Batch, BatchCalendar
@@ -44,6 +44,8 @@ class Migration:
     """Rows of the table."""
     dropped: tuple[str, ...]
     """Partitions with rows in the table and without raw data: their rows go."""
+    rolled_back: tuple[str, ...] = ()
+    """Partitions that stand in the way: what was rolled back would be made anew."""
     snapshot_id: int | None = None
     """The new snapshot; None where there is none (yet)."""
     rows_after: int | None = None
@@ -88,10 +90,14 @@ def migrate(
             return Migration({}, (), _total_rows(table), ())
         batches = _batches(pipeline, now or dt.datetime.now(dt.UTC))
         gone = _without_raw(pipeline, table)
-        found = Migration(changes, tuple(batch.key for batch in batches), _total_rows(table), tuple(gone))
-        if dry_run:
-            return found
-        _require_no_rollback(pipeline, table)
+        found = Migration(changes, tuple(batch.key for batch in batches), _total_rows(table), tuple(gone), _rolled_back(pipeline, table))
+    if dry_run:
+        return found
+    if found.rolled_back:
+        raise MigrationError(
+            f"{', '.join(found.rolled_back)} of {settings.table} were rolled back, and would be made anew from raw data that was not "
+            "wanted; nothing was changed. Correct the raw data and publish them with the old settings first, or publish them with --force"
+        )
     if gone and not drop:
         shown = ", ".join(gone[:10]) + (f" and {len(gone) - 10} more" if len(gone) > 10 else "")
         raise MigrationError(
@@ -177,8 +183,8 @@ def _finest_labels(table: Table, calendar: BatchCalendar) -> set[int]:
     return found
 
 
-def _require_no_rollback(pipeline: Pipeline, table: Table) -> None:
-    """What was rolled back would come back with everything that is made anew from raw data."""
+def _rolled_back(pipeline: Pipeline, table: Table) -> tuple[str, ...]:
+    """Partitions whose rows are not those of their raw data, and rightly so."""
     from rollup_assets.iceberg.migration import settings_of_table
     from rollup_assets.iceberg.table import BATCH_PROPERTY
 
@@ -190,11 +196,7 @@ def _require_no_rollback(pipeline: Pipeline, table: Table) -> None:
         receipt = None if batch is None else pipeline.stage.read(ROLLUP_TABLE, batch)
         if receipt is not None and rejected_digests(receipt) and ROLLED_BACK_TO in receipt.counters:
             held.append(receipt.partition)
-    if held:
-        raise MigrationError(
-            f"{', '.join(held)} of {pipeline.settings.table} were rolled back, and would be made anew from raw data that was not wanted; "
-            "nothing was changed. Correct the raw data and publish them with the old settings first, or publish them with --force"
-        )
+    return tuple(held)
 
 
 # --------------------------------------------------------------------------------------------------------------------- carrying out
@@ -236,7 +238,7 @@ def _carry_out(pipeline: Pipeline, catalog: Catalog, lock: TableLock, batches: S
     for batch, rollups in made.items():
         _note(pipeline, batch, rollups, replacement.table, replacement.snapshot_id, replacement.attempt)
     rows = sum(replacement.counts.rows.values())
-    return Migration(found.changes, found.partitions, found.rows_before, found.dropped, replacement.snapshot_id, rows)
+    return replace(found, snapshot_id=replacement.snapshot_id, rows_after=rows)
 
 
 def _note(pipeline: Pipeline, batch: Batch, rollups: Manifest, table: Table, snapshot_id: int | None, attempt: str) -> None:

@@ -266,6 +266,9 @@ def _carry_out(pipeline: Pipeline, catalog: Catalog, lock: TableLock, table: Tab
         changed, snapshot_id, attempt = False, done.snapshot_id, said(done, ATTEMPT_PROPERTY) or ""
     after = {one.batch: range_counts(table, one.batch) for one in affected}
     for one in affected:
+        if one.receipt is None and one.rollups is None:
+            # Rows of other writers only.
+            continue
         _note(pipeline, one, table, choice, snapshot_id, attempt, after[one.batch])
     rows = {batch: counts.rows for batch, counts in after.items()}
     return RolledBack(choice.target_id, snapshot_id if changed else None, changed, _shown(affected, rows), choice.also_published)

@@ -116,7 +116,8 @@ class MigratedTable:
 
     def plan(self, table: Table) -> Plan:
         """Every other file goes, every staged one comes."""
-        plan = Plan(rewritten_files(self.settings), properties=own_properties(self.settings))
+        new = {name: value for name, value in own_properties(self.settings).items() if table.properties.get(name) != value}
+        plan = Plan(rewritten_files(self.settings), properties=new)
         wanted = {file.path for files in self.staged.values() for file in files}
         present: set[str] = set()
         for live in live_files(table):

@@ -77,7 +77,7 @@ class Plan:
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to commit."""
-        return not self.removed and not self.added
+        return not self.removed and not self.added and not self.properties
 
     def discard(self) -> None:
         """Delete what was made for it."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from rollup_assets.errors import TableMismatchError
-from rollup_assets.iceberg.catalog import is_postgres, load_catalog, open_catalog
+from rollup_assets.iceberg.catalog import is_postgres, load_catalog, open_catalog, sqlite_database
 from rollup_assets.iceberg.reading import live_files
 from rollup_assets.iceberg.schema import FORMAT_VERSION, iceberg_schema, partition_spec, table_properties
 from rollup_assets.settings import Settings, format_duration
@@ -95,6 +95,21 @@ def prepare_table(settings: Settings) -> None:
         return
     with open_catalog(settings, writing=True) as catalog:
         ensure_table(settings, catalog)
+
+
+def refuse_other_settings(settings: Settings) -> None:
+    """Before anything is staged: the table, if there is one in an embedded catalog, belongs to these settings.
+
+    Raises:
+        TableMismatchError: it belongs to others. (Elsewhere :func:`prepare_table` finds that out.)
+    """
+    database = sqlite_database(settings)
+    if database is None or not database.exists():
+        return
+    with open_catalog(settings) as catalog:
+        table = load_table(catalog, settings)
+        if table is not None:
+            check_table(table, settings)
 
 
 @explains_storage_errors

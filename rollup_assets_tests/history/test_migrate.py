@@ -14,12 +14,13 @@ from rollup_assets.errors import MigrationError, RollbackError, RollupError, Tab
 from rollup_assets.history.diff import diff
 from rollup_assets.history.migrate import Migration, migrate
 from rollup_assets.history.rollback import rollback
+from rollup_assets.iceberg.table import ensure_table
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.status import status
 from rollup_assets.steps.publish import publish
 from rollup_assets.steps.repartition import stage_batch
 from rollup_assets.steps.rollup import roll_up
-from rollup_assets.storage.manifests import ROLLUP_TABLE
+from rollup_assets.storage.manifests import REPARTITIONED, ROLLUP_TABLE
 from rollup_assets.verification import verify
 from rollup_assets_tests.conftest import MakePipeline
 from rollup_assets_tests.history.published import snapshots
@@ -218,6 +219,7 @@ def test_what_was_rolled_back_does_not_come_back_by_a_migration(old: Pipeline, t
     make(old, [first])
     rollback(old, first.key)
     new = make_pipeline(tmp_path, **OTHER)
+    assert migrate(new, now=now(new)).rolled_back == (first.key,)
     with pytest.raises(MigrationError, match=rf"{first.key} of metrics.rollups were rolled back"):
         migrated(new)
     assert publish(old, first).refused is not None
@@ -278,6 +280,14 @@ def test_somebody_who_stages_with_the_old_settings_meanwhile_is_noticed(old: Pip
     assert migrated(new).snapshot_id is not None
 
 
+def test_a_table_without_rows_gets_the_new_settings(tmp_path: Path, make_pipeline: MakePipeline) -> None:
+    ensure_table(make_pipeline(tmp_path).settings)
+    new = make_pipeline(tmp_path, **OTHER)
+    assert migrated(new).changes.keys() == {"ROLLUP_SHARDS", "ROLLUP_RESOLUTIONS"}
+    ensure_table(new.settings)
+    assert migrated(new).changes == {}
+
+
 def test_there_has_to_be_a_table(tmp_path: Path, make_pipeline: MakePipeline) -> None:
     with pytest.raises(MigrationError, match="there is no table"):
         migrate(make_pipeline(tmp_path))
@@ -309,3 +319,10 @@ def test_what_is_shown_of_a_migration(old: Pipeline, tmp_path: Path, monkeypatch
     assert run("migrate", "--json")["dry_run"] is True
     assert f"4 partitions, {rows} rows → {rows}" in plain(run("migrate", "--yes").output)
     assert "nothing to migrate" in plain(run("migrate", "--yes").output)
+    # A backfill with the settings of before ends before it has staged anything.
+    monkeypatch.setenv("ROLLUP_SHARDS", "4")
+    first = batches_from(old, 1)[0]
+    staged = old.stage.read(REPARTITIONED, first)
+    refused = plain(run("backfill", first.key, first.key, status=1).stderr)
+    assert "was made with ROLLUP_SHARDS=8, the settings say 4; set ROLLUP_SHARDS=8, make the table anew" in refused
+    assert old.stage.read(REPARTITIONED, first) == staged

@@ -275,6 +275,15 @@ def test_partitions_that_did_not_change_stay_published_when_the_table_goes_back(
     assert value_by_batch(pipeline) == {first.key: {1}, second.key: {2}}
 
 
+def test_rows_of_others_in_no_partition_of_ours_go_without_a_receipt(pipeline: Pipeline) -> None:
+    first, second = batches_from(pipeline, 2)
+    target = publish_value(pipeline, first, 1).snapshot_id
+    load(pipeline).append(rollup_rows(pipeline.settings, second, 60_000, 2))
+    assert rollback(pipeline, str(target)).changed
+    assert value_by_batch(pipeline) == {first.key: {1}}
+    assert pipeline.stage.partitions(ROLLUP_TABLE) == [first.folder]
+
+
 def test_going_back_to_the_present_changes_nothing(pipeline: Pipeline) -> None:
     (batch,) = batches_from(pipeline, 1)
     now = publish_value(pipeline, batch, 1).snapshot_id
