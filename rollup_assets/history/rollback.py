@@ -195,10 +195,13 @@ def _affected(pipeline: Pipeline, table: Table, choice: _Choice) -> list[_Affect
     from rollup_assets.iceberg.publish import DIGEST_PROPERTY
     from rollup_assets.iceberg.reading import range_counts
     from rollup_assets.iceberg.snapshots import newest_publish, said
+    from rollup_assets.steps.publish import check_history
 
     found = []
     for batch in [choice.batch] if choice.batch else _batches_between(pipeline, table, choice.target):
         receipt, rollups = pipeline.stage.read(ROLLUP_TABLE, batch), pipeline.stage.read(ROLLUPS, batch)
+        if receipt is not None:
+            check_history(receipt, table, batch)
         origin = origin_of(pipeline.stage, table, choice.target, batch)
         publish = newest_publish(table, batch)
         unwanted = {*rejected_digests(receipt)}

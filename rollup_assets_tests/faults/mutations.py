@@ -40,7 +40,7 @@ def without_the_digest_check(patch: pytest.MonkeyPatch) -> None:
     """A publisher does not look, beside each plan, whether its files are still the ones to publish."""
     from rollup_assets.steps import publish
 
-    patch.setattr(publish, "_check_stage", lambda *_: None)
+    patch.setattr(publish, "check_stage", lambda *_: None)
 
 
 def with_manifests_first(patch: pytest.MonkeyPatch) -> None:
@@ -96,6 +96,13 @@ def without_validation(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(_OverwriteFiles, "_validate_concurrency", lambda _: None)
 
 
+def without_rejections(patch: pytest.MonkeyPatch) -> None:
+    """What was rolled back is published like anything else."""
+    from rollup_assets.steps import publish
+
+    patch.setattr(publish, "refusal", lambda *_: None)
+
+
 def without_the_duplicate_rule(patch: pytest.MonkeyPatch) -> None:
     """Points of the same series and time all stay."""
     from rollup_assets.kernels import repartition
@@ -121,6 +128,7 @@ MUTATIONS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "manifests first": with_manifests_first,
     "delete filter": without_the_delete_filter,
     "validation": without_validation,
+    "rejections": without_rejections,
     "duplicate rule": without_the_duplicate_rule,
 }
 

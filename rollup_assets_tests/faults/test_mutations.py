@@ -33,6 +33,10 @@ CASES = {
     "ancestry": Noticed(f"{PUBLISH}what_others_commit_after_a_lost_acknowledgement_stays", "assert value_by_batch(pipeline) =="),
     "digest": Noticed(f"{PUBLISH}an_older_result_never_replaces_a_newer_one", "assert value_by_batch(pipeline) =="),
     "validation": Noticed(f"{PUBLISH}a_foreign_append_into_the_range_between_plan_and_commit_is_replaced", "rows instead of"),
+    "rejections": Noticed(
+        "history/test_rollback.py::test_rolled_back_content_is_published_again_only_if_it_changes_or_by_force",
+        "assert value_by_batch(pipeline) ==",
+    ),
     "delete filter": Noticed("steps/test_publish.py::test_a_changed_batch_is_replaced_and_its_neighbours_are_untouched", "rows instead of"),
     "manifests first": Noticed(
         "faults/test_manifests_last.py::test_all_files_of_a_manifest_are_there_when_it_appears",

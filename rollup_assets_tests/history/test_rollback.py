@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from rollup_assets.batches import Batch
-from rollup_assets.errors import PublishError, RollbackError, UnknownPartitionError, UnknownSnapshotError
+from rollup_assets.errors import PublishError, PublishHaltError, RollbackError, UnknownPartitionError, UnknownSnapshotError
 from rollup_assets.history.rollback import rollback
 from rollup_assets.iceberg import publish as publishing
 from rollup_assets.iceberg.table import ensure_table
@@ -86,12 +86,12 @@ def test_rolled_back_content_is_published_again_only_if_it_changes_or_by_force(p
     assert state(pipeline, batch) == "rolled back"
     made = snapshots(pipeline)
     refused = publish(pipeline, batch)
+    assert value_by_batch(pipeline) == {batch.key: {1}}
     assert refused.unchanged
     assert refused.refused is not None
     assert "until their inputs change" in refused.refused
     assert f"rollups backfill {batch.key} {batch.key} --force" in refused.refused
     assert snapshots(pipeline) == made
-    assert value_by_batch(pipeline) == {batch.key: {1}}
     # Other content is published, and the content that was undone stays unwanted also after that.
     assert publish_value(pipeline, batch, 3).refused is None
     assert state(pipeline, batch) == "published"
@@ -415,6 +415,30 @@ def test_the_record_of_a_rollback_says_what_came_back(pipeline: Pipeline) -> Non
     assert back["rolled_back_to"] == good.snapshot_id
     assert (back["digest"], back["inputs"]) == (first["digest"], first["inputs"])
     assert [first["replaces"], bad["replaces"], back["replaces"]] == [None, first["attempt"], bad["attempt"]]
+
+
+@pytest.mark.scenario("P6")
+def test_a_catalog_that_has_forgotten_the_last_publish_stops_it(pipeline: Pipeline) -> None:
+    """What is the last publish there is not what was acknowledged: undoing it would be a guess."""
+    from pyiceberg.catalog.sql import IcebergTables, SqlCatalog
+    from sqlalchemy import update
+    from sqlalchemy.orm import Session
+
+    from rollup_assets.iceberg.catalog import load_catalog
+
+    (batch,) = batches_from(pipeline, 1)
+    publish_value(pipeline, batch, 1)
+    publish_value(pipeline, batch, 2)
+    before = load(pipeline).metadata_location
+    publish_value(pipeline, batch, 99)
+    catalog = load_catalog(pipeline.settings)
+    assert isinstance(catalog, SqlCatalog)
+    with Session(catalog.engine) as session:
+        session.execute(update(IcebergTables).values(metadata_location=before))
+        session.commit()
+    with pytest.raises(PublishHaltError, match="which has vanished"):
+        rollback(pipeline, batch.key)
+    assert value_by_batch(pipeline) == {batch.key: {2}}
 
 
 def test_a_rollback_needs_the_settings_of_the_table(tmp_path: Path, pipeline: Pipeline) -> None:
