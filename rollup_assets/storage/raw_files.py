@@ -170,7 +170,7 @@ class RawFile:
                 metadata,
                 read_dictionary=["metric"] if "metric" in paths else None,
                 pre_buffer=not place.is_local,
-                # Of pages that have one: parquet-mr writes them, and so Spark and Flink.
+                # Of pages that have one: parquet-mr writes them, and so does Spark.
                 page_checksum_verification=True,
             )
             self._schema: pa.Schema = self._file.schema_arrow

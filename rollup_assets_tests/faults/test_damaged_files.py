@@ -154,7 +154,7 @@ def test_doing_what_the_error_says_mends_damaged_files(published: Published, ass
 
 @pytest.mark.scenario("S3", "B1")
 def test_a_raw_file_whose_pages_have_checksums_is_quarantined_for_a_flipped_bit(fresh_home: Callable[[], Path]) -> None:
-    """Files of Spark and Flink have them; without, the bit is another value, and nobody could tell."""
+    """Files of Spark have them; without, the bit is another value, and nobody could tell."""
     pipeline = landing.pipeline_of(GRID, fresh_home())
     (batch, *_) = landing.batches_of(pipeline, GRID)
     rows = [RawRow(7, 1, "cpu", batch.start + number, 1_000_003, None) for number in range(100)]
