@@ -12,6 +12,8 @@ from typing import Any
 _INT32, _INT64 = 1, 2
 _BYTES = {_INT32: 4, _INT64: 8}
 _MOST_NESTED = 24
+# As many as pyarrow is allowed (``storage.raw_limits``).
+_MOST_ELEMENTS = 100_000
 # Fields of Parquet's structures.
 _FILE_ROW_GROUPS = 4
 _GROUP_COLUMNS, _GROUP_ROWS = 1, 3
@@ -82,8 +84,8 @@ class _Reader:
         header = self._byte()
         size = self._size() if header >> 4 == 15 else header >> 4
         kind = header & 15
-        if size > len(self._content) - self._at:
-            raise ValueError("more elements than bytes")
+        if size > min(_MOST_ELEMENTS, len(self._content) - self._at):
+            raise ValueError("too many elements")
         value = self._byte if kind in (1, 2) else self._values[kind]
         return [value() for _ in range(size)]
 
