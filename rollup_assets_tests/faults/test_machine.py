@@ -1,9 +1,9 @@
 """The whole product, driven by chance: whatever is done to it, in whatever order, the table holds what a dictionary of points says.
 
 Hypothesis chooses what happens: files that come, change and vanish, batches that are made, publishes that are crossed by other
-publishers, killed at a failpoint or answered wrongly by the catalog, snapshots that expire, compactions, restarts, upgrades. Everything
-is real but for its size, on local files and SQLite: three hours of a few points. The model remembers the rows of each file; what the
-table must then hold is computed by the reference model (``naive.py``).
+publishers, killed at a failpoint or answered wrongly by the catalog, snapshots that expire, compactions, leftovers that are cleaned away,
+restarts, upgrades. Everything is real but for its size, on local files and SQLite: three hours of a few points. The model remembers the
+rows of each file; what the table must then hold is computed by the reference model (``naive.py``).
 
 How many examples, and how long: ``ROLLUP_TEST_EXAMPLES=1000 make test-faults`` takes hours. ``--seed`` repeats a run.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,23 +26,21 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from rollup_assets import failpoints
 from rollup_assets.batches import Batch
-from rollup_assets.errors import NotStagedError, StaleInputError
+from rollup_assets.cleaning import clean
+from rollup_assets.errors import NotStagedError, PublishHaltError, StaleInputError
 from rollup_assets.iceberg import locks, reading
 from rollup_assets.iceberg import publish as publishing
 from rollup_assets.iceberg.catalog import open_catalog
 from rollup_assets.iceberg.table import load_table
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.settings import load_settings
-from rollup_assets.steps import publish as publish_step
-from rollup_assets.steps import repartition as stage_step
-from rollup_assets.steps import results
-from rollup_assets.steps import rollup as rollup_step
 from rollup_assets.steps.publish import publish
 from rollup_assets.steps.repartition import stage_batch
 from rollup_assets.steps.results import RolledUp
 from rollup_assets.steps.rollup import roll_up
 from rollup_assets.storage.filesystems import Place
-from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE
+from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS
+from rollup_assets_tests.faults.mutations import MUTATIONS
 from rollup_assets_tests.landing import write_rows
 from rollup_assets_tests.naive import Point, RawRow, Rows, accept, partial_points_of, rollups_of, rollups_of_batch
 from rollup_assets_tests.staged import ROLLUP_COLUMNS, assert_same, shards_and_rows
@@ -55,6 +54,7 @@ REACH = 2
 RESOLUTIONS = (HOUR // 2, HOUR)
 NAMES = ("a.parquet", "b.parquet", "c.parquet")
 ANSWERS = ("lost", "lost and away", "never arrived", "called a conflict")
+STAGED = (REPARTITIONED, PARTIAL_POINTS, QUARANTINED, ROLLUPS)
 PUBLISHING = ("publish.locked", "publish.planned", "publish.commit", "publish.committed", "manifest.before.rollup_table")
 KILLED_AT = tuple(name for name in failpoints.FAILPOINTS if not name.startswith("event."))
 
@@ -208,6 +208,16 @@ class Product(RuleBasedStateMachine):
                 table.overwrite(table.scan().to_arrow())
 
     @rule()
+    def leftovers_are_cleaned_away(self) -> None:
+        """Of whatever age: nothing else runs."""
+        report = clean(self.settings, older_than=0, delete=True)
+        assert report.failures == []
+        for asset in STAGED:
+            for batch in self.batches:
+                manifest = self.pipeline.stage.read(asset, batch)
+                assert manifest is None or self.pipeline.stage.is_complete(manifest, batch)
+
+    @rule()
     def it_is_started_again(self) -> None:
         """What a process knows is gone."""
         reading._decoded.clear()
@@ -218,8 +228,9 @@ class Product(RuleBasedStateMachine):
     def it_is_upgraded(self) -> None:
         """To a version whose steps claim to make something else."""
         self.version += 1
-        for module in (results, stage_step, rollup_step, publish_step):
-            self.patch.setattr(module, "CODE_VERSION", f"upgraded {self.version}")
+        for name, module in list(sys.modules.items()):
+            if name.startswith("rollup_assets.") and hasattr(module, "CODE_VERSION"):
+                self.patch.setattr(module, "CODE_VERSION", f"upgraded {self.version}")
 
     # What must hold.
 
@@ -355,14 +366,15 @@ def answering(answers: list[str]) -> Iterator[None]:
         yield
 
 
-def run(seed: int, examples: int, steps: int) -> None:
-    """The machine with a seed of its own; a failure prints the steps that lead to it."""
+def run(seed: int, examples: int, steps: int, *, shrink: bool = True) -> None:
+    """The machine with a seed of its own; a failure prints the steps that lead to it, as few as can be found if ``shrink``."""
     machine: Callable[[], Product] = hypothesis.seed(seed)(type("Seeded", (Product,), {}))
     settings = hypothesis.settings(
         max_examples=examples,
         stateful_step_count=steps,
         deadline=None,
         database=None,
+        phases=[hypothesis.Phase.generate, *([hypothesis.Phase.shrink] if shrink else [])],
         suppress_health_check=list(hypothesis.HealthCheck),
     )
     run_state_machine_as_test(machine, settings=settings)  # type: ignore[no-untyped-call]
@@ -379,3 +391,13 @@ def test_whatever_is_done_the_table_is_what_the_points_say(seed: int) -> None:
 def test_whatever_is_done_for_long_the_table_is_what_the_points_say(seed: int) -> None:
     """As long as `ROLLUP_TEST_EXAMPLES` says; some minutes by default."""
     run(seed + 1, examples=EXAMPLES or 40, steps=30)
+
+
+@pytest.mark.thorough
+@pytest.mark.scenario("P2")
+@pytest.mark.parametrize("mutation", ["digest", "delete filter", "validation", "duplicate rule"])
+def test_the_machine_notices_that_a_safeguard_is_missing(seed: int, mutation: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        MUTATIONS[mutation](patch)
+        with pytest.raises((AssertionError, PublishHaltError)):
+            run(seed, examples=300, steps=25, shrink=False)
