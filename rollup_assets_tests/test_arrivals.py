@@ -114,6 +114,25 @@ def test_a_late_file_is_asked_for_once_when_its_folder_has_stayed_the_same(world
     assert world.asked(10) == ([], [])
 
 
+@pytest.mark.scenario("L1")
+def test_a_folder_of_arrival_time_asks_for_every_batch_that_reads_it(tmp_path: Path, make_pipeline: MakePipeline) -> None:
+    """With a lateness of two folders: for its own batch and the two before; these also where they have no folder of their own."""
+    world = World(make_pipeline(tmp_path, raw_lateness=2))
+    for number in (0, 2, 3):
+        world.land(number)
+    for number in range(4):
+        world.stage(number)
+    for number in range(HOURS):
+        world.roll_up(number)
+    assert world.asked() == world.asked(5) == ([], [])
+    world.land(3, "late.parquet")
+    assert world.asked() == ([], [])
+    assert world.asked(5) == ([1, 2, 3], [])
+    for number in (1, 2, 3):
+        world.stage(number)
+    assert world.asked(5) == ([], []), "no content has changed"
+
+
 def test_a_folder_that_is_being_filled_is_left_alone(world: World) -> None:
     for number in range(10):
         world.land(1, f"late-{number}.parquet")

@@ -224,7 +224,7 @@ def is_over_limit(pipeline: Pipeline, batch: Batch, quarantined: Manifest) -> bo
 def _copies_were_treated_otherwise(pipeline: Pipeline, staged: StagedBatch) -> bool:
     """Like the limits, what is done about copies is no part of the content."""
     if pipeline.settings.raw_copies == "once":
-        return COPIED_FILE in staged.quarantined.counters["reasons"]
+        return COPIED_FILE in staged.quarantined.counters.get("reasons", ())
     return COPIES in staged.repartitioned.counters
 
 

@@ -34,6 +34,7 @@ from rollup_assets.steps.results import Published, RolledUp, StagedBatch
 from rollup_assets.steps.rollup import roll_up
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.manifests import ROLLUPS
+from rollup_assets.storage.raw_files import RawFile
 from rollup_assets.verification import verify
 from rollup_assets_tests.conftest import MakePipeline
 from rollup_assets_tests.s3 import S3Folder, requests, secrets_of
@@ -347,6 +348,31 @@ def test_a_raw_file_that_cannot_be_read_stops_the_batch_and_is_not_quarantined(
         stage_batch(pipeline, batch)
     assert landed.objects() == {}
     monkeypatch.undo()
+
+
+@pytest.mark.scenario("L3")
+def test_a_raw_file_that_is_replaced_while_it_is_read_fails_the_batch_without_effect(
+    make_pipeline: MakePipeline, tmp_path: Path, on_disk: OnDisk, landed: S3Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By other content of the same size, after its first row group: the listing after reading has another ETag."""
+    pipeline = make_pipeline(tmp_path, **landed.locations, quarantine_files=5)
+    batch = on_disk.batches[0]
+    (file, *_) = pipeline.landing_zone.files(batch)
+    place = pipeline.landing_zone.place(file)
+    content = place.read_bytes()
+    assert content is not None
+    tables = RawFile._tables
+
+    def interrupted(raw: RawFile, *arguments: Any) -> Any:
+        for table in tables(raw, *arguments):
+            yield table
+            if raw._place == place:
+                landed.server.client().put_object(Bucket="raw", Key=place.path.removeprefix("raw/"), Body=content[::-1])
+
+    monkeypatch.setattr(RawFile, "_tables", interrupted)
+    with pytest.raises(StaleInputError, match=rf"{place.name} was replaced while batch {batch} was being staged"):
+        stage_batch(pipeline, batch)
+    assert landed.objects() == {}
 
 
 def test_a_raw_file_on_a_disk_that_may_not_be_read_is_not_quarantined_either(

@@ -53,6 +53,7 @@ def stage(pipeline: Pipeline, asset: str, batch: Batch, counters: dict[str, Any]
         "lookback": settings.lookback,
         "batch": settings.batch,
         "value_type": settings.value_type,
+        **({"raw_lateness": settings.raw_lateness} if settings.raw_lateness and asset not in (ROLLUPS, ROLLUP_TABLE) else {}),
         **({"parquet_encoding": settings.parquet_encoding} if asset in (ROLLUPS, ROLLUP_TABLE) else {}),
     }
     pipeline.stage.write(
