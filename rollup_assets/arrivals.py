@@ -47,8 +47,6 @@ class Arrival(BaseModel):
     since: int
     """When this version was first seen, epoch milliseconds."""
     asked: bool = False
-    key: str | None = None
-    """Of the latest request, which may have been for an earlier version."""
 
 
 class Memory(BaseModel):
@@ -117,7 +115,7 @@ def look(
     memory: Memory,
     now: dt.datetime,
     *,
-    is_going_on: Callable[[str], bool],
+    is_being_made: Callable[[Batch], bool],
     clock: Callable[[], float] = time.monotonic,
 ) -> Found:
     """Look at the partitions whose batch has ended, and decide what to ask for.
@@ -126,7 +124,7 @@ def look(
         pipeline: of the table.
         memory: of the look before.
         now: the time.
-        is_going_on: whether what was asked for with a key has not come to its end, good or bad.
+        is_being_made: whether anybody makes something of a partition, or is about to: it is asked for, if need be, when they have ended.
         clock: seconds that pass.
 
     Raises:
@@ -135,14 +133,14 @@ def look(
     last = pipeline.calendar.last_ended(now)
     if last is None:
         return Found(memory)
-    return _Look(pipeline, memory, to_milliseconds(now), is_going_on).run(last, clock)
+    return _Look(pipeline, memory, to_milliseconds(now), is_being_made).run(last, clock)
 
 
 class _Look:
-    def __init__(self, pipeline: Pipeline, memory: Memory, now: int, is_going_on: Callable[[str], bool]) -> None:
+    def __init__(self, pipeline: Pipeline, memory: Memory, now: int, is_being_made: Callable[[Batch], bool]) -> None:
         # Every manifest is read once a look: those of a partition are asked for by the ones after it, too.
         self.pipeline = replace(pipeline, stage=StageReadOnce(pipeline.stage.root))
-        self.now, self.is_going_on = now, is_going_on
+        self.now, self.is_being_made = now, is_being_made
         self.arrivals, self.rollups = dict(memory.arrivals), dict(memory.rollups)
         self.found = Found(memory)
         self.seen: dict[Batch, _Seen | None] = {}
@@ -204,15 +202,15 @@ class _Look:
         if known is None and len(self.arrivals) >= MOST_REMEMBERED:
             return
         if known is None or known.version != seen.version:
-            known = Arrival(version=seen.version, since=self.now, key=known.key if known else None)
+            known = Arrival(version=seen.version, since=self.now)
             self.arrivals[batch.key] = known
         if known.asked:
             return
         if self.now - known.since < self.pipeline.settings.sensor_settle:
             self.found.unsettled.append(batch.key)
-        elif len(self.found.to_stage) < MOST_REQUESTS and not (known.key and self.is_going_on(known.key)):
+        elif len(self.found.to_stage) < MOST_REQUESTS and not self.is_being_made(batch):
             key = f"stage {batch} {seen.version} {known.since}"
-            self.arrivals[batch.key] = known.model_copy(update={"asked": True, "key": key})
+            self.arrivals[batch.key] = known.model_copy(update={"asked": True})
             self.found.to_stage.append(StageRequest(batch, seen.version, seen.files, seen.bytes, key))
 
     def _roll_up(self, batch: Batch) -> None:
@@ -222,7 +220,7 @@ class _Look:
             return
         key = f"roll up {batch} {self._identity(batch, inputs)}"
         known = self.rollups.get(batch.key)
-        if known == key or len(self.found.to_roll_up) >= MOST_REQUESTS or (known and self.is_going_on(known)):
+        if known == key or len(self.found.to_roll_up) >= MOST_REQUESTS or self.is_being_made(batch):
             return
         # What its inputs are about to become would make it stale at once.
         if any(self._is_about_to_change(of) for of in (batch, *self.pipeline.calendar.earlier(batch, self.pipeline.settings.reach))):
@@ -253,7 +251,7 @@ class _Look:
             return False
         # Where staging came to a bad end, what was staged before stands until something else arrives.
         just_asked = any(request.batch == batch for request in self.found.to_stage)
-        return known is None or not known.asked or just_asked or (known.key is not None and self.is_going_on(known.key))
+        return known is None or not known.asked or just_asked or self.is_being_made(batch)
 
     def _identity(self, batch: Batch, inputs: RollupInputs) -> str:
         """One digest of what is read: contents, and attempts too, so that content that comes back is asked for again."""

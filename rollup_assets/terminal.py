@@ -344,9 +344,12 @@ def print_plan(console: Console, found: Plan) -> None:
     if concerned:
         console.print(table)
     for partition in concerned:
+        # Why the first of the steps has something to do; the others follow from it.
         for name, step in zip(("stage", "roll up", "publish"), _steps(partition), strict=True):
-            for reason in step.reasons:
-                say(f"{partition.partition}: {name}: {escape(reason)}")
+            if step.verdict != "no":
+                for reason in step.reasons:
+                    say(f"{partition.partition}: {name}: {escape(reason)}")
+                break
         if partition.waiting_for:
             say(f"{partition.partition}: waits for {', '.join(partition.waiting_for)}, which is not part of this backfill")
         if partition.refused:

@@ -33,7 +33,8 @@ class World:
     pipeline: Pipeline
     now: dt.datetime = dt.datetime(2026, 1, 1, HOURS, 30, tzinfo=dt.UTC)
     memory: Memory = field(default_factory=Memory)
-    running: set[str] = field(default_factory=set)
+    running: set[int] = field(default_factory=set)
+    """Hours that somebody is making something of."""
     attempts: Iterator[int] = field(default_factory=itertools.count)
 
     def hour(self, number: int) -> Batch:
@@ -74,7 +75,13 @@ class World:
 
     def tick(self, minutes: float = 0, **options: object) -> Found:
         self.now += dt.timedelta(minutes=minutes)
-        found = look(self.pipeline, self.memory, self.now, is_going_on=self.running.__contains__, **options)  # type: ignore[arg-type]
+        found = look(
+            self.pipeline,
+            self.memory,
+            self.now,
+            is_being_made=lambda batch: batch in {self.hour(number) for number in self.running},
+            **options,  # type: ignore[arg-type]
+        )
         self.memory = Memory.parse(found.memory.model_dump_json(exclude_defaults=True))
         return found
 
@@ -191,13 +198,26 @@ def test_what_failed_is_asked_for_again_only_with_another_version_and_then_by_an
 def test_files_that_change_while_they_are_staged_are_asked_for_after_that_run(world: World) -> None:
     world.land(1, "late.parquet")
     world.tick()
-    (request,) = world.tick(2).to_stage
-    world.running.add(request.key)
+    assert world.asked(2) == ([1], [])
+    world.running.add(1)
     world.land(1, "later.parquet")
     world.tick()
     assert world.asked(5) == ([], [])
     world.running.clear()
     assert world.asked() == ([1], [])
+
+
+def test_what_somebody_else_is_making_is_not_asked_for(world: World) -> None:
+    """The schedule, a backfill, somebody in the UI: when they have ended there is nothing left to ask for."""
+    world.land(5)
+    world.tick()
+    world.running.add(5)
+    assert world.asked(2) == ([], [])
+    world.stage(5)
+    assert world.asked() == ([], [])
+    world.roll_up(5)
+    world.running.clear()
+    assert world.asked() == ([], [])
 
 
 def test_files_that_are_over_the_quarantine_limit_are_not_tried_again_unless_it_is_raised(
@@ -253,7 +273,7 @@ def test_the_first_partitions_are_staged_and_then_rolled_up_with_those_after_the
     world.tick()
     assert world.asked(2) == ([1, 2], [])
     world.stage(1)
-    world.running.update(arrival.key for arrival in world.memory.arrivals.values() if arrival.key)
+    world.running.add(2)
     assert world.asked() == ([], [1])  # 2 is still being staged
     world.stage(2)
     world.running.clear()
@@ -264,8 +284,8 @@ def test_rollups_wait_for_inputs_that_are_about_to_change_but_not_for_failed_one
     restage(world, 2, left_open="2")
     world.land(1, "late.parquet")
     assert world.asked() == ([], [4])  # 4 reads 2 and 3; 2 and 3 read 1, too
-    (request,) = world.tick(2).to_stage
-    world.running.add(request.key)
+    assert world.asked(2) == ([1], [])
+    world.running.add(1)
     assert world.asked() == ([], [])
     world.running.clear()  # it failed: what was staged of 1 before stands
     assert world.asked() == ([], [2, 3])
@@ -291,8 +311,8 @@ def test_rollups_that_failed_are_asked_for_again_only_with_other_inputs(world: W
 
 def test_one_rollup_of_a_partition_is_asked_for_at_a_time(world: World) -> None:
     world.stage(1, points="2")
-    (request,) = world.tick().to_roll_up
-    world.running.add(request.key)
+    assert world.asked() == ([], [1])
+    world.running.add(1)
     world.stage(1, points="3")
     assert world.asked() == ([], [])
     world.running.clear()

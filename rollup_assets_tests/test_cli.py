@@ -255,7 +255,8 @@ def test_plan_of_what_is_not_staged_names_what_waits_and_what_fails(run: Run, tm
     run("generate", "--hours", 3, "--series", 20, "--files", 1)
     text = plain(run("plan", FIRST, "2026-01-01-01:00").output)
     assert "2026-01-01-02:00: waits for repartitioned_datapoints 2026-01-01-02:00, which is not part of this backfill" in text
-    assert "2026-01-01-00:00: publish: there are no rollups of it yet" in text
+    assert "2026-01-01-00:00: stage: not staged yet" in text
+    assert "2026-01-01-00:00: publish" not in text
     assert not (tmp_path / "catalog.db").exists()
 
 

@@ -10,15 +10,17 @@ from typing import Any
 
 import dagster as dg
 
+from rollup_assets.batches import Batch
 from rollup_assets.defs import resources as res
 from rollup_assets.defs.assets.datapoints import STAGED
 from rollup_assets.defs.assets.rollups import IN_ORDER
+from rollup_assets.defs.jobs import JOB_NAME
 from rollup_assets.defs.report import RAW_DATAPOINTS
 from rollup_assets.settings import Settings
 
 NAME = "raw_files_sensor"
 SECONDS_BETWEEN = 30
-RUN_KEY_TAG = "dagster/run_key"
+PARTITION_TAG = "dagster/partition"
 BEHIND_OTHERS = {"dagster/priority": "-1"}
 """Tags of its runs: in a queue, the newest batch and whatever people ask for go before what is late anyway."""
 GOING_ON = [
@@ -52,12 +54,12 @@ def raw_files_sensor(settings: Settings, job: Any) -> dg.SensorDefinition:
         from rollup_assets import arrivals
 
         pipeline = res.pipeline(settings, storage, catalog, engine)
-        instance = context.instance
+        ranges = _being_made(context.instance)
 
-        def is_going_on(key: str) -> bool:
-            return instance.get_runs_count(dg.RunsFilter(tags={RUN_KEY_TAG: key}, statuses=GOING_ON)) > 0
+        def is_being_made(batch: Batch) -> bool:
+            return any(first <= batch.key <= last for first, last in ranges)
 
-        found = arrivals.look(pipeline, arrivals.Memory.parse(context.cursor), now(), is_going_on=is_going_on)
+        found = arrivals.look(pipeline, arrivals.Memory.parse(context.cursor), now(), is_being_made=is_being_made)
         for key, problem in found.problems.items():
             context.log.warning(f"{key} cannot be looked at: {problem}")
         events: list[dg.AssetObservation | dg.AssetMaterialization] = []
@@ -89,3 +91,18 @@ def raw_files_sensor(settings: Settings, job: Any) -> dg.SensorDefinition:
         )
 
     return look
+
+
+def _being_made(instance: dg.DagsterInstance) -> list[tuple[str, str]]:
+    """First and last partition of every run of these assets that has not ended; keys are as long as each other, so they sort like times."""
+    from rollup_assets.defs.backfill import RANGE_END, RANGE_START
+
+    ours = {dg.AssetKey(asset) for asset in (*STAGED, *IN_ORDER)}
+    ranges = []
+    for run in instance.get_runs(dg.RunsFilter(statuses=GOING_ON)):
+        if run.job_name == JOB_NAME or ours & set(run.asset_selection or ()):
+            single = run.tags.get(PARTITION_TAG)
+            first, last = run.tags.get(RANGE_START, single), run.tags.get(RANGE_END, single)
+            if first and last:
+                ranges.append((first, last))
+    return ranges

@@ -12,6 +12,7 @@ import dagster as dg
 import pytest
 
 from rollup_assets.defs import sensors
+from rollup_assets.defs.backfill import RANGE_END, RANGE_START
 from rollup_assets.defs.report import RAW_DATAPOINTS
 from rollup_assets.defs.resources import resources
 from rollup_assets.pipeline import Pipeline
@@ -40,12 +41,18 @@ class Daemon:
     asked: Requests = field(default_factory=list)
     skipped: str | None = None
 
+    def __post_init__(self) -> None:
+        # Once: resolving a code location takes longer than a run of the steps in miniature.
+        self.defs = self.lab.defs
+        self.job = self.defs.resolve_job_def("batches")
+
     def tick(self, minutes: float = 0) -> list[dg.RunRequest]:
         """Evaluate once; returns the requests, whose runs are not executed yet."""
         self.now += dt.timedelta(minutes=minutes)
-        defs = self.lab.defs
-        sensor = defs.resolve_sensor_def(sensors.NAME)
-        with dg.build_sensor_context(self.lab.instance, self.cursor, definitions=defs, resources=resources(self.lab.settings)) as context:
+        sensor = self.defs.resolve_sensor_def(sensors.NAME)
+        with dg.build_sensor_context(
+            self.lab.instance, self.cursor, definitions=self.defs, resources=resources(self.lab.settings)
+        ) as context:
             found = sensor.evaluate_tick(context)
         self.cursor, self.skipped = found.cursor, found.skip_message
         for event in found.asset_events:
@@ -56,12 +63,12 @@ class Daemon:
         return requests
 
     def run(self, request: dg.RunRequest) -> dg.ExecuteInProcessResult:
-        return self.lab.defs.resolve_job_def("batches").execute_in_process(
+        return self.job.execute_in_process(
             instance=self.lab.instance,
             raise_on_error=False,
             partition_key=request.partition_key,
             asset_selection=list(request.asset_selection or ()),
-            tags={**request.tags, sensors.RUN_KEY_TAG: str(request.run_key)},
+            tags=request.tags,
         )
 
     def until_quiet(self) -> Requests:
@@ -94,7 +101,7 @@ def with_its_time(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> Daemon:
 
 
 def test_it_is_stopped_until_someone_starts_it(daemon: Daemon) -> None:
-    sensor = daemon.lab.defs.resolve_sensor_def(sensors.NAME)
+    sensor = daemon.defs.resolve_sensor_def(sensors.NAME)
     assert sensor.default_status == dg.DefaultSensorStatus.STOPPED
     assert sensor.description
     assert [target.job_name for target in sensor.targets] == ["batches"]
@@ -173,20 +180,18 @@ def test_schedule_and_sensor_together_do_nothing_twice(daemon: Daemon) -> None:
     assert lab.events(ROLLUPS, 5)[0].metadata["unchanged"].value is True
 
 
-def test_runs_that_are_going_on_are_known_by_their_key(daemon: Daemon) -> None:
-    """A change while its partition is being staged is asked for after that run has ended."""
+@pytest.mark.parametrize("ours", [True, False])
+@pytest.mark.parametrize("tags", [{sensors.PARTITION_TAG: hour(1)}, {RANGE_START: hour(0), RANGE_END: hour(2)}], ids=["one", "range"])
+def test_partitions_of_runs_that_are_going_on_are_not_asked_for(daemon: Daemon, tags: dict[str, str], *, ours: bool) -> None:
+    """Whoever started them: the schedule, the UI, a backfill. Runs of other jobs do not matter."""
     lab = daemon.lab
-    lab.land({0: 10})
+    lab.land({1: 10})
+    run = dg.DagsterRun("batches" if ours else "other", tags=tags, status=dg.DagsterRunStatus.STARTED)
+    lab.instance.add_run(run)
     daemon.tick()
-    (request,) = daemon.tick(2)
-    run = lab.instance.create_run_for_job(
-        lab.defs.resolve_job_def("batches"), tags={sensors.RUN_KEY_TAG: str(request.run_key)}, status=dg.DagsterRunStatus.STARTED
-    )
-    lab.land({0: 20})
-    daemon.tick()
-    assert daemon.tick(5) == []
+    assert [request.partition_key for request in daemon.tick(2)] == ([] if ours else [hour(1)])
     lab.instance.report_run_failed(run)
-    assert [each.partition_key for each in daemon.tick()] == [hour(0)]
+    assert [request.partition_key for request in daemon.tick()] == ([hour(1)] if ours else [])
 
 
 # ------------------------------------------------------------------------------------------------------------- with the real steps

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import http.server
 import json
 import logging
@@ -19,12 +20,15 @@ from typer.testing import CliRunner
 
 from deploy.servers.ports import free_ports
 from deploy.servers.seaweedfs import S3Server
+from rollup_assets import arrivals
 from rollup_assets.batches import Batch
 from rollup_assets.cli import app
 from rollup_assets.errors import StaleInputError, StorageError
 from rollup_assets.generator.landing import GeneratorOptions, generate
 from rollup_assets.pipeline import Pipeline
+from rollup_assets.plan import plan
 from rollup_assets.query import query
+from rollup_assets.scope import scope_of
 from rollup_assets.settings import load_settings
 from rollup_assets.status import status
 from rollup_assets.steps.publish import publish
@@ -113,6 +117,36 @@ def test_the_same_files_and_rows_as_on_disks_whatever_lies_where(
         assert manifest is not None
         assert all(file.path.startswith(pipeline.settings.warehouse) for file in manifest.files)
     assert landed.unfinished_uploads() == []
+
+
+def test_a_file_that_arrives_late_on_s3_is_planned_and_asked_for(
+    make_pipeline: MakePipeline, tmp_path: Path, on_disk: OnDisk, landed: S3Folder
+) -> None:
+    """By listings and ETags alone; an object that is written again as it was is no other one."""
+    pipeline = make_pipeline(tmp_path, **landed.locations)
+    first, second = on_disk.batches
+    run(pipeline, on_disk.batches)
+    chosen = scope_of(pipeline.calendar, first.key, second.key, pipeline.settings.reach, first.start_time + dt.timedelta(hours=2))
+    assert plan(pipeline, chosen).nothing_to_do
+
+    def look(memory: arrivals.Memory, minutes: int) -> arrivals.Found:
+        now = first.start_time + dt.timedelta(hours=2, minutes=minutes)
+        return arrivals.look(pipeline, memory, now, is_being_made=lambda _: False)
+
+    landed.upload(Path(on_disk.pipeline.settings.raw))
+    assert look(arrivals.Memory(), 0).memory.arrivals == {}
+    folder = tmp_path / "late" / first.start_time.strftime(pipeline.settings.raw_layout)
+    folder.mkdir(parents=True)
+    earlier = next(Path(on_disk.pipeline.landing_zone.folder(first).path).glob("*.parquet"))
+    (folder / "late.parquet").write_bytes(earlier.read_bytes())
+    landed.upload(tmp_path / "late")
+    found = look(arrivals.Memory(), 0)
+    assert found.unsettled == [first.key]
+    assert [request.batch for request in look(found.memory, 2).to_stage] == [first]
+    planned = plan(pipeline, chosen)
+    assert [partition.stage.verdict for partition in planned.partitions] == ["yes", "no"]
+    assert planned.partitions[0].stage.reasons[0].startswith("new raw file ")
+    assert planned.rows_to_stage > 0
 
 
 def test_verification_status_and_sql_work_on_s3(make_pipeline: MakePipeline, tmp_path: Path, on_disk: OnDisk, landed: S3Folder) -> None:
