@@ -368,7 +368,7 @@ def print_plan(console: Console, found: Plan) -> None:
     maybe = sum(partition.roll_up.verdict == "if it changes" for partition in concerned)
     say(
         f"would stage {_count(numbers[0], 'partition')} with {found.rows_to_stage:,} raw rows, roll up {numbers[1]:,} and publish "
-        f"{numbers[2]:,}; and roll up {maybe:,} more if what they read changes"
+        f"{numbers[2]:,}" + (f"; and roll up {maybe:,} more if what they read changes" if maybe else "")
     )
 
 
