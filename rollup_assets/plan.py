@@ -120,7 +120,7 @@ def plan(pipeline: Pipeline, scope: Scope) -> Plan:
     """What a backfill of the scope would do.
 
     Raises:
-        CatalogError: a partition was published, and the catalog cannot be asked what the table has of it.
+        CatalogError: the catalog cannot be asked what the table has.
         TableMismatchError: the table contradicts the settings; a backfill would be refused.
         StorageError: raw data, stage or table cannot be read.
     """
@@ -222,13 +222,14 @@ def _rolling_up(reasons: list[InputChange | str]) -> PlannedStep:
 
 
 def _in_table(pipeline: Pipeline, receipts: Mapping[Batch, Manifest]) -> dict[Batch, _InTable]:
-    """What the table has of published batches; without any, nobody asks the catalog."""
-    if not receipts:
-        return {}
-    from rollup_assets.iceberg.catalog import open_catalog
+    """What the table has of published batches. An embedded catalog that is not there yet is not made."""
+    from rollup_assets.iceberg.catalog import open_catalog, sqlite_database
     from rollup_assets.iceberg.reading import range_counts
     from rollup_assets.iceberg.table import check_table, load_table
 
+    database = sqlite_database(pipeline.settings)
+    if database is not None and not database.exists():
+        return {batch: _InTable({}) for batch in receipts}
     with open_catalog(pipeline.settings) as catalog:
         table = load_table(catalog, pipeline.settings)
         if table is None:

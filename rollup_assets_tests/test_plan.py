@@ -335,6 +335,8 @@ def test_settings_that_the_table_refuses_are_refused_as_by_a_backfill(site: Site
     pipeline = site.fresh(resolutions="1m,1h")
     with pytest.raises(TableMismatchError, match="ROLLUP_RESOLUTIONS"):
         plan(pipeline, scope(pipeline, 0, 0))
+    with pytest.raises(TableMismatchError, match="ROLLUP_RESOLUTIONS"):
+        plan(pipeline, scope(pipeline, 10, 10))  # of which nothing is published
 
 
 def test_a_trailing_partition_that_is_not_staged_waits_and_the_one_after_it_too(site: Site) -> None:
