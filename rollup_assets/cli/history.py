@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from rollup_assets.cli.application import AsJson, app, console_of, print_json, progress_bar, settings_of
+from rollup_assets.loading import quick_imports
 from rollup_assets.terminal import print_difference, print_migration, print_rolled_back
 
 Differences = Annotated[int, typer.Option("--differences", min=0, help="How many windows to show with their values.")]
@@ -71,11 +72,17 @@ def rollback(
     from rollup_assets.history.rollback import rollback as roll_back
     from rollup_assets.pipeline import Pipeline
 
-    done = roll_back(Pipeline.from_settings(settings_of()), what, to=to, dry_run=dry_run, first_differences=differences)
+    settings = settings_of()
+    done = roll_back(Pipeline.from_settings(settings), what, to=to, dry_run=dry_run, first_differences=differences)
     if as_json:
         print_json({**dataclasses.asdict(done), "dry_run": dry_run})
     else:
         print_rolled_back(console_of(), done, dry_run=dry_run)
+    if done.changed and not dry_run:
+        with quick_imports():
+            from rollup_assets.defs.rollbacks import record_rollback
+
+        record_rollback(settings, done)
 
 
 @app.command()

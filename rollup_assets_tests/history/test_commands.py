@@ -14,6 +14,7 @@ from rollup_assets.history.diff import diff
 from rollup_assets.history.rollback import rollback
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps.publish import publish
+from rollup_assets.storage.manifests import ROLLUP_TABLE
 from rollup_assets_tests.conftest import SMALL, MakePipeline
 from rollup_assets_tests.history.published import publish_value, raw_file, snapshots, stage_value
 from rollup_assets_tests.iceberg.staging import batches_from, pipeline_in, value_by_batch
@@ -113,11 +114,19 @@ def test_the_check_of_what_was_rolled_back_warns(run: Run, tmp_path: Path, make_
     write_rows(pipeline, batch, "a.parquet", [RawRow(7, 1, "m", batch.start + 60_000, 5)])
     run("backfill", batch.key, batch.key)
     run("rollback", batch.key)
+    wanted = dg.AssetRecordsFilter(dg.AssetKey("rollup_table"), asset_partitions=[batch.key])
+    receipt = pipeline.stage.read(ROLLUP_TABLE, batch)
+    assert receipt is not None
+    with dg.DagsterInstance.from_config(str(tmp_path / "dagster")) as instance:
+        told = [record.asset_materialization for record in instance.fetch_materializations(wanted, limit=10).records]
+    # The pages know it at once, not only when somebody runs the partition again.
+    assert len(told) == 2
+    assert told[0] is not None
+    assert told[0].metadata["rolled_back_to"].value == "before the first snapshot"
+    assert (told[0].tags or {})["dagster/data_version"] == receipt.digest
     run("backfill", batch.key, batch.key)
     with dg.DagsterInstance.from_config(str(tmp_path / "dagster")) as instance:
-        (record,) = instance.fetch_materializations(
-            dg.AssetRecordsFilter(dg.AssetKey("rollup_table"), asset_partitions=[batch.key]), limit=1
-        ).records
+        (record,) = instance.fetch_materializations(wanted, limit=1).records
         logs = instance.all_logs(record.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION)
     found: list[Any] = [log.dagster_event.event_specific_data for log in logs if log.dagster_event]
     (check,) = (one for one in found if one.check_name == "published_equals_staged" and one.partition == batch.key)

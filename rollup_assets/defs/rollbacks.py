@@ -1,0 +1,52 @@
+"""What Dagster's pages say of partitions that were rolled back: a materialization of ``rollup_table`` that belongs to no run."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from rollup_assets.defs import metadata
+from rollup_assets.defs.backfill import KEEP_TERMINAL, ensure_dagster_home
+from rollup_assets.errors import DagsterHomeError
+from rollup_assets.history.rollback import RolledBack
+from rollup_assets.settings import Settings
+from rollup_assets.steps.results import CODE_VERSION
+from rollup_assets.storage.filesystems import Place
+from rollup_assets.storage.manifests import ROLLUP_TABLE, Stage
+
+
+def record_rollback(settings: Settings, done: RolledBack) -> None:
+    """Say, where runs are recorded, which data version each partition has now. A later run says it again, with its checks.
+
+    Raises:
+        DagsterHomeError: what Dagster keeps of its runs cannot be opened or written; the rollback stands.
+    """
+    home = ensure_dagster_home(settings)
+    try:
+        with dg.DagsterInstance.local_temp(str(home), overrides=KEEP_TERMINAL) as instance:
+            _record(settings, done, instance)
+    except Exception as error:  # whatever the classes raise that dagster.yaml names
+        reason = (str(error).splitlines() or [""])[0][:300]
+        raise DagsterHomeError(
+            f"the rollback stands, but Dagster was not told: DAGSTER_HOME={home} cannot be written ({type(error).__name__}: {reason}); "
+            "`rollups backfill` of the same partitions tells it, and changes nothing"
+        ) from error
+
+
+def _record(settings: Settings, done: RolledBack, instance: dg.DagsterInstance) -> None:
+    stage = Stage(Place.parse(settings.stage, settings.s3))
+    for partition in done.partitions:
+        batch = settings.calendar.of_folder(partition.partition.replace(":", ""))
+        receipt = None if batch is None else stage.read(ROLLUP_TABLE, batch)
+        if receipt is None:
+            continue
+        shown = {
+            **metadata.of_receipt(receipt, receipt.counters["snapshot_id"]),
+            # As text: a snapshot id has more bits than a browser shows.
+            "rolled_back_to": str(done.target) if done.target is not None else "before the first snapshot",
+        }
+        tags = {
+            "dagster/data_version": receipt.digest,
+            "dagster/code_version": CODE_VERSION,
+            "dagster/data_version_is_user_provided": "true",
+        }
+        instance.report_runless_asset_event(dg.AssetMaterialization(ROLLUP_TABLE, partition=partition.partition, metadata=shown, tags=tags))
