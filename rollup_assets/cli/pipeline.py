@@ -37,6 +37,8 @@ def generate(
 ) -> None:
     """Write a realistic landing zone. Existing raw data is never overwritten.
 
+    With ROLLUP_RAW_LATENESS folders are by arrival: late rows lie in the next folder.
+
     For example:
 
     - `rollups generate` — six hours of 5,000 series from the table's first partition on

@@ -1,6 +1,7 @@
 """Writes a landing zone: several Parquet files a batch, one of them late, and bad files where they are wanted.
 
-The bytes depend on the seed and the options alone: not on threads, nor on which other batches are made. Existing raw data is
+The bytes depend on the seed and the options alone: not on threads, nor on which other batches are made; in an arrival-time layout the
+late file lies in the next folder if that is made too. Existing raw data is
 never touched. What the rows say is decided in ``fleet`` and ``dirt``.
 """
 
@@ -96,7 +97,12 @@ def generate(
     ticks = -(-settings.batch // options.interval)
     writer.progress.start(STAGE, ticks * options.series * len(missing))
     with ThreadPoolExecutor(settings.threads) as pool:
-        written = [writer.write_batch(pool, batch, kinds) for batch, kinds in zip(missing, bad_files, strict=True)]
+        # The last one first: in an arrival-time layout its folder takes the late rows of the batch before.
+        of_this_run = set(missing)
+        written = [
+            writer.write_batch(pool, batch, kinds, late_folder=_late_folder(landing_zone, batch, of_this_run))
+            for batch, kinds in reversed(list(zip(missing, bad_files, strict=True)))
+        ]
     writer.progress.finish(STAGE)
     counted: Counter[str] = Counter()
     for each in written:
@@ -111,6 +117,12 @@ def generate(
         bytes=totals.get("bytes", 0),
         dirt=dict(counted),
     )
+
+
+def _late_folder(landing_zone: LandingZone, batch: Batch, of_this_run: set[Batch]) -> Place | None:
+    """Where a batch's late rows arrive, if not in its own folder."""
+    following = landing_zone.calendar.shifted(batch, 1)
+    return landing_zone.folder(following) if landing_zone.lateness and following in of_this_run else None
 
 
 def _check(options: GeneratorOptions, settings: Settings) -> None:
@@ -158,8 +170,8 @@ class _Writer:
         ]
         return pa.schema(fields + [("receive_timestamp", pa.int64())] * self.options.receive_timestamps)
 
-    def write_batch(self, pool: ThreadPoolExecutor, batch: Batch, bad_files: list[str]) -> Counter[str]:
-        """All files of one batch. On local disks they appear together, when all are written."""
+    def write_batch(self, pool: ThreadPoolExecutor, batch: Batch, bad_files: list[str], *, late_folder: Place | None) -> Counter[str]:
+        """All files of one batch, the late one in another folder if so told. On local disks they appear together, when all are written."""
         folder = self.landing_zone.folder(batch)
         hidden = folder.beside(f".{folder.name}.generating")
         target = hidden if folder.is_local else folder
@@ -179,7 +191,10 @@ class _Writer:
             late.extend(rows)
         late_rows = _concatenate(late)
         if len(late_rows.timestamp):
-            counted.update(self._write_late_file(target / f"part-{len(tasks):04d}-late.parquet", batch, late_rows))
+            place = late_folder / f"late-{batch.folder}.parquet" if late_folder else target / f"part-{len(tasks):04d}-late.parquet"
+            counted.update(self._write_late_file(place, batch, late_rows))
+            if late_folder:
+                counted.update({"files": 1, "bytes": place.size() or 0})
         for number, kind in enumerate(bad_files):
             _write_bad_file(
                 target / f"part-{len(tasks) + 1 + number:04d}-{kind}.parquet", kind, self._to_table(_clean(self._sample(batch)))

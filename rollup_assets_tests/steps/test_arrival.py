@@ -395,6 +395,30 @@ def test_published_is_what_raw_files_say_in_an_arrival_time_layout(future: str |
     assert reasons.keys() == {"null_id", "before_start", "too_late", "in_future"}
 
 
+def test_generated_late_rows_find_their_batch(tmp_path: Path) -> None:
+    """The same data by event time and by arrival: the same points in every batch, whose late ones lie in the next folder."""
+    from rollup_assets.generator.dirt import Dirt
+    from rollup_assets.generator.landing import GeneratorOptions, generate
+
+    options = GeneratorOptions(series=40, interval=30_000, files=2, dirt=Dirt(late=0.1, nulls=0.0, outside=0.0))
+    digests = []
+    for lateness in (0, 1):
+        pipeline = arriving(tmp_path / str(lateness), lateness)
+        batches = batches_of(pipeline, FOUR)
+        generated = generate(pipeline.settings, batches, options)
+        found = [stage_batch(pipeline, batch).repartitioned for batch in batches]
+        assert sum(manifest.counters["rows_read"] - manifest.counters.get("elsewhere", 0) for manifest in found) == generated.rows
+        assert generated.files == len({file.path for manifest in found for file in manifest.inputs}) == 12
+        digests.append([file.digest for manifest in found for file in manifest.files])
+        late = [Path(file.path).parts[-2:] for file in found[1].inputs if "late" in file.path]
+        assert late == (
+            [("hour=01", "late-2026-01-01-0000.parquet"), ("hour=02", "late-2026-01-01-0100.parquet")]
+            if lateness
+            else [("hour=01", "part-0002-late.parquet")]
+        )
+    assert digests[0] == digests[1]
+
+
 def test_points_that_went_away_leave_an_empty_range(tmp_path: Path) -> None:
     """A folder that is emptied, or left with rows of other batches: the batch is staged without a point and publishes no row."""
     pipeline = arriving(tmp_path, 1)
