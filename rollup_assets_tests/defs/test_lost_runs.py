@@ -18,6 +18,7 @@ def test_the_tag_is_dagsters() -> None:
     assert lost_runs.GRPC_INFO_TAG == DAGSTERS
 
 
+@pytest.mark.scenario("K5")
 def test_only_unfinished_runs_of_this_address_are_closed_and_they_will_be_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "dagster.yaml").write_text(RETRIES)
     ours, others = ({lost_runs.GRPC_INFO_TAG: json.dumps({"host": host, "port": 4000})} for host in ("code", "elsewhere"))

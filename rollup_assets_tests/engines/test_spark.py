@@ -160,6 +160,7 @@ def test_scratch_folders_are_deleted_and_tries_have_names(engine: SparkEngine) -
     assert all(name.startswith("try-") for name in names)
 
 
+@pytest.mark.scenario("K6")
 def test_an_interrupt_stops_the_job_on_the_cluster(engine: SparkEngine, spark_session: SparkSession) -> None:
     """Ctrl-C, or Dagster's termination of a run, raises KeyboardInterrupt in the main thread."""
 

@@ -5,16 +5,19 @@ Failpoints put them in the order that hurts. The network between them and the ca
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
 
+from rollup_assets.cleaning import clean
 from rollup_assets.iceberg.locks import table_lock
 from rollup_assets_tests.faults import foreign
-from rollup_assets_tests.faults.invariants import check_all, manifests_of, refused, state_of
+from rollup_assets_tests.faults.invariants import check_all, leftovers, manifests_of, refused, state_of
 from rollup_assets_tests.faults.site import Site
 from rollup_assets_tests.faults.work import REFUSED
 
@@ -117,6 +120,30 @@ def test_somebody_else_commits_during_a_publish(site: Site, what: str) -> None:
     site.late_file(site.batch(1), "late-1.parquet")
     with site.paused("publish.commit", ("make", site.batch(1).key)) as publisher:
         FOREIGN[what](site)
+    publisher.succeeds()
+    site.finish()
+    check_all(site)
+
+
+@pytest.mark.scenario("C5")
+def test_leftovers_are_cleaned_away_during_a_run(site: Site) -> None:
+    """Those of killed runs of last week go; data files that were just written, and that nothing names yet, stay."""
+    site.finish()
+    clean(site.settings, older_than=0, delete=True)
+    site.late_file(site.batch(1), "late-1.parquet")
+    for failpoint in ("stage.file", "rollup.file"):
+        site.run(("make", *site.keys()), failpoints=f"{failpoint}=kill+1").is_killed()
+    old = leftovers(site)
+    last_week = time.time() - 7 * 86_400
+    for path in old:
+        os.utime(path, (last_week, last_week))
+    with site.paused("manifest.before.rollups", ("make", *site.keys())) as publisher:
+        cleaned = clean(site.settings, delete=True)
+        assert not cleaned.failures
+        # A partition that has a new manifest may still be read by its old one: its files have to wait, those of the table have not.
+        deleted = {left.path for left in cleaned.deleted}
+        assert deleted <= set(old)
+        assert {path for path in old if "/warehouse/" in path} <= deleted != set()
     publisher.succeeds()
     site.finish()
     check_all(site)

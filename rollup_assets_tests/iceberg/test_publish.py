@@ -97,6 +97,7 @@ def test_threads_that_publish_different_batches_at_once_all_succeed(pipeline: Pi
     assert len(load(pipeline).snapshots()) == 4
 
 
+@pytest.mark.scenario("C1")
 @pytest.mark.usefixtures("unlocked")
 def test_threads_that_publish_the_same_batch_at_once_leave_every_row_once(pipeline: Pipeline) -> None:
     """Both plan against the same snapshot; the second to commit finds the first's files and has nothing left to do."""
@@ -129,6 +130,7 @@ def _publish_in_process(home: str, keys: list[str], problems: Any) -> None:
         raise
 
 
+@pytest.mark.scenario("C1", "C2")
 def test_processes_that_publish_at_once_all_succeed(tmp_path: Path, pipeline: Pipeline) -> None:
     """Two processes, one after the other through the lock, on a catalog and a table that neither has made yet."""
     batches = batches_from(pipeline, 6)
@@ -464,6 +466,7 @@ def test_a_file_that_straddles_batches_is_rewritten_without_the_range(pipeline: 
     assert_published(pipeline, (before, 0), (batch, 9), (after, 2))
 
 
+@pytest.mark.scenario("C5")
 def test_the_batches_of_a_compacted_file_can_all_be_published_again(pipeline: Pipeline) -> None:
     batches = batches_from(pipeline, 3)
     for batch in batches:

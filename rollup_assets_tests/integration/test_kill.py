@@ -101,6 +101,7 @@ def home_with(landing_zone: Path, home: Path) -> Path:
     return home
 
 
+@pytest.mark.scenario("K1", "K2", "K3", "K4")
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_killed_run_is_repeated_to_the_same_table(
     moment: str, landing_zone: Path, expected: list[dict[str, object]], tmp_path: Path

@@ -35,6 +35,7 @@ def left_alone(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     return settings
 
 
+@pytest.mark.scenario("K4", "K5")
 def test_killed_and_run_again_it_is_the_table_of_one_left_alone(tmp_path: Path, left_alone: Settings) -> None:
     """Killed a moment after the first rollups are in place: within another write, commit or event, as luck has it."""
     settings, environment = land(tmp_path, HOURS)

@@ -140,6 +140,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return archive
 
 
+@pytest.mark.scenario("D3")
 def test_a_cluster_whose_workers_unpack_their_environment(
     cluster: SparkCluster, packed: Path, raw: Path, expected: tuple[Any, Any], tmp_path: Path
 ) -> None:
@@ -154,6 +155,7 @@ def test_a_cluster_whose_workers_unpack_their_environment(
     assert content(tmp_path, raw) == expected
 
 
+@pytest.mark.scenario("K2", "D3")
 def test_an_executor_that_is_killed_is_replaced_and_leaves_nothing(
     cluster: SparkCluster, raw: Path, expected: tuple[Any, Any], tmp_path: Path
 ) -> None:
