@@ -222,7 +222,9 @@ class StagedParquet:
     def read(self, row_group: int, columns: tuple[str, ...] | None = None) -> pa.Table:
         """A row group, or some of its columns."""
         with self._explained():
-            return self._file.read_row_group(row_group, columns=None if columns is None else list(columns), use_threads=False)
+            table = self._file.read_row_group(row_group, columns=None if columns is None else list(columns), use_threads=False)
+            _check_columns(table, self._file.metadata.row_group(row_group).num_rows)
+            return table
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -236,6 +238,24 @@ class StagedParquet:
                 raise
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise StageCorruptError(f"{self._what} is damaged ({reason}); stage it again with {self._mend}") from error
+
+
+def _check_columns(table: pa.Table, rows: int) -> None:
+    """What no checksum protects are the headers of pages: how many values, or names, are in one. Kernels trust both.
+
+    Raises:
+        ValueError: a column has another number of values than the row group, or refers to names that are not there.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if len(column) != rows:
+            raise ValueError(f"column {name} has {len(column)} values instead of {rows}")
+        for chunk in column.chunks if pa.types.is_dictionary(column.type) else ():
+            found = pc.min_max(chunk.indices).as_py()
+            if found["max"] is not None and not 0 <= found["min"] <= found["max"] < len(chunk.dictionary):
+                raise ValueError(f"column {name} refers to names that are not there")
 
 
 def _protected_metadata(source: NativeFile, file: StagedFile) -> pq.FileMetaData | None:
