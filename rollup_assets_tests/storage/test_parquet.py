@@ -246,7 +246,8 @@ def test_any_bit_of_page_headers_that_flips_is_noticed_or_without_effect(tmp_pat
     place = Place.parse(str(tmp_path / "file.parquet"))
     writer = ParquetFileWriter(place, whole.schema, encoding)
     writer.write(whole)
-    file = writer.close("file.parquet")
+    # Of so small a file the digest of the footer covers all.
+    file = writer.close("file.parquet").model_copy(update={"tail": None})
     content = place.read_bytes()
     assert content is not None
     group = pq.read_metadata(place.path).row_group(0)
