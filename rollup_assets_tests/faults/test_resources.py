@@ -81,13 +81,13 @@ def test_a_full_disk(make_site: MakeSite, tmp_path: Path, what: str, left: int) 
 
 
 @pytest.mark.scenario("D2")
-@pytest.mark.parametrize("mebibytes", ["24", *(pytest.param(more, marks=THOROUGH) for more in ("4", "64", "100"))])
+@pytest.mark.parametrize("mebibytes", ["4", *(pytest.param(more, marks=THOROUGH) for more in ("24", "64", "100"))])
 def test_memory_that_cannot_be_had(site: Site, mebibytes: str) -> None:
     """An allocation fails somewhere, in Python, numpy or Arrow: the run fails, and a rerun with enough of it succeeds."""
     site.run(("make", site.batch(0).key)).succeeds()
     before = rows_of(site)
     short = site.run(("limit memory", mebibytes), ("make", *site.keys()))
-    if int(mebibytes) <= 24:
+    if mebibytes == "4":  # With more, what the process has kept for itself before may do.
         assert short.process.exitcode not in (0, None), short.said
         assert rows_of(site) == before
     site.finish()
