@@ -58,7 +58,7 @@ def page(text: str) -> str:
 
 def write(root: Path) -> None:
     """Bring the page's tables and its plots up to date, and what other pages show of results."""
-    from benchmarks import skew_table
+    from benchmarks import load_table, skew_table
 
     path = root / PAGE
     path.write_text(page(path.read_text()))
@@ -66,6 +66,7 @@ def write(root: Path) -> None:
         draw(path.parent / f"{name}.svg")
     scaling.write(root)
     skew_table.write(root)
+    load_table.write(root)
 
 
 def keep(results: Results, name: str, *, complete: bool, output: Path | None, say: Callable[[str], None]) -> None:

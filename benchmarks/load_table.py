@@ -1,0 +1,61 @@
+"""Readers beside writers (``python -m benchmarks.load``): the table of docs/reliability.md."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks import tables
+from benchmarks.catalogs import EMBEDDED, POSTGRES
+from benchmarks.summary import Spread
+from benchmarks.tables import Results, figure
+
+NAME = "load"
+STORES = (EMBEDDED, POSTGRES)
+PAGE = Path("docs") / "reliability.md"
+_BEGIN, _END = "<!-- load -->\n", "<!-- /load -->"
+
+
+def table(results: Results) -> str:
+    """The results as the page shows them."""
+    titles = [
+        "catalog, storage",
+        "seconds",
+        "batches published",
+        "begun again",
+        "slowest batch, s",
+        "queries",
+        "seconds a query",
+        "hours looked at",
+        "wrong",
+        "writer's peak, MiB",
+        "reader's",
+    ]
+    rows = []
+    for name, found in results["stores"].items():
+        counts = (found["batches"], found["tries_again"])
+        rows.append(
+            [
+                name,
+                f"{found['seconds']:.0f}",
+                *(f"{count:,}" for count in counts),
+                f"{found['longest']:.1f}",
+                f"{found['queries']:,}",
+                figure(Spread.of(found["query_seconds"])),
+                f"{found['hours_seen']:,}",
+                str(len(found["problems"])),
+                *(f"{found[who] >> 20}" for who in ("writer_peak_bytes", "reader_peak_bytes")),
+            ]
+        )
+    made = f"`{results['command']}`, {results['date']}, commit {results['commit'][:12]}; {results['machine']['cores']} cores"
+    return f"{tables.table(titles, rows)}\n\n{made}"
+
+
+def write(root: Path) -> None:
+    """Bring the page's table up to date."""
+    results, page = tables.read(NAME), root / PAGE
+    if results is None:
+        return
+    before, begin, rest = page.read_text().partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if begin and end:
+        page.write_text(f"{before}{begin}{table(results)}\n{end}{after}")
