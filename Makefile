@@ -79,6 +79,7 @@ bench-full: $(READY)
 	$(BENCHMARK) benchmarks.orchestration
 	$(BENCHMARK) benchmarks.querying
 	$(BENCHMARK) benchmarks.capacity
+	$(BENCHMARK) benchmarks.load
 	$(BENCHMARK) benchmarks.seed_size
 
 # What images install (deploy/) is a part of the one lock file, with the same versions and hashes.
