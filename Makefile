@@ -45,7 +45,7 @@ test: $(READY)
 
 test-faults: SEED := $(SEED)
 test-faults: $(READY)
-	env -u ROLLUP_HOME $(BIN)/python -m pytest $(PYTEST_ARGS) --faults --seed $(SEED) --hypothesis-seed $(SEED)
+	env -u ROLLUP_HOME $(BIN)/python -m pytest rollup_assets_tests $(PYTEST_ARGS) --faults --seed=$(SEED) --hypothesis-seed=$(SEED)
 
 screenshots: $(READY)
 	env -u ROLLUP_HOME ROLLUP_TEST_REQUIRE=all ROLLUP_SCREENSHOTS=docs/images $(BIN)/python -m pytest rollup_assets_tests/integration/test_browser.py
