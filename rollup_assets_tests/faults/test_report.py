@@ -94,3 +94,13 @@ def test_the_matrix_counts_what_passed_in_all_runs(tmp_path: Path) -> None:
     (row,) = (line for line in matrix if line.startswith("| **K2** |"))
     assert row.endswith("| none |  |")
     assert runs[0]["tests"]["rollup_assets_tests/faults/test_kills.py::test_a[x | y::z]"]["seconds"] == 0.4
+
+
+def test_make_test_faults_names_the_folder_whose_options_it_uses() -> None:
+    """Pytest knows options of a folder's conftest.py only where the folder is named; a value with a space before it would be taken for one."""
+    told = subprocess.run(
+        ["make", "--dry-run", "test-faults", "SEED=7"], cwd=PAGE.parent.parent, capture_output=True, text=True, check=True
+    )
+    command = told.stdout.strip().splitlines()[-1]
+    assert "-m pytest rollup_assets_tests " in command
+    assert command.endswith("--faults --seed=7 --hypothesis-seed=7")
