@@ -97,7 +97,7 @@ def test_the_matrix_counts_what_passed_in_all_runs(tmp_path: Path) -> None:
 
 
 def test_make_test_faults_names_the_folder_whose_options_it_uses() -> None:
-    """Pytest knows options of a folder's conftest.py only where the folder is named; a value with a space before it would be taken for one."""
+    """Pytest knows the options of a folder only where it is named; a value with a space before it would be taken for another one."""
     told = subprocess.run(
         ["make", "--dry-run", "test-faults", "SEED=7"], cwd=PAGE.parent.parent, capture_output=True, text=True, check=True
     )
