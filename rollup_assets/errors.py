@@ -97,6 +97,10 @@ class ReconciliationError(RollupError):
         self.outcomes = tuple(outcomes)
 
 
+class ShortOfMemoryError(RollupError):
+    """There is no memory to begin something with, which would otherwise fail in the middle or never end."""
+
+
 class EngineError(RollupError):
     """The engine cannot run tasks: Java, the master or the workers' environment is missing or of the wrong version."""
 

@@ -63,7 +63,7 @@ class PartitionPlan:
     refused: str | None = None
     """Why the rollups that are staged would not be published: they were rolled back."""
     problem: str | None = None
-    """Why rolling up or publishing would fail, with the command that mends it."""
+    """Why rolling up or publishing would fail, if there is anything to do, with the command that mends it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +182,8 @@ def _roll_up_and_publish(pipeline: Pipeline, batch: Batch, staged: PartitionPlan
     if isinstance(inputs, Waiting):
         return replace(known, waiting_for=inputs.waiting_for)
     rolled = _rolling_up(reasons_to_roll_up(pipeline, batch, inputs, rollups))
-    if rolled.verdict == "yes" and (lost := _lost_inputs(pipeline, batch, inputs)):
+    lost = _lost_inputs(pipeline, batch, inputs) if rolled.verdict != "no" else None
+    if lost and rolled.verdict == "yes":
         return replace(known, roll_up=rolled, problem=lost)
     if rollups is None:
         published = PlannedStep("yes", ("there are no rollups of it yet",))
@@ -191,7 +192,8 @@ def _roll_up_and_publish(pipeline: Pipeline, batch: Batch, staged: PartitionPlan
     else:
         published = PlannedStep("no" if rolled.verdict == "no" else "if it changes")
     refused = refusal(receipt, rollups, batch) if rollups else None
-    return replace(known, roll_up=rolled, publish=published, refused=refused, problem=live.problem if live else None)
+    problem = f"unless what it reads turns out to be what it was: {lost}" if lost else live.problem if live else None
+    return replace(known, roll_up=rolled, publish=published, refused=refused, problem=problem)
 
 
 def _lost_inputs(pipeline: Pipeline, batch: Batch, inputs: RollupInputs) -> str | None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -15,6 +14,7 @@ from rollup_assets.batches import Batch, BatchCalendar
 from rollup_assets.errors import UnknownPartitionError
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.storage.manifests import PARTIAL_POINTS
+from rollup_assets.threads import thread_pool
 
 Result = TypeVar("Result")
 _SIDE_BY_SIDE = 16
@@ -75,5 +75,5 @@ def for_each(pipeline: Pipeline, function: Callable[[Batch], Result], batches: S
     """
     if pipeline.stage.root.is_local and pipeline.landing_zone.root.is_local:
         return [function(batch) for batch in batches]
-    with ThreadPoolExecutor(_SIDE_BY_SIDE) as threads:
+    with thread_pool(_SIDE_BY_SIDE, "batches") as threads:
         return list(threads.map(function, batches))

@@ -12,7 +12,7 @@ import shutil
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from rollup_assets.engines.base import Blocks, Emit, Item, Mapped, Progress, Red
 from rollup_assets.engines.waiting import wait_for_one
 from rollup_assets.loading import load_arrow
 from rollup_assets.storage.spill import SpilledBlocks, SpillFile, abandoned_folders, new_spill_folder
+from rollup_assets.threads import thread_pool
 
 
 @dataclass
@@ -137,7 +138,7 @@ class LocalEngine:
 
         progress.start(stage, rows)
         try:
-            with ThreadPoolExecutor(running, thread_name_prefix="task") as threads:
+            with thread_pool(running, "task") as threads:
                 futures: list[Future[Result]] = []
                 try:
                     # Inside, too: whoever leaves the pool without stopping its tasks waits for all that were handed in.

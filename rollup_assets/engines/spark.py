@@ -21,7 +21,6 @@ import time
 import uuid
 import zipimport
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +31,7 @@ from rollup_assets.engines.shuffled_blocks import PARCEL_BYTES, Inbox, Outbox
 from rollup_assets.engines.waiting import wait_for_one
 from rollup_assets.errors import EngineError, RollupError
 from rollup_assets.steps.results import CODE_VERSION
+from rollup_assets.threads import thread_pool
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -174,7 +174,7 @@ class SparkEngine:
             return {(row.merged, row.place): bytes(row.outcome) for row in frame.collect()}
 
         # A thread of its own: the one that an interrupt reaches has to be able to talk to the JVM, and Py4J's connection is the thread's.
-        with ThreadPoolExecutor(1, thread_name_prefix="spark job") as thread:
+        with thread_pool(1, "spark job") as thread:
             ended: queue.SimpleQueue[None] = queue.SimpleQueue()
             job = thread.submit(run)
             job.add_done_callback(lambda _: ended.put(None))

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +27,10 @@ from rollup_assets.settings import Settings, format_duration
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.landing_zone import LandingZone
 from rollup_assets.storage.storage_errors import explains_storage_errors
+from rollup_assets.threads import thread_pool
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 ROW_GROUP = 1_000_000
 BAD_FILES = ("truncated", "corrupt", "zero-byte", "wrong-schema")
@@ -96,7 +99,7 @@ def generate(
     bad_files = _spread_bad_files(options.bad_files, len(missing))
     ticks = -(-settings.batch // options.interval)
     writer.progress.start(STAGE, ticks * options.series * len(missing))
-    with ThreadPoolExecutor(settings.threads) as pool:
+    with thread_pool(settings.threads, "generated files") as pool:
         # The last one first: in an arrival-time layout its folder takes the late rows of the batch before.
         of_this_run = set(missing)
         written = [

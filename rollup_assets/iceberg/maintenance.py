@@ -10,9 +10,9 @@ import logging
 from typing import TYPE_CHECKING
 
 from rollup_assets.failpoints import failpoint
-from rollup_assets.iceberg.doubted import doubting_conflicts
-from rollup_assets.iceberg.metadata import cheap_to_change
 from rollup_assets.iceberg.schema import MANIFEST_BYTES, MERGE_MANIFESTS_FROM
+from rollup_assets.iceberg.stamps import clock_is_behind
+from rollup_assets.iceberg.transactions import begin
 
 if TYPE_CHECKING:
     from pyiceberg.table import Table
@@ -66,8 +66,9 @@ def _commit(table: Table, keep_snapshots: int, *, merging: bool) -> None:
     from pyiceberg.table.update.snapshot import ExpireSnapshots
 
     failpoint("maintenance.begin")
-    transaction = doubting_conflicts(cheap_to_change(table)).transaction()
-    if merging:
+    transaction = begin(table)
+    if merging or clock_is_behind(table.metadata):
+        # A commit without a snapshot is stamped with what the clock says (rollup_assets.iceberg.stamps).
         # An overwrite() never merges; an append of nothing does, and leaves out the manifests without a live file.
         with transaction.update_snapshot(snapshot_properties={MAINTENANCE_PROPERTY: "merge manifests"}).merge_append():
             pass

@@ -15,7 +15,6 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -23,16 +22,16 @@ from rollup_assets.batches import Batch
 from rollup_assets.errors import CatalogError, LockLostError, PublishError, PublishHaltError, StageCorruptError
 from rollup_assets.failpoints import failpoint
 from rollup_assets.iceberg import protocol
-from rollup_assets.iceberg.doubted import doubting_conflicts
 from rollup_assets.iceberg.locks import TableLock
-from rollup_assets.iceberg.metadata import cheap_to_change
 from rollup_assets.iceberg.plans import Goal, Plan
 from rollup_assets.iceberg.protocol import Action, Outcome, State
 from rollup_assets.iceberg.reading import RangeCounts, as_live_file, live_files, range_counts, range_predicate
 from rollup_assets.iceberg.table import check_table, data_location
+from rollup_assets.iceberg.transactions import begin
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.manifests import StagedFile
 from rollup_assets.storage.parquet import unpack_footer
+from rollup_assets.threads import thread_pool
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
@@ -270,7 +269,7 @@ def _discard_plan(publication: _Publication, _state: State) -> Outcome:
 
 def _current_plan(publication: _Publication) -> Plan:
     """The plan, once it is certain that it is of files that are still to be published; both are found out side by side."""
-    with ThreadPoolExecutor(1, thread_name_prefix="still current") as beside:
+    with thread_pool(1, "still current") as beside:
         current = beside.submit(publication.still_current)
         try:
             plan = publication.goal.plan(publication.loaded())
@@ -336,7 +335,7 @@ def _staged_data_files(goal: _StagedRange, table: Table, files: Sequence[StagedF
     unknown = [file for file in files if file.path not in goal.data_files]
     kept = [file for file in unknown if file.footer is not None]
     unread = [file for file in unknown if file.footer is None]
-    with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
+    with thread_pool(max(1, min(_FOOTER_THREADS, len(unread))), "footers") as pool:
         read = pool.map(lambda file: data_file(table, file.path), unread)
         try:
             footers = ((file.path, file.size, unpack_footer(file.footer or "")) for file in kept)
@@ -396,7 +395,7 @@ def _look(publication: _Publication, _state: State) -> Outcome:
 
 
 def _apply(table: Table, predicate: BooleanExpression, plan: Plan, properties: dict[str, str]) -> int:
-    transaction = doubting_conflicts(cheap_to_change(table)).transaction()
+    transaction = begin(table)
     if plan.properties:
         transaction.set_properties(plan.properties)
     with transaction.update_snapshot(snapshot_properties=properties).overwrite() as overwrite:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from rollup_assets.batches import Batch
 from rollup_assets.engines.base import NoProgress, Progress
-from rollup_assets.errors import NotStagedError, StaleInputError
+from rollup_assets.errors import NotStagedError, ReconciliationError, StaleInputError
 from rollup_assets.failpoints import failpoint
 from rollup_assets.iceberg.table import data_location, prepare_table
 from rollup_assets.pipeline import Pipeline
@@ -55,7 +55,7 @@ def roll_up(
 
     Raises:
         NotStagedError: the batch has points and an earlier one that it needs is not staged.
-        StaleInputError: an input was staged with other settings.
+        StaleInputError: an input was staged with other settings, or another one has taken its place meanwhile.
         StageCorruptError: a staged file is missing or has another size.
         RollupOverflowError: a window overflows int64.
         ReconciliationError: counts or deltas do not agree; the files are discarded.
@@ -73,10 +73,22 @@ def roll_up(
     manifest = _roll_up(pipeline, batch, inputs, progress or NoProgress())
     try:
         checks.require(checks.rollup_outcomes(manifest, batch, pipeline.calendar, pipeline.stage))
-    except BaseException:
+    except BaseException as error:
         pipeline.stage.discard(manifest, batch)
+        if isinstance(error, ReconciliationError):
+            _require_same_inputs(pipeline, batch, manifest, error)
         raise
     return RolledUp(pipeline.stage.commit(manifest, batch), unchanged=False, warnings=warnings)
+
+
+def _require_same_inputs(pipeline: Pipeline, batch: Batch, rollups: Manifest, error: ReconciliationError) -> None:
+    """Counts do not agree with what is staged where another run has staged something else since it was read."""
+    now = find_inputs(pipeline, batch)
+    if isinstance(now, Waiting) or input_changes(rollups.upstream, now.upstream(batch)):
+        raise StaleInputError(
+            f"what rollups of {batch} are made from was staged again by another run while it was read; nothing was published, "
+            f"run `rollups backfill {batch} {batch}` once that run has ended"
+        ) from error
 
 
 def reasons_to_roll_up(pipeline: Pipeline, batch: Batch, inputs: RollupInputs, rollups: Manifest | None) -> list[InputChange | str]:

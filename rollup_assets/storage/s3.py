@@ -12,11 +12,14 @@ import logging
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from rollup_assets.threads import thread_pool
+
 if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
     from pyarrow.fs import FileSystem
 
 Made = TypeVar("Made")
@@ -158,7 +161,7 @@ def once_per_process(key: tuple[object, ...], make: Callable[[], Made], *, side_
 
 def threads() -> ThreadPoolExecutor:
     """Threads for requests that need not wait for each other, shared by everything in the process."""
-    return once_per_process(("threads",), lambda: ThreadPoolExecutor(_THREADS, thread_name_prefix="s3"))
+    return once_per_process(("threads",), lambda: thread_pool(_THREADS, "s3"))
 
 
 def _log_retry(

@@ -34,7 +34,7 @@ def some(names: tuple[str, ...], *quick: str) -> list[object]:
 
 
 @pytest.mark.scenario("C1")
-@pytest.mark.parametrize("failpoint", some(OUTSIDE_LOCK, "manifest.before.rollups"))
+@pytest.mark.parametrize("failpoint", some(OUTSIDE_LOCK, "rollup.file", "manifest.before.rollups"))
 def test_a_run_that_another_one_overtakes(site: Site, failpoint: str) -> None:
     """The other one has a file more, which the first has not seen: old content never replaces new content in the table."""
     site.finish()

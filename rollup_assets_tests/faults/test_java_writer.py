@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 
 from deploy.servers.proxy import Fault, Proxy, proxy
 from rollup_assets.errors import EngineError, TableMismatchError
+from rollup_assets.iceberg import transactions
 from rollup_assets.iceberg.spark import password_file_line, properties_file
 from rollup_assets.settings import load_settings
 from rollup_assets.steps.publish import publish
@@ -48,6 +50,11 @@ class Shared:
         """On a table of its own, or on the same; ``far``: through the proxy."""
         table = of.settings.table if of else f"metrics.table_{next(_numbers)}"
         return pipeline_in(self.home, **(self.far if far else self.near), resolutions="1m,1h", table=table)
+
+    def count(self, pipeline: Pipeline) -> int:
+        """Rows of the table, as Spark reads it."""
+        found = self.spark.sql(f"SELECT count(*) AS rows FROM {pipeline.settings.catalog_name}.{pipeline.settings.table}")
+        return int(found["rows"][0].as_py())
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +148,39 @@ def test_we_take_back_nothing_that_java_committed_before_we_knew_of_our_commit(s
     assert len(rows_of(load(directly))) == 2 * ROWS + 60
     assert publish(directly, second).unchanged
     assert len(ancestors(directly)) == 3
+
+
+@pytest.mark.scenario("T1")
+def test_java_reads_a_table_whose_publishers_have_clocks_a_day_apart(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It refuses metadata whose logs go back by more than a minute; ours do not, so it reads; it writes once its clock is there."""
+    pipeline = shared.pipeline()
+    first, second, third = batches_from(pipeline, 3)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 86_400)
+    publish_value(pipeline, first, 5)
+    monkeypatch.setattr(time, "time", real)
+    publish_value(pipeline, second, 7)
+    assert shared.count(pipeline) == 2 * ROWS
+    with pytest.raises(SparkSqlError, match="sorted snapshot log"):
+        insert(shared, pipeline, third, 9)
+    assert shared.count(pipeline) == 2 * ROWS
+    publish_value(pipeline, third, 9)
+    assert shared.count(pipeline) == 3 * ROWS
+
+
+@pytest.mark.scenario("T1")
+def test_java_refuses_a_table_whose_log_goes_back(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stamps are kept in order for; once this fails, ``iceberg/stamps.py`` can go."""
+    pipeline = shared.pipeline()
+    first, second = batches_from(pipeline, 2)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 86_400)
+    publish_value(pipeline, first, 5)
+    monkeypatch.setattr(time, "time", real)
+    monkeypatch.setattr(transactions, "stamped_in_order", lambda table: table)
+    publish_value(pipeline, second, 7)
+    with pytest.raises(SparkSqlError, match="sorted snapshot log"):
+        shared.count(pipeline)
 
 
 @pytest.mark.scenario("P3")

@@ -35,7 +35,7 @@ CASES = {
     "validation": Noticed(f"{PUBLISH}a_foreign_append_into_the_range_between_plan_and_commit_is_replaced", "rows instead of"),
     "rejections": Noticed(
         "history/test_rollback.py::test_rolled_back_content_is_published_again_only_if_it_changes_or_by_force",
-        "assert value_by_batch(pipeline) ==",
+        "assert state(pipeline, batch) ==",
     ),
     "delete filter": Noticed("steps/test_publish.py::test_a_changed_batch_is_replaced_and_its_neighbours_are_untouched", "rows instead of"),
     "manifests first": Noticed(

@@ -81,7 +81,21 @@ def test_a_full_disk(make_site: MakeSite, tmp_path: Path, what: str, left: int) 
 
 
 @pytest.mark.scenario("D2")
-@pytest.mark.parametrize("mebibytes", ["24", *(pytest.param(more, marks=THOROUGH) for more in ("64", "100"))])
+@pytest.mark.parametrize("mebibytes", ["4", pytest.param("24", marks=THOROUGH)])
+def test_memory_that_threads_cannot_have(site: Site, mebibytes: str) -> None:
+    """Nothing begins: Python would wait for ever for a thread that has no memory to say that it runs."""
+    site.run(("make", site.batch(0).key)).succeeds()
+    before = rows_of(site)
+    short = site.run(("limit memory", mebibytes), ("make", *site.keys()))
+    assert short.process.exitcode == REFUSED, short.said
+    assert "ShortOfMemoryError: there is no memory for" in short.said
+    assert rows_of(site) == before
+    site.finish()
+    check_all(site)
+
+
+@pytest.mark.scenario("D2")
+@pytest.mark.parametrize("mebibytes", ["40", *(pytest.param(more, marks=THOROUGH) for more in ("64", "100"))])
 def test_memory_that_cannot_be_had(site: Site, mebibytes: str) -> None:
     """An allocation fails somewhere, in Python, numpy or Arrow: the run fails, and a rerun with enough of it succeeds.
 

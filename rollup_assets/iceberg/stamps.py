@@ -1,0 +1,72 @@
+"""What a commit is stamped with: never earlier than what was committed before it, whatever the clock of this machine says.
+
+Iceberg for Java refuses metadata whose logs go back by more than a minute ("[BUG] Expected sorted snapshot log entries"), and PyIceberg
+writes them without a look: a publisher whose clock is a day ahead, and the next one whose clock is right, would leave a table that Spark
+cannot read. What is committed, and when, stays out.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from rollup_assets.batches import to_datetime
+
+if TYPE_CHECKING:
+    from pyiceberg.catalog import Catalog
+    from pyiceberg.table import CommitTableResponse, Table
+    from pyiceberg.table.metadata import TableMetadata
+
+_NOTICED = 60_000
+_log = logging.getLogger(__name__)
+
+
+def clock_is_behind(metadata: TableMetadata) -> bool:
+    """Whether the table was last changed at a time that this machine's clock has still before it."""
+    return _now() <= metadata.last_updated_ms
+
+
+def stamped_in_order(table: Table) -> Table:
+    """The same table, for transactions whose snapshots are stamped with a later time than what the table has."""
+    from pyiceberg.table import Table as PyIcebergTable
+
+    stamping: Any = _StampingCatalog(table.catalog)
+    return PyIcebergTable(table.name(), table.metadata, table.metadata_location, table.io, stamping, table.config)
+
+
+class _StampingCatalog:
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._catalog, name)
+
+    def commit_table(self, table: Table, requirements: Any, updates: Any) -> CommitTableResponse:
+        from pyiceberg.table.update import AddSnapshotUpdate
+
+        earliest = table.metadata.last_updated_ms + 1
+        stamped = []
+        for update in updates:
+            if isinstance(update, AddSnapshotUpdate):
+                behind = earliest - update.snapshot.timestamp_ms
+                if behind > _NOTICED:
+                    _log.warning(
+                        "%s was last changed at %s, which is %d s ahead of this machine's clock: one of the two clocks is wrong; "
+                        "this snapshot is stamped with the same time",
+                        ".".join(table.name()),
+                        to_datetime(table.metadata.last_updated_ms),
+                        behind // 1_000,
+                    )
+                if behind > 0:
+                    snapshot = update.snapshot.model_copy(update={"timestamp_ms": earliest})
+                    stamped.append(update.model_copy(update={"snapshot": snapshot}))
+                    earliest += 1
+                    continue
+                earliest = update.snapshot.timestamp_ms + 1
+            stamped.append(update)
+        return self._catalog.commit_table(table, requirements, tuple(stamped))
+
+
+def _now() -> int:
+    return int(time.time() * 1_000)

@@ -1,0 +1,59 @@
+"""Pools of threads. They are made where there is memory for all of them, and all have started before one works.
+
+A thread that cannot have memory for its first frame never says that it has started, and whoever started it waits for that for ever
+(python/cpython#140746; seen with 4 MiB of address space left, in one of three processes).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+from rollup_assets.errors import ShortOfMemoryError
+
+EACH = 16 << 20
+"""Bytes of address space a thread: a stack of 8 MiB, as Linux has them, and room to begin."""
+
+
+def thread_pool(count: int, name: str) -> ThreadPoolExecutor:
+    """A pool of exactly so many threads, which are named after it.
+
+    Raises:
+        ShortOfMemoryError: there is no room for that many, or the system refuses one.
+    """
+    try:
+        mmap.mmap(-1, count * EACH, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+    except OSError as error:
+        raise ShortOfMemoryError(_short(count, name)) from error
+    started = threading.Barrier(count)
+    pool = ThreadPoolExecutor(count, thread_name_prefix=name, initializer=_wait, initargs=(started,))
+    try:
+        for _ in range(count):
+            # A thread that waits is not idle, so each of these starts another one.
+            pool.submit(_begin)
+    except BaseException as error:
+        started.abort()
+        pool.shutdown(wait=False, cancel_futures=True)
+        if isinstance(error, RuntimeError | MemoryError):
+            raise ShortOfMemoryError(_short(count, name)) from error
+        raise
+    return pool
+
+
+def _wait(started: threading.Barrier) -> None:
+    with contextlib.suppress(threading.BrokenBarrierError):
+        started.wait()
+
+
+def _begin() -> None:
+    """What a thread is started with."""
+
+
+def _short(count: int, name: str) -> str:
+    return (
+        f"there is no memory for {count} threads ({name}), {EACH >> 20} MiB of address space each; "
+        "raise the limit on this process' address space or threads (`ulimit -v`, `ulimit -u`), or set ROLLUP_THREADS lower, "
+        "and run the command again"
+    )
