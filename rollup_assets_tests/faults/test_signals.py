@@ -14,12 +14,16 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from deploy.instance import Dagster
+from deploy.instance import LAUNCH_BACKFILL, Dagster
+from deploy.servers.processes import ended
+from rollup_assets.defs.assets.datapoints import STAGED
+from rollup_assets.defs.assets.rollups import IN_ORDER
 from rollup_assets.failpoints import VARIABLE
 from rollup_assets.iceberg.locks import table_lock
-from rollup_assets_tests.faults.invariants import check_all, rows_of, state_of
+from rollup_assets.storage.manifests import ROLLUP_TABLE
+from rollup_assets_tests.faults.invariants import check_all, manifests_of, rows_of, state_of
 from rollup_assets_tests.faults.site import Site, wait_until
-from rollup_assets_tests.integration.servers import dagster
+from rollup_assets_tests.integration.servers import dagster, dagster_processes
 
 PROJECT = Path(__file__).parents[2]
 UNFINISHED = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.CANCELING]
@@ -30,6 +34,8 @@ mutation Launch($params: ExecutionParams!) {
 }"""
 TERMINATE = """
 mutation Terminate($id: String!) { terminateRun(runId: $id) { __typename } }"""
+BACKFILL = """
+query Backfill($id: String!) { partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status } } }"""
 STATUS = """
 query Status($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"""
 
@@ -146,5 +152,44 @@ def test_a_run_of_the_ui_that_is_ended_in_its_commit(site: Site, end: str) -> No
         wait_until(lambda: status(server, again) in ("SUCCESS", "FAILURE"))
         assert status(server, again) == "SUCCESS"
     assert unfinished(site) == []
+    site.finish()
+    check_all(site)
+
+
+def end_of_backfill(server: Dagster, backfill: str) -> str:
+    """The status in which it ends. The daemon looks after it every 30 seconds or so."""
+    for _ in range(480):
+        status = str(server.query(BACKFILL, id=backfill)["partitionBackfillOrError"]["status"])
+        if status.startswith(("COMPLETED", "FAILED", "CANCELED")):
+            return status
+        time.sleep(1)
+    raise AssertionError(f"the backfill is still {status}; see {server.logs}")
+
+
+@pytest.mark.thorough
+@pytest.mark.daemon
+@pytest.mark.scenario("K5")
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("failpoint", ["read.rows", "publish.commit"])
+def test_daemon_and_web_server_are_killed_in_a_backfill(site: Site, failpoint: str) -> None:
+    """Started again they go on with it: the run that was under way goes on too, or is closed and started again."""
+    gate = site.home / "gate"
+    keys = [site.batch(number).key for number in range(2)]
+    variables = {**environment_of(site), VARIABLE: f"{failpoint}=pause({gate})*1"}
+    params = {"assetSelection": [{"path": [asset]} for asset in (*STAGED, *IN_ORDER)], "partitionNames": keys}
+    with dagster_processes(site.settings, variables) as (server, processes):
+        launched = server.query(LAUNCH_BACKFILL, params=params)["launchPartitionBackfill"]
+        assert launched["__typename"] == "LaunchBackfillSuccess", launched
+        wait_until(gate.exists)
+        for process in processes:
+            os.kill(process.pid, signal.SIGKILL)
+        wait_until(lambda: None not in map(ended, processes))
+        with dagster(site.settings, environment_of(site)) as again:
+            gate.unlink()
+            status = end_of_backfill(again, launched["backfillId"])
+            wait_until(lambda: unfinished(site) == [])
+    if status != "COMPLETED_SUCCESS":
+        site.run(("backfill", keys[0], keys[1])).succeeds()
+    assert {batch.key for (asset, batch) in manifests_of(site) if asset == ROLLUP_TABLE} >= set(keys)
     site.finish()
     check_all(site)

@@ -24,6 +24,15 @@ READY_WITHIN = 120.0
 @contextmanager
 def dagster(settings: Settings, environment: Mapping[str, str], *, daemon: bool = True) -> Iterator[Dagster]:
     """Web server and daemon on the settings' home, until the block ends. ``environment``: the settings, as ``ROLLUP_*``."""
+    with dagster_processes(settings, environment, daemon=daemon) as (server, _):
+        yield server
+
+
+@contextmanager
+def dagster_processes(
+    settings: Settings, environment: Mapping[str, str], *, daemon: bool = True
+) -> Iterator[tuple[Dagster, Sequence[subprocess.Popen[bytes]]]]:
+    """The same with its processes, for those who end them."""
     home = ensure_dagster_home(settings)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("ROLLUP_", "DAGSTER"))}
     inherited |= {**environment, "DAGSTER_HOME": str(home)}
@@ -41,7 +50,7 @@ def dagster(settings: Settings, environment: Mapping[str, str], *, daemon: bool 
         ]
         server = Dagster(f"http://{LOOPBACK}:{port}", log)
         _wait_until_loaded(server, processes)
-        yield server
+        yield server, processes
 
 
 def _wait_until_loaded(server: Dagster, processes: Sequence[subprocess.Popen[bytes]]) -> None:
