@@ -15,7 +15,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -152,22 +152,29 @@ class Product(RuleBasedStateMachine):
 
     @rule(
         number=st.integers(0, HOURS + REACH - 1),
-        other=st.integers(0, HOURS + REACH - 1),
+        other=st.none() | st.integers(0, HOURS + REACH - 1),
         at=st.sampled_from(PUBLISHING),
         name=st.sampled_from(NAMES),
+        before=st.none() | rows_of_a_file,
         drawn=st.none() | rows_of_a_file,
         expires=st.booleans(),
     )
     def another_publisher_comes_between(
         self,
         number: int,
-        other: int,
+        other: int | None,
         at: str,
         name: str,
+        before: list[tuple[int | None, int, int]] | None,
         drawn: list[tuple[int | None, int, int]] | None,
         expires: bool,
     ) -> None:
-        """On another machine, whose lock is not ours, as on a catalog without one; perhaps with files that have changed."""
+        """On another machine, whose lock is not ours, as on a catalog without one; perhaps with files that have changed, for the first
+        publisher or for both. Without a batch of its own it has the first one's: that is where safeguards are needed.
+        """
+        other = number if other is None else other
+        if before is not None:
+            self.a_file_comes_or_changes(min(number, HOURS - 1), NAMES[0], before)
         due = [True]
 
         def come_between(passed: str) -> None:
@@ -366,9 +373,12 @@ def answering(answers: list[str]) -> Iterator[None]:
         yield
 
 
-def run(seed: int, examples: int, steps: int, *, shrink: bool = True) -> None:
-    """The machine with a seed of its own; a failure prints the steps that lead to it, as few as can be found if ``shrink``."""
-    machine: Callable[[], Product] = hypothesis.seed(seed)(type("Seeded", (Product,), {}))
+def run(seed: int, examples: int, steps: int, *, without: Sequence[str] = (), shrink: bool = True) -> None:
+    """The machine with a seed of its own, without some of its rules.
+
+    A failure prints the steps that lead to it, as few as can be found if ``shrink``.
+    """
+    machine: Callable[[], Product] = hypothesis.seed(seed)(type("Seeded", (Product,), dict.fromkeys(without)))
     settings = hypothesis.settings(
         max_examples=examples,
         stateful_step_count=steps,
@@ -378,6 +388,21 @@ def run(seed: int, examples: int, steps: int, *, shrink: bool = True) -> None:
         suppress_health_check=list(hypothesis.HealthCheck),
     )
     run_state_machine_as_test(machine, settings=settings)  # type: ignore[no-untyped-call]
+
+
+APART = (
+    "a_file_is_deleted",
+    "a_batch_is_staged",
+    "a_batch_is_made",
+    "batches_are_backfilled",
+    "it_is_killed",
+    "the_catalog_answers_wrongly",
+    "the_table_is_compacted",
+    "leftovers_are_cleaned_away",
+    "it_is_started_again",
+    "it_is_upgraded",
+)
+"""Rules of one publisher alone: what is left is files that change, publishers that meet, and snapshots that expire."""
 
 
 @pytest.mark.scenario("C1", "C4", "C5", "K1", "K2", "K3", "K4", "L1", "P1", "P2", "U1")
@@ -395,9 +420,18 @@ def test_whatever_is_done_for_long_the_table_is_what_the_points_say(seed: int) -
 
 @pytest.mark.thorough
 @pytest.mark.scenario("P2")
-@pytest.mark.parametrize("mutation", ["digest", "delete filter", "validation", "duplicate rule"])
-def test_the_machine_notices_that_a_safeguard_is_missing(seed: int, mutation: str) -> None:
+@pytest.mark.parametrize(
+    ("mutation", "without"),
+    [
+        # Noticed only where publishers meet: among all rules that was found within 300 s with one seed, not within 600 s with another.
+        ("digest", APART),
+        ("validation", APART),
+        ("delete filter", ()),
+        ("duplicate rule", ()),
+    ],
+)
+def test_the_machine_notices_that_a_safeguard_is_missing(seed: int, mutation: str, without: tuple[str, ...]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         MUTATIONS[mutation](patch)
         with pytest.raises((AssertionError, PublishHaltError)):
-            run(seed, examples=300, steps=25, shrink=False)
+            run(seed, examples=300, steps=25, without=without, shrink=False)
