@@ -67,8 +67,8 @@ def _commit(table: Table, keep_snapshots: int, *, merging: bool) -> None:
 
     failpoint("maintenance.begin")
     transaction = begin(table)
+    # A commit without a snapshot is stamped with what the clock says.
     if merging or clock_is_behind(table.metadata):
-        # A commit without a snapshot is stamped with what the clock says (rollup_assets.iceberg.stamps).
         # An overwrite() never merges; an append of nothing does, and leaves out the manifests without a live file.
         with transaction.update_snapshot(snapshot_properties={MAINTENANCE_PROPERTY: "merge manifests"}).merge_append():
             pass
