@@ -19,7 +19,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rollup_assets.batches import Batch
-from rollup_assets.errors import CatalogError, LockLostError, PublishError, PublishHaltError, StageCorruptError
+from rollup_assets.errors import (
+    CatalogError,
+    LockLostError,
+    PublishError,
+    PublishHaltError,
+    RollupError,
+    StageCorruptError,
+    StaleInputError,
+)
 from rollup_assets.failpoints import failpoint
 from rollup_assets.iceberg import protocol
 from rollup_assets.iceberg.locks import TableLock
@@ -188,6 +196,7 @@ def replace_range(
         PublishError: the commit failed for good, or its outcome stayed unknown; running it again is safe.
         LockTimeoutError: the lock was lost, and somebody else took and kept it.
         PublishHaltError: the snapshot does not hold the rows that were staged.
+        StaleInputError: somebody else has published something newer since, and the snapshot has expired.
     """
     goal = _StagedRange(settings, batch, staged, properties.get(DIGEST_PROPERTY, ""))
     return bring_about(catalog, settings, goal, properties, still_current, lock, table)
@@ -437,6 +446,7 @@ def _verified(publication: _Publication, table: Table, snapshot_id: int | None, 
 
     Raises:
         PublishHaltError: rows per resolution differ, or the snapshot cannot be read.
+        StaleInputError: it has expired, and another run has published something newer.
     """
     started = time.perf_counter()
     expected = publication.goal.expected
@@ -453,6 +463,8 @@ def _verified(publication: _Publication, table: Table, snapshot_id: int | None, 
         for resolution in sorted(expected.keys() | counts.rows.keys())
         if counts.rows.get(resolution, 0) != expected.get(resolution, 0)
     }
+    if differing and changed and at is None:
+        _require_not_replaced(publication, snapshot_id)
     if differing:
         found = "; ".join(
             f"resolution {resolution} ms: {rows} rows instead of {wanted}" for resolution, (rows, wanted) in differing.items()
@@ -461,6 +473,17 @@ def _verified(publication: _Publication, table: Table, snapshot_id: int | None, 
     publication.timings["verify"] += time.perf_counter() - started
     timings = {name: round(seconds, 6) for name, seconds in publication.timings.items()}
     return Replacement(snapshot_id, _attempt_of(table, snapshot_id) or publication.attempt, changed, counts, timings, table)
+
+
+def _require_not_replaced(publication: _Publication, snapshot_id: int | None) -> None:
+    """What the table has now is somebody else's where their publish came after ours, and our snapshot has expired since."""
+    try:
+        publication.still_current()
+    except RollupError as error:
+        raise StaleInputError(
+            f"{publication.goal.name} was published as snapshot {snapshot_id}; before that could be looked at, another run published "
+            f"something newer and the snapshot expired. Run `{publication.goal.command}` again to see that all is well"
+        ) from error
 
 
 def _attempt_of(table: Table, snapshot_id: int | None) -> str | None:
