@@ -431,6 +431,27 @@ def test_a_publisher_whose_snapshot_was_replaced_and_expired_before_it_looked_do
         machine.teardown()
 
 
+@pytest.mark.scenario("C1")
+def test_without_a_lock_older_rows_that_come_after_an_empty_publish_are_stale_until_the_batch_is_published_again() -> None:
+    """What docs/reliability.md says is not covered. Found with seed 305: the empty publish makes no snapshot that the other could meet."""
+    machine = Product()
+    batch = machine.batches[0]
+    try:
+        machine.make(batch)
+        machine.another_publisher_comes_between(
+            number=0, other=None, at="publish.planned", name=NAMES[0], before=[(1, 0, 0)], drawn=[], expires=False
+        )
+        receipt, staged = (machine.pipeline.stage.read(asset, batch) for asset in (ROLLUP_TABLE, ROLLUPS))
+        assert receipt is not None
+        assert staged is not None
+        assert receipt.upstream[ROLLUPS] != {batch.key: staged.digest}
+        assert machine.table()[batch] == machine.generations[batch][-2]
+        machine.roll_up_and_publish(batch)
+        assert machine.table()[batch] == machine.generations[batch][-1] == {}
+    finally:
+        machine.teardown()
+
+
 @pytest.mark.thorough
 @pytest.mark.scenario("P2")
 @pytest.mark.parametrize(
