@@ -165,7 +165,10 @@ def test_an_interrupt_stops_the_job_on_the_cluster(engine: SparkEngine, spark_se
     """Ctrl-C, or Dagster's termination of a run, raises KeyboardInterrupt in the main thread."""
 
     def interrupt() -> None:
-        time.sleep(3)
+        # Not after some seconds: on a busy machine that came in the middle of a call to the JVM, which then refused the calls below.
+        while not spark_session.sparkContext.statusTracker().getActiveJobsIds():
+            time.sleep(0.2)
+        time.sleep(1)
         os.kill(os.getpid(), signal.SIGINT)
 
     interrupting = threading.Thread(target=interrupt)
