@@ -9,26 +9,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rollup_assets.iceberg.interposed import InterposedCatalog, interposed
+
 if TYPE_CHECKING:
-    from pyiceberg.catalog import Catalog
     from pyiceberg.table import CommitTableResponse, Table
 
 
 def doubting_conflicts(table: Table) -> Table:
     """The same table, for transactions whose conflicts are looked into before PyIceberg hears of them."""
-    from pyiceberg.table import Table as PyIcebergTable
-
-    doubted: Any = _DoubtedCatalog(table.catalog)
-    return PyIcebergTable(table.name(), table.metadata, table.metadata_location, table.io, doubted, table.config)
+    return interposed(table, _DoubtedCatalog)
 
 
-class _DoubtedCatalog:
-    def __init__(self, catalog: Catalog) -> None:
-        self._catalog = catalog
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._catalog, name)
-
+class _DoubtedCatalog(InterposedCatalog):
     def commit_table(self, table: Table, requirements: Any, updates: Any) -> CommitTableResponse:
         from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException
         from pyiceberg.table import CommitTableResponse

@@ -12,9 +12,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from rollup_assets.batches import to_datetime
+from rollup_assets.iceberg.interposed import InterposedCatalog, interposed
 
 if TYPE_CHECKING:
-    from pyiceberg.catalog import Catalog
     from pyiceberg.table import CommitTableResponse, Table
     from pyiceberg.table.metadata import TableMetadata
 
@@ -31,19 +31,10 @@ def clock_is_behind(metadata: TableMetadata) -> bool:
 
 def stamped_in_order(table: Table) -> Table:
     """The same table, for transactions whose snapshots are stamped with a later time than what the table has."""
-    from pyiceberg.table import Table as PyIcebergTable
-
-    stamping: Any = _StampingCatalog(table.catalog)
-    return PyIcebergTable(table.name(), table.metadata, table.metadata_location, table.io, stamping, table.config)
+    return interposed(table, _StampingCatalog)
 
 
-class _StampingCatalog:
-    def __init__(self, catalog: Catalog) -> None:
-        self._catalog = catalog
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._catalog, name)
-
+class _StampingCatalog(InterposedCatalog):
     def commit_table(self, table: Table, requirements: Any, updates: Any) -> CommitTableResponse:
         from pyiceberg.table.update import AddSnapshotUpdate
 

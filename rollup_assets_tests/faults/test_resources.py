@@ -97,7 +97,7 @@ def test_memory_that_threads_cannot_have(site: Site, mebibytes: str) -> None:
 @pytest.mark.scenario("D2")
 @pytest.mark.parametrize("mebibytes", ["40", *(pytest.param(more, marks=THOROUGH) for more in ("64", "100"))])
 def test_memory_that_cannot_be_had(site: Site, mebibytes: str) -> None:
-    """An allocation fails somewhere, in Python, numpy or Arrow: the run fails, and a rerun with enough of it succeeds.
+    """An allocation fails somewhere, in Python, numpy or Arrow: what is published is whole, and a rerun with enough memory does the rest.
 
     What the process has kept for itself before may do, so a run that succeeds is none the worse.
     """

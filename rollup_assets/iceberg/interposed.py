@@ -1,0 +1,27 @@
+"""A catalog of our own between a table's transactions and its catalog, to look at commits on their way. What is done there stays out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyiceberg.catalog import Catalog
+    from pyiceberg.table import Table
+
+
+class InterposedCatalog:
+    """Hands everything on; subclasses have a ``commit_table`` of their own."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._catalog, name)
+
+
+def interposed(table: Table, kind: type[InterposedCatalog]) -> Table:
+    """The same table, for transactions that commit through such a catalog."""
+    from pyiceberg.table import Table as PyIcebergTable
+
+    catalog: Any = kind(table.catalog)
+    return PyIcebergTable(table.name(), table.metadata, table.metadata_location, table.io, catalog, table.config)
