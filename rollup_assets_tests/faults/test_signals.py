@@ -23,7 +23,7 @@ from rollup_assets.iceberg.locks import table_lock
 from rollup_assets.storage.manifests import ROLLUP_TABLE
 from rollup_assets_tests.faults.invariants import check_all, manifests_of, rows_of, state_of
 from rollup_assets_tests.faults.site import Site, wait_until
-from rollup_assets_tests.integration.servers import dagster, dagster_processes
+from rollup_assets_tests.integration.servers import dagster, dagster_processes, end_of_backfill
 
 PROJECT = Path(__file__).parents[2]
 UNFINISHED = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.CANCELING]
@@ -34,8 +34,6 @@ mutation Launch($params: ExecutionParams!) {
 }"""
 TERMINATE = """
 mutation Terminate($id: String!) { terminateRun(runId: $id) { __typename } }"""
-BACKFILL = """
-query Backfill($id: String!) { partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status } } }"""
 STATUS = """
 query Status($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"""
 
@@ -154,16 +152,6 @@ def test_a_run_of_the_ui_that_is_ended_in_its_commit(site: Site, end: str) -> No
     assert unfinished(site) == []
     site.finish()
     check_all(site)
-
-
-def end_of_backfill(server: Dagster, backfill: str) -> str:
-    """The status in which it ends. The daemon looks after it every 30 seconds or so."""
-    for _ in range(480):
-        status = str(server.query(BACKFILL, id=backfill)["partitionBackfillOrError"]["status"])
-        if status.startswith(("COMPLETED", "FAILED", "CANCELED")):
-            return status
-        time.sleep(1)
-    raise AssertionError(f"the backfill is still {status}; see {server.logs}")
 
 
 @pytest.mark.thorough

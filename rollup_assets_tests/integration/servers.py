@@ -19,6 +19,10 @@ from rollup_assets.settings import Settings
 
 PROJECT = Path(rollup_assets.__file__).parent.parent
 READY_WITHIN = 120.0
+_BACKFILL = """
+query Status($id: String!) {
+  partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status error { message } } }
+}"""
 
 
 @contextmanager
@@ -51,6 +55,17 @@ def dagster_processes(
         server = Dagster(f"http://{LOOPBACK}:{port}", log)
         _wait_until_loaded(server, processes)
         yield server, processes
+
+
+def end_of_backfill(server: Dagster, backfill: str) -> str:
+    """The status in which a backfill ends. The daemon looks after it every 30 seconds or so."""
+    deadline = time.monotonic() + 480
+    while True:
+        found = server.query(_BACKFILL, id=backfill)["partitionBackfillOrError"]
+        if found["status"] not in ("REQUESTED", "CANCELING", "FAILING"):
+            return str(found["status"])
+        assert time.monotonic() < deadline, f"{found}; see {server.logs}"
+        time.sleep(1)
 
 
 def _wait_until_loaded(server: Dagster, processes: Sequence[subprocess.Popen[bytes]]) -> None:

@@ -2,41 +2,25 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
 
-from deploy.instance import LAUNCH_BACKFILL, Dagster
+from deploy.instance import LAUNCH_BACKFILL
 from rollup_assets.defs.assets.datapoints import STAGED
 from rollup_assets.defs.assets.rollups import IN_ORDER
 from rollup_assets.defs.backfill import run_backfill
 from rollup_assets.storage.manifests import REPARTITIONED, ROLLUP_TABLE, ROLLUPS
-from rollup_assets_tests.integration.servers import dagster
+from rollup_assets_tests.integration.servers import dagster, end_of_backfill
 from rollup_assets_tests.integration.tables import hours, land, recorded, rows
 
 pytestmark = pytest.mark.daemon
 
-STATUS = """
-query Status($id: String!) {
-  partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status error { message } } }
-}"""
 STALE = """
 query Stale($partitions: [String!]!) {
   assetNodes { assetKey { path } partitionStats { numMaterialized numFailed } staleStatusByPartition(partitions: $partitions) }
 }"""
 RAW_HOURS, ASKED_HOURS = 4, 3
-
-
-def wait_for(server: Dagster, backfill: str) -> str:
-    """The status in which a backfill ends. The daemon looks after it every 30 seconds or so."""
-    deadline = time.monotonic() + 480
-    while True:
-        found = server.query(STATUS, id=backfill)["partitionBackfillOrError"]
-        if found["status"] not in ("REQUESTED", "CANCELING", "FAILING"):
-            return str(found["status"])
-        assert time.monotonic() < deadline, f"{found}; see {server.logs}"
-        time.sleep(1)
 
 
 def test_a_backfill_through_the_daemon_publishes_the_same_rows_as_one_from_the_terminal(tmp_path: Path) -> None:
@@ -46,7 +30,7 @@ def test_a_backfill_through_the_daemon_publishes_the_same_rows_as_one_from_the_t
         params = {"assetSelection": [{"path": [asset]} for asset in (*STAGED, *IN_ORDER)], "partitionNames": hours(0, ASKED_HOURS - 1)}
         launched = server.query(LAUNCH_BACKFILL, params=params)["launchPartitionBackfill"]
         assert launched["__typename"] == "LaunchBackfillSuccess", launched
-        assert wait_for(server, launched["backfillId"]) == "COMPLETED_SUCCESS"
+        assert end_of_backfill(server, launched["backfillId"]) == "COMPLETED_SUCCESS"
         nodes = server.query(STALE, partitions=hours(0, 4))["assetNodes"]
     by_name = {node["assetKey"]["path"][-1]: node for node in nodes}
     assert by_name[REPARTITIONED]["partitionStats"] == {"numMaterialized": 3, "numFailed": 0}
