@@ -66,6 +66,15 @@ def keeps_receipt(*, is_of_staged: bool, changed: bool) -> bool:
     return is_of_staged and not changed
 
 
+def publishes_again(*, changed: bool, is_newest: Callable[[], bool]) -> bool:
+    """Whether newer files than those just published are staged, which only a publish that did something asks.
+
+    Where no lock keeps publishers apart, another one may have acknowledged the newer ones before our commit: if they are none, and so
+    were the table's, it made no snapshot that our commit could have met.
+    """
+    return changed and not is_newest()
+
+
 def begin(most_tries: int, *, table_is_known: bool) -> State:
     """The first state; ``table_is_known``: the table was loaded just now, under the lock."""
     return State(Action.PLAN if table_is_known else Action.HOLD_LOCK, most_tries)

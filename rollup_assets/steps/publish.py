@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rollup_assets.batches import Batch
@@ -22,12 +23,16 @@ from rollup_assets.storage.manifests import ROLLUP_TABLE, ROLLUPS, InputFile, Ma
 from rollup_assets.storage.storage_errors import explains_storage_errors
 
 if TYPE_CHECKING:
+    from pyiceberg.catalog import Catalog
     from pyiceberg.table import Table
 
+    from rollup_assets.iceberg.locks import TableLock
     from rollup_assets.iceberg.reading import RangeCounts
 
 Inputs = Mapping[str, Sequence[InputFile] | None]
 """Partition → raw files; None: not staged, and rightly so."""
+
+_MOST_ROUNDS = 8
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +44,7 @@ def publish(pipeline: Pipeline, batch: Batch, *, run_id: str = "", force: bool =
     Nothing happens where the receipt says that this content is published and the table still has its row counts; ``force``
     looks at the table's files in any case. A table that was dropped or set back is filled again; one that has forgotten what was
     acknowledged is not, without ``force``. Neither is content published again that ``rollups rollback`` has taken out of the table:
-    :attr:`Published.refused` says so.
+    :attr:`Published.refused` says so. Rollups that are staged anew while these are published are published after them.
 
     Args:
         pipeline: settings and stage.
@@ -57,73 +62,93 @@ def publish(pipeline: Pipeline, batch: Batch, *, run_id: str = "", force: bool =
         PublishError, PublishHaltError: see :func:`rollup_assets.iceberg.publish.replace_range`; also halts where the snapshot that the
             receipt acknowledges, or that of the batch before, has vanished from the table's history.
     """
-    from rollup_assets.history.records import record_of_publish, write_record
-    from rollup_assets.iceberg.acknowledged import is_set_aside
     from rollup_assets.iceberg.catalog import open_catalog
     from rollup_assets.iceberg.locks import table_lock
     from rollup_assets.iceberg.maintenance import maintain, maintenance_is_due
-    from rollup_assets.iceberg.protocol import keeps_receipt, trusts_receipt
-    from rollup_assets.iceberg.publish import replace_range, summary_properties
-    from rollup_assets.iceberg.table import ensure_table, remember_resolutions
+    from rollup_assets.iceberg.protocol import publishes_again
 
     failpoint("publish.begin")
     with table_lock(pipeline.settings) as lock, open_catalog(pipeline.settings, writing=True) as catalog:
         failpoint("publish.locked")
-        rollups, inputs = current_rollups(pipeline, batch)
-        # Before the table: where no lock keeps others away, it is as new as the receipt then.
-        receipt = pipeline.stage.read(ROLLUP_TABLE, batch)
-        # What is lost when a standby takes over is the last commit, and nobody asks for its batch again: who comes after it does.
-        before = [(each, pipeline.stage.read(ROLLUP_TABLE, each)) for each in pipeline.calendar.earlier(batch, 1)]
-        table = ensure_table(pipeline.settings, catalog)
-        remember_resolutions(table, pipeline.settings)
-        for published, acknowledged in () if force else ((batch, receipt), *before):
-            if acknowledged is not None:
-                check_history(acknowledged, table, published)
-        refused = refusal(receipt, rollups, batch)
-        if receipt is not None and refused is not None and not force:
-            return Published(receipt, receipt.counters["snapshot_id"], unchanged=True, refused=refused)
-        is_of_staged = receipt is not None and refused is None and _is_receipt_of(receipt, rollups)
-        if receipt is not None and trusts_receipt(
-            is_of_staged=is_of_staged, rows_agree=lambda: _rows_agree(rollups, table, batch), force=force
-        ):
-            return Published(receipt, receipt.counters["snapshot_id"], unchanged=True)
-        if receipt is not None and is_set_aside(table, receipt.counters):
-            _log.warning(
-                "batch %s: the current snapshot does not come from %s, which published it: the table was rolled back, or another engine's "
-                "commit has set it aside. Whatever else was published since then has to be published again, too: see `rollups verify`",
-                batch.key,
-                receipt.counters["snapshot_id"],
+        for _ in range(_MOST_ROUNDS):
+            published, table = _publish_staged(pipeline, batch, catalog, lock, run_id=run_id, force=force)
+            is_newest = partial(_is_newest, pipeline, batch, published.receipt)
+            if not publishes_again(changed=not published.unchanged, is_newest=is_newest):
+                break
+            _log.warning("batch %s: its rollups were replaced while they were being published; publishing the newer ones", batch.key)
+        else:
+            raise StaleInputError(
+                f"the rollups of batch {batch.key} were replaced each of the {_MOST_ROUNDS} times that they were published; find out what "
+                f"stages them again and again, and run `rollups backfill {batch.key} {batch.key}`"
             )
-        replacement = replace_range(
-            catalog,
-            pipeline.settings,
-            batch,
-            rollups.files,
-            summary_properties(batch, rollups.digest, run_id, CODE_VERSION),
-            still_current=lambda: check_stage(pipeline, batch, rollups),
-            lock=lock,
-            table=table,
-        )
-        if receipt is not None and keeps_receipt(is_of_staged=is_of_staged, changed=replacement.changed):
-            return Published(receipt, receipt.counters["snapshot_id"], unchanged=True)
-        record = record_of_publish(rollups, inputs, batch, replacement.table, replacement.attempt)
-        if record is not None:
-            write_record(pipeline.stage, batch, record)
-        receipt = receipt_of(
-            pipeline,
-            batch,
-            rollups,
-            replacement.table,
-            replacement.snapshot_id,
-            replacement.attempt,
-            replacement.counts,
-            rejected=still_rejected(receipt, rollups),
-            timings=replacement.timings,
-        )
-        pipeline.stage.write(receipt, batch)
-        if maintenance_is_due(replacement.table, pipeline.settings.keep_snapshots) and lock.is_held():
+        if not published.unchanged and maintenance_is_due(table, pipeline.settings.keep_snapshots) and lock.is_held():
             maintain(catalog.load_table(pipeline.settings.table), pipeline.settings.keep_snapshots)
-    return Published(receipt, replacement.snapshot_id, unchanged=False)
+    return published
+
+
+def _publish_staged(
+    pipeline: Pipeline, batch: Batch, catalog: Catalog, lock: TableLock, *, run_id: str, force: bool
+) -> tuple[Published, Table]:
+    """Publish what is staged now; the table as it was looked at last."""
+    from rollup_assets.history.records import record_of_publish, write_record
+    from rollup_assets.iceberg.acknowledged import is_set_aside
+    from rollup_assets.iceberg.protocol import keeps_receipt, trusts_receipt
+    from rollup_assets.iceberg.publish import replace_range, summary_properties
+    from rollup_assets.iceberg.table import ensure_table, remember_resolutions
+
+    rollups, inputs = current_rollups(pipeline, batch)
+    # Before the table: where no lock keeps others away, it is as new as the receipt then.
+    receipt = pipeline.stage.read(ROLLUP_TABLE, batch)
+    # What is lost when a standby takes over is the last commit, and nobody asks for its batch again: who comes after it does.
+    before = [(each, pipeline.stage.read(ROLLUP_TABLE, each)) for each in pipeline.calendar.earlier(batch, 1)]
+    table = ensure_table(pipeline.settings, catalog)
+    remember_resolutions(table, pipeline.settings)
+    for published, acknowledged in () if force else ((batch, receipt), *before):
+        if acknowledged is not None:
+            check_history(acknowledged, table, published)
+    refused = refusal(receipt, rollups, batch)
+    if receipt is not None and refused is not None and not force:
+        return Published(receipt, receipt.counters["snapshot_id"], unchanged=True, refused=refused), table
+    is_of_staged = receipt is not None and refused is None and _is_receipt_of(receipt, rollups)
+    if receipt is not None and trusts_receipt(
+        is_of_staged=is_of_staged, rows_agree=lambda: _rows_agree(rollups, table, batch), force=force
+    ):
+        return Published(receipt, receipt.counters["snapshot_id"], unchanged=True), table
+    if receipt is not None and is_set_aside(table, receipt.counters):
+        _log.warning(
+            "batch %s: the current snapshot does not come from %s, which published it: the table was rolled back, or another engine's "
+            "commit has set it aside. Whatever else was published since then has to be published again, too: see `rollups verify`",
+            batch.key,
+            receipt.counters["snapshot_id"],
+        )
+    replacement = replace_range(
+        catalog,
+        pipeline.settings,
+        batch,
+        rollups.files,
+        summary_properties(batch, rollups.digest, run_id, CODE_VERSION),
+        still_current=lambda: check_stage(pipeline, batch, rollups),
+        lock=lock,
+        table=table,
+    )
+    if receipt is not None and keeps_receipt(is_of_staged=is_of_staged, changed=replacement.changed):
+        return Published(receipt, receipt.counters["snapshot_id"], unchanged=True), replacement.table
+    record = record_of_publish(rollups, inputs, batch, replacement.table, replacement.attempt)
+    if record is not None:
+        write_record(pipeline.stage, batch, record)
+    receipt = receipt_of(
+        pipeline,
+        batch,
+        rollups,
+        replacement.table,
+        replacement.snapshot_id,
+        replacement.attempt,
+        replacement.counts,
+        rejected=still_rejected(receipt, rollups),
+        timings=replacement.timings,
+    )
+    pipeline.stage.write(receipt, batch)
+    return Published(receipt, replacement.snapshot_id, unchanged=False), replacement.table
 
 
 def current_rollups(pipeline: Pipeline, batch: Batch) -> tuple[Manifest, Inputs]:
@@ -215,6 +240,12 @@ def _rows(manifest: Manifest) -> dict[str, int]:
 def _is_receipt_of(receipt: Manifest, rollups: Manifest) -> bool:
     """Same content in the same files: lost files that were made anew have the same digest, and the table still names the lost ones."""
     return receipt.digest == rollups.digest and receipt.counters.get("staged_attempt") == rollups.attempt
+
+
+def _is_newest(pipeline: Pipeline, batch: Batch, receipt: Manifest) -> bool:
+    """Whether no other rollups are staged than those that the receipt is of."""
+    rollups = pipeline.stage.read(ROLLUPS, batch)
+    return rollups is None or _is_receipt_of(receipt, rollups)
 
 
 def reasons_to_publish(batch: Batch, receipt: Manifest | None, rollups: Manifest, live: Mapping[int, int] | None) -> list[str]:

@@ -37,10 +37,11 @@ def without_the_ancestry_check(patch: pytest.MonkeyPatch) -> None:
 
 
 def without_the_digest_check(patch: pytest.MonkeyPatch) -> None:
-    """A publisher does not look, beside each plan, whether its files are still the ones to publish."""
+    """A publisher does not look, beside each plan and after its commit, whether its files are still the ones to publish."""
     from rollup_assets.steps import publish
 
     patch.setattr(publish, "check_stage", lambda *_: None)
+    patch.setattr(publish, "_is_newest", lambda *_: True)
 
 
 def with_manifests_first(patch: pytest.MonkeyPatch) -> None:

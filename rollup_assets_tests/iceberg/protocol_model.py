@@ -31,6 +31,14 @@ BATCHES = (0, 1)
 _MOST_STEPS = 50
 
 
+class Attempt(NamedTuple):
+    """A round of a run of a publisher."""
+
+    publisher: int
+    run: int
+    round: int
+
+
 class File(NamedTuple):
     """``rows``: (batch, generation) of each result in it."""
 
@@ -42,10 +50,10 @@ class File(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """``attempt``: the run of a publisher that made it; ``late``: after its publisher had looked for it."""
+    """``attempt``: whose it is; ``late``: after its publisher had looked for it."""
 
     files: tuple[File, ...]
-    attempt: tuple[int, int] | None = None
+    attempt: Attempt | None = None
     late: bool = False
 
     def results(self, batch: int) -> list[int]:
@@ -73,7 +81,9 @@ class Publisher(NamedTuple):
     batch: int
     run: int = 1
     at: str = "lock"
-    """``lock``, ``stage``, ``table``, ``protocol``, ``receipt`` or ``end``."""
+    """``lock``, ``stage``, ``table``, ``protocol``, ``receipt``, ``look`` or ``end``."""
+    round: int = 0
+    """How often newer files were found after a commit, and published in their turn."""
     state: State | None = None
     generation: int = 0
     receipt: int = 0
@@ -85,6 +95,15 @@ class Publisher(NamedTuple):
     """Whether a commit of its was sent that it could not look for yet."""
     result: str = ""
     """``published``, ``unchanged``, ``refused``, ``gave up``, ``timed out``, ``halted`` or ``killed``."""
+
+    def attempt(self, number: int) -> Attempt:
+        """What its next snapshot is known by."""
+        return Attempt(number, self.run, self.round)
+
+    @property
+    def looks_again(self) -> bool:
+        """Whether it has made a snapshot and will yet look whether newer files are staged, or publishes those."""
+        return self.at != "end" and (self.round > 0 or (self.state is not None and self.state.changed))
 
 
 class World(NamedTuple):
@@ -100,10 +119,21 @@ class World(NamedTuple):
     deleted: frozenset[str] = frozenset()
     faults: int = 0
     """How many there were."""
+    empty: frozenset[int] = frozenset()
+    """The generations that have no rows."""
 
     @property
     def head(self) -> Snapshot:
         return self.history[-1]
+
+    def results_of(self, generation: int) -> list[int]:
+        """What a reader is to find of a batch in that generation."""
+        return [] if generation in self.empty else [generation]
+
+    def live(self, batch: int) -> list[int]:
+        """The generations of a batch in the table, without foreign rows. No rows are of the newest generation that has none."""
+        ours = [generation for generation in self.head.results(batch) if generation != FOREIGN]
+        return ours or sorted(generation for generation in self.empty if generation <= self.stage[batch])[-1:]
 
 
 class BrokenError(AssertionError):
@@ -127,6 +157,7 @@ class Rules:
     validates: bool = True
     checks_digest: bool = True
     compares_rows: bool = True
+    looks_again: bool = True
     reruns: bool = True
     """Whether everything is run again from each state."""
     takes_turns: bool = False
@@ -150,10 +181,15 @@ class Found:
         return "\n".join((f"{self.broken}, after", *(f"{number:3}. {step}" for number, step in enumerate(self.trace, 1))))
 
 
-def start(publishers: Iterable[int], *, compacted: bool = True) -> World:
-    """Both batches are published in generation 1, in one file if ``compacted``, and staged anew; each publisher's batch."""
+def start(publishers: Iterable[int], *, compacted: bool = True, empty: Iterable[int] = ()) -> World:
+    """Both batches are published in generation 1, in one file if ``compacted``, and staged anew; each publisher's batch.
+
+    ``empty``: generations without rows.
+    """
+    empty = frozenset(empty)
     one = [File(f"staged {batch}.1", ((batch, 1),)) for batch in BATCHES]
     files = (File("compacted", tuple((batch, 1) for batch in BATCHES)),) if compacted else tuple(one)
+    files = () if 1 in empty else files
     return World(
         history=(Snapshot(files),),
         kept=0,
@@ -161,6 +197,7 @@ def start(publishers: Iterable[int], *, compacted: bool = True) -> World:
         receipts=(1, 1),
         acknowledged=(1, 1),
         publishers=tuple(Publisher(batch) for batch in publishers),
+        empty=empty,
     )
 
 
@@ -250,8 +287,11 @@ def check(world: World, rules: Rules) -> None:
     for file in head.files:
         _require(file.name not in world.deleted, f"the table names a file that was deleted: {file.name}")
     for batch in BATCHES:
-        ours = [generation for generation in head.results(batch) if generation != FOREIGN]
+        ours = world.live(batch)
         _require(len(ours) == 1, f"batch {batch} has {len(ours)} live results: {ours}")
+        # An empty publish makes no snapshot that an older commit could meet: who has made that one looks again, if it is there to look.
+        if world.empty and (head.late or any(one.batch == batch and one.looks_again for one in world.publishers)):
+            continue
         _require(
             ours[0] >= world.acknowledged[batch], f"batch {batch} is of generation {ours[0]}, {world.acknowledged[batch]} was acknowledged"
         )
@@ -264,12 +304,12 @@ def check(world: World, rules: Rules) -> None:
         _require(snapshots == 1, f"publisher {attempt[0]} made {snapshots} snapshots in one run")
     for number, publisher in enumerate(world.publishers):
         if publisher.result in ("refused", "gave up") and not publisher.in_doubt:
-            in_time = [one for one in world.history[world.kept :] if one.attempt == (number, publisher.run) and not one.late]
+            in_time = [one for one in world.history[world.kept :] if one.attempt == publisher.attempt(number) and not one.late]
             _require(not in_time, f"publisher {number} says that nothing was published, and its snapshot is in the table")
         if rules.takes_turns and world.faults == 0 and publisher.state is not None:
             _require(publisher.state.tries == 0, f"publisher {number} has to plan again although nothing is wrong")
         if publisher.result == "gave up":
-            others = sum(one.attempt is not None and one.attempt != (number, publisher.run) for one in world.history)
+            others = sum(one.attempt is not None and one.attempt[:2] != (number, publisher.run) for one in world.history)
             _require(world.faults + others >= rules.most_tries, f"publisher {number} gave up after {world.faults + others} disturbances")
 
 
@@ -281,9 +321,9 @@ def _check_commit(world: World, number: int, new: Snapshot) -> None:
     for other in BATCHES:
         same = Counter(old.results(other)) == Counter(new.results(other))
         _require(other == batch or same, f"publishing batch {batch} changed batch {other}", step)
-    newest, now = max(old.results(batch)), max(new.results(batch))
-    _require(now >= newest, f"batch {batch} goes back from generation {newest} to {now}", step)
-    if new.attempt == (number, publisher.run):
+    newest, now = (max(snapshot.results(batch), default=None) for snapshot in (old, new))
+    _require(newest is None or now is None or now >= newest, f"batch {batch} goes back from generation {newest} to {now}", step)
+    if new.attempt == publisher.attempt(number):
         # (What a run had checked that was killed, and whose commit arrives after its successor began, is no longer known.)
         _require(
             publisher.current, f"generation {publisher.generation} of batch {batch} is published, and was not current when checked", step
@@ -304,12 +344,15 @@ def _check_rerun(world: World, rules: Rules, mended: set[object]) -> None:
         _require(after.receipts == after.stage, f"after a rerun the receipts are of {after.receipts}, the stage of {after.stage}")
         for batch in BATCHES:
             _require(
-                after.head.results(batch) == [after.stage[batch]],
+                after.head.results(batch) == after.results_of(after.stage[batch]),
                 f"after a rerun batch {batch} is {after.head.results(batch)}, staged is generation {after.stage[batch]}",
             )
         again = _alone(after, rules)
         _require(again.history == after.history, "a rerun of everything made a snapshot, and so did the next")
         for commit in after.in_flight:
+            if after.stage[world.publishers[commit.publisher].batch] in after.empty:
+                # Nothing was committed that it could meet.
+                continue
             _require(commit.base != len(after.history) - 1, f"a commit of publisher {commit.publisher} can still arrive after a rerun")
 
 
@@ -384,7 +427,9 @@ def _steps_of(world: World, number: int, rules: Rules) -> Iterator[tuple[str, Wo
     elif publisher.at == "table":
         yield f"publisher {number} loads the table", _looked_at_receipt(world, number, rules)
     elif publisher.at == "receipt":
-        yield f"publisher {number} writes its receipt and ends", _with_receipt(world, number)
+        yield f"publisher {number} writes its receipt", _with_receipt(world, number)
+    elif publisher.at == "look":
+        yield f"publisher {number} looks whether its files are still the newest", _looked_again(world, number, rules)
     else:
         assert publisher.state is not None
         yield from _act(world, number, publisher.state.action, rules)
@@ -401,14 +446,16 @@ def _take_lock(world: World, number: int, rules: Rules, then: Publisher) -> Iter
 
 def _looked_at_receipt(world: World, number: int, rules: Rules) -> World:
     publisher = world.publishers[number]
+    expected = world.results_of(publisher.generation)
     if protocol.trusts_receipt(
         is_of_staged=publisher.receipt == publisher.generation,
-        rows_agree=lambda: not rules.compares_rows or len(world.head.results(publisher.batch)) == 1,
+        rows_agree=lambda: not rules.compares_rows or len(world.head.results(publisher.batch)) == len(expected),
         force=False,
     ):
         found = world.head.results(publisher.batch)
         told = f"publisher {number} says that generation {publisher.generation} is in the table, which holds {found}"
-        _require(found == [publisher.generation], told, f"publisher {number} trusts its receipt")
+        # Somebody may have published newer ones since the stage was read.
+        _require(found == expected or world.live(publisher.batch)[0] > publisher.generation, told, f"publisher {number} trusts its receipt")
         return _end(world, number, "unchanged")
     state = protocol.begin(rules.most_tries, table_is_known=True)
     return _with(world, number, publisher._replace(at="protocol", state=state, base=len(world.history) - 1))
@@ -420,9 +467,23 @@ def _with_receipt(world: World, number: int) -> World:
     changed = publisher.state.changed
     if not protocol.keeps_receipt(is_of_staged=publisher.receipt == publisher.generation, changed=changed):
         world = world._replace(receipts=_replaced(world.receipts, publisher.batch, publisher.generation))
+    if changed:
+        return _with(world, number, publisher._replace(at="look"))
+    return _end(_acknowledged(world, publisher), number, "unchanged")
+
+
+def _looked_again(world: World, number: int, rules: Rules) -> World:
+    publisher = world.publishers[number]
+    is_newest = world.stage[publisher.batch] == publisher.generation
+    if protocol.publishes_again(changed=True, is_newest=lambda: is_newest or not rules.looks_again):
+        again = Publisher(publisher.batch, publisher.run, "stage", publisher.round + 1, current=publisher.current)
+        return _with(world, number, again)
+    return _end(_acknowledged(world, publisher), number, "published")
+
+
+def _acknowledged(world: World, publisher: Publisher) -> World:
     best = max(world.acknowledged[publisher.batch], publisher.generation)
-    world = world._replace(acknowledged=_replaced(world.acknowledged, publisher.batch, best))
-    return _end(world, number, "published" if changed else "unchanged")
+    return world._replace(acknowledged=_replaced(world.acknowledged, publisher.batch, best))
 
 
 def _act(world: World, number: int, action: Action, rules: Rules) -> Iterator[tuple[str, World]]:
@@ -448,7 +509,7 @@ def _act(world: World, number: int, action: Action, rules: Rules) -> Iterator[tu
         held = not rules.has_lock or world.lock == number
         yield f"{name} finds the lock {'held' if held else 'lost'}", observed(Outcome.HELD if held else Outcome.LOST)
     elif action in (Action.LOAD, Action.LOOK):
-        ours = any(one.attempt == (number, publisher.run) for one in world.history[world.kept :]) and rules.looks_up
+        ours = any(one.attempt == publisher.attempt(number) for one in world.history[world.kept :]) and rules.looks_up
         base = len(world.history) - 1
         yield (
             f"{name} {'finds' if ours else 'does not find'} its commit",
@@ -483,7 +544,7 @@ def _commit(world: World, number: int, rules: Rules, observed: Callable[..., Wor
         yield f"{name} commits: refused as a conflict", observed(Outcome.FAILED, in_doubt=True)
         return
     left = Counter(world.head.files) - Counter(plan.removed)
-    new = Snapshot(_sorted((*left.elements(), *plan.added)), (number, publisher.run))
+    new = Snapshot(_sorted((*left.elements(), *plan.added)), publisher.attempt(number))
     _check_commit(world, number, new)
     applied = _with_head(world, new)
     yield f"{name} commits generation {publisher.generation}", observed(Outcome.ACKNOWLEDGED, applied)
@@ -523,18 +584,19 @@ def _planned(world: World, number: int) -> Plan:
             removed.append(file)
             rest = tuple(row for row in file.rows if row[0] != batch)
             if rest:
-                written.append(File(f"rest {number}.{publisher.run}.{publisher.state.tries}.{len(written)}", rest))
-    added = [*written, *([] if wanted in world.history[publisher.base].files else [wanted])]
+                written.append(File(f"rest {number}.{publisher.run}.{publisher.round}.{publisher.state.tries}.{len(written)}", rest))
+    is_there = wanted in world.history[publisher.base].files or publisher.generation in world.empty
+    added = [*written, *([] if is_there else [wanted])]
     return Plan(tuple(removed), tuple(added), tuple(written))
 
 
 def _verified(world: World, number: int, observed: Callable[..., World]) -> World:
     publisher = world.publishers[number]
     assert publisher.state is not None
-    own = [one for one in world.history[world.kept :] if one.attempt == (number, publisher.run)]
+    own = [one for one in world.history[world.kept :] if one.attempt == publisher.attempt(number)]
     snapshot = world.history[publisher.base] if not publisher.state.changed else own[0] if own else world.head
     results = snapshot.results(publisher.batch)
-    if len(results) == 1:
+    if len(results) == len(world.results_of(publisher.generation)):
         return observed(Outcome.VERIFIED)
     excused = publisher.state.changed and not own
     _require(excused, f"publisher {number} halts: its snapshot holds {results} of its batch", f"publisher {number} verifies")
@@ -564,7 +626,14 @@ def _ended(publisher: Publisher, result: str) -> Publisher:
     """Only what the invariants ask for, so that states that differ in nothing else are one."""
     in_doubt = publisher.in_doubt and result in ("refused", "gave up")
     return Publisher(
-        publisher.batch, publisher.run, "end", generation=publisher.generation, current=publisher.current, in_doubt=in_doubt, result=result
+        publisher.batch,
+        publisher.run,
+        "end",
+        publisher.round,
+        generation=publisher.generation,
+        current=publisher.current,
+        in_doubt=in_doubt,
+        result=result,
     )
 
 

@@ -12,8 +12,8 @@ from rollup_assets.iceberg.protocol import Action, Outcome, State
 from rollup_assets_tests.iceberg.protocol_model import Found, Rules, search, start
 
 
-def explored(publishers: tuple[int, int], rules: Rules, *, compacted: bool = True) -> Found:
-    found = search(start(publishers, compacted=compacted), rules)
+def explored(publishers: tuple[int, int], rules: Rules, *, compacted: bool = True, empty: tuple[int, ...] = ()) -> Found:
+    found = search(start(publishers, compacted=compacted, empty=empty), rules)
     print(f"\n{found}")  # noqa: T201
     return found
 
@@ -62,6 +62,17 @@ def test_two_publishers_without_a_lock_with_a_fault(publishers: tuple[int, int])
     assert found.states > 3_000
 
 
+@pytest.mark.scenario("P1", "P2", "P7", "C1")
+@pytest.mark.parametrize("empty", [(1, 3), (2,), (2, 3)])
+@pytest.mark.parametrize("rules", [Rules(faults=2, takes_turns=True), Rules(faults=1, has_lock=False)], ids=["lock", "no lock"])
+def test_two_publishers_of_a_batch_that_becomes_empty(rules: Rules, empty: tuple[int, ...]) -> None:
+    """An empty publish makes no snapshot where there are no rows, so that an older commit meets none: its publisher looks again."""
+    found = explored((0, 0), rules, empty=empty)
+    assert found.broken is None, found
+    assert found.states > 2_000
+    assert found.results["published"] > 50
+
+
 @pytest.mark.thorough
 @pytest.mark.scenario("P1", "P2", "P7", "C1")
 @pytest.mark.parametrize("compacted", [True, False])
@@ -102,6 +113,11 @@ MUTATIONS = {
     "a commit is sent again blindly": (Rules(has_lock=False, observe=sent_again), (0, 0), "halts: its snapshot holds [0, 2]"),
     "what was sent is deleted": (Rules(observe=discarded_after_a_refusal), (0, 1), "the table names a file that was deleted"),
     "a receipt is trusted blindly": (Rules(compares_rows=False), (0, 0), "is in the table, which holds [0, 2]"),
+    "nobody looks again after a commit": (
+        Rules(faults=1, has_lock=False, looks_again=False),
+        (0, 0),
+        "is of generation 2, 3 was acknowledged",
+    ),
     "nobody is ever content": (Rules(faults=0, observe=never_content, reruns=False), (0, 1), "it may go on for ever"),
     "the lock is not taken": (Rules(faults=0, has_lock=False, takes_turns=True), (0, 1), "has to plan again although nothing is wrong"),
 }
@@ -112,7 +128,7 @@ def test_without_a_safeguard_the_search_finds_what_goes_wrong(mutation: str) -> 
     """The shortest way there is printed (`pytest -s`)."""
     rules, publishers, broken = MUTATIONS[mutation]
     compacted = mutation != "commits are not validated"
-    found = explored(publishers, rules, compacted=compacted)
+    found = explored(publishers, rules, compacted=compacted, empty=() if rules.looks_again else (1, 3))
     assert found.broken is not None, f"{mutation}: nothing is found in {found.states} states"
     assert broken in found.broken
     assert 0 < len(found.trace) < 30
