@@ -27,7 +27,7 @@ from benchmarks.limits import LimitError, limited
 from benchmarks.runner import ROOT, Bench, ChildError, TimeLimitError, read_inputs, run_process
 from benchmarks.seed_program import ours
 from benchmarks.seed_program.catalog import CatalogServer, catalog_server
-from benchmarks.seed_program.process import DUCKDB, OURS, RUNS_ON_SPARK, SEED, SEED_RECOMMENDED, heap_bytes
+from benchmarks.seed_program.process import OURS, RUNS_ON_DUCKDB, RUNS_ON_SPARK, SEED, SEED_RECOMMENDED, heap_bytes
 from benchmarks.sites import SCRAPES, SPARSE, Site
 from benchmarks.summary import summarized
 
@@ -122,7 +122,7 @@ class Ground:
     def _inputs(self, engine: str) -> list[str]:
         if engine in RUNS_ON_SPARK:
             return self.site.sorted_files_for_spark
-        return self.site.raw_files if engine == DUCKDB else ours.sorted_files(self.site)
+        return self.site.raw_files if engine in RUNS_ON_DUCKDB else ours.sorted_files(self.site)
 
     def compare(self) -> dict[str, Any]:
         """What the seed's program has just written, and whether it is what this project writes."""
@@ -155,7 +155,7 @@ class Ground:
 def contenders(starts: Sequence[str], only: str, *, given: bool) -> list[tuple[str, str]]:
     """Engines and starts whose name contains ``only``, in turn; on a site that was given each cold, and not ours."""
     if given:
-        found = [(engine, COLD) for engine in (SEED, SEED_RECOMMENDED, DUCKDB)]
+        found = [(engine, COLD) for engine in (*RUNS_ON_SPARK, *RUNS_ON_DUCKDB)]
     else:
         found = [(engine, start) for start in starts for engine in (OURS, SEED, SEED_RECOMMENDED)]
     return [(engine, start) for engine, start in found if only in f"{engine} {start}"]

@@ -145,6 +145,30 @@ def _rollups(files_of: FilesOf, compression: str, keys: str = "", lag: str = "",
     return roll_up
 
 
+def _partitioned(site: Site, threads: int, watch: Stopwatch) -> dict[str, Any]:
+    """Points go to files by their id first, so that the hash table of each file fits into memory; then a query a file."""
+    folder = site.output / "partitioned"
+    value = site.value_column
+    columns = ", ".join(("id", "org_id", "metric", "logical_timestamp", value, *([RECEIVED] if received(site) else [])))
+    with watch.time("partition"):
+        _connect(site, threads).execute(
+            f"COPY (SELECT {columns}, id % {_PARTITIONS} AS partition FROM {_read(site.raw_files)} WHERE {CLOSED}) TO '{folder}' "
+            "(FORMAT parquet, COMPRESSION lz4_raw, PARTITION_BY (partition))"
+        )
+
+    def one(number: int, of: str) -> None:
+        source = f"read_parquet('{of}/*.parquet', hive_partitioning = false)"
+        _copy(_connect(site, 1), _grouped(site, source, "all"), site.output / f"rollups-{number}.parquet", "lz4_raw")
+
+    with watch.time("rollups"):
+        file_by_file(sorted(map(str, folder.iterdir())), threads, one)
+    return {}
+
+
+PARTITIONED = "partitioned by id, then part by part, group by all keys, lz4"
+"""For more windows than fit into memory: grouping them all at once writes 80 bytes a window and more to the disk, and reads them again."""
+_PARTITIONS = 64
+
 FORMS: dict[str, dict[str, Form]] = {
     REPARTITION: {
         "order by packed place and time, metric as enum, zstd": _sort_with(_BY_PACKED_PLACE, "zstd", enum=True),
@@ -170,6 +194,7 @@ FORMS: dict[str, dict[str, Form]] = {
         "dimensions joined, lz4": _rollups(of_raw, "lz4_raw", "joined"),
         "group by id and label, lz4": _rollups(of_raw, "lz4_raw"),
         "group by id and label, zstd": _rollups(of_raw, "zstd"),
+        PARTITIONED: _partitioned,
     },
     RAW_TO_1M_FULL: {
         "lag by series, lz4": _rollups(of_raw, "lz4_raw", lag="by series"),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import tables
-from benchmarks.seed_program.process import DUCKDB, OURS, SEED, SEED_RECOMMENDED
+from benchmarks.seed_program.process import OURS, RUNS_ON_DUCKDB, SEED, SEED_RECOMMENDED
 from benchmarks.seed_program.recommendations import RECOMMENDATIONS
 from benchmarks.summary import Run, Spread, cpu, select, wall
 from benchmarks.tables import Results, Target, figure, not_measured, pair, table
@@ -128,7 +128,7 @@ def at_size(results: Results) -> str:
 
 def lines(results: Results) -> list[str]:
     """For the terminal: everything that these results have."""
-    if results["given_up"] or any(run["engine"] == DUCKDB for run in results["runs"]):
+    if results["given_up"] or any(run["engine"] in RUNS_ON_DUCKDB for run in results["runs"]):
         return [at_size(results)]
     found = aims(results)
     return [*([tables.targets_table(found)] if found else []), side_by_side(results), profile(results)] if results["runs"] else []
