@@ -152,13 +152,13 @@ class Ground:
         return run_process("benchmarks.seed_program.process", whole, self.bench.work, self.server.environment, group, seconds)
 
 
-def contenders(starts: Sequence[str], only: str, *, given: bool) -> list[tuple[str, str]]:
-    """Engines and starts whose name contains ``only``, in turn; on a site that was given each cold, and not ours."""
+def contenders(starts: Sequence[str], only: Sequence[str], *, given: bool) -> list[tuple[str, str]]:
+    """Engines and starts whose name contains one of ``only``, or all, in turn; on a site that was given each cold, and not ours."""
     if given:
         found = [(engine, COLD) for engine in (*RUNS_ON_SPARK, *RUNS_ON_DUCKDB)]
     else:
         found = [(engine, start) for start in starts for engine in (OURS, SEED, SEED_RECOMMENDED)]
-    return [(engine, start) for engine, start in found if only in f"{engine} {start}"]
+    return [(engine, start) for engine, start in found if not only or any(each in f"{engine} {start}" for each in only)]
 
 
 def measure(ground: Ground, wanted: Sequence[tuple[str, str]], repeat: int, found: dict[str, list[dict[str, Any]]]) -> None:
@@ -212,7 +212,10 @@ def main(
     start: Annotated[
         Literal["warm", "cold", "both"], typer.Option(help="After a small batch in the same process, or from its start.")
     ] = "both",
-    only: Annotated[str, typer.Option(help="Only contenders whose name contains this, such as 'seed' or 'rollup_assets warm'.")] = "",
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Only contenders whose name contains this, such as 'seed' or 'rollup_assets warm'. Can be repeated."),
+    ] = None,
     threads: Annotated[int, typer.Option(help="Threads and cores for everyone.")] = 2,
     memory: Annotated[float, typer.Option(help="GiB for everyone, page cache included, where control groups may be made.")] = MEMORY_GIB,
     site: Annotated[
@@ -229,7 +232,7 @@ def main(
     """The seed's program beside this project; needs Java."""
     work = work.resolve()
     shapes = shape or ([SPARSE] if site else [SPARSE, SCRAPES])
-    wanted = contenders([WARM, COLD] if start == "both" else [start], only, given=site is not None)
+    wanted = contenders([WARM, COLD] if start == "both" else [start], only or [], given=site is not None)
     found: dict[str, list[dict[str, Any]]] = {"runs": [], "answers": [], "given_up": []}
     data: dict[str, dict[str, int]] = {}
     limit = int(memory * 2**30)

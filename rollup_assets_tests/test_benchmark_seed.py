@@ -21,7 +21,7 @@ from benchmarks.runner import Bench, TimeLimitError, run_process
 from benchmarks.sections import seed as section
 from benchmarks.seed_program import answers, ours, program, recommendations
 from benchmarks.seed_program.catalog import CatalogServer, catalog_server
-from benchmarks.seed_program.process import DUCKDB, FEWEST_HEAP_BYTES, OURS, SEED, SEED_RECOMMENDED, heap_bytes
+from benchmarks.seed_program.process import DUCKDB, DUCKDB_PARTITIONED, FEWEST_HEAP_BYTES, OURS, SEED, SEED_RECOMMENDED, heap_bytes
 from benchmarks.sites import BATCH_START, SCRAPES, SPARSE, Site
 from benchmarks.summary import Spread, summarized
 from rollup_assets.engines.spark_session import require_java
@@ -174,23 +174,25 @@ def test_given_up_contenders_are_noted_and_the_others_go_on(monkeypatch: pytest.
     (tmp_path / "progress.json").write_text(json.dumps({"done": "count", "wall": {"partial points": 5.0, "count": 1.0}, "cpu": {}}))
 
     def run(_: benchmark.Ground, engine: str, start: str) -> dict[str, Any]:
-        if engine != DUCKDB:
+        if engine != DUCKDB_PARTITIONED:
             raise TimeLimitError("took long")
         costs = {"wall": {"a": 2.0}, "cpu": {"a": 1.0}, "process_wall": 3.0, "process_cpu": 2.0, "others_share": 0.0, "peak_bytes": 1}
         return {"engine": engine, "task": benchmark.task(benchmark.SPARSE), "start": start, "form": "", **costs}
 
     monkeypatch.setattr(benchmark.Ground, "run", run)
     found: dict[str, list[dict[str, Any]]] = {"runs": [], "answers": [], "given_up": []}
-    benchmark.measure(ground, benchmark.contenders([], "", given=True), 1, found)
+    benchmark.measure(ground, benchmark.contenders([], [], given=True), 1, found)
     (text,) = section.lines({**found})
     assert f"| {SEED} | > 7 s |  | given up after: partial points 5, count 1 |" in text
-    assert f"| {DUCKDB} | 3 | 2 | a 2 |" in text
+    assert f"| {DUCKDB_PARTITIONED} | 3 | 2 | a 2 |" in text
 
 
 def test_contenders_are_chosen_by_name() -> None:
-    assert benchmark.contenders(["warm"], "", given=False) == [(engine, "warm") for engine in (OURS, SEED, SEED_RECOMMENDED)]
-    assert {engine for engine, _ in benchmark.contenders(["warm", "cold"], "seed", given=False)} == {SEED, SEED_RECOMMENDED}
-    assert OURS not in dict(benchmark.contenders(["warm"], "", given=True))
+    assert benchmark.contenders(["warm"], [], given=False) == [(engine, "warm") for engine in (OURS, SEED, SEED_RECOMMENDED)]
+    assert {engine for engine, _ in benchmark.contenders(["warm", "cold"], ["seed"], given=False)} == {SEED, SEED_RECOMMENDED}
+    assert OURS not in dict(benchmark.contenders(["warm"], [], given=True))
+    chosen = benchmark.contenders(["warm"], [f"{SEED} cold", DUCKDB], given=True)
+    assert [engine for engine, _ in chosen] == [SEED, DUCKDB, DUCKDB_PARTITIONED]
 
 
 def test_a_java_machine_keeps_within_everyone_s_memory() -> None:
