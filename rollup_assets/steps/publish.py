@@ -168,7 +168,7 @@ def current_rollups(pipeline: Pipeline, batch: Batch) -> tuple[Manifest, Inputs]
         if (None if found is None else found.digest) != digest:
             state = "is no longer staged" if found is None else "was not staged then" if digest is None else "has changed since"
             raise StaleInputError(
-                f"the rollups of batch {batch.key} were made from {asset} {key}, which {state}; nothing was published. "
+                f"the rollups of batch {batch.key} were made from {asset} {key}, which {state}; they were not published. "
                 f"Run `rollups backfill {batch.key} {batch.key}`"
             )
     inputs = {key: None if found is None else found.inputs for (_, key, _), found in zip(used, current, strict=True)}
@@ -178,7 +178,7 @@ def current_rollups(pipeline: Pipeline, batch: Batch) -> tuple[Manifest, Inputs]
 def _check_parameters(pipeline: Pipeline, batch: Batch, rollups: Manifest) -> None:
     for name, now, then in changed_parameters(rollup_parameters(pipeline.settings), rollups.parameters):
         raise StaleInputError(
-            f"the rollups of batch {batch.key} were made with {name} = {then}, the settings say {now}; nothing was published. "
+            f"the rollups of batch {batch.key} were made with {name} = {then}, the settings say {now}; they were not published. "
             f"Run `rollups backfill {batch.key} {batch.key}`"
         )
 

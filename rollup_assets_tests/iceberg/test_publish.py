@@ -235,6 +235,47 @@ def test_an_older_result_never_replaces_a_newer_one(pipeline: Pipeline, monkeypa
     assert_published(pipeline, (batch, 3))
 
 
+def test_rollups_staged_anew_while_others_are_published_are_published_after_them(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (batch,) = batches_from(pipeline, 1)
+    stage_rollups(pipeline, batch, value=1)
+
+    def staged_anew(apply: Commit, number: int) -> Any:
+        answer = apply()
+        if number == 1:
+            stage_rollups(pipeline, batch, value=2)
+        return answer
+
+    with commits(monkeypatch, staged_anew):
+        publish(pipeline, batch)
+    assert_published(pipeline, (batch, 2))
+    assert "publishing the newer ones" in caplog.text
+    assert publish(pipeline, batch).unchanged
+
+
+def test_rollups_that_are_staged_anew_at_every_commit_end_the_publish_with_a_sentence(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (batch,) = batches_from(pipeline, 1)
+    stage_rollups(pipeline, batch, value=1)
+
+    def staged_anew(apply: Commit, number: int) -> Any:
+        answer = apply()
+        stage_rollups(pipeline, batch, value=number + 1)
+        return answer
+
+    with (
+        commits(monkeypatch, staged_anew),
+        pytest.raises(
+            StaleInputError, match=rf"each of the 8 times that they were published; .*`rollups backfill {batch.key} {batch.key}`"
+        ),
+    ):
+        publish(pipeline, batch)
+    publish(pipeline, batch)
+    assert_published(pipeline, (batch, 9))
+
+
 # What becomes of a commit
 
 
