@@ -233,6 +233,8 @@ def main(
     work = work.resolve()
     shapes = shape or ([SPARSE] if site else [SPARSE, SCRAPES])
     wanted = contenders([WARM, COLD] if start == "both" else [start], only or [], given=site is not None)
+    if not wanted:
+        raise typer.BadParameter(f"no contender's name contains {' or '.join(map(repr, only or []))}; see --only and --start")
     found: dict[str, list[dict[str, Any]]] = {"runs": [], "answers": [], "given_up": []}
     data: dict[str, dict[str, int]] = {}
     limit = int(memory * 2**30)

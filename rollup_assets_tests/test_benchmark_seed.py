@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import typer
 
 from benchmarks import seed as benchmark
 from benchmarks import tables
@@ -193,6 +194,8 @@ def test_contenders_are_chosen_by_name() -> None:
     assert OURS not in dict(benchmark.contenders(["warm"], [], given=True))
     chosen = benchmark.contenders(["warm"], [f"{SEED} cold", DUCKDB], given=True)
     assert [engine for engine, _ in chosen] == [SEED, DUCKDB, DUCKDB_PARTITIONED]
+    with pytest.raises(typer.BadParameter, match="no contender's name contains 'Polars'"):
+        benchmark.main(only=["Polars"])
 
 
 def test_a_java_machine_keeps_within_everyone_s_memory() -> None:
