@@ -20,6 +20,7 @@ from rollup_assets.failpoints import failpoint
 from rollup_assets.iceberg.schema import ValueType, arrow_schema
 from rollup_assets.steps.overflow import window_overflow
 from rollup_assets.storage import encodings
+from rollup_assets.storage.arrays import lags
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.manifests import Manifest, Stage, StagedFile
 from rollup_assets.storage.metric_names import MetricNames, dictionary_array
@@ -261,7 +262,6 @@ class _ShardRoller:
 
     def _points(self, file: StagedFile | None) -> Iterator[Points]:
         """The points of a shard file, a row group at a time."""
-        from rollup_assets.kernels.repartition import NO_LAG
         from rollup_assets.kernels.rollup import Points
 
         if file is None or self.task.datapoints is None:
@@ -273,11 +273,7 @@ class _ShardRoller:
             columns = {name: table.column(name).chunk(0) for name in table.column_names}
             metric = columns["metric"]
             times = columns["logical_timestamp"].to_numpy()
-            lag = np.empty(0, np.int64)
-            if "receive_timestamp" in columns:
-                receive = columns["receive_timestamp"]
-                lag = receive.fill_null(0).to_numpy() - times
-                lag[receive.is_null().to_numpy(zero_copy_only=False)] = NO_LAG
+            lag = lags(columns["receive_timestamp"], times) if "receive_timestamp" in columns else np.empty(0, np.int64)
             self._lap("read")
             yield Points(
                 columns["id"].to_numpy(),

@@ -17,6 +17,7 @@ from rollup_assets.engines.base import Emit, TaskContext
 from rollup_assets.failpoints import failpoint
 from rollup_assets.steps.buffers import Buffers
 from rollup_assets.storage import blocks
+from rollup_assets.storage.arrays import read_only
 from rollup_assets.storage.blocks import Header
 from rollup_assets.storage.bounds import Bounds
 from rollup_assets.storage.filesystems import Place
@@ -30,7 +31,6 @@ from rollup_assets.storage.raw_files import (
     RawFile,
     RawRows,
     UnreadableFileError,
-    read_only,
 )
 from rollup_assets.storage.raw_limits import DEFAULT_LIMITS, RawLimits
 
@@ -229,8 +229,8 @@ def _split_rows(task: SplitTask, number: int, rows: RawRows, names: _TaskNames, 
     packed.append(_BUFFERS.get("metric", count, blocks.dtype_of(metric_code)))
     kernels.scatter_codes(columns["metric"], translation, destination, packed[-1])
     lag_code, lag_base = blocks.NO_COLUMN, 0
-    if "lag" in columns and (known := read_only(columns["lag"][columns["lag"] != kernels.NO_LAG])).size:
-        low, high = (int(bound) for bound in kernels.extremes(known))
+    low, high = (int(bound) for bound in kernels.extremes_of_lags(columns["lag"])) if "lag" in columns else (1, 0)
+    if low <= high:
         lag_code, lag_base = blocks.narrowest(low, high + 1, uint16=False)
         if lag_code == blocks.INT64:
             lag_base = low

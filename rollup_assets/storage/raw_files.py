@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rollup_assets.errors import StaleInputError, StorageError
+from rollup_assets.storage.arrays import integers, lags, mask, milliseconds, read_only
 from rollup_assets.storage.bounds import Bounds
 from rollup_assets.storage.footers import Range, row_group_ranges
 from rollup_assets.storage.raw_limits import (
@@ -64,8 +65,6 @@ FEWEST_ROWS = 1 << 16
 _BYTES_PER_ROW = 256
 _COLUMNS = ("id", "org_id", "metric", "logical_timestamp", "receive_timestamp")
 _TIME = "logical_timestamp"
-_MS_PER_UNIT = {"s": (1_000, 1), "ms": (1, 1), "us": (1, 1_000), "ns": (1, 1_000_000)}
-_NO_RECEIVE = np.iinfo(np.int64).min
 
 
 class UnreadableFileError(Exception):
@@ -306,31 +305,6 @@ def _whole(column: pa.ChunkedArray) -> pa.Array:
     return column.unify_dictionaries().combine_chunks() if column.num_chunks else column.combine_chunks()
 
 
-def _integers(array: pa.Array) -> NDArray[np.int64]:
-    import pyarrow as pa
-
-    return np.asarray(
-        array.fill_null(0).cast(pa.int64()).to_numpy(zero_copy_only=False) if array.null_count else array.cast(pa.int64()).to_numpy()
-    )
-
-
-def _milliseconds(array: pa.Array) -> NDArray[np.int64]:
-    """Epoch milliseconds, floored; seconds too large for int64 milliseconds become the extremes."""
-    import pyarrow as pa
-    import pyarrow.types as pt
-
-    if not pt.is_timestamp(array.type):
-        return _integers(array)
-    times = _integers(array.view(pa.int64()))
-    factor, divisor = _MS_PER_UNIT[array.type.unit]
-    if divisor > 1:
-        return np.floor_divide(times, divisor)
-    if factor > 1:
-        limit = np.iinfo(np.int64).max // factor
-        return np.clip(times, -limit, limit) * factor
-    return times
-
-
 def _codes(array: pa.Array) -> tuple[NDArray[np.int32], pa.Array]:
     import pyarrow as pa
     import pyarrow.types as pt
@@ -354,7 +328,8 @@ def _normalised(table: pa.Table, position: int, value_column: str, bounds: Bound
     from rollup_assets.kernels.repartition import all_finite, extremes
 
     columns = {name: _whole(table.column(name)) for name in table.column_names}
-    time = read_only(_milliseconds(columns["logical_timestamp"]))
+    time = read_only(milliseconds(columns["logical_timestamp"]))
+    receive = columns.get("receive_timestamp")
     codes, names = _codes(columns["metric"])
     if value_column == "double_value":
         import pyarrow as pa
@@ -363,7 +338,7 @@ def _normalised(table: pa.Table, position: int, value_column: str, bounds: Bound
         value = read_only(values.fill_null(0.0).to_numpy(zero_copy_only=False))
         finite = all_finite(value)
     else:
-        value = _integers(columns[value_column])
+        value = integers(columns[value_column])
         finite = True
     low, high = extremes(time)
     required = ("id", "org_id", "metric", "logical_timestamp", value_column)
@@ -371,24 +346,24 @@ def _normalised(table: pa.Table, position: int, value_column: str, bounds: Bound
     if not finite or low < bounds.start or high >= bounds.end or any(columns[name].null_count for name in required) or names.null_count:
         reason = _time_reasons(time, bounds)
         # The first reason that applies wins: later ones are written first.
-        reason[_mask(columns["org_id"].is_null()) | _mask(_null_names(columns["metric"]))] = _NULL_DIMENSION
+        reason[mask(columns["org_id"].is_null()) | mask(_null_names(columns["metric"]))] = _NULL_DIMENSION
         if not finite:
             reason[~np.isfinite(value)] = _NON_FINITE
-        reason[_mask(columns[value_column].is_null())] = _NULL_VALUE
-        reason[_mask(columns["logical_timestamp"].is_null())] = _NULL_TIMESTAMP
-        reason[_mask(columns["id"].is_null())] = _NULL_ID
+        reason[mask(columns[value_column].is_null())] = _NULL_VALUE
+        reason[mask(columns["logical_timestamp"].is_null())] = _NULL_TIMESTAMP
+        reason[mask(columns["id"].is_null())] = _NULL_ID
         if not bounds.is_own:
             # Whatever is wrong with it, the batch whose folder it is in says so, and no other.
             reason[reason != 0] = ELSEWHERE
     return RawRows(
         position=position,
-        id=_integers(columns["id"]),
-        org=_integers(columns["org_id"]),
+        id=integers(columns["id"]),
+        org=integers(columns["org_id"]),
         metric=codes,
         names=names,
         time=time,
         value=value,
-        lag=_lags(columns.get("receive_timestamp"), time),
+        lag=None if receive is None or receive.null_count == len(receive) else lags(receive, time),
         reason=reason,
         table=table,
     )
@@ -405,25 +380,3 @@ def _time_reasons(time: NDArray[np.int64], bounds: Bounds) -> NDArray[np.uint8]:
     if bounds.before_start is not None:
         reason[time < bounds.before_start] = _BEFORE_START
     return reason
-
-
-def _lags(receive: pa.Array | None, time: NDArray[np.int64]) -> NDArray[np.int64] | None:
-    if receive is None or receive.null_count == len(receive):
-        return None
-    # Receive times that far from now are nonsense; bounded, their difference to a time inside a batch cannot wrap around.
-    bound = np.iinfo(np.int64).max // 4
-    lag = np.clip(_milliseconds(receive), -bound, bound) - np.clip(time, -bound, bound)
-    if receive.null_count:
-        lag[_mask(receive.is_null())] = _NO_RECEIVE
-    return np.asarray(lag)
-
-
-def read_only(array: NDArray[Any]) -> NDArray[Any]:
-    """A view that cannot be written to, as Arrow's are: to numba that is part of the type, and kernels are compiled for one."""
-    view = array.view()
-    view.flags.writeable = False
-    return view
-
-
-def _mask(array: pa.Array) -> NDArray[np.bool_]:
-    return np.asarray(array.to_numpy(zero_copy_only=False))

@@ -108,6 +108,30 @@ def test_scattered_lags_keep_the_difference_between_none_and_zero(lags: list[int
 
 
 @quick
+@given(rows=st.lists(st.tuples(int64s, st.one_of(st.none(), int64s)), max_size=20))
+def test_lags_are_differences_that_do_not_wrap_around(rows: list[tuple[int, int | None]]) -> None:
+    times, receives = np.array([time for time, _ in rows], np.int64), np.array([receive or 0 for _, receive in rows], np.int64)
+    unknown = np.array([receive is None for _, receive in rows], np.bool_)
+    found = np.empty(len(rows), np.int64)
+
+    def bounded(time: int) -> int:
+        return min(max(time, -kernels.MOST_TIME), kernels.MOST_TIME)
+
+    kernels.lags_between(times, receives, unknown, found)
+    assert found.tolist() == [kernels.NO_LAG if receive is None else bounded(receive) - bounded(time) for time, receive in rows]
+    kernels.lags_between(times, receives, unknown[:0], found)
+    assert found.tolist() == [bounded(receive or 0) - bounded(time) for time, receive in rows]
+
+
+@quick
+@given(lags=st.lists(st.one_of(st.just(kernels.NO_LAG), st.integers(-(2**61), 2**61)), max_size=20))
+def test_extremes_of_lags_are_of_those_that_are_known(lags: list[int]) -> None:
+    known = [lag for lag in lags if lag != kernels.NO_LAG]
+    low, high = kernels.extremes_of_lags(np.array(lags, np.int64))
+    assert (low, high) == (min(known), max(known)) if known else low > high
+
+
+@quick
 @given(codes=st.lists(st.integers(0, 9), max_size=30))
 def test_compact_codes_number_by_first_appearance(codes: list[int]) -> None:
     translation, out, used = np.full(10, -1, np.int32), np.empty(len(codes), np.int32), np.empty(10, np.int32)
@@ -275,6 +299,32 @@ def test_place_sorts_series_and_keeps_the_greatest_of_duplicates(rows: list[Poin
     found, duplicates = placed(rows)
     assert duplicates == len(rows) - len(points)
     assert found == naive.repartitioned(points, 1)[0]
+
+
+@quick
+@given(seed=st.integers(0, 2**32 - 1), share=st.sampled_from((0.0, 0.02, 0.3, 1.0)), far=st.sampled_from((2, 20, 400)))
+def test_a_long_series_is_sorted_however_late_its_rows_are(seed: int, share: float, far: int) -> None:
+    """Rows that come a little late are moved to their places; beyond a number of moves the rest is merged."""
+    random = np.random.default_rng(seed)
+    times = np.arange(400) // random.choice((1, 2))
+    late = np.where(random.random(400) < share, random.integers(0, far, 400), 0)
+    rows = [
+        Point(1, 1, "m", START + int(times[row]), int(random.integers(0, 3)), START + int(times[row] + late[row]))
+        for row in np.argsort(times + late, kind="stable")
+    ]
+    points = naive.without_duplicates(rows)
+    found, duplicates = placed(rows)
+    assert duplicates == len(rows) - len(points)
+    assert found == naive.repartitioned(points, 1)[0]
+
+
+def test_few_late_rows_are_moved_and_many_merged() -> None:
+    """Both ways of the test above."""
+    for late, moved in (([*range(2, 100), 1], True), ([*range(99, -1, -1)], False)):
+        points = kernels.ShardPoints(*(np.array(late, kind) for kind in (np.int32, np.int32, np.int64, np.int64, np.int32, np.int64)))
+        last, row = kernels.insert_late_rows(points, RANK, 0, len(late), True, True)
+        assert (row == len(late)) is moved
+        assert points.time[: last + 1].tolist() == sorted(late[:row])
 
 
 @quick

@@ -1,0 +1,61 @@
+"""Columns of Arrow as the arrays that kernels take. Which columns there are, and what their nulls mean, stays out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_MS_PER_UNIT = {"s": (1_000, 1), "ms": (1, 1), "us": (1, 1_000), "ns": (1, 1_000_000)}
+
+
+def integers(array: pa.Array) -> NDArray[np.int64]:
+    """As int64[n], null as 0."""
+    import pyarrow as pa
+
+    return np.asarray(
+        array.fill_null(0).cast(pa.int64()).to_numpy(zero_copy_only=False) if array.null_count else array.cast(pa.int64()).to_numpy()
+    )
+
+
+def milliseconds(array: pa.Array) -> NDArray[np.int64]:
+    """Epoch milliseconds, floored; seconds too large for int64 milliseconds become the extremes."""
+    import pyarrow as pa
+    import pyarrow.types as pt
+
+    if not pt.is_timestamp(array.type):
+        return integers(array)
+    times = integers(array.view(pa.int64()))
+    factor, divisor = _MS_PER_UNIT[array.type.unit]
+    if divisor > 1:
+        return np.floor_divide(times, divisor)
+    if factor > 1:
+        limit = np.iinfo(np.int64).max // factor
+        return np.clip(times, -limit, limit) * factor
+    return times
+
+
+def lags(receive: pa.Array, times: NDArray[np.int64]) -> NDArray[np.int64]:
+    """What ``kernels.repartition.lags_between`` makes of receive times and ``times``, epoch milliseconds, both of n points; int64[n]."""
+    from rollup_assets.kernels.repartition import lags_between
+
+    out = np.empty(len(times), np.int64)
+    unknown = mask(receive.is_null()) if receive.null_count else np.empty(0, np.bool_)
+    lags_between(read_only(times), read_only(milliseconds(receive)), read_only(unknown), out)
+    return out
+
+
+def read_only(array: NDArray[Any]) -> NDArray[Any]:
+    """A view that cannot be written to, as Arrow's are: to numba that is part of the type, and kernels are compiled for one."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def mask(array: pa.Array) -> NDArray[np.bool_]:
+    """Arrow's booleans, which are bits, as bool[n]."""
+    return np.asarray(array.to_numpy(zero_copy_only=False))
