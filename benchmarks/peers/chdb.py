@@ -1,7 +1,7 @@
 """ClickHouse's contenders, in this process (chDB): several ways in which its experts would write each task; the fastest one competes.
 
-Columns' types are given, which spares ClickHouse nullable columns, and the metric is ``LowCardinality`` unless a form says "as found".
-The shard is ``bitAnd(id, 15)``, which costs less than Iceberg's hash. Rollups are in no order and know no shard.
+Columns' types are given, which spares ClickHouse nullable columns but for receive times, and the metric is ``LowCardinality`` unless a
+form says "as found". The shard is ``bitAnd(id, 15)``, which costs less than Iceberg's hash. Rollups are in no order and know no shard.
 
 Steps between points: ``lagInFrame`` over a partition a series, or over a whole file of points in order on one thread; or arrays of each
 series' points, sorted and shifted.
@@ -27,7 +27,7 @@ _LABEL = "intDiv(logical_timestamp + 59999, 60000) * 60000"
 def _read(site: Site, files: list[str], *, as_found: bool = False) -> str:
     """A table of files of one folder, or of one file."""
     path = files[0] if len(files) == 1 else f"{files[0].rpartition('/')[0]}/*.parquet"
-    types = {"metric": "LowCardinality(String)", "double_value": "Float64"}
+    types = {"metric": "LowCardinality(String)", "double_value": "Float64", RECEIVED: "Nullable(Int64)"}
     structure = ", ".join(f"{name} {types.get(name, 'Int64')}" for name in site.point_columns)
     return f"file('{path}', Parquet)" if as_found else f"file('{path}', Parquet, '{structure}')"
 
