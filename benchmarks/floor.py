@@ -6,7 +6,7 @@ files can be faster than this without other encodings.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,12 @@ from benchmarks.sites import ONE, THREE, Site
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
     from rollup_assets.storage.parquet import Encoding
+
+ROWS_AT_ONCE = 1 << 20
+"""Of each file; enough for all threads to be busy until nearly the end."""
 
 
 def repartition(site: Site, threads: int, watch: Stopwatch) -> dict[str, Any]:
@@ -46,6 +50,7 @@ def _rollups(site: Site, home: str, threads: int, watch: Stopwatch) -> dict[str,
 def _floor(
     site: Site, inputs: list[str], columns: list[str] | None, outputs: list[str], encoding: Encoding, threads: int, watch: Stopwatch
 ) -> dict[str, Any]:
+    files = [_Copy(path, site.output / f"{Path(path).parts[-3]}-{Path(path).name}", encoding) for path in outputs]
     with ThreadPoolExecutor(threads) as pool:
 
         def each(task: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
@@ -54,16 +59,49 @@ def _floor(
         with watch.time("decode"):
             each(lambda path: sum(table.num_rows for table in _tables(path, columns)), inputs)
         # What is written is in memory before the clock runs.
-        loaded = each(
-            lambda path: (site.output / f"{Path(path).parts[-3]}-{Path(path).name}", [_whole(table) for table in _tables(path, None)]),
-            outputs,
-        )
-        with watch.time("encode"):
-            each(lambda item: _write(item[0], item[1], encoding), loaded)
-    return {"rows": sum(table.num_rows for _, tables in loaded for table in tables)}
+        while any(each(_Copy.load, files)):
+            with watch.time("encode"):
+                each(_Copy.write, files)
+    return {"rows": sum(file.rows for file in files)}
 
 
-def _tables(path: str, columns: list[str] | None) -> Iterable[pa.Table]:
+class _Copy:
+    """A file that is written once more, some row groups at a time: a table of 30 million rows needs more memory than there is."""
+
+    def __init__(self, source: str, target: Path, encoding: Encoding) -> None:
+        self._tables = _tables(source, None)
+        self._target, self._encoding = target, encoding
+        self._loaded: list[pa.Table] = []
+        self._writer: pq.ParquetWriter | None = None
+        self._ended = False
+        self.rows = 0
+
+    def load(self) -> bool:
+        """Decode what is written next; whether the file has not ended yet."""
+        while sum(table.num_rows for table in self._loaded) < ROWS_AT_ONCE and (table := next(self._tables, None)) is not None:
+            self._loaded.append(_whole(table))
+        return not self._ended
+
+    def write(self) -> None:
+        """Encode what is loaded, and end the file with the last of it."""
+        import pyarrow.parquet as pq
+
+        if self._ended:
+            return
+        if self._loaded and self._writer is None:
+            first = self._loaded[0]
+            self._writer = pq.ParquetWriter(self._target, first.schema, **self._encoding.options(first.schema, first))
+        for table in self._loaded:
+            assert self._writer is not None
+            self._writer.write_table(table, row_group_size=table.num_rows)
+            self.rows += table.num_rows
+        self._ended = sum(table.num_rows for table in self._loaded) < ROWS_AT_ONCE
+        if self._ended and self._writer is not None:
+            self._writer.close()
+        self._loaded.clear()
+
+
+def _tables(path: str, columns: list[str] | None) -> Iterator[pa.Table]:
     import pyarrow.parquet as pq
 
     file = pq.ParquetFile(path, read_dictionary=["metric"])
@@ -73,11 +111,3 @@ def _tables(path: str, columns: list[str] | None) -> Iterable[pa.Table]:
 
 def _whole(table: pa.Table) -> pa.Table:
     return table if all(column.num_chunks == 1 for column in table.columns) else table.unify_dictionaries().combine_chunks()
-
-
-def _write(path: Path, tables: list[pa.Table], encoding: Encoding) -> None:
-    import pyarrow.parquet as pq
-
-    with pq.ParquetWriter(path, tables[0].schema, **encoding.options(tables[0].schema, tables[0])) as writer:
-        for table in tables:
-            writer.write_table(table, row_group_size=table.num_rows)

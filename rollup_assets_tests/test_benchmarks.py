@@ -312,8 +312,10 @@ def test_a_wrong_step_is_noticed(column: str, tmp_path: Path) -> None:
         assert check.check(site, contender.to_dict())["equal"] == equal
 
 
-def test_the_floor_writes_the_same_bytes_as_the_product(tmp_path: Path) -> None:
+@pytest.mark.parametrize("at_once", [1, 1 << 20])
+def test_the_floor_writes_the_same_bytes_as_the_product(at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not less, or it would be no floor; not more, or the ratio to it would flatter."""
+    monkeypatch.setattr(floor, "ROWS_AT_ONCE", at_once)
     site = Site(tmp_path)
     data.generate(site, 7_200, "scrapes")
     ours.prepare(site, 2)
