@@ -247,6 +247,8 @@ class Measured:
     """Of every contender that writes something, what was compared."""
     failed: list[dict[str, Any]] = field(default_factory=list)
     """Peers that did not come to an end, and why."""
+    wrong: list[dict[str, Any]] = field(default_factory=list)
+    """Peers that answered something else once, and what."""
 
 
 def measure(
@@ -262,7 +264,7 @@ def measure(
 
     Raises:
         ChildError: a process of ours failed.
-        ValueError: a contender's answer is not ours; names it.
+        ValueError: a contender's answer is not ours, of a peer's for the second time; names it.
     """
     found = Measured()
     for turn in range(repeat):
@@ -286,10 +288,16 @@ def measure(
             seconds = f"{sum(run['wall'].values()):6.2f} s, CPU {sum(run['cpu'].values()):6.2f} s, peak {run['peak_bytes'] >> 20:5d} MiB"
             say(f"{turn + 1}/{repeat}  {contender.name:<64} {seconds}, others {run['others_share']:.0%}")
             if turn == 0 and contender.start == "warm" and contender.engine != "floor" and contender.task != "publish":
-                checked = bench.check(contender)
-                if not checked["equal"]:
-                    raise ValueError(f"{contender.name} answers something else: {checked['found']}")
-                found.outputs.append({"engine": contender.engine, "task": contender.task, "form": contender.form, **checked["found"]})
+                answer = bench.check(contender)
+                if not answer["equal"] and contender.engine in (*PEERS, SPARK):
+                    # DuckDB 2.0.0 sorted the same points wrongly once, and right four times after that.
+                    say(f"{turn + 1}/{repeat}  {contender.name:<64} answers something else, and runs again")
+                    found.wrong.append({**contender.to_dict(), "found": answer["found"]})
+                    found.runs[-1] = {"turn": turn, **bench.run(contender)}
+                    answer = bench.check(contender)
+                if not answer["equal"]:
+                    raise ValueError(f"{contender.name} answers something else: {answer['found']}")
+                found.outputs.append({"engine": contender.engine, "task": contender.task, "form": contender.form, **answer["found"]})
     return found
 
 

@@ -28,7 +28,7 @@ def side_by_side(
     Raises:
         BusyError: another benchmark uses the folder.
         ChildError: a process of ours failed.
-        ValueError: a contender's answer is not ours.
+        ValueError: a contender's answer is not ours, of a peer's for the second time.
     """
     say(f"{bench.shape}: {bench.rows:,} points, up to {repeat} times {len(wanted)} contenders, {bench.threads} threads; preparing")
     with bench.exclusively():
@@ -40,6 +40,7 @@ def side_by_side(
         "forms": forms_of(wanted),
         "outputs": found.outputs,
         "failed": found.failed,
+        "wrong": found.wrong,
         "runs": found.runs,
         "summary": summarized(found.runs),
     }

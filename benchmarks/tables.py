@@ -111,6 +111,7 @@ def circumstances(results: Results) -> str:
     others = Spread.of([100 * run["others_share"] for run in results["runs"]])
     forms = "; ".join(f"{name}: {form}" for name, form in results.get("forms", {}).items())
     failed = "; ".join(f"{each['engine']} {each['task']}: {each['why']}" for each in results.get("failed", ()))
+    wrong = "; ".join(f"{each['engine']} {each['task']}: {each['form']}" for each in results.get("wrong", ()))
     return "\n".join(
         [
             *occasion(results),
@@ -119,6 +120,7 @@ def circumstances(results: Results) -> str:
             f"- other programs used {figure(others, 0)} % of the machine while a run was measured",
             *([f"- the peers' forms: {forms}"] if forms else []),
             *([f"- did not come to an end: {failed}"] if failed else []),
+            *([f"- answered something else once, and the same as the others when run again: {wrong}"] if wrong else []),
             *([f"- left to `--full`: {', '.join(results['left_out'])}"] if results.get("left_out") else []),
         ]
     )

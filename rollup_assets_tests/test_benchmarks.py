@@ -474,6 +474,23 @@ def test_a_wrong_answer_stops_the_benchmark(tmp_path: Path, monkeypatch: pytest.
         measure(bench, [contender], 1, _silent)
 
 
+def test_a_peer_that_answers_wrongly_once_runs_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time of the wrong answer does not count, and the circumstances tell of it; one of ours does not get a second chance."""
+    seconds, answers = iter((1.0, 2.0)), iter((False, True, False))
+    monkeypatch.setattr(
+        Bench, "run", lambda _, contender: {**_run(contender.engine, contender.task, 0, next(seconds)), "others_share": 0.0}
+    )
+    monkeypatch.setattr(Bench, "check", lambda *_: {"equal": next(answers), "found": {"rows": 1}})
+    bench = Bench(tmp_path, rows=720, threads=1, shape="scrapes")
+    found = measure(bench, [Contender(DUCKDB, RAW_TO_1M, form="some")], 1, _silent)
+    assert [wall(run) for run in found.runs] == [2.0]
+    text = tables.circumstances({**_read("scrapes"), "wrong": found.wrong})
+    assert "- answered something else once, and the same as the others when run again: DuckDB raw-to-1m: some" in text
+    seconds = iter((1.0,))
+    with pytest.raises(ValueError, match="answers something else"):
+        measure(bench, [Contender(OURS, REPARTITION)], 1, _silent)
+
+
 def _read(name: str) -> tables.Results:
     found = tables.read(name)
     assert found is not None
