@@ -202,8 +202,8 @@ def run_process(
     process.returncode = os.waitstatus_to_exitcode(status)
     if given_up.is_set():
         raise TimeLimitError(f"{job} took more than {seconds:g} s and was given up")
-    if group and group.usage().killed:
-        raise ChildError(f"{job} needs more memory than its limit of {group.limit} bytes, page cache included, and was killed")
+    if group and group.limit and group.usage().killed:
+        raise ChildError(f"{job}\nneeds more memory than {group.limit / 2**30:g} GiB, page cache included, and was killed")
     if process.returncode or not answer.exists():
         raise ChildError(f"{job} ended with status {process.returncode}:\n{errors[-2_000:]}")
     told = json.loads(answer.read_text())

@@ -20,6 +20,7 @@ MOST_TIME = np.iinfo(np.int64).max // 4
 
 MINIMUM_TABLE = 1 << 12
 _MOST_TRUST, _DISTRUST = 32, 8
+_MOST_BUCKETS = 1 << 12
 _MOST_MOVES = 8
 """A row, before the rest is merged: a merge takes about as long (28 ns a row) whatever the order was."""
 
@@ -307,6 +308,43 @@ def ingest(
         if with_lag:
             out_lag[at] = lags[r] + lag_base - 1 if lag_known and lags[r] > 0 else NO_LAG
     return series, n, changed
+
+
+def series_order(metric: Array, org: Array, ids: Array) -> Array:
+    """Codes of the series in ascending order of (metric, org_id, id): int64[k].
+
+    metric int32[k], org int64[k], ids int64[k], which differ. Twice as fast as ``np.lexsort``, which merges by each column (135 -> 61 ns a
+    series with 37,500 of them, 206 -> 93 with 625,000): ids, which look like hashes, are sorted, the few metrics and organizations counted.
+    """
+    return _stable_order(metric, _stable_order(org, np.argsort(ids)))
+
+
+def _stable_order(values: Array, order: Array) -> Array:
+    """``order`` rearranged so that ``values`` ascend."""
+    if len(values) == 0:
+        return order
+    low, high = int(values.min()), int(values.max())
+    if high - low >= max(_MOST_BUCKETS, len(values)):
+        return order[np.argsort(values[order], kind="stable")]
+    out = np.empty_like(order)
+    rearrange(values, low, order, np.zeros(high - low + 2, np.int64), out)
+    return out
+
+
+@kernel
+def rearrange(values: Array, low: int, order: Array, start: Array, out: Array) -> None:
+    """A stable counting sort: ``out`` is ``order`` in ascending order of ``values[order]``.
+
+    values int32[k] | int64[k], none less than ``low``; order, out int64[k]; start int64[greatest - low + 2], zeros.
+    """
+    for r in range(len(values)):
+        start[values[r] - low + 1] += 1
+    for bucket in range(1, len(start)):
+        start[bucket] += start[bucket - 1]
+    for i in range(len(order)):
+        bucket = values[order[i]] - low
+        out[start[bucket]] = order[i]
+        start[bucket] += 1
 
 
 @kernel

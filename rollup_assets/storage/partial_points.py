@@ -116,9 +116,8 @@ class PartialPointsWriter:
         schema = self._layout.schema(details=details)
         if details not in self._writers:
             path = self._folder / self._attempt / self._name(details=details)
-            values = [field.name for field in schema if field.type == pa.float64()]
-            others = [field.name for field in schema if field.type == pa.int64() and field.name not in ("id", "org_id")]
-            self._writers[details] = ParquetFileWriter(path, schema, partial_points(values, others))
+            numbers = [field.name for field in schema if field.type in (pa.int64(), pa.float64()) and field.name != "id"]
+            self._writers[details] = ParquetFileWriter(path, schema, partial_points(numbers))
         for first in range(0, whole, PARTIAL_POINTS_ROW_GROUP):
             rows = slice(first, min(first + PARTIAL_POINTS_ROW_GROUP, whole))
             self._writers[details].write(self._table(self._shard, partial, rows, self._names, schema))

@@ -255,6 +255,22 @@ def test_ids_that_meet_in_one_slot_keep_apart() -> None:
     assert [int(table.id[code]) for code in points.code] == [point.id for point in rows]
 
 
+@quick
+@given(
+    ids=st.lists(int64s, max_size=30, unique=True),
+    dimensions=st.tuples(
+        st.lists(st.integers(0, 2), min_size=30, max_size=30), st.lists(st.one_of(st.integers(7, 9), int64s), min_size=30, max_size=30)
+    ),
+    many=st.booleans(),
+)
+def test_series_are_ordered_by_metric_organization_and_id(ids: list[int], dimensions: tuple[list[int], list[int]], many: bool) -> None:
+    """Organizations that are near each other, and some that are not."""
+    metric, org = (column[: len(ids)] for column in dimensions)
+    org = org if many else [number % 5 for number in org]
+    found = kernels.series_order(np.array(metric, np.int32), np.array(org, np.int64), np.array(ids, np.int64))
+    assert found.tolist() == sorted(range(len(ids)), key=lambda code: (metric[code], org[code], ids[code]))
+
+
 def placed(rows: list[Point], dtype: Any = np.int64) -> tuple[list[Point], int]:
     """Rows sorted by the kernels, series ordered by the dimensions of their first points, and the number of duplicates."""
     table, series, _, points = ingested([rows], 64, dtype=dtype)

@@ -108,10 +108,9 @@ def all_schemas() -> dict[str, tuple[pa.Schema, Encoding, set[str]]]:
         name = f"{value_type}{', details' if details else ''}"
         layout = PartialPointsLayout(settings.resolutions, "float64" if value_type == "double" else "int64")
         partial = layout.schema(details=details)
-        doubles = [field.name for field in partial if field.type == pa.float64()]
-        others = [field.name for field in partial if field.type == pa.int64() and field.name not in ("id", "org_id")]
+        numbers = [field.name for field in partial if field.type in (pa.int64(), pa.float64()) and field.name != "id"]
         dictionaries = {field.name for field in partial if pa.types.is_dictionary(field.type) and field.name != "metric"}
-        found[f"partial points, {name}"] = (partial, encodings.partial_points(doubles, others), {"id"} | dictionaries)
+        found[f"partial points, {name}"] = (partial, encodings.partial_points(numbers), {"id", "metric_shard_id"} | dictionaries)
         if details:
             continue
         quarantine_plain = {"rows", "id", "logical_timestamp", "receive_timestamp", settings.value_column}
@@ -228,7 +227,7 @@ def test_a_file_without_a_row_group_is_a_file(kind: encodings.ParquetEncoding, t
 
 @pytest.mark.scenario("S3")
 @pytest.mark.parametrize(
-    "encoding", [encodings.DATAPOINTS, encodings.partial_points(["long_value"], ["logical_timestamp"])], ids=["points", "partial"]
+    "encoding", [encodings.DATAPOINTS, encodings.partial_points(["long_value", "logical_timestamp"])], ids=["points", "partial"]
 )
 def test_any_bit_of_page_headers_that_flips_is_noticed_or_without_effect(tmp_path: Path, encoding: Encoding) -> None:
     """They have no checksum: with other counts in them, kernels would read beyond the columns."""
