@@ -214,6 +214,9 @@ def _batches(stage: Stage, batch: Batch, quarantined: Manifest, columns: dict[st
         return
     found = ds.dataset([place.path for place in places], filesystem=places[0].filesystem, format="parquet")
     chosen = columns and {name: ds.field(name) if column is None else column for name, column in columns.items()}
-    # Whoever wants the first rows does not want the rest to be read meanwhile.
-    scanner = found.scanner(columns=chosen, filter=condition, batch_readahead=0, fragment_readahead=0, use_threads=False)
-    yield from (rows for rows in scanner.to_batches() if rows.num_rows)
+    # Whoever wants the first rows does not want the rest to be read meanwhile: a scan of more than a row group reads ahead even without
+    # threads and readahead, since its rows are handed over through a queue.
+    for fragment in found.get_fragments():
+        for row_group in fragment.split_by_row_group():
+            scanner = row_group.scanner(schema=found.schema, columns=chosen, filter=condition, use_threads=False)
+            yield from (rows for rows in scanner.to_batches() if rows.num_rows)

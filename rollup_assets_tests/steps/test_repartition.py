@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import xxhash
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from rollup_assets.errors import QuarantineError, RollupOverflowError
@@ -132,6 +132,8 @@ def test_staged_equals_the_model_for_dirty_rows(data: st.DataObject, fresh_home:
         rows = data.draw(st.lists(dirty_rows(batch.start, batch.end), max_size=12))
         # Timestamps of the far past and future do not fit finer units.
         files[write_rows(pipeline, batch, f"part-{number}.parquet", rows, Shape(row_group=data.draw(st.sampled_from((1, 3, 100)))))] = rows
+    # Of two files with the same content one is a copy, which is not the model's affair.
+    assume(len({(pipeline.landing_zone.root / path).read_bytes() for path in files}) == len(files))
     assert_staged(pipeline, batch, files, stage(pipeline, batch))
 
 
