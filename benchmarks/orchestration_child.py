@@ -145,7 +145,7 @@ def kernels(job: dict[str, Any]) -> dict[str, Any]:
 
     watch = Stopwatch()
     with watch.time("import"):
-        from rollup_assets.kernels import checksums, merge, partial, repartition, rollup  # noqa: F401
+        from rollup_assets.kernels import checksums, merge, partial, rollup, row_groups, shards, time_order  # noqa: F401
     stage_batch, roll_up, _ = _steps()
     for name in ("first", "second"):
         with watch.time(name):

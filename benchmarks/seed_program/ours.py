@@ -168,7 +168,7 @@ def _make_shard(path: str, shard: int, batch: Batch, resolutions: tuple[int, ...
 
     from rollup_assets.kernels import partial as kernels
     from rollup_assets.kernels import windows
-    from rollup_assets.kernels.repartition import ShardPoints
+    from rollup_assets.kernels.points import ShardPoints
     from rollup_assets.storage.metric_names import MetricNames
 
     file = pq.ParquetFile(path, read_dictionary=["metric"])

@@ -12,7 +12,7 @@ import numpy as np
 
 from rollup_assets.kernels.compiling import Array, allocating_kernel, kernel
 from rollup_assets.kernels.partial import PartialPoints
-from rollup_assets.kernels.repartition import slot_of
+from rollup_assets.kernels.series_table import slot_of
 from rollup_assets.kernels.windows import COUNT, DELTA, RESETS, STEPS, step_between, wrap_of_sum
 
 

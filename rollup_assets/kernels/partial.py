@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rollup_assets.kernels.columns import NO_LAG
 from rollup_assets.kernels.compiling import Array, Number, allocating_kernel, kernel
-from rollup_assets.kernels.repartition import NO_LAG, ShardPoints
+from rollup_assets.kernels.points import ShardPoints
 from rollup_assets.kernels.windows import (
     COUNT,
     DELTA,

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rollup_assets.kernels.columns import NO_LAG
 from rollup_assets.kernels.compiling import Array, Number, kernel
 from rollup_assets.kernels.merge import Carry
-from rollup_assets.kernels.repartition import NO_LAG
 from rollup_assets.kernels.windows import (
     COUNT,
     DELTA,

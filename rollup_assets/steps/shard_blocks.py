@@ -14,7 +14,7 @@ from rollup_assets.storage.blocks import Header
 from rollup_assets.storage.metric_names import MetricNames
 
 if TYPE_CHECKING:
-    from rollup_assets.kernels.repartition import Block
+    from rollup_assets.kernels.points import Block
 
 
 def dropped_files(source: Blocks) -> set[tuple[int, int]]:
@@ -37,7 +37,7 @@ class ShardBlocks:
         """Metric names of the shard; complete after one iteration."""
 
     def __iter__(self) -> Iterator[tuple[Header, Block]]:
-        from rollup_assets.kernels.repartition import Block
+        from rollup_assets.kernels.points import Block
 
         translations: dict[int, NDArray[np.int32]] = {}
         for task, packed, payload in self._source:

@@ -34,7 +34,8 @@ from rollup_assets.storage.spill import SpilledBlocks, SpillFile
 
 if TYPE_CHECKING:
     from rollup_assets.kernels.partial import PartialPoints
-    from rollup_assets.kernels.repartition import SeriesTable, ShardPoints
+    from rollup_assets.kernels.points import ShardPoints
+    from rollup_assets.kernels.series_table import SeriesTable
 
 _BUFFERS = Buffers()
 
@@ -166,7 +167,7 @@ class _ShardSorter:
 
     def _points(self, rows: int, name: str = "points", *, with_code: bool = True) -> ShardPoints:
         """Columns for ``rows`` points, the thread's own."""
-        from rollup_assets.kernels.repartition import ShardPoints
+        from rollup_assets.kernels.points import ShardPoints
 
         dimensions = rows if self.dimensions_change else 0
         return ShardPoints(
@@ -180,20 +181,20 @@ class _ShardSorter:
 
     def _ingest(self, source: ShardBlocks, points: ShardPoints) -> tuple[SeriesTable, int, bool]:
         """Unpack all blocks; returns the series table, how many series it has, and whether dimensions change within a series."""
-        from rollup_assets.kernels import repartition as kernels
+        from rollup_assets.kernels import series_table
 
-        table = kernels.new_series_table(kernels.MINIMUM_TABLE)
+        table = series_table.new_series_table(series_table.MINIMUM_TABLE)
         series = row = changed = 0
         for header, block in source:
             at = 0
             while True:
-                series, at, found = kernels.ingest(
+                series, at, found = series_table.ingest(
                     block, header.value_base, header.org_base, header.lag_base, at, row, series, table, points
                 )
                 changed += found
                 if at == header.rows:
                     break
-                table = kernels.grown(table, series)
+                table = series_table.grown(table, series)
             row += header.rows
         return table, series, changed > 0
 
@@ -212,7 +213,7 @@ class _ShardSorter:
 
     def _finish(self, source: ShardBlocks, table: SeriesTable, series: int, points: ShardPoints, writer: DatapointsWriter) -> None:
         """Sort unpacked rows, write them, and their partial points."""
-        from rollup_assets.kernels import repartition as kernels
+        from rollup_assets.kernels import series_table, time_order
 
         rank = source.names.ranks()
         names = sorted(source.names.names)
@@ -222,14 +223,14 @@ class _ShardSorter:
         order = (
             np.arange(series)
             if self.dimensions_change
-            else kernels.series_order(rank[table.metric[:series]], table.org[:series], table.id[:series])
+            else series_table.series_order(rank[table.metric[:series]], table.org[:series], table.id[:series])
         )
         sorted_points = self._points(source.rows, "sorted", with_code=False)
-        self.result.duplicates += kernels.place(points, source.rows, order, table, rank, start, kept, sorted_points)
+        self.result.duplicates += time_order.place(points, source.rows, order, table, rank, start, kept, sorted_points)
         org, metric = table.org[:series], rank[table.metric[:series]]
         if self.dimensions_change:
             org, metric = sorted_points.org[start], rank[sorted_points.metric[start]]
-            order = kernels.series_order(metric, org, table.id[:series])
+            order = series_table.series_order(metric, org, table.id[:series])
         self.watch.lap("sort")
         partial = self._partial_points(order, start, kept, sorted_points, rank, table.id[order], org[order], metric[order])
         self.partial.write(self.shard, partial, names)
@@ -289,13 +290,13 @@ class _ShardSorter:
 
         A single series is never cut: at one accepted point a millisecond it has at most 3.6 million an hour.
         """
-        from rollup_assets.kernels import repartition as kernels
+        from rollup_assets.kernels import series_table
 
         rank = self.rows.names.ranks()
         org, metric = table.org[:series], table.metric[:series]
         if self.dimensions_change:
             org, metric = self._first_dimensions(table, series, rank)
-        order = kernels.series_order(rank[metric], org, table.id[:series])
+        order = series_table.series_order(rank[metric], org, table.id[:series])
         # A run begins where the rows so far pass the next multiple of what fits; half of it, so that a long last series does no harm.
         run_of = np.empty(series, np.uint16)
         most = max(1, self._most_rows(dimensions=self.dimensions_change) // 2)
@@ -311,9 +312,9 @@ class _ShardSorter:
             spilled.close()
 
     def _first_dimensions(self, table: SeriesTable, series: int, rank: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        from rollup_assets.kernels import repartition as kernels
+        from rollup_assets.kernels import series_table
 
-        first = kernels.FirstPoints(
+        first = series_table.FirstPoints(
             np.full(series, -1, np.int32),
             np.empty(series, self.task.value_dtype),
             np.empty(series, np.int64),
@@ -322,27 +323,27 @@ class _ShardSorter:
         )
         for header, block in self.rows:
             codes = _BUFFERS.get("codes", header.rows, np.int32)
-            kernels.codes_of_ids(block.id, table, codes)
-            kernels.note_first_points(block, header.value_base, header.org_base, header.lag_base, codes, rank, first)
+            series_table.codes_of_ids(block.id, table, codes)
+            series_table.note_first_points(block, header.value_base, header.org_base, header.lag_base, codes, rank, first)
         return first.org, first.metric
 
     def _spill_runs(self, table: SeriesTable, run_of: NDArray[np.uint16], spilled: SpillFile) -> None:
         """Cut every block by run."""
-        from rollup_assets.kernels import repartition as kernels
+        from rollup_assets.kernels import series_table, shards
 
         runs = int(run_of.max()) + 1
         told = [0] * runs
         start = np.empty(runs + 1, np.int64)
         for header, block in self.rows:
             codes = _BUFFERS.get("codes", header.rows, np.int32)
-            kernels.codes_of_ids(block.id, table, codes)
+            series_table.codes_of_ids(block.id, table, codes)
             destination = _BUFFERS.get("destination", header.rows, np.int32)
-            kernels.destinations(run_of[codes], runs, destination, start)
+            shards.destinations(run_of[codes], runs, destination, start)
             columns = []
             metric = block.translation[block.metric]  # the shard's codes from here on
             for place, column in enumerate((block.id, block.time, block.value, block.org, metric, block.lag)[: 6 if header.has_lag else 5]):
                 columns.append(_BUFFERS.get(f"run {place}", header.rows, column.dtype))
-                kernels.scatter(column, destination, columns[-1])
+                shards.scatter(column, destination, columns[-1])
             order = blocks.payload_order([column.dtype for column in columns])
             for run in range(runs):
                 first, last = int(start[run]), int(start[run + 1])

@@ -124,7 +124,7 @@ def split_files(task: SplitTask, emit: Emit, context: TaskContext) -> SplitResul
     result = SplitResult()
     started = time.perf_counter()
     # Importing numba takes 1.6 to 2 s, once a process: a time of its own, not part of reading.
-    from rollup_assets.kernels import repartition  # noqa: F401
+    from rollup_assets.kernels import shards  # noqa: F401
 
     result.seconds["load kernels"] += time.perf_counter() - started
     names = _TaskNames(task.shards)
@@ -191,7 +191,8 @@ def _quarantine_file(task: SplitTask, number: int, bad: BadFile, emit: Emit, res
 
 
 def _split_rows(task: SplitTask, number: int, rows: RawRows, names: _TaskNames, emit: Emit) -> None:
-    from rollup_assets.kernels import repartition as kernels
+    from rollup_assets.kernels import shards
+    from rollup_assets.kernels.columns import extremes, extremes_of_lags
 
     columns: dict[str, NDArray[Any]] = {"id": rows.id, "time": rows.time, "value": rows.value, "org": rows.org, "metric": rows.metric}
     if rows.lag is not None:
@@ -206,36 +207,36 @@ def _split_rows(task: SplitTask, number: int, rows: RawRows, names: _TaskNames, 
     shard = _BUFFERS.get("shard", count, np.uint16)
     destination = _BUFFERS.get("destination", count, np.int32)
     start = np.empty(task.shards + 1, np.int64)
-    kernels.shard_of_ids(columns["id"], task.shards, shard)
-    kernels.destinations(shard, task.shards, destination, start)
+    shards.shard_of_ids(columns["id"], task.shards, shard)
+    shards.destinations(shard, task.shards, destination, start)
 
     packed = [_BUFFERS.get("id", count, np.int64), _BUFFERS.get("time", count, np.int32)]
-    kernels.scatter_offsets(columns["id"], 0, destination, packed[0])
-    kernels.scatter_offsets(columns["time"], task.batch.start, destination, packed[1])
+    shards.scatter_offsets(columns["id"], 0, destination, packed[0])
+    shards.scatter_offsets(columns["time"], task.batch.start, destination, packed[1])
     value = columns["value"]
     if value.dtype == np.float64:
         packed.append(_BUFFERS.get("value", count, np.float64))
-        kernels.scatter_doubles(value, destination, packed[-1])
+        shards.scatter_doubles(value, destination, packed[-1])
         value_code, value_base = blocks.FLOAT64, 0
     else:
-        value_code, value_base = blocks.narrowest(*(int(bound) for bound in kernels.extremes(value)))
+        value_code, value_base = blocks.narrowest(*(int(bound) for bound in extremes(value)))
         packed.append(_BUFFERS.get("value", count, blocks.dtype_of(value_code)))
-        kernels.scatter_offsets(value, value_base, destination, packed[-1])
-    org_code, org_base = blocks.narrowest(*(int(bound) for bound in kernels.extremes(columns["org"])))
+        shards.scatter_offsets(value, value_base, destination, packed[-1])
+    org_code, org_base = blocks.narrowest(*(int(bound) for bound in extremes(columns["org"])))
     packed.append(_BUFFERS.get("org", count, blocks.dtype_of(org_code)))
-    kernels.scatter_offsets(columns["org"], org_base, destination, packed[-1])
+    shards.scatter_offsets(columns["org"], org_base, destination, packed[-1])
     translation = names.translation(rows.names)
     metric_code = blocks.UINT16 if len(names.names) <= 2**16 else blocks.INT32
     packed.append(_BUFFERS.get("metric", count, blocks.dtype_of(metric_code)))
-    kernels.scatter_codes(columns["metric"], translation, destination, packed[-1])
+    shards.scatter_codes(columns["metric"], translation, destination, packed[-1])
     lag_code, lag_base = blocks.NO_COLUMN, 0
-    low, high = (int(bound) for bound in kernels.extremes_of_lags(columns["lag"])) if "lag" in columns else (1, 0)
+    low, high = (int(bound) for bound in extremes_of_lags(columns["lag"])) if "lag" in columns else (1, 0)
     if low <= high:
         lag_code, lag_base = blocks.narrowest(low, high + 1, uint16=False)
         if lag_code == blocks.INT64:
             lag_base = low
         packed.append(_BUFFERS.get("lag", count, blocks.dtype_of(lag_code)))
-        kernels.scatter_lags(columns["lag"], lag_base, destination, packed[-1])
+        shards.scatter_lags(columns["lag"], lag_base, destination, packed[-1])
 
     order = blocks.payload_order([column.dtype for column in packed])
     without_lag = blocks.payload_order([column.dtype for column in packed[:5]])

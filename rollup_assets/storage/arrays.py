@@ -40,8 +40,8 @@ def milliseconds(array: pa.Array) -> NDArray[np.int64]:
 
 
 def lags(receive: pa.Array, times: NDArray[np.int64]) -> NDArray[np.int64]:
-    """What ``kernels.repartition.lags_between`` makes of receive times and ``times``, epoch milliseconds, both of n points; int64[n]."""
-    from rollup_assets.kernels.repartition import lags_between
+    """What ``kernels.columns.lags_between`` makes of receive times and ``times``, epoch milliseconds, both of n points; int64[n]."""
+    from rollup_assets.kernels.columns import lags_between
 
     out = np.empty(len(times), np.int64)
     unknown = mask(receive.is_null()) if receive.null_count else np.empty(0, np.bool_)

@@ -21,7 +21,9 @@ from rollup_assets.storage.parquet import ParquetFileWriter
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from rollup_assets.kernels.repartition import RowGroup, SeriesTable, ShardPoints
+    from rollup_assets.kernels.points import ShardPoints
+    from rollup_assets.kernels.row_groups import RowGroup
+    from rollup_assets.kernels.series_table import SeriesTable
 
 
 def datapoints_schema(value_column: str, *, has_receive: bool) -> pa.Schema:
@@ -43,7 +45,7 @@ class DatapointsWriter:
 
     def __init__(self, folder: Place, attempt: str, batch: Batch, shard: int, value_column: str, has_receive: bool, most_rows: int) -> None:
         """``most_rows``: rows that will not be exceeded, so that a small shard takes little memory."""
-        from rollup_assets.kernels.repartition import RowGroup
+        from rollup_assets.kernels.row_groups import RowGroup
 
         self._batch = batch
         self._shard = shard
@@ -74,7 +76,7 @@ class DatapointsWriter:
         points: ShardPoints,
     ) -> None:
         """Append sorted points; ``rank`` gives each metric code its place in ``names``."""
-        from rollup_assets.kernels.repartition import fill_row_group
+        from rollup_assets.kernels.row_groups import fill_row_group
 
         # Pieces of one shard may number their metrics differently: rows keep the writer's own codes.
         codes = self._names.codes_of(names)[rank]
@@ -89,7 +91,7 @@ class DatapointsWriter:
     def _flush(self) -> None:
         import pyarrow as pa
 
-        from rollup_assets.kernels.repartition import NO_LAG
+        from rollup_assets.kernels.columns import NO_LAG
 
         count = self._filled
         group = self._group

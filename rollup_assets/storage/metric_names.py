@@ -56,7 +56,7 @@ def dictionary_array(codes: NDArray[Any], names: Sequence[str]) -> pa.Array:
     """Names as an Arrow dictionary array with just those that occur, by first appearance: its bytes depend on nothing else."""
     import pyarrow as pa
 
-    from rollup_assets.kernels.repartition import compact_codes
+    from rollup_assets.kernels.columns import compact_codes
 
     out = np.empty(len(codes), np.int32)
     used = np.empty(min(len(codes), len(names)), np.int32)

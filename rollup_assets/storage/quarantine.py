@@ -70,7 +70,7 @@ def quarantined_rows(rows: RawRows, path: str, value_column: str) -> pa.RecordBa
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from rollup_assets.kernels.repartition import NO_LAG
+    from rollup_assets.kernels.columns import NO_LAG
 
     schema = quarantine_schema(value_column)
     if rows.reason is None:

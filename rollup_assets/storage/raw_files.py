@@ -249,7 +249,7 @@ def _row_groups(metadata: pq.FileMetaData, tail: pa.Buffer, bounds: Bounds) -> l
 
 def _check_times(rows: RawRows, times: Range | None) -> None:
     """Other batches trust statistics and would miss a row that these do not tell of."""
-    from rollup_assets.kernels.repartition import extremes
+    from rollup_assets.kernels.columns import extremes
 
     if times is not None and not rows.table.column(_TIME).null_count:
         low, high = extremes(rows.time)
@@ -325,7 +325,7 @@ def _null_names(array: pa.Array) -> pa.Array:
 
 
 def _normalised(table: pa.Table, position: int, value_column: str, bounds: Bounds) -> RawRows:
-    from rollup_assets.kernels.repartition import all_finite, extremes
+    from rollup_assets.kernels.columns import all_finite, extremes
 
     columns = {name: _whole(table.column(name)) for name in table.column_names}
     time = read_only(milliseconds(columns["logical_timestamp"]))

@@ -106,7 +106,7 @@ def without_rejections(patch: pytest.MonkeyPatch) -> None:
 
 def without_the_duplicate_rule(patch: pytest.MonkeyPatch) -> None:
     """Points of the same series and time all stay."""
-    from rollup_assets.kernels import repartition
+    from rollup_assets.kernels import time_order
 
     def place(points: Any, rows: int, order: Any, table: Any, _rank: Any, start: Any, kept: Any, out: Any) -> int:
         counts = table.points[order]
@@ -119,7 +119,7 @@ def without_the_duplicate_rule(patch: pytest.MonkeyPatch) -> None:
                 sorted_column[:rows] = column[:rows][target]
         return 0
 
-    patch.setattr(repartition, "place", place)
+    patch.setattr(time_order, "place", place)
 
 
 MUTATIONS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {

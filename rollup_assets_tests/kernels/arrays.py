@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from rollup_assets.kernels import windows
+from rollup_assets.kernels.columns import NO_LAG
 from rollup_assets.kernels.partial import PartialPoints
-from rollup_assets.kernels.repartition import NO_LAG, ShardPoints
+from rollup_assets.kernels.points import ShardPoints
 from rollup_assets_tests.naive import Partial, Point, State, Value, series_of
 from rollup_assets_tests.strategies import METRICS
 

@@ -193,7 +193,7 @@ def test_a_file_that_is_too_large_is_quarantined_with_its_limit_and_verified_aro
 BOUNDED = """
 import resource, sys
 from pathlib import Path
-from rollup_assets.kernels import repartition  # noqa: F401
+from rollup_assets.kernels import columns  # noqa: F401
 from rollup_assets_tests.storage import test_raw_limits as tests
 
 path, limit, headroom = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
@@ -241,7 +241,7 @@ def test_a_page_that_claims_more_than_there_is_ends_in_quarantine(tmp_path: Path
 FUZZ = """
 import random, resource, sys
 from pathlib import Path
-from rollup_assets.kernels import repartition  # noqa: F401
+from rollup_assets.kernels import columns  # noqa: F401
 from rollup_assets_tests.storage import test_raw_limits as tests
 
 folder, seed, tries = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])

@@ -1,0 +1,78 @@
+"""Columns by themselves: their extremes, whether they are finite, lags of two of them, and codes numbered anew."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rollup_assets.kernels.compiling import Array, kernel
+
+NO_LAG = np.iinfo(np.int64).min
+"""Lag of a point without a receive timestamp."""
+
+MOST_TIME = np.iinfo(np.int64).max // 4
+"""Milliseconds; receive times that far from 1970 are nonsense."""
+
+
+@kernel
+def extremes(values: Array) -> tuple[int, int]:
+    """Smallest and largest of int64[n], n > 0."""
+    low = values[0]
+    high = values[0]
+    for r in range(len(values)):
+        low = min(low, values[r])
+        high = max(high, values[r])
+    return low, high
+
+
+@kernel
+def all_finite(values: Array) -> bool:
+    """Whether float64[n] has neither NaN nor infinity."""
+    total = 0.0
+    for r in range(len(values)):
+        total += values[r] - values[r]
+    return total == 0.0
+
+
+@kernel
+def lags_between(times: Array, receives: Array, unknown: Array, out: Array) -> None:
+    """``out[r] = receives[r] - times[r]``, int64[n], and ``NO_LAG`` where ``unknown[r]``, bool[n] or, if none is, bool[0].
+
+    Times are bounded by ``MOST_TIME``, so that the difference cannot wrap around.
+    """
+    all_known = len(unknown) == 0
+    for r in range(len(times)):
+        if all_known or not unknown[r]:
+            out[r] = min(max(receives[r], -MOST_TIME), MOST_TIME) - min(max(times[r], -MOST_TIME), MOST_TIME)
+        else:
+            out[r] = NO_LAG
+
+
+@kernel
+def extremes_of_lags(lags: Array) -> tuple[int, int]:
+    """Smallest and largest of the lags that are known, int64[n]; the smallest is greater than the largest if none is."""
+    low = np.iinfo(np.int64).max
+    high = NO_LAG
+    for r in range(len(lags)):
+        if lags[r] != NO_LAG:
+            low = min(low, lags[r])
+            high = max(high, lags[r])
+    return low, high
+
+
+@kernel
+def compact_codes(codes: Array, translation: Array, out: Array, used: Array) -> int:
+    """Renumber codes by first appearance: ``out[r]`` is the place of ``codes[r]`` in ``used``; returns how many differ.
+
+    ``translation`` has a place for every code and is -1 everywhere, before and after.
+    """
+    count = 0
+    for r in range(len(codes)):
+        code = codes[r]
+        if translation[code] < 0:
+            translation[code] = count
+            used[count] = code
+            count += 1
+        out[r] = translation[code]
+    for c in range(count):
+        translation[used[c]] = -1
+    return count

@@ -1,0 +1,34 @@
+"""Points as the kernels hand them on: the packed block of a shard, and the rows of a shard.
+
+Points travel as narrow columns: time as an int32 offset from the batch's start, values and org ids as offsets from the block's smallest.
+How a block lies in bytes stays out (``storage.blocks``).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from rollup_assets.kernels.compiling import Array
+
+
+class Block(NamedTuple):
+    """Points of one shard as a map task packed them; offsets are added to the bases."""
+
+    id: Array  # int64[n]
+    time: Array  # int32[n], ms after the batch's start
+    value: Array  # uint8 | uint16 | int32 | int64 | float64 [n]
+    org: Array  # uint8 | uint16 | int32 | int64 [n]
+    metric: Array  # uint16 | int32 [n], codes of the map task
+    lag: Array  # uint8 | ... [n] or [0]; 0: none
+    translation: Array  # int32, the map task's metric codes -> the shard's
+
+
+class ShardPoints(NamedTuple):
+    """Points of one shard, row by row. ``org`` and ``metric`` have length 0 unless a series' dimensions change, ``lag`` unless known."""
+
+    code: Array  # int32[n], series
+    time: Array  # int32[n]
+    value: Array  # int64[n] | float64[n]
+    org: Array  # int64
+    metric: Array  # int32
+    lag: Array  # int64, NO_LAG: none

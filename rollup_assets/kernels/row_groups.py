@@ -1,0 +1,74 @@
+"""Row groups of sorted points, filled one after the other from the series of a shard."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from rollup_assets.kernels.columns import NO_LAG
+from rollup_assets.kernels.compiling import Array, kernel
+from rollup_assets.kernels.points import ShardPoints
+from rollup_assets.kernels.series_table import SeriesTable
+
+
+class RowGroup(NamedTuple):
+    """Columns of one row group of sorted points, as the stage holds them."""
+
+    id: Array  # int64[capacity]
+    org: Array  # int64
+    metric: Array  # int32, rank of the metric
+    time: Array  # int64, epoch ms
+    value: Array  # int64 | float64
+    receive: Array  # int64, epoch ms, NO_LAG: none; length 0 if unknown for the whole shard
+
+
+@kernel
+def fill_row_group(
+    order: Array,
+    j: int,
+    i: int,
+    filled: int,
+    start: Array,
+    kept: Array,
+    table: SeriesTable,
+    rank: Array,
+    batch_start: int,
+    points: ShardPoints,
+    out: RowGroup,
+) -> tuple[int, int, int]:
+    """Append sorted points to ``out`` from row ``filled`` on, beginning at point i of the j-th series of ``order``.
+
+    Stops when ``out`` is full or the series end. Returns (rows filled, j, i).
+    """
+    _, times, values, orgs, metrics, lags = points
+    out_id, out_org, out_metric, out_time, out_value, out_receive = out
+    capacity = len(out_id)
+    with_dimensions = len(orgs) > 0
+    with_lag = len(lags) > 0
+    keep_receive = len(out_receive) > 0
+    while j < len(order) and filled < capacity:
+        code = order[j]
+        series = table.id[code]
+        org = table.org[code]
+        metric = rank[table.metric[code]]
+        count = min(kept[code] - i, capacity - filled)
+        source = start[code] + i
+        for q in range(count):
+            target = np.uint64(filled + q)
+            of = np.uint64(source + q)
+            out_id[target] = series
+            out_time[target] = batch_start + times[of]
+            out_value[target] = values[of]
+            out_org[target] = orgs[of] if with_dimensions else org
+            out_metric[target] = rank[metrics[of]] if with_dimensions else metric
+        if keep_receive:
+            for q in range(count):
+                lag = lags[source + q] if with_lag else NO_LAG
+                out_receive[filled + q] = NO_LAG if lag == NO_LAG else batch_start + times[source + q] + lag
+        filled += count
+        i += count
+        if i >= kept[code]:
+            j += 1
+            i = 0
+    return filled, j, i
