@@ -541,25 +541,17 @@ def roll_up(
 
 
 @kernel
-def finish(
-    counts: Array,
-    sums: Array,
-    deltas: Array,
-    lag_counts: Array,
-    lag_sums: Array,
-    seconds: float,
-    average: Array,
-    rate: Array,
-    lag: Array,
-) -> None:
-    """The columns that are quotients: average = sum / count, rate = delta / seconds, lag = lag sum / lag count. All float64[n].
+def means(sums: Array, counts: Array, out: Array) -> None:
+    """``out[r] = sums[r] / counts[r]``, float64[n]; where nothing was counted anything finite.
 
-    One division at the end of each, from exact sums: never an average of averages. Where there is no step or no lag the result is
-    not defined.
+    One division at the end, from exact sums: never an average of averages.
     """
-    for r in range(len(counts)):
-        average[r] = np.float64(sums[r]) / np.float64(counts[r])
-    for r in range(len(counts)):
-        rate[r] = np.float64(deltas[r]) / seconds
-    for r in range(len(counts)):
-        lag[r] = np.float64(lag_sums[r]) / np.float64(max(lag_counts[r], 1))
+    for r in range(len(sums)):
+        out[r] = np.float64(sums[r]) / np.float64(max(counts[r], 1))
+
+
+@kernel
+def rates(deltas: Array, seconds: float, out: Array) -> None:
+    """``out[r] = deltas[r] / seconds``, float64[n]."""
+    for r in range(len(deltas)):
+        out[r] = np.float64(deltas[r]) / seconds

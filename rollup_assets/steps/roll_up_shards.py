@@ -369,10 +369,10 @@ class _ShardRoller:
         has_delta = integers[kernels.OUT_STEPS] > 0
         has_lag = integers[kernels.OUT_LAG_COUNT] > 0
         average, rate, lag = self.quotients[:, :count]
-        kernels.finish(
-            counts, total, delta, integers[kernels.OUT_LAG_COUNT], integers[kernels.OUT_LAG_SUM],
-            task.resolutions[level] / 1000.0, average, rate, lag,
-        )  # fmt: skip
+        kernels.means(total, counts, average)
+        kernels.rates(delta, task.resolutions[level] / 1000.0, rate)
+        if has_lag.any():
+            kernels.means(integers[kernels.OUT_LAG_SUM], integers[kernels.OUT_LAG_COUNT], lag)
         double = task.value_type == "double"
         self.result.repeated += sums.add_rows(
             ids, labels, counts, resets, counts if double else total, resets if double else delta, has_delta, self.bounds[level],

@@ -197,3 +197,16 @@ def test_the_first_window_that_overflows_is_noted(points: list[tuple[int, int]],
     level, label = overflow
     noted = (state.cursor[kernels.OVERFLOW_ID], state.cursor[kernels.OVERFLOW_LEVEL], state.cursor[kernels.OVERFLOW_LABEL])
     assert noted == (4711, level, TODAY + label)
+
+
+@quick
+@given(rows=st.lists(st.tuples(st.integers(naive.INT64_MIN, INT64_MAX), st.integers(0, INT64_MAX)), max_size=20))
+def test_quotients_are_one_division_of_exact_sums(rows: list[tuple[int, int]]) -> None:
+    sums, counts, means, rates = int64s([total for total, _ in rows]), int64s([count for _, count in rows]), *np.empty((2, len(rows)))
+    kernels.means(sums, counts, means)
+    kernels.rates(sums, 60.0, rates)
+    assert rates.tolist() == [float(total) / 60.0 for total, _ in rows]
+    assert [mean for mean, (_, count) in zip(means.tolist(), rows, strict=True) if count] == [float(t) / float(c) for t, c in rows if c]
+    assert np.isfinite(means).all()
+    kernels.means(sums.astype(np.float64), counts, means)
+    assert [mean for mean, (_, count) in zip(means.tolist(), rows, strict=True) if count] == [float(t) / float(c) for t, c in rows if c]
