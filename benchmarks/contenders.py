@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.data import WIDE
 from benchmarks.measure import Stopwatch
 from benchmarks.sites import ONE, SCRAPES, SPARSE, THREE, Site
 from benchmarks.summary import Run, Spread, cpu, wall
@@ -28,7 +29,6 @@ from benchmarks.tasks import (
     RAW_TO_PUBLISHED,
     REPARTITION,
     ROLLUPS_1M,
-    ROLLUPS_1M_FULL,
     ROLLUPS_3,
     SPARK,
     WARM,
@@ -36,31 +36,11 @@ from benchmarks.tasks import (
 )
 
 RESULTS = Path(__file__).parent / "results"
-LEFT_OUT: dict[str, tuple[tuple[str, str, str], ...]] = {
-    SCRAPES: (
-        *((peer, REPARTITION, WARM) for peer in (DUCKDB, DATAFUSION, CLICKHOUSE)),
-        (DATAFUSION, ROLLUPS_1M, WARM),
-        *((peer, ROLLUPS_1M_FULL, WARM) for peer in (DATAFUSION, CLICKHOUSE)),
-        *((peer, RAW_TO_1M, start) for peer in (POLARS, DATAFUSION) for start in (WARM, COLD)),
-    ),
-    SPARSE: (
-        *((peer, task, WARM) for peer in (DATAFUSION, CLICKHOUSE) for task in (REPARTITION, ROLLUPS_1M, ROLLUPS_1M_FULL, RAW_TO_1M)),
-        *((POLARS, task, WARM) for task in (REPARTITION, ROLLUPS_1M_FULL)),
-        *((peer, RAW_TO_1M, COLD) for peer in (POLARS, DATAFUSION, CLICKHOUSE)),
-        *((engine, ROLLUPS_3, WARM) for engine in (OURS, FLOOR)),
-        (OURS, PUBLISH, WARM),
-    ),
-}
-"""Engine, task and start of what ``make bench`` has no time for, by shape of the points; ``--full`` runs it.
-
-Peers that, with 36 M points on two cores under 8 GiB, took more than 5 s and more than 1.15 times the fastest one's wall and CPU time:
-they would run once, and no ratio would be theirs. Of the run of everyone only these figures were kept. Dense: to sort, DuckDB 6.6 s,
-ClickHouse 18, DataFusion 109 (Polars 5.4); rollups, DataFusion 6.5 (DuckDB 2.2); full ones, ClickHouse 5.2, DataFusion 7.2 (Polars 2.8);
-from raw points, Polars 12 to 16, DataFusion 17 (ClickHouse 4.3). Sparse: to sort, Polars 9.3, ClickHouse 18, DataFusion 92 (DuckDB 7.7);
-rollups, DataFusion 10, ClickHouse 13 (DuckDB 8.0); full ones, Polars 12, DataFusion 14, ClickHouse 16 (DuckDB 9.7); from raw points,
-ClickHouse 18 (Polars 13), DataFusion out of memory; cold, Polars 14, ClickHouse 18 (DuckDB 12). And stages of sparse points that no
-target names.
-"""
+NO_TARGET = {SPARSE: (*((engine, ROLLUPS_3, WARM) for engine in (OURS, FLOOR)), (OURS, PUBLISH, WARM))}
+"""Stages of a shape of points that no target names, as engine, task and start: for ``--full`` alone, as are slow peers."""
+_SLOW_SECONDS, _SLOW_TIMES = 5.0, 1.3
+_LIKE = {WIDE: SPARSE}
+"""Shapes whose peers' forms are those that are fastest on points like theirs, here with one in a window."""
 _CLOSE = (1.15, 1.05, 1.02)
 """A peer's median this many times the fastest one's after one turn, two, three and more: it could yet be the fastest, and runs again."""
 
@@ -96,9 +76,41 @@ def all_contenders(shape: str = SCRAPES) -> list[Contender]:
 
 
 def core(wanted: Sequence[Contender], shape: str = SCRAPES) -> list[Contender]:
-    """Those that ``make bench`` has time for: no stage of ours as a cold process, no full columns from raw points, nor ``LEFT_OUT``."""
+    """Those that ``make bench`` has time for: no stage of ours as a cold process, no full columns from raw points, nobody left out."""
     whole = [each for each in wanted if each.task != RAW_TO_1M_FULL and (each.start != COLD or each.task in (RAW_TO_PUBLISHED, RAW_TO_1M))]
-    return [each for each in whole if (each.engine, each.task, each.start) not in LEFT_OUT.get(shape, ())]
+    return [each for each in whole if (each.engine, each.task, each.start) not in left_out(shape)]
+
+
+def left_out(shape: str) -> set[tuple[str, str, str]]:
+    """Engine, task and start of what ``make bench`` has no time for, of the shapes whose forms have all been measured.
+
+    What no target names, and peers that in their fastest form took more than 5 s and more than 1.3 times the fastest one's wall and CPU
+    time, or came to no end: they would run once, and no ratio would be theirs.
+    """
+    found = set(NO_TARGET.get(shape, ()))
+    for task in PEER_TASKS:
+        medians = {peer: _least(peer, task, shape) for peer in PEERS}
+        measured = [costs for costs in medians.values() if costs]
+        fastest = [min(costs[of] for costs in measured) for of in (0, 1)] if measured else []
+        for peer in PEERS if measured else ():
+            costs = medians[peer]
+            slow = costs and costs[0] > _SLOW_SECONDS and all(costs[of] > _SLOW_TIMES * fastest[of] for of in (0, 1))
+            if slow or not costs:
+                found |= {(peer, task, start) for start in ((WARM, COLD) if task == RAW_TO_1M else (WARM,))}
+    return found
+
+
+def _least(peer: str, task: str, shape: str) -> tuple[float, float] | None:
+    """Median wall and CPU seconds of a peer's fastest form on such points; None unless one has come to its end."""
+    mine = [entry for entry in _of_all_forms(forms_name(shape, peer)) if (entry["engine"], entry["task"]) == (peer, task)]
+    best = min(mine, key=lambda entry: float(entry["wall"]["median"]), default=None)
+    return (best["wall"]["median"], best["cpu"]["median"]) if best else None
+
+
+def _of_all_forms(name: str) -> list[dict[str, Any]]:
+    """What was measured of all forms, as committed; nothing if they were not."""
+    path = RESULTS / f"{name}.json"
+    return list(json.loads(path.read_text())["summary"]) if path.exists() else []
 
 
 def worth_repeating(wanted: Sequence[Contender], runs: Sequence[Run]) -> list[Contender]:
@@ -160,9 +172,8 @@ def fastest_form(peer: str, task: str, shape: str = SCRAPES) -> str:
     The first of the peer's list where it was not measured at all.
     """
     known = list(peer_forms(peer)[task])
-    for name in (forms_name(shape, peer), forms_name(SCRAPES, peer)):
-        path = RESULTS / f"{name}.json"
-        measured = json.loads(path.read_text())["summary"] if path.exists() else []
+    for points in (shape, _LIKE.get(shape, SCRAPES), SCRAPES):
+        measured = _of_all_forms(forms_name(points, peer))
         mine = [entry for entry in measured if entry["engine"] == peer and entry["task"] == task and entry["form"] in known]
         if mine:
             return str(min(mine, key=lambda entry: entry["wall"]["median"])["form"])

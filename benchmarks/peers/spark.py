@@ -2,7 +2,8 @@
 
 Sorting is ``repartition`` by a hash of the series, ``sortWithinPartitions`` and ``write.parquet``, in one job. Sorted points are a copy
 of ours in encodings that Spark's vectorized reader takes (it refuses ``BYTE_STREAM_SPLIT``), made beforehand. Rollups are groups by
-series and label, shuffled, or, as a series is in one file alone, a query a file on one partition, which needs no shuffle.
+series and label, shuffled, or, as a series is in one file alone, a query on one partition for each file, or for some, which needs no
+shuffle.
 
 The session is what one would set up for such a job: one Java machine with as many cores as everyone has, ample memory, and the
 collector that trades pauses for throughput.
@@ -138,15 +139,17 @@ def _windows(site: Site, points: DataFrame, keys: tuple[str, ...], *, steps: boo
 
 
 def _rollups(source: str, codec: str, *, keys: tuple[str, ...] = ("id",), steps: bool = False) -> Form:
-    """``source``: raw, sorted, or sorted files each by itself."""
+    """``source``: raw, sorted, or sorted files each by itself or some together."""
 
     def roll_up(site: Site, threads: int, watch: Stopwatch) -> dict[str, Any]:
         spark = session(threads)
         with watch.time("rollups"):
-            if source == "each":
+            if source in ("each", "some"):
                 files = site.sorted_files_for_spark
+                count = PARTITIONS if source == "some" else len(files)
+                together = [files[first::count] for first in range(min(count, len(files)))]
                 # On one partition everything is where it belongs: neither groups nor windows are shuffled.
-                parts = [_windows(site, spark.read.parquet(file).coalesce(1), keys, steps=steps) for file in files]
+                parts = [_windows(site, spark.read.parquet(*some).coalesce(1), keys, steps=steps) for some in together]
                 windows = reduce(lambda one, other: one.union(other), parts)
             else:
                 read = spark.read.parquet(*site.raw_files) if source == "raw" else spark.read.parquet(str(site.sorted_for_spark))
@@ -169,10 +172,12 @@ FORMS: dict[str, dict[str, Form]] = {
     ROLLUPS_1M: {
         "a partition a shard, lz4": _rollups("each", "lz4_raw"),
         "a partition a shard, all keys, lz4": _rollups("each", "lz4_raw", keys=_ALL),
+        "a partition for some shards, lz4": _rollups("some", "lz4_raw"),
         "shuffled, lz4": _rollups("sorted", "lz4_raw"),
     },
     ROLLUPS_1M_FULL: {
         "lag, a partition a shard, lz4": _rollups("each", "lz4_raw", steps=True),
+        "lag, a partition for some shards, lz4": _rollups("some", "lz4_raw", steps=True),
         "lag, shuffled, lz4": _rollups("sorted", "lz4_raw", steps=True),
     },
     RAW_TO_1M: {
