@@ -66,19 +66,13 @@ def compact_codes(codes: Array, translation: Array, out: Array, used: Array) -> 
     ``translation`` has a place for every code and is -1 everywhere, before and after.
     """
     count = 0
-    last = np.int64(-1)
-    place = np.int64(0)
     for r in range(len(codes)):
-        code = np.int64(codes[r])
-        # Nearly always the one before: rows are ordered by it.
-        if code != last:
-            if translation[code] < 0:
-                translation[code] = count
-                used[count] = code
-                count += 1
-            place = np.int64(translation[code])
-            last = code
-        out[r] = place
+        code = codes[r]
+        if translation[code] < 0:
+            translation[code] = count
+            used[count] = code
+            count += 1
+        out[r] = translation[code]
     for c in range(count):
         translation[used[c]] = -1
     return count
