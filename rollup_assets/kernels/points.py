@@ -16,10 +16,10 @@ class Block(NamedTuple):
 
     id: Array  # int64[n]
     time: Array  # int32[n], ms after the batch's start
-    value: Array  # uint8 | uint16 | int32 | int64 | float64 [n]
-    org: Array  # uint8 | uint16 | int32 | int64 [n]
+    value: Array  # uint16 | int32 | int64 | float64 [n]
+    org: Array  # uint16 | int32 | int64 [n]
     metric: Array  # uint16 | int32 [n], codes of the map task
-    lag: Array  # uint8 | ... [n] or [0]; 0: none
+    lag: Array  # int32 | int64 [n] or [0]; 0: none
     translation: Array  # int32, the map task's metric codes -> the shard's
 
 
