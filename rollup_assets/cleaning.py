@@ -27,6 +27,7 @@ from rollup_assets.storage.leftovers import (
     StagedFolder,
     is_old,
     left_folders,
+    probes,
     remove_empty_folders,
     staged_folders,
     unnamed,
@@ -46,7 +47,7 @@ OLDER_THAN: Final = 3 * 86_400_000
 """The age in ms below which nothing is deleted unless somebody says otherwise: far longer than any run takes."""
 ATTEMPTS, OTHER_PARTITIONS, RECORDS = "staged attempts", "partitions of another calendar", "publish records"
 DATA, REWRITTEN, METADATA = "data files", "rewritten files", "metadata files"
-UPLOADS, SCRATCH = "unfinished uploads", "scratch folders"
+UPLOADS, SCRATCH, PROBES = "unfinished uploads", "scratch folders", "doctor's probes"
 RECORDS_KEPT = 5
 """Records kept of each partition whatever their age, besides those of snapshots that the table keeps."""
 _STAGED = (REPARTITIONED, PARTIAL_POINTS, QUARANTINED, ROLLUPS, ROLLUP_TABLE, HISTORY)
@@ -123,6 +124,7 @@ def clean(
         _TableFiles(settings, stage, before, report, staged),
         _Uploads(settings, before, report),
         _Scratch(settings, before, moment, report),
+        _Probes(settings, before, report),
     ]
     for part in parts:
         report.found += part.find()
@@ -403,6 +405,25 @@ class _Scratch:
                     f"{folder.path} cannot be deleted ({error.strerror}); delete it as the user that it belongs to"
                 ) from error
             self._report.deleted.append(_folder_leftover(folder))
+
+
+class _Probes:
+    """Files that a killed ``rollups doctor`` has left where it looked whether it may write."""
+
+    def __init__(self, settings: Settings, before: int | None, report: Cleaning) -> None:
+        locations = dict.fromkeys((settings.stage, settings.warehouse, str(settings.home / "scratch")))
+        self._folders = [Place.parse(location, settings.s3) for location in locations]
+        self._before = before
+        self._report = report
+        self._found: list[tuple[Place, FoundFile]] = []
+
+    def find(self) -> list[Leftover]:
+        self._found = [(folder, file) for folder in self._folders for file in probes(folder, self._before)]
+        return [_leftover(PROBES, folder, file) for folder, file in self._found]
+
+    def delete(self) -> None:
+        for folder in self._folders:
+            _delete(self._report, folder, [(PROBES, file) for at, file in self._found if at is folder])
 
 
 def _folder_leftover(folder: LeftFolder) -> Leftover:

@@ -14,6 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, multi
 
 from rollup_assets import cleaning
 from rollup_assets.batches import Batch
-from rollup_assets.cleaning import ATTEMPTS, DATA, METADATA, OTHER_PARTITIONS, RECORDS, REWRITTEN, SCRATCH, UPLOADS, Cleaning, clean
+from rollup_assets.cleaning import ATTEMPTS, DATA, METADATA, OTHER_PARTITIONS, PROBES, RECORDS, REWRITTEN, SCRATCH, UPLOADS, Cleaning, clean
+from rollup_assets.doctor.probes import probe_file
 from rollup_assets.errors import StageCorruptError
 from rollup_assets.iceberg.maintenance import maintain
 from rollup_assets.iceberg.references import path_of
@@ -544,6 +546,24 @@ def test_scratch_of_processes_that_are_gone_is_deleted(tmp_path: Path) -> None:
     age(verifying, 2)
     assert kinds(clean(pipeline.settings, older_than=0, delete=True)) == {SCRATCH: 1}
     assert not verifying.exists()
+
+
+def test_probes_of_a_doctor_that_was_killed_are_deleted(tmp_path: Path) -> None:
+    """Of the names that it gives them, and nothing else that is hidden."""
+    pipeline = pipeline_in(tmp_path)
+    settings = pipeline.settings
+    locations = (settings.stage, settings.warehouse, str(settings.home / "scratch"))
+    # Never closed, as if the process had been killed.
+    doctor = ExitStack()
+    left = [Path(doctor.enter_context(probe_file(Place.parse(location))).path) for location in locations]
+    for path in left:
+        write(path.with_name(".rollups-doctor-notes"))
+    assert clean(settings, delete=True).found == []
+    report = clean(settings, older_than=0, delete=True)
+    assert sorted(leftover.path for leftover in report.deleted) == sorted(map(str, left))
+    assert kinds(report) == {PROBES: 3}
+    assert not any(path.exists() for path in left)
+    assert all(path.with_name(".rollups-doctor-notes").exists() for path in left)
 
 
 # ----------------------------------------------------------------------------------------------------------------------------- S3

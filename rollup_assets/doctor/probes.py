@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rollup_assets.errors import ConcurrentWriteError, StorageError
 from rollup_assets.storage.filesystems import Place
+from rollup_assets.storage.leftovers import PROBE
 
 
 def probe(folder: Place) -> bool:
@@ -36,7 +37,7 @@ def probe(folder: Place) -> bool:
 @contextlib.contextmanager
 def probe_file(folder: Place) -> Iterator[Place]:
     """A file with its own name as content; when the block ends it is gone, and so are the local folders that were made for it."""
-    file = folder / f".rollups-doctor-{uuid.uuid4().hex}"
+    file = folder / f"{PROBE}{uuid.uuid4().hex}"
     with _made_folders_removed(folder):
         try:
             file.write_bytes(file.name.encode())

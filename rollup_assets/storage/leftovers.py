@@ -14,16 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from rollup_assets.storage.filesystems import FoundFile, in_parallel, is_unfinished
+from rollup_assets.storage.filesystems import FoundFile, Place, in_parallel, is_unfinished
 from rollup_assets.storage.manifests import Manifest, Stage
 from rollup_assets.storage.spill import abandoned_folders
 
 Taken = TypeVar("Taken")
 
 MANIFEST = "manifest.json"
+PROBE = ".rollups-doctor-"
+"""What the names of the files begin with that ``rollups doctor`` writes to see whether it can, and deletes again."""
 _DAY_MS = 86_400_000
 _PARTITION_FOLDER = re.compile(r"\d{4}-\d\d-\d\d-\d{4}")
 _ATTEMPT_FOLDER = re.compile("[0-9a-f]{32}")
+_PROBE_FILE = re.compile(f"{re.escape(PROBE)}[0-9a-f]{{32}}")
 # Folders that other commands make in the home, and delete when they end.
 _TEMPORARY = ("verify-", "diff-")
 
@@ -97,6 +100,12 @@ def _named(stage: Stage, folder: StagedFolder) -> set[str]:
         return set()
     root = stage.root / folder.asset / folder.name
     return {(root.at(file.path) if "://" in file.path or file.path.startswith("/") else root / file.path).path for file in manifest.files}
+
+
+def probes(folder: Place, before: int | None) -> list[FoundFile]:
+    """What a killed ``rollups doctor`` has left in a folder, if it is older than a moment (epoch ms; None: whatever its age)."""
+    found = folder.files(recursive=False, prefix=PROBE)
+    return [file for file in found if _PROBE_FILE.fullmatch(file.name) and is_old(file, before)]
 
 
 class KeptManifests(Generic[Taken]):
