@@ -19,7 +19,7 @@ from typing import Any
 
 from rollup_assets import failpoints
 from rollup_assets.errors import RollupError
-from rollup_assets.kernels import merge, partial, repartition, rollup  # noqa: F401  once, in the fork server
+from rollup_assets.kernels import merge, partial, rollup, row_groups, shards, time_order  # noqa: F401  once, in the fork server
 from rollup_assets.loading import load_arrow, load_pyiceberg
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.settings import load_settings
