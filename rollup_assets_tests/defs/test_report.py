@@ -176,6 +176,22 @@ def test_a_partition_that_waits_says_for_what_with_a_warning_and_its_run_succeed
     assert lab.evaluations(ROLLUPS, checks.COUNTS_RECONCILE, 1) == []
 
 
+def test_the_table_alone_waits_like_the_rollups_that_wait(lab: Lab) -> None:
+    """Dagster's daemon takes "waiting" for made, and may ask for the table in a run of its own: a week's backfill failed so."""
+    lab.land({0: 10, 1: 20})
+    lab.run(0)
+    assert lab.run(1, assets=[ROLLUPS]).success
+    assert lab.run(1, assets=[ROLLUP_TABLE]).success
+    (event,) = lab.events(ROLLUP_TABLE, 1)
+    assert f"{REPARTITIONED} {hour(1)}" in str(event.metadata["waiting_for"].value)
+    assert [evaluation.passed for evaluation in lab.evaluations(ROLLUP_TABLE, checks.INPUTS_READY, 1)] == [False]
+    assert lab.stale(0, 1) == set()
+    lab.run(1, assets=STAGING)
+    assert not lab.run(1, assets=[ROLLUP_TABLE]).success, "nothing is waited for any more: somebody has to roll up"
+    lab.run(1, assets=PUBLISHING)
+    assert "waiting_for" not in lab.events(ROLLUP_TABLE, 1)[0].metadata
+
+
 def test_staging_makes_a_waiting_partition_stale(lab: Lab) -> None:
     lab.land({0: 10, 1: 20})
     lab.run(0)

@@ -90,6 +90,13 @@ def roll_up_and_publish(settings: Settings, watcher: Watcher) -> dg.AssetsDefini
             folders = pipeline.stage.partitions(ROLLUPS)
             return [batch.key for name in folders if (batch := pipeline.calendar.of_folder(name)) is not None]
 
+        def wait(report: PartitionReport, batch: Batch, waiting: Waiting) -> str:
+            context.log.warning(f"{batch}: {waiting.reason}")
+            for made in _waiting(pipeline, batch, waiting):
+                if made.asset in selected:
+                    report.made(made)
+            return waiting.reason
+
         def one(report: PartitionReport) -> str | None:
             batch = pipeline.batch(report.partition)
             if not selected:
@@ -98,16 +105,17 @@ def roll_up_and_publish(settings: Settings, watcher: Watcher) -> dg.AssetsDefini
                 progress = watcher.progress or LoggedProgress(context.log, batch.key)
                 rolled = rollup.roll_up(pipeline, batch, force=config.force, progress=progress)
                 if isinstance(rolled, Waiting):
-                    context.log.warning(f"{batch}: {rolled.reason}")
-                    for made in _waiting(pipeline, batch, rolled):
-                        if made.asset in selected:
-                            report.made(made)
-                    return rolled.reason
+                    return wait(report, batch, rolled)
                 for warning in rolled.warnings:
                     context.log.warning(f"{batch}: {warning}")
                 if rolled.unchanged:
                     context.log.info(f"{batch}: inputs, parameters and code are those of the staged rollups; nothing to do")
                 report.made(_rollups(pipeline, batch, rolled))
+            elif ROLLUP_TABLE in selected and pipeline.stage.read(ROLLUPS, batch) is None:
+                # Of rollups that wait, Dagster's daemon knows only that they were made, and it may ask for the table in a run of its own.
+                inputs = rollup.find_inputs(pipeline, batch)
+                if isinstance(inputs, Waiting):
+                    return wait(report, batch, inputs)
             if ROLLUP_TABLE in selected:
                 try:
                     published = publish.publish(pipeline, batch, run_id=context.run.run_id, force=config.force)
