@@ -77,8 +77,9 @@ def all_contenders(shape: str = SCRAPES) -> list[Contender]:
 
 def core(wanted: Sequence[Contender], shape: str = SCRAPES) -> list[Contender]:
     """Those that ``make bench`` has time for: no stage of ours as a cold process, no full columns from raw points, nobody left out."""
+    out = left_out(shape)
     whole = [each for each in wanted if each.task != RAW_TO_1M_FULL and (each.start != COLD or each.task in (RAW_TO_PUBLISHED, RAW_TO_1M))]
-    return [each for each in whole if (each.engine, each.task, each.start) not in left_out(shape)]
+    return [each for each in whole if (each.engine, each.task, each.start) not in out]
 
 
 def left_out(shape: str) -> set[tuple[str, str, str]]:
@@ -89,28 +90,23 @@ def left_out(shape: str) -> set[tuple[str, str, str]]:
     """
     found = set(NO_TARGET.get(shape, ()))
     for task in PEER_TASKS:
-        medians = {peer: _least(peer, task, shape) for peer in PEERS}
-        measured = [costs for costs in medians.values() if costs]
-        fastest = [min(costs[of] for costs in measured) for of in (0, 1)] if measured else []
-        for peer in PEERS if measured else ():
-            costs = medians[peer]
-            slow = costs and costs[0] > _SLOW_SECONDS and all(costs[of] > _SLOW_TIMES * fastest[of] for of in (0, 1))
-            if slow or not costs:
+        costs = {peer: tuple(best[of]["median"] for of in ("wall", "cpu")) for peer in PEERS if (best := _fastest(peer, task, shape))}
+        fastest = [min(each) for each in zip(*costs.values(), strict=True)]
+        for peer in PEERS if costs else ():
+            mine = costs.get(peer, (float("inf"), float("inf")))
+            slow = all(cost > _SLOW_TIMES * least for cost, least in zip(mine, fastest, strict=True))
+            if mine[0] > _SLOW_SECONDS and slow:
                 found |= {(peer, task, start) for start in ((WARM, COLD) if task == RAW_TO_1M else (WARM,))}
     return found
 
 
-def _least(peer: str, task: str, shape: str) -> tuple[float, float] | None:
-    """Median wall and CPU seconds of a peer's fastest form on such points; None unless one has come to its end."""
-    mine = [entry for entry in _of_all_forms(forms_name(shape, peer)) if (entry["engine"], entry["task"]) == (peer, task)]
-    best = min(mine, key=lambda entry: float(entry["wall"]["median"]), default=None)
-    return (best["wall"]["median"], best["cpu"]["median"]) if best else None
-
-
-def _of_all_forms(name: str) -> list[dict[str, Any]]:
-    """What was measured of all forms, as committed; nothing if they were not."""
-    path = RESULTS / f"{name}.json"
-    return list(json.loads(path.read_text())["summary"]) if path.exists() else []
+def _fastest(peer: str, task: str, shape: str) -> dict[str, Any] | None:
+    """What was committed of the peer's form with the least median wall time on such points; None unless one has come to its end."""
+    path = RESULTS / f"{forms_name(shape, peer)}.json"
+    measured = json.loads(path.read_text())["summary"] if path.exists() else []
+    known = peer_forms(peer)[task]
+    mine = [entry for entry in measured if (entry["engine"], entry["task"]) == (peer, task) and entry["form"] in known]
+    return min(mine, key=lambda entry: float(entry["wall"]["median"]), default=None)
 
 
 def worth_repeating(wanted: Sequence[Contender], runs: Sequence[Run]) -> list[Contender]:
@@ -171,13 +167,10 @@ def fastest_form(peer: str, task: str, shape: str = SCRAPES) -> str:
 
     The first of the peer's list where it was not measured at all.
     """
-    known = list(peer_forms(peer)[task])
     for points in (shape, _LIKE.get(shape, SCRAPES), SCRAPES):
-        measured = _of_all_forms(forms_name(points, peer))
-        mine = [entry for entry in measured if entry["engine"] == peer and entry["task"] == task and entry["form"] in known]
-        if mine:
-            return str(min(mine, key=lambda entry: entry["wall"]["median"])["form"])
-    return known[0]
+        if best := _fastest(peer, task, points):
+            return str(best["form"])
+    return next(iter(peer_forms(peer)[task]))
 
 
 def reset(contender: Contender, site: Site) -> None:

@@ -43,6 +43,7 @@ _LAST_MESSAGES = 5
 STATUS = "query Status($id: String!) { partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status } } }"
 FAILED = """{ runsOrError(filter: {statuses: [FAILURE, CANCELED]}, limit: 3) { ... on Runs { results {
   tags { key value }
+  assetSelection { path }
   eventConnection { events {
     ... on MessageEvent { message }
     ... on ExecutionStepFailureEvent { error { message causes { message } } }
@@ -224,7 +225,8 @@ def failures(server: Asked) -> str:
         errors = [error["message"] for event in events if (error := event.get("error"))]
         errors += [cause["message"] for event in events for cause in (event.get("error") or {}).get("causes", ())]
         said = errors or [event["message"] for event in events if event.get("message")][-_LAST_MESSAGES:]
-        found.append(f"{tags.get('dagster/partition', tags)}: {' | '.join(said)}")
+        assets = ", ".join(".".join(asset["path"]) for asset in run["assetSelection"] or ()) or "all assets"
+        found.append(f"{assets} of {tags.get('dagster/partition', tags)}: {' | '.join(said)}")
     return "; ".join(found) or "no run failed"
 
 

@@ -100,16 +100,20 @@ def test_dagster_knows_what_the_week_asks_it() -> None:
         assert validate(schema, parse(query)) == []
 
 
-def test_a_week_that_fails_says_which_partitions_and_why() -> None:
+def test_a_week_that_fails_says_which_assets_and_partitions_and_why() -> None:
     class Server:
         def query(self, text: str) -> Any:
             assert text == orchestration.FAILED
             error = {"message": "publish failed", "causes": [{"message": "PublishError: the disk is gone"}]}
             events: list[dict[str, Any]] = [{"message": "started"}, {"message": "step failed", "error": error}, {"error": None}]
-            run = {"tags": [{"key": "dagster/partition", "value": "2026-01-01-05:00"}], "eventConnection": {"events": events}}
-            silent = {"tags": [], "eventConnection": {"events": [{"message": "the process is gone"}, {}]}}
+            run = {
+                "tags": [{"key": "dagster/partition", "value": "2026-01-01-05:00"}],
+                "assetSelection": [{"path": ["rollups"]}, {"path": ["rollup_table"]}],
+                "eventConnection": {"events": events},
+            }
+            silent = {"tags": [], "assetSelection": None, "eventConnection": {"events": [{"message": "the process is gone"}, {}]}}
             return {"runsOrError": {"results": [run, silent]}}
 
     assert orchestration.failures(Server()) == (
-        "2026-01-01-05:00: publish failed | PublishError: the disk is gone; {}: the process is gone"
+        "rollups, rollup_table of 2026-01-01-05:00: publish failed | PublishError: the disk is gone; all assets of {}: the process is gone"
     )
