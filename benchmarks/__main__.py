@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from benchmarks import contenders, report
+from benchmarks import contenders, report, tables
 from benchmarks.data import SCRAPES, SHAPES, SPARSE, WIDE
 from benchmarks.runner import ROOT, Bench, first_run
 from benchmarks.sections import stages
-from benchmarks.side_by_side import side_by_side
+from benchmarks.side_by_side import renewed, side_by_side
 
 ROWS, REPEAT, LIMIT_GIB = 36_000_000, 5, 8.0
 MAIN = (SCRAPES, SPARSE)
@@ -35,6 +35,10 @@ def main(
     limit_gib: Annotated[float, typer.Option(help="Everyone's memory limit, page cache included, GiB; 0: none.")] = LIMIT_GIB,
     forms: Annotated[
         bool, typer.Option("--forms", help="Measure every form of the peers' queries instead, to choose the fastest.")
+    ] = False,
+    renew: Annotated[
+        bool,
+        typer.Option("--renew", help="With --forms and --only: what is kept of the other forms stays, and these take their place in it."),
     ] = False,
     work: Annotated[Path, typer.Option(help="Folder for data; 2 GB a shape.")] = ROOT / ".rollups" / "benchmark",
     output: Annotated[
@@ -74,7 +78,11 @@ def main(
         again = None if everyone else contenders.worth_repeating
         results = side_by_side("python -m benchmarks", bench, wanted, turns, PACKAGES, console.print, again)
         results["left_out"] = left_out
-        report.keep(results, contenders.forms_name(name) if forms else name, complete=complete, output=output, say=console.print)
+        kept_as = contenders.forms_name(name) if forms else name
+        whole = results
+        if renew and forms and rows == ROWS and (kept := tables.read(kept_as)):
+            whole, complete = renewed(kept, results, all_of_it), True
+        report.keep(whole, kept_as, complete=complete, output=output, say=console.print)
         for line in stages.lines(results):
             console.print(line)
 

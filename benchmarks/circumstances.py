@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -44,7 +45,7 @@ def occasion(command: str, packages: Sequence[str]) -> dict[str, Any]:
         return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False).stdout.rstrip()
 
     return {
-        "command": " ".join([command, *_without_folders(sys.argv[1:])]),
+        "command": f"{command} {shlex.join(_without_folders(sys.argv[1:]))}".rstrip(),
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
         "commit": git("rev-parse", "HEAD"),
         "changed": sorted(line[3:] for line in git("status", "--porcelain", "--", "rollup_assets", "benchmarks/*.py").splitlines()),

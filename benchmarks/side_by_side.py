@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from benchmarks.circumstances import circumstances, forms_of
 from benchmarks.contenders import Contender
@@ -44,3 +45,21 @@ def side_by_side(
         "runs": found.runs,
         "summary": summarized(found.runs),
     }
+
+
+def renewed(kept: Results, measured: Results, everyone: Sequence[Contender]) -> Results:
+    """Kept results with what was measured again in its place, as ``renewed`` says, and without contenders that are not of ``everyone``."""
+    known = [_who(contender.to_dict()) for contender in everyone]
+    again = {_who(each) for each in (*measured["runs"], *measured["failed"])}
+
+    def of_both(name: str) -> list[dict[str, Any]]:
+        stays = [each for each in kept[name] if _who(each) in known and _who(each) not in again]
+        return sorted([*stays, *measured[name]], key=lambda each: (each.get("turn", 0), known.index(_who(each))))
+
+    lists = {name: of_both(name) for name in ("outputs", "failed", "wrong", "runs")}
+    occasion = {name: measured[name] for name in ("command", "date", "commit", "changed")}
+    return {**kept, **lists, "summary": summarized(lists["runs"]), "renewed": [*kept.get("renewed", ()), occasion]}
+
+
+def _who(entry: Mapping[str, Any]) -> tuple[str, str, str]:
+    return entry["engine"], entry["task"], entry["form"]

@@ -13,10 +13,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from benchmarks import contenders, report, tasks
+from benchmarks import contenders, report, tables, tasks
 from benchmarks.runner import ROOT, Bench
 from benchmarks.sections import spark as section
-from benchmarks.side_by_side import side_by_side
+from benchmarks.side_by_side import renewed, side_by_side
 from benchmarks.tables import targets_table
 
 ROWS, REPEAT, LIMIT_GIB = 36_000_000, 5, 8.0
@@ -31,6 +31,10 @@ def main(
     forms: Annotated[
         bool, typer.Option("--forms", help="Measure every form of Spark SQL's queries instead, to choose the fastest.")
     ] = False,
+    renew: Annotated[
+        bool,
+        typer.Option("--renew", help="With --forms and --only: what is kept of the other forms stays, and these take their place in it."),
+    ] = False,
     full: Annotated[bool, typer.Option("--full", help="Everyone in every turn.")] = False,
     threads: Annotated[int, typer.Option(help="Threads and cores for everyone.")] = 2,
     limit_gib: Annotated[float, typer.Option(help="Everyone's memory limit, page cache included, GiB; 0: none.")] = LIMIT_GIB,
@@ -39,14 +43,18 @@ def main(
     output: Annotated[Path | None, typer.Option(help="Results, JSON. With the defaults those in benchmarks/results.")] = None,
 ) -> None:
     """This project's Spark engine beside its local one and beside Spark SQL; needs Java."""
-    wanted = [contender for contender in contenders.spark_contenders(forms=forms) if only in contender.name]
+    everyone = contenders.spark_contenders(forms=forms)
+    wanted = [contender for contender in everyone if only in contender.name]
     limit = int(limit_gib * 2**30) or None
     bench = Bench(work.resolve(), rows, threads, "scrapes", small_rows=rows // 10, whole_warm_ups=WARM_UPS, memory_limit=limit)
     name = contenders.forms_name(bench.shape, tasks.SPARK) if forms else "spark"
     complete = not only and rows == ROWS and (forms or repeat >= REPEAT)
     again = None if forms or only or full else contenders.worth_repeating_on_spark
     results = side_by_side("python -m benchmarks.spark", bench, wanted, repeat, PACKAGES, console.print, again)
-    report.keep(results, name, complete=complete, output=output, say=console.print)
+    whole = results
+    if renew and forms and rows == ROWS and (kept := tables.read(name)):
+        whole, complete = renewed(kept, results, everyone), True
+    report.keep(whole, name, complete=complete, output=output, say=console.print)
     for text in (targets_table(section.aims(results)), section.side_by_side(results)):
         if text:
             console.print(text)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from benchmarks.data import SHAPES
 from benchmarks.measure import Stopwatch
 from benchmarks.runner import Bench, BusyError, ChildError, measure
 from benchmarks.sections import spark, stages
+from benchmarks.side_by_side import renewed
 from benchmarks.sites import BATCH_START, ONE, THREE, Site
 from benchmarks.summary import Spread, cpu, ratio, select, summarized, wall
 from benchmarks.tasks import (
@@ -93,6 +95,30 @@ def test_results_are_kept_if_they_are_of_the_whole_benchmark(monkeypatch: pytest
     report.keep({"runs": 4}, "some", complete=False, output=kept / "some.json", say=said.append)
     assert pages == [(ROOT, {"runs": 3}), (ROOT, {"runs": 4})]
     assert said == [f"results are in {path}" for path in (elsewhere, kept / "some.json", kept / "some.json")]
+
+
+def test_forms_that_are_measured_again_take_the_place_of_what_was_kept() -> None:
+    """Also where they have failed now, or had; others stay as they were, but for those that nobody runs any more."""
+    gone, stays, again, fails, mended = (Contender(DUCKDB, RAW_TO_1M, form=form) for form in ("gone", "stays", "again", "fails", "mended"))
+
+    def results(commit: str, ran: dict[Contender, float], failed: Contender) -> dict[str, Any]:
+        who = [{"engine": each.engine, "task": each.task, "form": each.form} for each in ran]
+        runs = [
+            {**each.to_dict(), "turn": 0, "wall": {"rollups": seconds}, "cpu": {"rollups": seconds}, "peak_bytes": 1}
+            for each, seconds in ran.items()
+        ]
+        occasion = {"command": f"at {commit}", "date": "2026-01-01", "commit": commit, "changed": []}
+        failures = [{**failed.to_dict(), "why": commit}]
+        return {**occasion, "repeat": 1, "outputs": who, "failed": failures, "wrong": [], "runs": runs, "summary": summarized(runs)}
+
+    kept = results("one", {gone: 1.0, stays: 2.0, again: 3.0, fails: 4.0}, mended)
+    found = renewed(kept, results("two", {mended: 6.0, again: 5.0}, fails), [stays, again, fails, mended])
+    assert [(each["form"], each["wall"]["median"]) for each in found["summary"]] == [("stays", 2.0), ("again", 5.0), ("mended", 6.0)]
+    assert [each["form"] for each in found["outputs"]] == ["stays", "again", "mended"]
+    assert [(each["form"], each["why"]) for each in found["failed"]] == [("fails", "two")]
+    assert (found["commit"], [each["commit"] for each in found["renewed"]]) == ("one", ["two"])
+    thrice = renewed(found, results("three", {stays: 1.0}, fails), [stays, fails])
+    assert [each["commit"] for each in thrice["renewed"]] == ["two", "three"]
 
 
 @pytest.mark.parametrize("name", RESULTS)
@@ -445,6 +471,7 @@ def test_spark_sql_answers_what_we_do(tmp_path: Path) -> None:
 _SPARK_FORMS = """
 import json, sys
 from pathlib import Path
+from typing import Any
 from benchmarks import check, contenders, data, ours, tasks
 from benchmarks.measure import Stopwatch
 from benchmarks.peers import spark

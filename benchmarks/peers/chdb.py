@@ -6,7 +6,8 @@ form says "as found". The shard is ``bitAnd(id, 15)``, which costs less than Ice
 Steps between points: ``lagInFrame`` over a partition a series, or over a whole file of points in order on one thread; or arrays of each
 series' points, sorted and shifted.
 
-Not among the forms: a MergeTree table in between, which is written and merged besides what is asked for.
+Not among the forms: a MergeTree table in between, which is written and merged besides what is asked for; ``anyLast`` instead of
+``argMax`` where points are in order (no faster).
 """
 
 from __future__ import annotations
@@ -103,6 +104,12 @@ def _query(site: Site, files: list[str], form: str) -> str:
         more = f", sum({step}) AS delta_rollup, toInt64(countIf({value} < before)) AS resets_rollup"
         rate = f", delta_rollup / {MINUTE} AS rate_rollup"
     aggregates = _aggregates(site) + more + rate
+    if "joined" in form:
+        return f"""
+            SELECT windows.*, series.org_id, series.metric
+            FROM (SELECT id, {_LABEL} AS label, {aggregates} FROM {source} WHERE {CLOSED} GROUP BY id, label) AS windows
+            JOIN (SELECT id, any(org_id) AS org_id, any(metric) AS metric FROM {source} GROUP BY id) AS series ON windows.id = series.id
+        """
     if "all keys" in form:
         return f"SELECT id, org_id, metric, {_LABEL} AS label, {aggregates} FROM {source} WHERE {CLOSED} GROUP BY id, org_id, metric, label"
     return f"""
@@ -141,6 +148,7 @@ FORMS: dict[str, dict[str, Form]] = {
     ROLLUPS_1M: {
         "shard by shard, lz4": _rollups(of_sorted, "", "lz4", alone=True),
         "shard by shard, zstd": _rollups(of_sorted, "", "zstd", alone=True),
+        "shard by shard, dimensions joined, lz4": _rollups(of_sorted, "joined", "lz4", alone=True),
         "shard by shard, group by all keys, lz4": _rollups(of_sorted, "all keys", "lz4", alone=True),
         "group by id and label, lz4": _rollups(of_sorted, "", "lz4"),
         "group by id and label, columns as found, lz4": _rollups(of_sorted, "as found", "lz4"),
@@ -155,6 +163,7 @@ FORMS: dict[str, dict[str, Form]] = {
         "group by id and label, lz4": _rollups(of_raw, "", "lz4"),
         "group by id and label, zstd": _rollups(of_raw, "", "zstd"),
         "group by all keys, lz4": _rollups(of_raw, "all keys", "lz4"),
+        "dimensions joined, lz4": _rollups(of_raw, "joined", "lz4"),
         "group by id and label, columns as found, lz4": _rollups(of_raw, "as found", "lz4"),
     },
     RAW_TO_1M_FULL: {

@@ -66,6 +66,12 @@ def _sort(form: str, compression: str, engine: Engine) -> Form:
             if form == "packed":
                 places = _places(raw).lazy()
                 frame = _in_order(site, raw, places).join(places, on="place", maintain_order="left")
+            elif form == "gathered":
+                series = _places(raw)
+                series = series.with_columns(pl.col("metric").cast(pl.Enum(series.get_column("metric").unique().sort())))
+                # A place is a row number: nothing needs to be joined.
+                columns = [pl.lit(series.get_column(name)).gather(pl.col("place")).alias(name) for name in ("id", "org_id", "metric")]
+                frame = _in_order(site, raw, series.lazy()).with_columns(columns)
             else:
                 if form == "by enum":
                     names = raw.select(pl.col("metric").unique().sort()).collect(engine="streaming").get_column("metric")
@@ -141,7 +147,8 @@ def _rollups(files_of: FilesOf, form: str, compression: Any, engine: Engine = "s
                 numbered = (_before(site, ordered, steps) if steps else ordered).filter(time <= BATCH_END - 60_000)
             else:
                 numbered = closed(paths).drop("org_id", "metric").join(places.select("id", "place"), on="id", maintain_order="left")
-            windows = numbered.with_columns((pl.col("place") * 64 + minute).cast(pl.Int32).alias("key"))
+            key = (pl.col("place") * 64 + minute).cast(pl.Int32)
+            windows = numbered.with_columns((key.set_sorted() if "runs" in form else key).alias("key"))
             labelled = (
                 windows.group_by("key")
                 .agg(aggregates)
@@ -153,7 +160,7 @@ def _rollups(files_of: FilesOf, form: str, compression: Any, engine: Engine = "s
             return labelled.join(places, on="place").drop("key", "place")
 
         def windows(paths: list[str]) -> pl.LazyFrame:
-            if form in ("packed", "sorted"):
+            if form in ("packed", "sorted", "sorted, runs"):
                 return packed(paths)
             points = closed(paths).with_columns(label=(time + 59_999) // 60_000 * 60_000)
             if form == "joined":
@@ -187,6 +194,7 @@ def _rollups(files_of: FilesOf, form: str, compression: Any, engine: Engine = "s
 FORMS: dict[str, dict[str, Form]] = {
     REPARTITION: {
         "sort by packed place and time, lz4, in memory": _sort("packed", "lz4", "in-memory"),
+        "sort by packed place and time, series gathered, metric as enum, lz4, in memory": _sort("gathered", "lz4", "in-memory"),
         "sort by packed place and time, lz4, streaming": _sort("packed", "lz4", "streaming"),
         "sort by enum, lz4, streaming": _sort("by enum", "lz4", "streaming"),
         "sort, lz4, streaming": _sort("plain", "lz4", "streaming"),
@@ -216,10 +224,14 @@ FORMS: dict[str, dict[str, Form]] = {
         "dimensions joined, lz4": _rollups(of_raw, "joined", "lz4"),
         "group by packed place and minute, lz4": _rollups(of_raw, "packed", "lz4"),
         "sorted by packed place and time, lz4": _rollups(of_raw, "sorted", "lz4"),
+        "sorted by packed place and time, runs, lz4, in memory": _rollups(of_raw, "sorted, runs", "lz4", "in-memory"),
         "group by id and label, lz4": _rollups(of_raw, "plain", "lz4"),
     },
     RAW_TO_1M_FULL: {
         "sorted by packed place and time, shifted, lz4": _rollups(of_raw, "sorted", "lz4", steps="sorted"),
+        "sorted by packed place and time, shifted, runs, lz4, in memory": _rollups(
+            of_raw, "sorted, runs", "lz4", "in-memory", steps="sorted"
+        ),
         "shifted over each series, dimensions joined, lz4": _rollups(of_raw, "joined", "lz4", steps="over"),
     },
 }

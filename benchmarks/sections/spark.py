@@ -1,10 +1,10 @@
-"""This project on Spark beside Spark's own sort (``python -m benchmarks.spark``): tables."""
+"""This project on Spark beside Spark SQL (``python -m benchmarks.spark``): tables."""
 
 from __future__ import annotations
 
 from benchmarks import tables
 from benchmarks.contenders import forms_name
-from benchmarks.sections.stages import TASKS
+from benchmarks.sections.stages import TASKS, circumstances_of_forms
 from benchmarks.sites import SCRAPES
 from benchmarks.summary import Spread, cpu, select, wall
 from benchmarks.tables import Results, Target, circumstances, costs, figure, not_measured, pair, size, table
@@ -49,9 +49,11 @@ def blocks() -> dict[str, str]:
     """The tables of the committed results, by name."""
     results = tables.read("spark")
     missing = not_measured("python -m benchmarks.spark")
+    missing_forms = not_measured("python -m benchmarks.spark --forms --repeat 1")
     forms = tables.read(forms_name(SCRAPES, SPARK))
     return {
         "spark": side_by_side(results) if results else missing,
         "spark-circumstances": circumstances(results) if results else missing,
-        "spark-forms": side_by_side(forms) if forms else not_measured("python -m benchmarks.spark --forms --repeat 1"),
+        "spark-forms": side_by_side(forms) if forms else missing_forms,
+        "spark-forms-circumstances": circumstances_of_forms(forms) if forms else missing_forms,
     }

@@ -284,7 +284,8 @@ def circumstances_of_forms(results: Results) -> str:
     others = Spread.of([100 * run["others_share"] for run in results["runs"]])
     turns = f"{results['repeat']} turn{'s' * (results['repeat'] > 1)}"
     failed = "".join(f"; {each['engine']}, {each['task']}, {each['form']}: {each['why']}" for each in results.get("failed", ()))
-    return f"`{results['command']}`, {turns}, {results['date']}{failed}; other programs used {figure(others, 0)} % of the machine."
+    later = "".join(f", then `{each['command']}`, {each['date']}" for each in results.get("renewed", ()))
+    return f"`{results['command']}`, {turns}, {results['date']}{later}{failed}; other programs used {figure(others, 0)} % of the machine."
 
 
 def plots() -> dict[str, tuple[Results, Callable[[Path], None]]]:
