@@ -13,7 +13,9 @@ from statistics import median
 
 import numpy as np
 
+from benchmarks.summary import cpu, ratio, select
 from benchmarks.tables import Results
+from benchmarks.tasks import OURS, OURS_ON_SPARK, RAW_TO_PUBLISHED
 
 STEPS = ("repartition", "rollups", "publish")
 STORED = ("repartitioned", "partial points", "table")
@@ -169,13 +171,8 @@ class Model:
     @cached_property
     def spark_factor(self) -> float:
         """CPU of the Spark engine, times the local engine's, raw to published."""
-        of: dict[str, float] = {
-            engine: median(
-                sum(run["cpu"].values()) for run in self.spark["runs"] if (run["engine"], run["task"]) == (engine, "raw-to-published")
-            )
-            for engine in ("rollup_assets", "rollup_assets on Spark")
-        }
-        return of["rollup_assets on Spark"] / of["rollup_assets"]
+        on_spark, here = (select(self.spark["runs"], engine, RAW_TO_PUBLISHED) for engine in (OURS_ON_SPARK, OURS))
+        return ratio(on_spark, here, cpu).median
 
     @cached_property
     def publish_file(self) -> float:
@@ -287,7 +284,6 @@ class Plan:
     puts: float
     gets: float
     publish_seconds: float
-    puts_a_second: float
     gets_a_second: float
     """While the batch is made in the time it may take."""
     dollars_a_month: dict[str, float]
@@ -321,7 +317,6 @@ def plan(model: Model, rows: int, assumptions: Assumptions, prices: Prices) -> P
         puts=puts,
         gets=gets,
         publish_seconds=model.publish_start + model.publish_file * files,
-        puts_a_second=puts / (assumptions.within_hours * 3600),
         gets_a_second=gets / (assumptions.within_hours * 3600),
         dollars_a_month={
             "cores": spark / assumptions.busy / 3600 * prices.core_hour * hours,

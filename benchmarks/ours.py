@@ -68,7 +68,9 @@ def repartition(site: Site, threads: int, watch: Stopwatch, engine: str = "local
     pipeline = open_pipeline(site, THREE, threads, engine)
     with watch.time("repartition"):
         staged = stage_batch(pipeline, pipeline.batch(BATCH_KEY), force=True)
-    return _details(staged.repartitioned)
+    details = _details(staged.repartitioned)
+    others = sum(manifest.bytes for manifest in (staged.partial_points, staged.quarantined))
+    return {**details, "bytes": details["bytes"] + others}
 
 
 def rollups_three(site: Site, threads: int, watch: Stopwatch, engine: str = "local") -> dict[str, Any]:
@@ -110,7 +112,7 @@ def raw_to_published(site: Site, threads: int, watch: Stopwatch, engine: str = "
         "rollups": rollups_three(site, threads, watch, engine),
         "publish": publish(site, threads, watch, engine),
     }
-    return {"rows": staged["rows"], "steps": steps}
+    return {"rows": staged["rows"], "bytes": sum(step.get("bytes", 0) for step in steps.values()), "steps": steps}
 
 
 def _details(manifest: Manifest) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks import tables
 from benchmarks.contenders import forms_name
-from benchmarks.sections.stages import TASKS, circumstances_of_forms
+from benchmarks.sections.stages import TASKS, in_one_line
 from benchmarks.sites import SCRAPES
 from benchmarks.summary import Spread, cpu, select, wall
 from benchmarks.tables import Results, Target, circumstances, costs, figure, not_measured, pair, size, table
@@ -55,5 +55,5 @@ def blocks() -> dict[str, str]:
         "spark": side_by_side(results) if results else missing,
         "spark-circumstances": circumstances(results) if results else missing,
         "spark-forms": side_by_side(forms) if forms else missing_forms,
-        "spark-forms-circumstances": circumstances_of_forms(forms) if forms else missing_forms,
+        "spark-forms-circumstances": in_one_line(forms) if forms else missing_forms,
     }

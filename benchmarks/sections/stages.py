@@ -154,16 +154,18 @@ def beside_peers(results: Results) -> list[list[str]]:
 
 def other_shapes() -> str:
     """Points of other shapes: ours beside the fastest peer."""
-    rows, missing = [], []
+    rows, missing, occasions = [], [], []
     for shape in OTHERS:
         results = tables.read(shape)
         found = beside_peers(results) if results else []
         for number, cells in enumerate(found):
             rows.append(["" if number else shape, *cells])
         missing += [] if found else [shape]
+        occasions += [f"- {shape}: {in_one_line(results)}"] if results else []
     text = table(["points", "task", "wall s", "CPU s", "peak MiB", "fastest peer, times the wall", "cheapest, times the CPU"], rows)
     unknown = f"{', '.join(missing)}: {not_measured('python -m benchmarks --full')}" if missing else ""
-    return "\n\n".join(part for part in (text.replace("--- | ---: |", "--- | --- |", 1) if rows else "", unknown) if part)
+    shown = (text.replace("--- | ---: |", "--- | --- |", 1) if rows else "", "\n".join(occasions), unknown)
+    return "\n\n".join(part for part in shown if part)
 
 
 def starts(results: Results) -> str:
@@ -264,7 +266,7 @@ def blocks() -> dict[str, str]:
         ("shares", shares),
         ("circumstances", circumstances),
     )
-    forms: tuple[tuple[str, Callable[[Results], str]], ...] = (("forms", all_forms), ("forms-circumstances", circumstances_of_forms))
+    forms: tuple[tuple[str, Callable[[Results], str]], ...] = (("forms", all_forms), ("forms-circumstances", in_one_line))
     found = {"other-shapes": other_shapes()}
     for shape in MAIN:
         prefix = "" if shape == SCRAPES else f"{shape}-"
@@ -279,13 +281,14 @@ def _made(name: str, command: str, make: Callable[[Results], str]) -> str:
     return make(results) if results else not_measured(command)
 
 
-def circumstances_of_forms(results: Results) -> str:
-    """Those of the choice of forms, in one line."""
+def in_one_line(results: Results) -> str:
+    """The circumstances of results that stand beside others: what was run, when, and who failed."""
     others = Spread.of([100 * run["others_share"] for run in results["runs"]])
     turns = f"{results['repeat']} turn{'s' * (results['repeat'] > 1)}"
     failed = "".join(f"; {each['engine']}, {each['task']}, {each['form']}: {each['why']}" for each in results.get("failed", ()))
     later = "".join(f", then `{each['command']}`, {each['date']}" for each in results.get("renewed", ()))
-    return f"`{results['command']}`, {turns}, {results['date']}{later}{failed}; other programs used {figure(others, 0)} % of the machine."
+    when = f"`{results['command']}`, {turns}, {results['date']}, commit {results['commit'][:12]}"
+    return f"{when}{later}{failed}; other programs used {figure(others, 0)} % of the machine."
 
 
 def plots() -> dict[str, tuple[Results, Callable[[Path], None]]]:
