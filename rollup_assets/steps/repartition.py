@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from rollup_assets.batches import Batch
 from rollup_assets.engines.base import NoProgress, Progress
-from rollup_assets.errors import QuarantineError, ReconciliationError, StaleInputError
+from rollup_assets.errors import LandingZoneError, QuarantineError, ReconciliationError, StaleInputError
 from rollup_assets.failpoints import failpoint
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps.attempts import delete_other_tries
@@ -52,6 +52,7 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
     Raises:
         QuarantineError: too many rows or files are quarantined; they are staged (``error.quarantined``), the datapoints are not.
         RollupOverflowError: an open window overflows int64; nothing is staged.
+        LandingZoneError: raw data lies where nothing would read it, or is all gone; nothing is staged.
         StorageError: raw data cannot be read, or the stage not written; nothing is staged.
         StaleInputError: a raw file was replaced or removed while it was read; nothing is staged.
         ConcurrentWriteError: another run staged the batch at the same time, with another result.
@@ -64,6 +65,12 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
     current = current_stage(pipeline, batch)
     if current and not force and not reasons_to_stage(pipeline, batch, files, current):
         return current
+    if current and current.repartitioned.inputs and not force and not files and landing_zone.is_bare():
+        raise LandingZoneError(
+            f"{landing_zone.root.uri} (ROLLUP_RAW) has nothing in it, though batch {batch} was staged from "
+            f"{len(current.repartitioned.inputs)} raw files there; nothing was staged. Is it mounted, and the right one? If its data was "
+            f"removed on purpose, `rollups backfill {batch} {batch} --force` empties the batch"
+        )
 
     started = time.perf_counter()
     attempt = new_attempt()

@@ -116,6 +116,10 @@ class LandingZone:
                 raise LandingZoneError(f"{file.path}: a part of its name is empty; rename or remove it")
         return [InputFile(path=file.path[len(self.root.path) :].lstrip("/"), size=file.size, version=file.version) for file in found]
 
+    def is_bare(self) -> bool:
+        """Whether there is neither a file nor a folder in it, as where a disk is not mounted or ``ROLLUP_RAW`` is mistyped."""
+        return not self.root.folders() and not any(True for _ in self.root.files(recursive=False))
+
     def batches(self) -> list[Batch]:
         """Batches from the first partition on that read raw files, in order; found from the folders' names in one listing."""
         return sorted(self.reading(self.landed()))

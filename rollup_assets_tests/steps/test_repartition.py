@@ -17,7 +17,7 @@ import xxhash
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from rollup_assets.errors import QuarantineError, RollupOverflowError
+from rollup_assets.errors import LandingZoneError, QuarantineError, RollupOverflowError
 from rollup_assets.storage.manifests import QUARANTINED, REPARTITIONED
 from rollup_assets_tests import naive, staged
 from rollup_assets_tests.landing import Shape, land, pipeline_of, table_of, with_engine, write_bytes, write_rows, write_table
@@ -512,6 +512,24 @@ def test_a_file_without_rows_is_fine(tmp_path: Path) -> None:
     batch = first_batch(pipeline)
     files = {write_rows(pipeline, batch, "none.parquet", []): [], write_rows(pipeline, batch, "one.parquet", [good(TODAY)]): [good(TODAY)]}
     assert_staged(pipeline, batch, files, stage(pipeline, batch))
+
+
+@pytest.mark.parametrize("left", ["nothing", "an empty folder"])
+def test_a_landing_zone_that_is_gone_empties_no_batch(left: str, tmp_path: Path) -> None:
+    """A disk that is not mounted, or a mistyped ``ROLLUP_RAW``: what is staged stays, unless ``force`` says that it was on purpose."""
+    pipeline = pipeline_of(ONE_BATCH, tmp_path)
+    batch = first_batch(pipeline)
+    write_rows(pipeline, batch, "a.parquet", plenty())
+    before = stage(pipeline, batch)
+    root = Path(pipeline.landing_zone.root.path)
+    root.rename(tmp_path / "elsewhere")
+    if left == "an empty folder":
+        root.mkdir()
+    with pytest.raises(LandingZoneError, match=r"ROLLUP_RAW.*has nothing in it.*from 1 raw files.*backfill .* --force"):
+        stage(pipeline, batch)
+    assert pipeline.stage.read(REPARTITIONED, batch) == before.repartitioned
+    assert stage(pipeline, batch, force=True).repartitioned.counters["rows_accepted"] == 0
+    assert stage(pipeline, batch).unchanged
 
 
 @pytest.mark.parametrize("file_without_rows", [False, True])
