@@ -36,7 +36,7 @@ MOST_REMEMBERED = 1_000
 ALWAYS_SEEN = 24
 """Newest partitions that every look sees."""
 SECONDS = 5.0
-"""How long a look takes at most, about; the next one goes on where it ended."""
+"""How long a look takes at most, about; the next one goes on where it ended. Some of what is remembered and of the rest is always seen."""
 _AT_A_TIME = 64
 
 
@@ -59,6 +59,8 @@ class Memory(BaseModel):
     """Partition -> key of its latest request to be rolled up."""
     position: str | None = None
     """The partition where the next look goes on."""
+    position_in_memory: str | None = None
+    """The same among those that are remembered and those after them; None: the look before has seen them all."""
 
     @classmethod
     def parse(cls, text: str | None) -> Memory:
@@ -148,34 +150,41 @@ class _Look:
         self.seen: dict[Batch, _Seen | None] = {}
 
     def run(self, last: Batch, clock: Callable[[], float]) -> Found:
-        position = self._see(last, clock)
+        position, position_in_memory = self._see(last, clock)
         for batch in sorted(self.seen):
             if seen := self.seen[batch]:
                 self._stage(batch, seen)
         for batch in sorted(self.seen):
             if self.seen[batch]:
                 self._roll_up(batch)
-        self.found.memory = Memory(arrivals=self.arrivals, rollups=self.rollups, position=position)
+        self.found.memory = Memory(arrivals=self.arrivals, rollups=self.rollups, position=position, position_in_memory=position_in_memory)
         return self.found
 
-    def _see(self, last: Batch, clock: Callable[[], float]) -> str:
-        """See what is remembered and newest, then others as long as there is time; returns where to go on."""
+    def _see(self, last: Batch, clock: Callable[[], float]) -> tuple[str, str | None]:
+        """See what is newest, then what is remembered, then others, as long as there is time; returns where to go on with each."""
         calendar, reach = self.pipeline.calendar, self.pipeline.settings.reach
         until = clock() + SECONDS
         remembered = [batch for key in {*self.arrivals, *self.rollups} if (batch := _batch(calendar, key, last)) is not None]
         for key in {*self.arrivals, *self.rollups} - {batch.key for batch in remembered}:
             self.arrivals.pop(key, None)
             self.rollups.pop(key, None)
-        first = {*remembered, last, *calendar.earlier(last, ALWAYS_SEEN - 1)}
-        first |= {after for batch in remembered for after in following(calendar, batch, reach) if after <= last}
-        self._see_each(first)
+        self._see_each({last, *calendar.earlier(last, ALWAYS_SEEN - 1)})
+        busy = {*remembered, *(after for batch in remembered for after in following(calendar, batch, reach) if after <= last)}
+        again = _batch(calendar, self.found.memory.position_in_memory, last) or calendar.first
+        in_turn = sorted(busy - self.seen.keys(), key=lambda batch: (batch < again, batch))
+        left = self._see_in_turn(iter(in_turn), lambda: clock() >= until)
         start = _batch(calendar, self.found.memory.position, last) or calendar.first
-        around = _around(calendar, start, last)
-        while chunk := list(islice(around, _AT_A_TIME)):
-            if clock() >= until:
-                return chunk[0].key
+        unseen = self._see_in_turn(_around(calendar, start, last), lambda: clock() >= until)
+        return (unseen or start).key, left.key if left else None
+
+    def _see_in_turn(self, batches: Iterator[Batch], is_over: Callable[[], bool]) -> Batch | None:
+        """See some of them, and more until the time is over; returns the first that was left, None if none was."""
+        self._see_each(batch for batch in islice(batches, _AT_A_TIME) if batch not in self.seen)
+        while chunk := list(islice(batches, _AT_A_TIME)):
+            if is_over():
+                return chunk[0]
             self._see_each(batch for batch in chunk if batch not in self.seen)
-        return start.key
+        return None
 
     def _see_each(self, batches: Iterable[Batch]) -> None:
         chosen = sorted(batches)

@@ -461,7 +461,7 @@ def test_a_look_ends_in_time_and_the_next_one_goes_on(world: World, monkeypatch:
     world.land(HOURS - 1)
 
     def until_the_second_chunk() -> Iterator[float]:
-        yield from (0, 0)
+        yield 0
         while True:
             yield arrivals.SECONDS
 
@@ -474,6 +474,22 @@ def test_a_look_ends_in_time_and_the_next_one_goes_on(world: World, monkeypatch:
     assert tick() == [*hours[:4], hours[5]]
     assert tick() == [*hours[:4], hours[5]]
     assert world.memory.position == hours[0]
+
+
+def test_a_look_ends_in_time_however_much_is_remembered(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is remembered has its turn too, and neither it nor the rest keeps the other from being seen."""
+    for number in range(4):
+        world.land(number, "late.parquet")
+    world.tick()
+    monkeypatch.setattr(arrivals, "ALWAYS_SEEN", 1)
+    monkeypatch.setattr(arrivals, "_AT_A_TIME", 1)
+    world.now += dt.timedelta(minutes=2)
+    looks = []
+    for _ in range(HOURS - 1):
+        world.memory = world.memory.model_copy(update={"position": world.hour(HOURS - 1).key})
+        late = world.tick(clock=iter([0, *[arrivals.SECONDS] * 9]).__next__)
+        looks.append([request.batch.start_time.hour for request in late.to_stage])
+    assert looks == [[0], [1], [2], [3], []]
 
 
 def test_a_memory_that_cannot_be_read_or_is_of_other_partitions_is_none(world: World) -> None:
