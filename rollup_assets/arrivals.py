@@ -1,8 +1,9 @@
 """Which partitions are out of date because of their raw files, and what is to be asked for: one look, and the memory of earlier ones.
 
 A partition whose raw files are not those that were staged is asked to be staged once its files have stayed the same for a while; a
-partition whose rollups were made from other digests than today's is asked to be rolled up and published. Other settings and other code
-ask for nothing: making everything anew is somebody's decision. Whom to ask stays out (``defs.sensors``).
+partition whose rollups were made from other digests than today's, or are not published, is asked to be rolled up and published. Other
+settings and other code ask for nothing: making everything anew is somebody's decision, and so is publishing what was rolled back. Whom to
+ask stays out (``defs.sensors``).
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from rollup_assets.errors import LandingZoneError, RollupError, StageCorruptErro
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.scope import following, for_each
 from rollup_assets.steps.changes import input_changes
+from rollup_assets.steps.publish import reasons_to_publish
 from rollup_assets.steps.repartition import current_stage, is_over_limit
 from rollup_assets.steps.results import Waiting
 from rollup_assets.steps.rollup import RollupInputs, find_inputs
 from rollup_assets.storage.landing_zone import version_of
-from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUPS, StageReadOnce
+from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, StageReadOnce
 
 MOST_REQUESTS = 24
 """Partitions asked to be staged in one look, and as many to be rolled up: the rest follows in the next ones."""
@@ -34,7 +36,7 @@ MOST_REMEMBERED = 1_000
 ALWAYS_SEEN = 24
 """Newest partitions that every look sees."""
 SECONDS = 5.0
-"""How long a look takes at most, about; the next one goes on where it ended."""
+"""How long a look takes at most, about; the next one goes on where it ended. Some of what is remembered and of the rest is always seen."""
 _AT_A_TIME = 64
 
 
@@ -57,6 +59,8 @@ class Memory(BaseModel):
     """Partition -> key of its latest request to be rolled up."""
     position: str | None = None
     """The partition where the next look goes on."""
+    position_in_memory: str | None = None
+    """The same among those that are remembered and those after them; None: the look before has seen them all."""
 
     @classmethod
     def parse(cls, text: str | None) -> Memory:
@@ -146,34 +150,41 @@ class _Look:
         self.seen: dict[Batch, _Seen | None] = {}
 
     def run(self, last: Batch, clock: Callable[[], float]) -> Found:
-        position = self._see(last, clock)
+        position, position_in_memory = self._see(last, clock)
         for batch in sorted(self.seen):
             if seen := self.seen[batch]:
                 self._stage(batch, seen)
         for batch in sorted(self.seen):
             if self.seen[batch]:
                 self._roll_up(batch)
-        self.found.memory = Memory(arrivals=self.arrivals, rollups=self.rollups, position=position)
+        self.found.memory = Memory(arrivals=self.arrivals, rollups=self.rollups, position=position, position_in_memory=position_in_memory)
         return self.found
 
-    def _see(self, last: Batch, clock: Callable[[], float]) -> str:
-        """See what is remembered and newest, then others as long as there is time; returns where to go on."""
+    def _see(self, last: Batch, clock: Callable[[], float]) -> tuple[str, str | None]:
+        """See what is newest, then what is remembered, then others, as long as there is time; returns where to go on with each."""
         calendar, reach = self.pipeline.calendar, self.pipeline.settings.reach
         until = clock() + SECONDS
         remembered = [batch for key in {*self.arrivals, *self.rollups} if (batch := _batch(calendar, key, last)) is not None]
         for key in {*self.arrivals, *self.rollups} - {batch.key for batch in remembered}:
             self.arrivals.pop(key, None)
             self.rollups.pop(key, None)
-        first = {*remembered, last, *calendar.earlier(last, ALWAYS_SEEN - 1)}
-        first |= {after for batch in remembered for after in following(calendar, batch, reach) if after <= last}
-        self._see_each(first)
+        self._see_each({last, *calendar.earlier(last, ALWAYS_SEEN - 1)})
+        busy = {*remembered, *(after for batch in remembered for after in following(calendar, batch, reach) if after <= last)}
+        again = _batch(calendar, self.found.memory.position_in_memory, last) or calendar.first
+        in_turn = sorted(busy - self.seen.keys(), key=lambda batch: (batch < again, batch))
+        left = self._see_in_turn(iter(in_turn), lambda: clock() >= until)
         start = _batch(calendar, self.found.memory.position, last) or calendar.first
-        around = _around(calendar, start, last)
-        while chunk := list(islice(around, _AT_A_TIME)):
-            if clock() >= until:
-                return chunk[0].key
+        unseen = self._see_in_turn(_around(calendar, start, last), lambda: clock() >= until)
+        return (unseen or start).key, left.key if left else None
+
+    def _see_in_turn(self, batches: Iterator[Batch], is_over: Callable[[], bool]) -> Batch | None:
+        """See some of them, and more until the time is over; returns the first that was left, None if none was."""
+        self._see_each(batch for batch in islice(batches, _AT_A_TIME) if batch not in self.seen)
+        while chunk := list(islice(batches, _AT_A_TIME)):
+            if is_over():
+                return chunk[0]
             self._see_each(batch for batch in chunk if batch not in self.seen)
-        return start.key
+        return None
 
     def _see_each(self, batches: Iterable[Batch]) -> None:
         chosen = sorted(batches)
@@ -182,7 +193,9 @@ class _Look:
     def _see_one(self, batch: Batch) -> _Seen | None:
         try:
             files, staged = self.pipeline.landing_zone.files(batch), current_stage(self.pipeline, batch)
-            self.pipeline.stage.read(ROLLUPS, batch)  # side by side with those of other batches: it is asked for soon
+            # Side by side with those of other batches: they are asked for soon.
+            if self.pipeline.stage.read(ROLLUPS, batch):
+                self.pipeline.stage.read(ROLLUP_TABLE, batch)
             version = version_of(files)
             known = version_of(list(staged.repartitioned.inputs)) if staged else version_of([])
             arrived = version != known or bool(files and not staged)
@@ -214,34 +227,42 @@ class _Look:
             self.found.to_stage.append(StageRequest(batch, seen.version, seen.files, seen.bytes, key))
 
     def _roll_up(self, batch: Batch) -> None:
-        inputs = self._changed_inputs(batch)
+        inputs = self._inputs(batch)
         if inputs is None:
+            # What was asked for stays remembered: otherwise it would be asked for again as soon as there are the same inputs.
+            return
+        if self._is_published(batch, inputs):
             self.rollups.pop(batch.key, None)
             return
-        key = f"roll up {batch} {self._identity(batch, inputs)}"
-        known = self.rollups.get(batch.key)
-        if known == key or len(self.found.to_roll_up) >= MOST_REQUESTS or self.is_being_made(batch):
+        wanted = f"roll up {batch} {self._identity(batch, inputs)} "
+        known = self.rollups.get(batch.key, "")
+        if known.startswith(wanted) or len(self.found.to_roll_up) >= MOST_REQUESTS or self.is_being_made(batch):
             return
         # What its inputs are about to become would make it stale at once.
         if any(self._is_about_to_change(of) for of in (batch, *self.pipeline.calendar.earlier(batch, self.pipeline.settings.reach))):
             return
-        self.rollups[batch.key] = key
-        self.found.to_roll_up.append(RollUpRequest(batch, key))
+        # With the time: whoever forgets what was asked for wants it once more, and a key that had its run gets no other.
+        self.rollups[batch.key] = f"{wanted}{self.now}"
+        self.found.to_roll_up.append(RollUpRequest(batch, self.rollups[batch.key]))
 
-    def _changed_inputs(self, batch: Batch) -> RollupInputs | None:
-        """What rollups are to be made from; None where they are made from that already, or cannot be, or nothing is staged."""
+    def _inputs(self, batch: Batch) -> RollupInputs | None:
+        """What rollups are made from today; None where they cannot be made, or nothing is staged."""
         stage = self.pipeline.stage
         earlier = self.pipeline.calendar.earlier(batch, self.pipeline.settings.reach)
         if all(stage.read(PARTIAL_POINTS, of) is None for of in (batch, *earlier)):
             return None
         try:
             inputs = find_inputs(self.pipeline, batch)
-            rollups = stage.read(ROLLUPS, batch)
         except RollupError:
             return None
-        if isinstance(inputs, Waiting) or (rollups and not input_changes(rollups.upstream, inputs.upstream(batch))):
-            return None
-        return inputs
+        return None if isinstance(inputs, Waiting) else inputs
+
+    def _is_published(self, batch: Batch, inputs: RollupInputs) -> bool:
+        """Whether the rollups were made from these inputs, and the receipt is theirs or says that they stay out of the table."""
+        rollups = self.pipeline.stage.read(ROLLUPS, batch)
+        if rollups is None or input_changes(rollups.upstream, inputs.upstream(batch)):
+            return False
+        return not reasons_to_publish(batch, self.pipeline.stage.read(ROLLUP_TABLE, batch), rollups, None)
 
     def _is_about_to_change(self, batch: Batch) -> bool:
         if batch not in self.seen:

@@ -14,9 +14,10 @@ import pytest
 from rollup_assets import arrivals
 from rollup_assets.arrivals import Found, Memory, look
 from rollup_assets.batches import Batch
+from rollup_assets.history.rejections import REJECTED
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps.rollup import RollupInputs, find_inputs
-from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUPS, Manifest
+from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Manifest, Stage
 from rollup_assets_tests.conftest import MakePipeline
 from rollup_assets_tests.landing import write_bytes
 from rollup_assets_tests.verification import naive_table
@@ -61,12 +62,32 @@ class World:
             attempt = before.attempt if before and before.digest == content else str(next(self.attempts))
             self.pipeline.stage.write(made.model_copy(update={"digest": content, "attempt": attempt}), batch)
 
-    def roll_up(self, number: int) -> None:
+    def roll_up(self, number: int, *, published: bool = True) -> None:
         batch = self.hour(number)
         inputs = find_inputs(self.pipeline, batch)
         assert isinstance(inputs, RollupInputs)
         naive_table.stage(self.pipeline, ROLLUPS, batch, {})
-        self.pipeline.stage.write(self._read(ROLLUPS, batch).model_copy(update={"upstream": inputs.upstream(batch)}), batch)
+        attempt = str(next(self.attempts))
+        made = self._read(ROLLUPS, batch).model_copy(
+            update={"upstream": inputs.upstream(batch), "attempt": attempt, "digest": f"{batch} {attempt}"}
+        )
+        self.pipeline.stage.write(made, batch)
+        if published:
+            self.publish(number)
+
+    def publish(self, number: int) -> None:
+        """A receipt of the rollups that are staged."""
+        batch = self.hour(number)
+        rollups = self._read(ROLLUPS, batch)
+        naive_table.stage(self.pipeline, ROLLUP_TABLE, batch, {"staged_attempt": rollups.attempt})
+        self.pipeline.stage.write(self._read(ROLLUP_TABLE, batch).model_copy(update={"digest": rollups.digest}), batch)
+
+    def roll_back(self, number: int) -> None:
+        """As ``rollups rollback`` does: the receipt says that what is staged is not wanted."""
+        batch = self.hour(number)
+        receipt = self._read(ROLLUP_TABLE, batch)
+        counters = {**receipt.counters, "staged_attempt": None, REJECTED: [self._read(ROLLUPS, batch).digest]}
+        self.pipeline.stage.write(receipt.model_copy(update={"digest": "earlier", "counters": counters}), batch)
 
     def _read(self, asset: str, batch: Batch) -> Manifest:
         manifest = self.pipeline.stage.read(asset, batch)
@@ -95,7 +116,7 @@ class World:
 
 @pytest.fixture
 def world(tmp_path: Path, make_pipeline: MakePipeline) -> World:
-    """Four hours staged and rolled up, with the two after them."""
+    """Four hours staged, rolled up and published, with the two after them."""
     world = World(make_pipeline(tmp_path))
     for number in range(4):
         world.land(number)
@@ -309,6 +330,78 @@ def test_rollups_that_failed_are_asked_for_again_only_with_other_inputs(world: W
     assert world.asked() == ([], [1])
 
 
+def test_rollups_that_failed_are_asked_for_once_more_by_another_key_after_the_cursor_was_reset(world: World) -> None:
+    """Dagster starts no second run for a key that had one."""
+    world.stage(1, points="2")
+    (first,) = world.tick().to_roll_up
+    assert world.asked(10) == ([], [])
+    world.memory = Memory()
+    (second,) = world.tick(1).to_roll_up
+    assert first.key != second.key
+    assert world.asked(10) == world.asked(10) == ([], [])
+
+
+def test_rollups_that_were_not_published_are_asked_for_once_and_again_after_a_reset(world: World) -> None:
+    """Whoever made them: the sensor's own run is that one request, and other runs had none."""
+    world.stage(1, points="2")
+    assert world.asked() == ([], [1])
+    world.roll_up(1, published=False)
+    assert world.asked(10) == world.asked(10) == ([], [])
+    world.roll_up(4, published=False)
+    assert world.asked(10) == ([], [4])
+    assert world.asked(10) == ([], [])
+    world.memory = Memory()
+    assert world.asked(10) == ([], [1, 4])
+    assert world.asked(10) == ([], [])
+    for number in (1, 4):
+        world.publish(number)
+    world.tick()
+    assert world.memory == Memory(position=world.memory.position)
+
+
+def test_rollups_that_are_being_published_are_not_asked_for(world: World) -> None:
+    world.running.add(1)
+    world.roll_up(1, published=False)
+    assert world.asked() == ([], [])
+    world.publish(1)
+    world.running.clear()
+    assert world.asked() == ([], [])
+
+
+def test_what_was_rolled_back_is_not_asked_for_until_its_inputs_change(world: World) -> None:
+    world.roll_back(1)
+    assert world.asked() == world.asked(10) == ([], [])
+    world.stage(1, points="2")
+    assert world.asked() == ([], [1])
+
+
+def test_what_was_asked_for_stays_remembered_while_it_cannot_be_made(world: World) -> None:
+    """A folder that comes and goes, or a store that does not answer for a moment, brings no second run of what failed."""
+    world.stage(4, points="2")
+    world.stage(5)
+    assert world.asked() == ([], [4, 5])
+    left = world.pipeline.stage.folder(PARTIAL_POINTS, world.hour(3)) / "manifest.json"
+    content = Path(left.path).read_bytes()
+    Path(left.path).unlink()
+    world.tick(10)
+    Path(left.path).write_bytes(content)
+    assert world.asked(10) == ([], [])
+
+
+def test_a_look_reads_five_manifests_of_a_partition_and_each_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is a request where the stage is a bucket."""
+    read: list[tuple[str, Batch]] = []
+    original = Stage.read
+
+    def counted(stage: Stage, asset: str, batch: Batch) -> Manifest | None:
+        read.append((asset, batch))
+        return original(stage, asset, batch)
+
+    monkeypatch.setattr(Stage, "read", counted)
+    assert world.asked() == ([], [])
+    assert len(read) == len(set(read)) == 5 * HOURS
+
+
 def test_one_rollup_of_a_partition_is_asked_for_at_a_time(world: World) -> None:
     world.stage(1, points="2")
     assert world.asked() == ([], [1])
@@ -368,7 +461,7 @@ def test_a_look_ends_in_time_and_the_next_one_goes_on(world: World, monkeypatch:
     world.land(HOURS - 1)
 
     def until_the_second_chunk() -> Iterator[float]:
-        yield from (0, 0)
+        yield 0
         while True:
             yield arrivals.SECONDS
 
@@ -381,6 +474,22 @@ def test_a_look_ends_in_time_and_the_next_one_goes_on(world: World, monkeypatch:
     assert tick() == [*hours[:4], hours[5]]
     assert tick() == [*hours[:4], hours[5]]
     assert world.memory.position == hours[0]
+
+
+def test_a_look_ends_in_time_however_much_is_remembered(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is remembered has its turn too, and neither it nor the rest keeps the other from being seen."""
+    for number in range(4):
+        world.land(number, "late.parquet")
+    world.tick()
+    monkeypatch.setattr(arrivals, "ALWAYS_SEEN", 1)
+    monkeypatch.setattr(arrivals, "_AT_A_TIME", 1)
+    world.now += dt.timedelta(minutes=2)
+    looks = []
+    for _ in range(HOURS - 1):
+        world.memory = world.memory.model_copy(update={"position": world.hour(HOURS - 1).key})
+        late = world.tick(clock=iter([0, *[arrivals.SECONDS] * 9]).__next__)
+        looks.append([request.batch.start_time.hour for request in late.to_stage])
+    assert looks == [[0], [1], [2], [3], []]
 
 
 def test_a_memory_that_cannot_be_read_or_is_of_other_partitions_is_none(world: World) -> None:

@@ -167,6 +167,18 @@ def test_the_schedule_of_the_job_is_stopped_until_someone_starts_it(tmp_path: Pa
     assert request.partition_key == "2026-01-02-02:00"
 
 
+def test_the_schedule_says_that_it_makes_up_for_no_missed_tick_and_what_does(tmp_path: Path) -> None:
+    """Dagster's daemon catches up only with schedules of a partition set, and builds none of those any more."""
+    from dagster._core.remote_representation.external_data import RepositorySnap
+
+    definitions = build_definitions(settings(tmp_path))
+    (known,) = RepositorySnap.from_def(definitions.get_repository_def()).schedules
+    assert known.partition_set_name is None
+    assert known.description
+    for named in ("raw_files_sensor", "`rollups backfill FIRST LAST`", "`rollups status`"):
+        assert named in known.description
+
+
 @pytest.mark.parametrize("kept", ["variable", "file", ".env"])
 def test_a_catalog_password_is_the_name_of_its_variable_to_dagster_and_still_reaches_the_pipeline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: str

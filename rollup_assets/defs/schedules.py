@@ -10,11 +10,17 @@ import dagster as dg
 def batches_schedule(job: Any) -> Any:
     """One run for each batch, as soon as it has ended; its rollups read what the runs before it have staged.
 
+    Making up for ticks that were missed stays out: two runs of neighbours may overtake each other, and the sensor asks in order.
+
     Dagster exports neither class, of unresolved jobs and of their schedules.
     """
     return dg.build_schedule_from_partitioned_job(
         job,
         name="batches_schedule",
-        description="Stages, rolls up and publishes each batch after it has ended. Files that arrive later need another run.",
+        description=(
+            "Stages, rolls up and publishes each batch after it has ended. Files that arrive later need another run. Batches that end "
+            "while it is stopped or Dagster's daemon is down are not made up for, except the last one of a time that the daemon was down: "
+            "raw_files_sensor makes them, or `rollups backfill FIRST LAST`; `rollups status` lists them."
+        ),
         default_status=dg.DefaultScheduleStatus.STOPPED,
     )

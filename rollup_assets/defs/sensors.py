@@ -47,7 +47,8 @@ def raw_files_sensor(settings: Settings, job: Any) -> dg.SensorDefinition:
         default_status=dg.DefaultSensorStatus.STOPPED,
         description=(
             "Stages batches whose raw files are new, changed or removed, once these have stayed the same for ROLLUP_SENSOR_SETTLE, one "
-            "run a partition; then rolls up and publishes exactly those partitions whose inputs have other content than before."
+            "run a partition; then rolls up and publishes exactly those partitions whose inputs have other content than before, or whose "
+            "rollups are not published."
         ),
     )
     def look(context: dg.SensorEvaluationContext, storage: res.Storage, catalog: res.Catalog, engine: res.Engine) -> dg.SensorResult:

@@ -24,6 +24,7 @@ from rollup_assets.settings import Settings
 from rollup_assets.steps import read_back as read_back_module
 from rollup_assets.steps.checks import require, rollup_outcomes
 from rollup_assets.steps.planning import content_parameters, rollup_parameters
+from rollup_assets.steps.publish import reasons_to_publish
 from rollup_assets.steps.read_back import TableState
 from rollup_assets.steps.results import CODE_VERSION, Published, RolledUp, StagedBatch, Waiting
 from rollup_assets.storage.manifests import (
@@ -181,11 +182,12 @@ def publish(pipeline: Pipeline, batch: Batch, *, run_id: str = "", force: bool =
     if datapoints and "halt" in datapoints.counters["content"]:
         raise PublishHaltError(f"the table has other rows of {batch} than were committed")
     current = pipeline.stage.read(ROLLUP_TABLE, batch)
-    if current and current.digest == rollups.digest and not force:
+    if current and not force and not reasons_to_publish(batch, current, rollups, None):
         return Published(current, current.counters["snapshot_id"], unchanged=True)
     counters = {
         "snapshot_id": 2**62 + batch.start,
         "attempt": "a",
+        "staged_attempt": rollups.attempt,
         "rows": rollups.counters["rows"],
         "files": dict.fromkeys(rollups.counters["rows"], 1),
     }

@@ -164,6 +164,21 @@ def test_a_run_that_failed_is_not_asked_for_again_until_something_else_arrives(d
     assert daemon.until_quiet() == [(STAGE, hour(0)), *((PUBLISH, hour(number)) for number in (0, 1, 2))]
 
 
+def test_a_failed_publish_is_asked_for_once_and_once_more_after_the_cursor_was_reset(daemon: Daemon) -> None:
+    """The schedule's run has rolled up and could not publish; neither can the sensor's, before the table is mended."""
+    lab = daemon.lab
+    lab.land({0: "halt"})
+    assert not lab.run(0).success
+    assert lab.events(ROLLUP_TABLE, 0) == []
+    assert lab.run(1, 2, PUBLISHING).success
+    for cursor in (daemon.cursor, None):
+        daemon.cursor = cursor
+        (request,) = daemon.tick(1)
+        assert (assets_of(request), request.partition_key) == (PUBLISH, hour(0))
+        assert not daemon.run(request).success
+        assert daemon.tick(10) == daemon.tick(10) == []
+
+
 def test_schedule_and_sensor_together_do_nothing_twice(daemon: Daemon) -> None:
     """The schedule's run of the newest batch, with the sensor's of the same: the second one finds everything as it is."""
     lab = daemon.lab
