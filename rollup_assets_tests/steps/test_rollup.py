@@ -707,6 +707,23 @@ def test_points_staged_with_other_settings_are_refused(make_pipeline: MakePipeli
         stage(pipeline, t)
 
 
+def test_the_message_of_other_settings_names_all_that_are_old_and_settings_as_they_are_written(
+    make_pipeline: MakePipeline, tmp_path: Path
+) -> None:
+    pipeline = make_pipeline(tmp_path, raw_future="90s")
+    t2, t1, t = hours(pipeline, 3)
+    prepare(pipeline, {t2: STAGED, t1: STAGED, t: STAGED})
+    other = make_pipeline(tmp_path, lookback="30m", raw_name_size=100, raw_lateness=1)
+    stage(other, t)
+    with pytest.raises(StaleInputError) as raised:
+        try_roll_up(other, t)
+    assert str(raised.value) == (
+        f"{PARTIAL_POINTS} {t1}, {PARTIAL_POINTS} {t2} were staged with other settings: ROLLUP_LOOKBACK (now 30m, then 1h), "
+        "ROLLUP_RAW_NAME_SIZE (now 100, then 4096), ROLLUP_RAW_LATENESS (now 1, then 0), ROLLUP_RAW_FUTURE (now not set, then 90s); "
+        f"stage them again with `rollups backfill {t2} {t}`, or set them back"
+    )
+
+
 # -------------------------------------------------------------------------------------------------------------------------- overflow
 
 # Points of one series: (ms after the start of the second batch, value).
