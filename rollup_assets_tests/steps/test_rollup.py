@@ -256,6 +256,25 @@ def test_lag_is_the_mean_over_the_points_that_have_a_receive_time(tmp_path: Path
     assert_same(found, naive.rollups_of(accepted(rows), RESOLUTIONS, HOUR))
 
 
+@pytest.mark.parametrize("double", [False, True])
+def test_receive_times_a_century_away_are_unknown(double: bool, tmp_path: Path) -> None:
+    """Nanoseconds, the end of int64, Go's year 1 and the year 9999: neither an overflow nor a mean that shows nothing else."""
+    grid = Grid(TODAY, HOUR, 2, RESOLUTIONS, HOUR)
+    pipeline = pipeline_of(grid, tmp_path, value_type="double" if double else "long")
+    start, value = TODAY + HOUR, 1.0 if double else 1
+    absurd = [TODAY * 1_000_000, INT64_MAX, INT64_MIN, -62_135_596_800_000, 253_402_300_799_999, start + naive.MOST_LAG + 100]
+    rows = [RawRow(1, 1, "m", start + 1 + number, value, receive) for number, receive in enumerate([*absurd, *absurd])]
+    rows += [RawRow(2, 1, "m", start + 1 + number, value, receive) for number, receive in enumerate([*absurd, start + 10])]
+    rows += [RawRow(3, 1, "m", start + 1, value, start + 1 + side * naive.MOST_LAG) for side in (-1, 1)]
+    # Of two rows of one point the one with a receive time stays; one that makes no sense is none.
+    rows += [RawRow(4, 1, "m", start + 1, value, receive) for receive in (INT64_MAX, start + 8)]
+    land(pipeline, rows)
+    found = merged(rows_of(pipeline, run(pipeline, grid)).values())
+    label = start + MINUTE
+    assert [found[series, MINUTE, label].lag for series in (1, 2, 3, 4)] == [None, 3, naive.MOST_LAG, 7]
+    assert_same(found, naive.rollups_of(accepted(rows), RESOLUTIONS, HOUR))
+
+
 # ----------------------------------------------------------------------------------------------------------------- one result only
 
 
