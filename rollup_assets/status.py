@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from rollup_assets.batches import Batch
 from rollup_assets.errors import RollupError
 from rollup_assets.history.rejections import refusal
+from rollup_assets.iceberg.table import data_location
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.scope import following
 from rollup_assets.settings import Settings
-from rollup_assets.steps.changes import input_changes, other_settings
+from rollup_assets.steps.changes import files_of_another_table, input_changes, other_settings
 from rollup_assets.steps.planning import rollup_parameters
 from rollup_assets.steps.publish import reasons_to_publish
 from rollup_assets.steps.quarantine_limits import allowed_in, is_over
@@ -118,7 +119,8 @@ def _status(pipeline: Pipeline, batch: Batch) -> PartitionStatus:
     if rollups is not None:
         result.rolled_up = True
         result.stale += [f"{ROLLUPS}: {change}" for change in input_changes(rollups.upstream, _current_inputs(rollups, pipeline))]
-        result.stale += [f"{ROLLUPS}: {reason}" for reason in other_settings(rollups, rollup_parameters(settings))]
+        reasons = [*other_settings(rollups, rollup_parameters(settings)), *files_of_another_table(rollups, data_location(settings))]
+        result.stale += [f"{ROLLUPS}: {reason}" for reason in reasons]
     if receipt is not None:
         result.published = True
         result.rows = {name: int(rows) for name, rows in receipt.counters["rows"].items()}

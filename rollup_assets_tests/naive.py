@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 
 Value = int | float
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
+MOST_LAG = 36_525 * 24 * 3_600_000
 
 # ---------------------------------------------------------------------------------------------------------------- points
 
@@ -92,13 +93,15 @@ def reason_whatever_the_time(row: RawRow) -> str | None:
 
 
 def point_of(row: RawRow) -> Point:
-    """The point of a good row; -0.0 is 0.0."""
+    """The point of a good row; -0.0 is 0.0, and a receive time more than 100 years from its own is none."""
     assert row.id is not None
     assert row.org_id is not None
     assert row.metric is not None
     assert row.ts is not None
     assert row.value is not None
-    return Point(row.id, row.org_id, row.metric, row.ts, 0.0 if row.value == 0 and isinstance(row.value, float) else row.value, row.receive)
+    value = 0.0 if row.value == 0 and isinstance(row.value, float) else row.value
+    receive = None if row.receive is None or abs(row.receive - row.ts) > MOST_LAG else row.receive
+    return Point(row.id, row.org_id, row.metric, row.ts, value, receive)
 
 
 def precedence(point: Point) -> tuple[Value, str, int, bool, int]:

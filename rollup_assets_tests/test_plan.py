@@ -13,11 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rollup_assets.batches import Batch
+from rollup_assets.batches import Batch, to_datetime
 from rollup_assets.errors import RollupError
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.plan import PartitionPlan, Plan, plan
 from rollup_assets.scope import Scope, missing_before, scope_of
+from rollup_assets.status import status
 from rollup_assets.steps.results import CODE_VERSION, Waiting
 from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Manifest
 from rollup_assets_tests.conftest import MakePipeline
@@ -166,7 +167,7 @@ CHANGES: list[Change] = [
     lost(ROLLUPS, "manifest.json"),
     lost(ROLLUP_TABLE, "manifest.json"),
 ]
-SETTINGS: list[dict[str, Any]] = [{}, {"lookback": "30m"}, {"parquet_encoding": "compatible"}]
+SETTINGS: list[dict[str, Any]] = [{}, {"lookback": "30m"}, {"parquet_encoding": "compatible"}, {"table": "metrics.another"}]
 
 
 @dataclass
@@ -376,6 +377,48 @@ def test_a_table_that_lost_its_rows_is_filled_again(site: Site) -> None:
     planned = compared(pipeline, scope(pipeline, 1, 2))
     assert verdicts(planned)[:2] == [("no", "no", "yes")] * 2
     assert planned.partitions[0].publish.reasons == ("the table has 0 rows of the batch instead of 21",)
+
+
+@pytest.mark.parametrize("moved", [["table"], ["warehouse", "catalog"]], ids=["another name", "another warehouse"])
+def test_another_table_of_the_same_stage_gets_data_files_of_its_own(moved: list[str], site: Site) -> None:
+    """Its rows are those of the table before, which can be dropped with its files."""
+    from rollup_assets.iceberg.catalog import load_catalog
+    from rollup_assets.iceberg.table import data_location, table_location
+
+    before = site.fresh()
+    places = {
+        "table": "metrics.rollups_2",
+        "warehouse": str(site.home / "warehouse_2"),
+        "catalog": f"sqlite:///{site.home}/catalog_2.db",
+    }
+    pipeline = site.make(site.home, **{name: places[name] for name in moved})
+    first = hour(pipeline, 0)
+    old = pipeline.stage.read(ROLLUPS, first)
+    assert old is not None
+    said = f"rollups: made for another table: {old.files[0].path} does not lie in {data_location(pipeline.settings).path}"
+    assert said in status(pipeline.settings, [first])[0].stale
+    planned = compared(pipeline, scope(pipeline, 0, HOURS - 2))
+    assert planned.partitions[0].roll_up.reasons == (said,)
+    assert plan(pipeline, scope(pipeline, 0, HOURS - 2)).nothing_to_do
+    new = pipeline.stage.read(ROLLUPS, first)
+    assert new is not None
+    assert new.digest == old.digest
+
+    def content(of: Pipeline) -> Any:
+        # The last hour is not staged, and waits.
+        until = to_datetime(hour(of, HOURS - 1).start).isoformat()
+        found = load_catalog(of.settings).load_table(of.settings.table).scan(f"logical_timestamp < '{until}'").to_arrow()
+        return found.sort_by([(name, "ascending") for name in ("resolution", "id", "logical_timestamp")])
+
+    rows = content(before)
+    assert rows.num_rows
+    table = load_catalog(pipeline.settings).load_table(pipeline.settings.table)
+    files = [task.file.file_path for task in table.scan().plan_files()]
+    assert files
+    assert all(path.startswith(f"{table.location()}/") for path in files)
+    load_catalog(before.settings).drop_table(before.settings.table)
+    shutil.rmtree(table_location(before.settings))
+    assert content(pipeline).equals(rows)
 
 
 def test_what_was_rolled_back_is_told_and_stays_out_until_something_changes(site: Site) -> None:

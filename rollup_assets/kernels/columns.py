@@ -7,10 +7,13 @@ import numpy as np
 from rollup_assets.kernels.compiling import Array, kernel
 
 NO_LAG = np.iinfo(np.int64).min
-"""Lag of a point without a receive timestamp."""
+"""Lag of a point without a receive timestamp, or with one that makes no sense."""
 
 MOST_TIME = np.iinfo(np.int64).max // 4
-"""Milliseconds; receive times that far from 1970 are nonsense."""
+"""Milliseconds; times are bounded by it before they are subtracted."""
+
+MOST_LAG = 36_525 * 86_400_000
+"""Milliseconds, 100 years: other units, and years such as 1 or 9999, are further away. Sums of 2.9 million such lags fit int64."""
 
 
 @kernel
@@ -37,12 +40,14 @@ def all_finite(values: Array) -> bool:
 def lags_between(times: Array, receives: Array, unknown: Array, out: Array) -> None:
     """``out[r] = receives[r] - times[r]``, int64[n], and ``NO_LAG`` where ``unknown[r]``, bool[n] or, if none is, bool[0].
 
-    Times are bounded by ``MOST_TIME``, so that the difference cannot wrap around.
+    A receive time further than ``MOST_LAG`` from the point's own is unknown, too: one of them would be all that a mean shows, and a few
+    would make its sum overflow. Times are bounded by ``MOST_TIME``, so that the difference cannot wrap around.
     """
     all_known = len(unknown) == 0
     for r in range(len(times)):
         if all_known or not unknown[r]:
-            out[r] = min(max(receives[r], -MOST_TIME), MOST_TIME) - min(max(times[r], -MOST_TIME), MOST_TIME)
+            lag = min(max(receives[r], -MOST_TIME), MOST_TIME) - min(max(times[r], -MOST_TIME), MOST_TIME)
+            out[r] = lag if -MOST_LAG <= lag <= MOST_LAG else NO_LAG
         else:
             out[r] = NO_LAG
 

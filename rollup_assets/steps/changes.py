@@ -12,6 +12,7 @@ from typing import Literal
 
 from rollup_assets.batches import Batch
 from rollup_assets.steps.results import CODE_VERSION
+from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.manifests import InputFile, Manifest, Stage
 
 _NAMED = 3
@@ -79,6 +80,16 @@ def other_settings(manifest: Manifest, wanted: Mapping[str, object]) -> list[str
     if manifest.code_version != CODE_VERSION:
         reasons.append(f"made by code version {manifest.code_version}, this is {CODE_VERSION}")
     return reasons
+
+
+def files_of_another_table(rollups: Manifest, data_files: Place) -> list[str]:
+    """Which file of rollups does not lie in the folder of the table's data files, the first one; empty if all of them do.
+
+    Where the table lies is no parameter, since it decides nothing about the content: other names for the table or its warehouse leave
+    the digest as it is.
+    """
+    outside = (file.path for file in rollups.files if not data_files.contains(data_files.at(file.path)))
+    return [f"made for another table: {path} does not lie in {data_files.uri}" for path in outside][:1]
 
 
 def input_changes(before: Upstream, now: Upstream) -> list[InputChange]:

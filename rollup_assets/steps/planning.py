@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from rollup_assets.engines.base import Engine
-from rollup_assets.settings import Settings
+from rollup_assets.settings import Settings, format_duration
 from rollup_assets.storage.raw_limits import DEFAULT_LIMITS
 
 
@@ -22,6 +22,9 @@ File = TypeVar("File", bound=_Sized)
 POINTS_PER_GROUP = 8_000_000
 FEWEST_POINTS_FOR_TWO_GROUPS = 1_000_000
 PARQUET_ENCODING = "parquet_encoding"
+RAW_LIMITS = "raw_limits"
+_SETTINGS_OF_LIMITS = {"rows": "RAW_FILE_ROWS", "group_bytes": "RAW_GROUP_SIZE", "name_bytes": "RAW_NAME_SIZE"}
+_DURATIONS = ("batch", "lookback", "raw_future")
 
 
 def shard_groups(shards: int, points: int) -> list[list[int]]:
@@ -54,7 +57,7 @@ def content_parameters(settings: Settings) -> dict[str, object]:
     """The settings that decide which rows staged files hold."""
     # Left out where they are the defaults, so that what was staged before there were any stays current.
     limits = None if settings.raw_limits == DEFAULT_LIMITS else dataclasses.asdict(settings.raw_limits)
-    chosen = {"raw_limits": limits, "raw_lateness": settings.raw_lateness or None, "raw_future": settings.raw_future}
+    chosen = {RAW_LIMITS: limits, "raw_lateness": settings.raw_lateness or None, "raw_future": settings.raw_future}
     return {**_table_parameters(settings), **{name: value for name, value in chosen.items() if value is not None}}
 
 
@@ -78,3 +81,25 @@ def changed_parameters(wanted: Mapping[str, object], found: Mapping[str, Any]) -
     for name in dict.fromkeys((*wanted, *found)):
         if wanted.get(name) != found.get(name):
             yield name, wanted.get(name), found.get(name)
+
+
+def changed_settings(wanted: Mapping[str, object], found: Mapping[str, Any]) -> list[str]:
+    """``ROLLUP_LOOKBACK (now 30m, then 1h)`` for each setting behind :func:`changed_parameters`, in words that the setting takes."""
+    changed: list[str] = []
+    for name, now, then in changed_parameters(wanted, found):
+        if name == RAW_LIMITS:
+            defaults = dataclasses.asdict(DEFAULT_LIMITS)
+            allowed, before = ({**defaults, **limits} if isinstance(limits, Mapping) else defaults for limits in (now, then))
+            limits = changed_parameters(allowed, before)
+            changed += [f"ROLLUP_{_SETTINGS_OF_LIMITS[limit]} (now {today}, then {once})" for limit, today, once in limits]
+        else:
+            changed.append(f"ROLLUP_{name.upper()} (now {_as_setting(name, now)}, then {_as_setting(name, then)})")
+    return changed
+
+
+def _as_setting(name: str, value: Any) -> str:
+    if value is None:
+        return "0" if name == "raw_lateness" else "not set"
+    if name == "resolutions":
+        return ",".join(format_duration(resolution) for resolution in value)
+    return format_duration(value) if name in _DURATIONS else str(value)

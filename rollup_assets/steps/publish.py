@@ -15,7 +15,9 @@ from rollup_assets.batches import Batch
 from rollup_assets.errors import NotStagedError, PublishHaltError, StageCorruptError, StaleInputError
 from rollup_assets.failpoints import failpoint
 from rollup_assets.history.rejections import REJECTED, refusal, still_rejected
+from rollup_assets.iceberg.table import data_location
 from rollup_assets.pipeline import Pipeline
+from rollup_assets.steps.changes import files_of_another_table
 from rollup_assets.steps.planning import changed_parameters, rollup_parameters
 from rollup_assets.steps.results import CODE_VERSION, Published
 from rollup_assets.storage.filesystems import in_parallel
@@ -54,7 +56,7 @@ def publish(pipeline: Pipeline, batch: Batch, *, run_id: str = "", force: bool =
 
     Raises:
         NotStagedError: the batch has no rollups manifest.
-        StaleInputError: the manifest was made from inputs or parameters that are no longer current.
+        StaleInputError: the manifest was made from inputs or parameters that are no longer current, or for another table.
         StageCorruptError: a staged file is missing or not what the manifest says.
         TableMismatchError: the table contradicts the settings.
         CatalogError: the catalog cannot be used; see :func:`rollup_assets.iceberg.catalog.open_catalog`.
@@ -156,12 +158,13 @@ def current_rollups(pipeline: Pipeline, batch: Batch) -> tuple[Manifest, Inputs]
 
     Raises:
         NotStagedError: there is none.
-        StaleInputError: it was made from inputs or parameters that are no longer current.
+        StaleInputError: it was made from inputs or parameters that are no longer current, or for another table.
     """
     rollups = pipeline.stage.read(ROLLUPS, batch)
     if rollups is None:
         raise NotStagedError(f"batch {batch.key} has no staged rollups; run `rollups backfill {batch.key} {batch.key}`")
     _check_parameters(pipeline, batch, rollups)
+    _check_table(pipeline, batch, rollups)
     used = [(asset, key, digest) for asset, partitions in rollups.upstream.items() for key, digest in partitions.items()]
     current = list(in_parallel(lambda one: pipeline.stage.read(one[0], pipeline.batch(one[1])), used, local=pipeline.stage.root.is_local))
     for (asset, key, digest), found in zip(used, current, strict=True):
@@ -180,6 +183,14 @@ def _check_parameters(pipeline: Pipeline, batch: Batch, rollups: Manifest) -> No
         raise StaleInputError(
             f"the rollups of batch {batch.key} were made with {name} = {then}, the settings say {now}; they were not published. "
             f"Run `rollups backfill {batch.key} {batch.key}`"
+        )
+
+
+def _check_table(pipeline: Pipeline, batch: Batch, rollups: Manifest) -> None:
+    """A table that refers to another one's files cannot be read once that one is dropped."""
+    for problem in files_of_another_table(rollups, data_location(pipeline.settings)):
+        raise StaleInputError(
+            f"the rollups of batch {batch.key} were {problem}; they were not published. Run `rollups backfill {batch.key} {batch.key}`"
         )
 
 

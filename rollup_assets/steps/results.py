@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rollup_assets.storage.manifests import Manifest
 
 # Part of every manifest: raise it when a step's output changes for the same input, and everything is made anew.
-CODE_VERSION = "4"
+CODE_VERSION = "5"
 
 
 @dataclass(frozen=True, slots=True)

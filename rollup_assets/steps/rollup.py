@@ -17,8 +17,8 @@ from rollup_assets.iceberg.table import data_location, prepare_table
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps import checks
 from rollup_assets.steps.attempts import delete_other_tries
-from rollup_assets.steps.changes import InputChange, input_changes, lost_files, other_settings
-from rollup_assets.steps.planning import changed_parameters, content_parameters, rollup_parameters, shard_groups
+from rollup_assets.steps.changes import InputChange, files_of_another_table, input_changes, lost_files, other_settings
+from rollup_assets.steps.planning import changed_settings, content_parameters, rollup_parameters, shard_groups
 from rollup_assets.steps.results import CODE_VERSION, RolledUp, Waiting
 from rollup_assets.steps.roll_up_shards import RollupResult, RollupTask, checksums, roll_up_shards
 from rollup_assets.storage.filesystems import Place
@@ -48,7 +48,7 @@ def roll_up(
 ) -> RolledUp | Waiting:
     """Roll up a staged batch into data files that are not yet part of the table.
 
-    Nothing is done if inputs, parameters and code are those of the manifest, unless ``force``.
+    Nothing is done if inputs, parameters, code and table are those of the manifest, unless ``force``.
 
     Returns:
         The manifest, or what the batch has to wait for.
@@ -92,11 +92,13 @@ def _require_same_inputs(pipeline: Pipeline, batch: Batch, rollups: Manifest, er
 
 
 def reasons_to_roll_up(pipeline: Pipeline, batch: Batch, inputs: RollupInputs, rollups: Manifest | None) -> list[InputChange | str]:
-    """Why rolling up from these inputs would do anything; empty if inputs, parameters and code are those of the manifest."""
+    """Why rolling up from these inputs would do anything; empty if inputs, parameters, code and table are those of the manifest."""
     if rollups is None:
         return ["not rolled up yet"]
     changed = input_changes(rollups.upstream, inputs.upstream(batch))
-    others = [f"rollups: {reason}" for reason in other_settings(rollups, rollup_parameters(pipeline.settings))]
+    others = other_settings(rollups, rollup_parameters(pipeline.settings))
+    others += files_of_another_table(rollups, data_location(pipeline.settings))
+    others = [f"rollups: {reason}" for reason in others]
     return [*changed, *others] or [*lost_files(pipeline.stage, rollups, batch)]
 
 
@@ -197,13 +199,14 @@ def find_inputs(pipeline: Pipeline, batch: Batch) -> RollupInputs | Waiting:
             f"run `rollups backfill {first} {last}`"
         )
     parameters = content_parameters(pipeline.settings)
-    for staged_batch, manifest in ((batch, datapoints), (batch, own), *earlier):
-        if manifest and manifest.parameters != parameters:
-            changed = ", ".join(
-                f"ROLLUP_{name.upper()} (now {now}, then {then})" for name, now, then in changed_parameters(parameters, manifest.parameters)
-            )
-            raise StaleInputError(
-                f"{manifest.asset} {staged_batch} was staged with other settings: {changed}; stage it again with "
-                f"`rollups backfill {staged_batch} {batch}`, or set them back"
-            )
+    staged = [(of, manifest) for of, manifest in ((batch, datapoints), (batch, own), *earlier) if manifest]
+    others = [(of, manifest) for of, manifest in staged if manifest.parameters != parameters]
+    if others:
+        changed = dict.fromkeys(setting for _, manifest in others for setting in changed_settings(parameters, manifest.parameters))
+        # From the first of them: a backfill that begins later would find the ones before it as they are now.
+        raise StaleInputError(
+            f"{', '.join(f'{manifest.asset} {of}' for of, manifest in others)} {'was' if len(others) == 1 else 'were'} staged with other "
+            f"settings: {', '.join(changed)}; stage {'it' if len(others) == 1 else 'them'} again with "
+            f"`rollups backfill {min(of for of, _ in others)} {batch}`, or set them back"
+        )
     return RollupInputs(datapoints, own, tuple(earlier))

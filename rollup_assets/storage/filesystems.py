@@ -78,6 +78,10 @@ class Place:
         """Another name in the same folder."""
         return Place(posixpath.join(posixpath.dirname(self.location), name), self.s3)
 
+    def contains(self, other: Place) -> bool:
+        """Whether the other place lies somewhere below this folder, by name alone: the settings spell a folder in one way only."""
+        return other.location.startswith(posixpath.join(self.location, ""))
+
     @property
     def name(self) -> str:
         """The last part of the path."""

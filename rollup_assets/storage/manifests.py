@@ -125,7 +125,7 @@ class Stage:
 
     def place(self, manifest: Manifest, file: StagedFile, batch: Batch) -> Place:
         """Where a file of a manifest lies."""
-        if "://" in file.path or file.path.startswith("/"):
+        if _is_absolute(file):
             return self.root.at(file.path)
         return self.folder(manifest.asset, batch) / file.path
 
@@ -167,13 +167,14 @@ class Stage:
         """Make a new attempt visible unless the current manifest has the same content; returns the manifest that stands.
 
         With equal content the old files stay (readers may hold them, and nothing downstream becomes stale) and the new attempt's
-        are deleted; what is known of the inputs is brought up to date. The old files are read for it: damaged ones do not stay.
+        are deleted; what is known of the inputs is brought up to date. The old files are read for it: damaged ones do not stay, and
+        neither do data files of another table than the new attempt's.
 
         Raises:
             ConcurrentWriteError: somebody else made other content visible in the meantime (noticed on S3); the new attempt is deleted.
         """
         current, version = self._read_versioned(manifest.asset, batch)
-        if current is None or current.digest != manifest.digest or not self.is_intact(current, batch):
+        if current is None or not _is_as_good(current, manifest) or not self.is_intact(current, batch):
             try:
                 self._replace(manifest, batch, version)
             except ConcurrentWriteError as error:
@@ -200,7 +201,7 @@ class Stage:
         """Another run was faster. The same content is as good as ours; which of two is right, only a new look at the inputs tells."""
         self.discard(manifest, batch)
         winner = self.read(manifest.asset, batch)
-        if winner is not None and winner.digest == manifest.digest and self.is_complete(winner, batch):
+        if winner is not None and _is_as_good(winner, manifest) and self.is_complete(winner, batch):
             return winner
         raise ConcurrentWriteError(
             f"{manifest.asset} {batch} was staged by another run at the same time, from other inputs or settings; its files stand, these "
@@ -289,6 +290,19 @@ class StageReadOnce(Stage):
             # Slots make this class anew, so that super() would look in the wrong one.
             self.known[asset, batch] = Stage.read(self, asset, batch)
         return self.known[asset, batch]
+
+
+def _is_absolute(file: StagedFile) -> bool:
+    return "://" in file.path or file.path.startswith("/")
+
+
+def _is_as_good(one: Manifest, other: Manifest) -> bool:
+    """The same content in the same place: the table's data files lie in its own folders, all others in those of their attempts."""
+
+    def folders(manifest: Manifest) -> set[str]:
+        return {posixpath.dirname(file.path) for file in manifest.files if _is_absolute(file)}
+
+    return one.digest == other.digest and folders(one) == folders(other)
 
 
 def _format_of(content: bytes) -> int:

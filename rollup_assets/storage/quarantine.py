@@ -13,6 +13,7 @@ import numpy as np
 
 from rollup_assets.batches import Batch
 from rollup_assets.storage import encodings
+from rollup_assets.storage.arrays import milliseconds
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.manifests import Manifest, Stage, StagedFile
 from rollup_assets.storage.parquet import ParquetFileWriter
@@ -70,8 +71,6 @@ def quarantined_rows(rows: RawRows, path: str, value_column: str) -> pa.RecordBa
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from rollup_assets.kernels.columns import NO_LAG
-
     schema = quarantine_schema(value_column)
     if rows.reason is None:
         return pa.RecordBatch.from_pylist([], schema=schema)
@@ -82,9 +81,10 @@ def quarantined_rows(rows: RawRows, path: str, value_column: str) -> pa.RecordBa
         return taken.column(name).combine_chunks()
 
     receive = pa.nulls(len(places), pa.int64())
-    if rows.lag is not None:
-        lag = rows.lag[places]
-        receive = pa.array(rows.time[places] + lag, mask=lag == NO_LAG)
+    if "receive_timestamp" in taken.column_names:
+        # Not from the lag: that one is bounded, and unknown where it makes no sense.
+        received = column("receive_timestamp")
+        receive = pc.if_else(received.is_valid(), pa.array(milliseconds(received)), pa.scalar(None, pa.int64()))
     columns = [
         pa.array([ROW_REASONS[code - 1] for code in rows.reason[places].tolist()], pa.string()),
         pa.array([path] * len(places), pa.string()),

@@ -27,6 +27,8 @@ _MICROSECONDS = ("TIMESTAMP", "TIMESTAMP WITH TIME ZONE")
 _NANOSECONDS = ("TIMESTAMP_NS", "TIMESTAMPTZ_NS")
 # Two marks of four bytes and the length of a footer.
 _LEAST_PARQUET = 12
+_MOST_LAG = 36_525 * 86_400_000
+"""Milliseconds: a receive time further from the point's own is none."""
 _TIMES = (*_INTEGERS, *_MICROSECONDS, *_NANOSECONDS)
 
 
@@ -317,14 +319,15 @@ class RawPoints:
             accepted["receive_timestamp"] = _TIMES
         if any(types.get(name) not in kinds or names[name] != 1 for name, kinds in accepted.items()):
             return None
-        receive = _milliseconds("receive_timestamp", types["receive_timestamp"]) if "receive_timestamp" in types else "NULL::BIGINT"
+        time, receive = _milliseconds("logical_timestamp", types["logical_timestamp"]), "NULL::BIGINT"
+        if "receive_timestamp" in types:
+            received = _milliseconds("receive_timestamp", types["receive_timestamp"])
+            receive = f"CASE WHEN abs({received}::HUGEINT - {time}) <= {_MOST_LAG} THEN {received} END"
         # Adding 0.0 turns -0.0 into 0.0.
         v = f"{value}::DOUBLE + 0.0" if self._settings.value_type == "double" else f"{value}::BIGINT"
-        time = types["logical_timestamp"]
         return _Columns(
-            f"id::BIGINT AS id, org_id::BIGINT AS org_id, metric, {_milliseconds('logical_timestamp', time)} AS ts, "
-            f"{v} AS v, {receive} AS receive",
-            time,
+            f"id::BIGINT AS id, org_id::BIGINT AS org_id, metric, {time} AS ts, {v} AS v, {receive} AS receive",
+            types["logical_timestamp"],
         )
 
     def _fate(self, batch: Batch, folder: Batch) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rollup_assets.kernels.columns import MOST_TIME, NO_LAG, all_finite, compact_codes, extremes, extremes_of_lags, lags_between
+from rollup_assets.kernels.columns import MOST_LAG, NO_LAG, all_finite, compact_codes, extremes, extremes_of_lags, lags_between
 from rollup_assets_tests.naive import INT64_MAX, INT64_MIN
 
 quick = settings(max_examples=60, deadline=None)
@@ -28,19 +28,20 @@ def test_all_finite(values: list[float]) -> None:
 
 
 @quick
-@given(rows=st.lists(st.tuples(int64s, st.one_of(st.none(), int64s)), max_size=20))
-def test_lags_are_differences_that_do_not_wrap_around(rows: list[tuple[int, int | None]]) -> None:
+@given(rows=st.lists(st.tuples(st.integers(-(2**60), 2**60), st.one_of(st.none(), int64s)), max_size=20))
+@example(rows=[(time, time + side * (MOST_LAG + off)) for time in (-7, 0, 2**41) for side in (-1, 1) for off in (-1, 0, 1)])
+def test_lags_are_differences_that_do_not_wrap_around_or_unknown(rows: list[tuple[int, int | None]]) -> None:
     times, receives = np.array([time for time, _ in rows], np.int64), np.array([receive or 0 for _, receive in rows], np.int64)
     unknown = np.array([receive is None for _, receive in rows], np.bool_)
     found = np.empty(len(rows), np.int64)
 
-    def bounded(time: int) -> int:
-        return min(max(time, -MOST_TIME), MOST_TIME)
+    def expected(time: int, receive: int) -> int:
+        return receive - time if abs(receive - time) <= MOST_LAG else int(NO_LAG)
 
     lags_between(times, receives, unknown, found)
-    assert found.tolist() == [NO_LAG if receive is None else bounded(receive) - bounded(time) for time, receive in rows]
+    assert found.tolist() == [NO_LAG if receive is None else expected(time, receive) for time, receive in rows]
     lags_between(times, receives, unknown[:0], found)
-    assert found.tolist() == [bounded(receive or 0) - bounded(time) for time, receive in rows]
+    assert found.tolist() == [expected(time, receive or 0) for time, receive in rows]
 
 
 @quick

@@ -349,6 +349,19 @@ def test_rollups_made_with_other_settings_are_refused(pipeline: Pipeline, name: 
         publish(pipeline, batch)
 
 
+def test_rollups_of_another_table_are_refused(pipeline: Pipeline) -> None:
+    """They would be its files: dropped with them, this table could not be read."""
+    (batch,) = batches_from(pipeline, 1)
+    rollups = stage_rollups(pipeline, batch)
+    publish(pipeline, batch)
+    # Its name begins as the other one's does.
+    other = pipeline_in(pipeline.settings.home, table="metrics.rollups.data")
+    message = rf"made for another table: {rollups.files[0].path} does not lie in .*Run `rollups backfill {batch.key} {batch.key}`"
+    with pytest.raises(StaleInputError, match=message):
+        publish(other, batch)
+    assert publish(pipeline, batch).unchanged
+
+
 def test_rollups_that_are_replaced_while_they_are_published_are_refused(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a lock a newer manifest can come between the first look and a try."""
     from rollup_assets.steps import publish as step

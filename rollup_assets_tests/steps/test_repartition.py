@@ -584,6 +584,18 @@ def test_a_quarantined_row_is_staged_with_reason_file_row_number_and_values(row:
 
 
 @pytest.mark.scenario("B3")
+@pytest.mark.parametrize("ts", [None, INT64_MIN, TODAY - 1, INT64_MAX])
+def test_a_quarantined_row_shows_its_receive_time_as_it_was_read(ts: int | None, tmp_path: Path) -> None:
+    """Also where that makes no sense, or its own time does not."""
+    pipeline = pipeline_of(ONE_BATCH, tmp_path)
+    batch = first_batch(pipeline)
+    received = [None, INT64_MIN, -1, 0, TODAY + 5, TODAY * 1_000_000, INT64_MAX]
+    write_rows(pipeline, batch, "a.parquet", [*plenty(1000), *(RawRow(5, 1, "m", ts, 1, receive) for receive in received)])
+    rows = staged.quarantined(pipeline, batch, stage(pipeline, batch).quarantined)
+    assert [row["receive_timestamp"] for row in rows] == received
+
+
+@pytest.mark.scenario("B3")
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_non_finite_values_are_quarantined(value: float, tmp_path: Path) -> None:
     pipeline = pipeline_of(ONE_BATCH, tmp_path, value_type="double")

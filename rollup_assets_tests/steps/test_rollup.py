@@ -256,6 +256,25 @@ def test_lag_is_the_mean_over_the_points_that_have_a_receive_time(tmp_path: Path
     assert_same(found, naive.rollups_of(accepted(rows), RESOLUTIONS, HOUR))
 
 
+@pytest.mark.parametrize("double", [False, True])
+def test_receive_times_a_century_away_are_unknown(double: bool, tmp_path: Path) -> None:
+    """Nanoseconds, the end of int64, Go's year 1 and the year 9999: neither an overflow nor a mean that shows nothing else."""
+    grid = Grid(TODAY, HOUR, 2, RESOLUTIONS, HOUR)
+    pipeline = pipeline_of(grid, tmp_path, value_type="double" if double else "long")
+    start, value = TODAY + HOUR, 1.0 if double else 1
+    absurd = [TODAY * 1_000_000, INT64_MAX, INT64_MIN, -62_135_596_800_000, 253_402_300_799_999, start + naive.MOST_LAG + 100]
+    rows = [RawRow(1, 1, "m", start + 1 + number, value, receive) for number, receive in enumerate([*absurd, *absurd])]
+    rows += [RawRow(2, 1, "m", start + 1 + number, value, receive) for number, receive in enumerate([*absurd, start + 10])]
+    rows += [RawRow(3, 1, "m", start + 1, value, start + 1 + side * naive.MOST_LAG) for side in (-1, 1)]
+    # Of two rows of one point the one with a receive time stays; one that makes no sense is none.
+    rows += [RawRow(4, 1, "m", start + 1, value, receive) for receive in (INT64_MAX, start + 8)]
+    land(pipeline, rows)
+    found = merged(rows_of(pipeline, run(pipeline, grid)).values())
+    label = start + MINUTE
+    assert [found[series, MINUTE, label].lag for series in (1, 2, 3, 4)] == [None, 3, naive.MOST_LAG, 7]
+    assert_same(found, naive.rollups_of(accepted(rows), RESOLUTIONS, HOUR))
+
+
 # ----------------------------------------------------------------------------------------------------------------- one result only
 
 
@@ -705,6 +724,23 @@ def test_points_staged_with_other_settings_are_refused(make_pipeline: MakePipeli
         roll_up(other, t)
         stage(pipeline, t1)
         stage(pipeline, t)
+
+
+def test_the_message_of_other_settings_names_all_that_are_old_and_settings_as_they_are_written(
+    make_pipeline: MakePipeline, tmp_path: Path
+) -> None:
+    pipeline = make_pipeline(tmp_path, raw_future="90s")
+    t2, t1, t = hours(pipeline, 3)
+    prepare(pipeline, {t2: STAGED, t1: STAGED, t: STAGED})
+    other = make_pipeline(tmp_path, lookback="30m", raw_name_size=100, raw_lateness=1)
+    stage(other, t)
+    with pytest.raises(StaleInputError) as raised:
+        try_roll_up(other, t)
+    assert str(raised.value) == (
+        f"{PARTIAL_POINTS} {t1}, {PARTIAL_POINTS} {t2} were staged with other settings: ROLLUP_LOOKBACK (now 30m, then 1h), "
+        "ROLLUP_RAW_NAME_SIZE (now 100, then 4096), ROLLUP_RAW_LATENESS (now 1, then 0), ROLLUP_RAW_FUTURE (now not set, then 90s); "
+        f"stage them again with `rollups backfill {t2} {t}`, or set them back"
+    )
 
 
 # -------------------------------------------------------------------------------------------------------------------------- overflow

@@ -218,6 +218,23 @@ def test_equal_content_replaces_a_manifest_whose_files_are_not_all_there(content
     assert stage.is_complete(new, BATCH)
 
 
+def test_equal_content_of_another_table_replaces_the_manifest_and_leaves_its_files(stage: Stage, tmp_path: Path) -> None:
+    def in_table(name: str) -> Manifest:
+        manifest = attempt(stage, {"a": b"abc"})
+        (file,) = manifest.files
+        place = Place.parse(str(tmp_path / name / "data/resolution=60000" / f"{manifest.attempt}.parquet"))
+        place.write_bytes(b"abc")
+        return manifest.model_copy(update={"files": (file.model_copy(update={"path": place.path}),)})
+
+    old = stage.commit(in_table("one"), BATCH)
+    again = stage.commit(in_table("one"), BATCH)
+    assert again.files == old.files
+    new = in_table("another")
+    assert new.digest == old.digest
+    assert stage.commit(new, BATCH) == new == stage.read(REPARTITIONED, BATCH)
+    assert stage.is_intact(old, BATCH)
+
+
 def test_discarding_an_attempt_deletes_its_files_wherever_they_lie(stage: Stage, tmp_path: Path) -> None:
     kept = stage.commit(attempt(stage, {"a": b"abc"}), BATCH)
     elsewhere = Place.parse(str(tmp_path / "table/data/x.parquet"))

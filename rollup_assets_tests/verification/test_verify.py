@@ -34,11 +34,11 @@ def some_rows(batch: Batch, seed: int, value: Callable[[random.Random], Any]) ->
             batch.start + rng.randrange(HOUR) for _ in range(12)
         }
         for time in times:
-            receive = time + rng.randrange(-50, 5_000) if rng.random() < 0.7 else None
+            receive = time + rng.randrange(-50, 5_000) if rng.random() < 0.7 else rng.choice((None, -(2**63), time * 1_000_000, 2**63 - 1))
             rows.append(RawRow(series, series % 3, f"metric.{series % 2}", time, value(rng), receive))
     for row in rng.sample(rows, 8):
         rows.append(
-            dataclasses.replace(row, value=value(rng) if rng.random() < 0.5 else row.value, receive=row.receive and row.receive + 1)
+            dataclasses.replace(row, value=value(rng) if rng.random() < 0.5 else row.value, receive=row.receive and row.receive ^ 1)
         )
     rows += [dataclasses.replace(row, **{name: None}) for name, row in zip(("id", "ts", "value", "org_id", "metric"), rows, strict=False)]
     rows += [dataclasses.replace(rows[0], ts=batch.end), dataclasses.replace(rows[1], ts=batch.start - 1)]
