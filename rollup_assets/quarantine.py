@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 from rollup_assets.batches import Batch
 from rollup_assets.errors import AllowanceError, NotStagedError, UnknownReasonError
 from rollup_assets.pipeline import Pipeline
+from rollup_assets.scope import for_each
 from rollup_assets.settings import Settings
 from rollup_assets.steps.quarantine_limits import NOTHING, allowed_in, covered, is_over, rows_compared
 from rollup_assets.storage.allowances import Allowance, read_allowances, write_allowances
-from rollup_assets.storage.filesystems import in_parallel
 from rollup_assets.storage.manifests import QUARANTINED, REPARTITIONED, Manifest
 from rollup_assets.storage.quarantine import BadFile, quarantine_schema, staged_rows, tallies
 from rollup_assets.storage.raw_files import FILE_REASONS, ROW_REASONS
@@ -96,7 +96,7 @@ def quarantined_partitions(settings: Settings, batches: Iterable[Batch] | None =
     staged = [batch for name in stage.partitions(QUARANTINED) if (batch := settings.calendar.of_folder(name)) is not None]
     wanted = None if batches is None else set(batches)
     chosen = [batch for batch in staged if wanted is None or batch in wanted]
-    found = in_parallel(lambda batch: _partition(pipeline, batch), chosen, local=stage.root.is_local)
+    found = for_each(pipeline, lambda batch: _partition(pipeline, batch), chosen)
     return [partition for partition in found if partition and (partition.rows or partition.bad_files or partition.decisions)]
 
 

@@ -7,6 +7,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,12 @@ from rollup_assets.errors import (
 )
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.quarantine import allow, counts, known_reasons, quarantined_partitions, quarantined_rows, stream_quarantined_rows
+from rollup_assets.scope import following
 from rollup_assets.status import status
 from rollup_assets.steps.quarantine_limits import covered
-from rollup_assets.storage import encodings
+from rollup_assets.storage import encodings, s3
 from rollup_assets.storage.allowances import Allowance, read_allowances, write_allowances
+from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED
 from rollup_assets.storage.quarantine import Tally
 from rollup_assets_tests import naive, staged
@@ -309,6 +312,20 @@ def test_all_of_it_works_on_s3(s3_folder: S3Folder, tmp_path: Path) -> None:
     assert quarantined_partitions(pipeline.settings)[0].allowed_rows == 3
     allow(pipeline.settings, batch, [], [], because="", revoke=True)
     assert not place.exists()
+
+
+@pytest.mark.timeout(120)
+def test_partitions_are_listed_on_s3_where_each_has_several_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them lists its folders side by side: in the same threads, all of them would wait for ever."""
+    pipeline = pipeline_of(ONE_BATCH, tmp_path, raw_lateness=2, quarantine_limit=0)
+    batches = [pipeline.calendar.first, *following(pipeline.calendar, pipeline.calendar.first, 2)]
+    for batch in batches:
+        write_rows(pipeline, batch, "a.parquet", [replace(row, ts=row.ts + batch.start - TODAY) for row in NO_ID])
+        refused(pipeline, batch)
+    monkeypatch.setattr(Place, "is_local", False)
+    monkeypatch.setattr(s3, "_THREADS", 2)
+    monkeypatch.setattr(s3, "_made", {})
+    assert [partition.rows for partition in quarantined_partitions(pipeline.settings)] == [3, 3, 3]
 
 
 def test_nothing_staged_and_a_missing_file_are_told(pipeline: Pipeline, batch: Batch) -> None:
