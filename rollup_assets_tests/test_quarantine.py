@@ -7,7 +7,6 @@ import io
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +62,11 @@ def stage(pipeline: Pipeline, batch: Batch) -> Any:
     from rollup_assets.steps.repartition import stage_batch
 
     return stage_batch(pipeline, batch)
+
+
+def rows_of(batch: Batch, series: int | None) -> list[RawRow]:
+    """Forty rows of a batch; without an id all of them are quarantined."""
+    return [RawRow(series, 1, "cpu", batch.start + 1000 * second, second) for second in range(40)]
 
 
 def refused(pipeline: Pipeline, batch: Batch) -> str:
@@ -320,12 +324,12 @@ def test_partitions_are_listed_on_s3_where_each_has_several_folders(tmp_path: Pa
     pipeline = pipeline_of(ONE_BATCH, tmp_path, raw_lateness=2, quarantine_limit=0)
     batches = [pipeline.calendar.first, *following(pipeline.calendar, pipeline.calendar.first, 2)]
     for batch in batches:
-        write_rows(pipeline, batch, "a.parquet", [replace(row, ts=row.ts + batch.start - TODAY) for row in NO_ID])
+        write_rows(pipeline, batch, "a.parquet", rows_of(batch, None))
         refused(pipeline, batch)
     monkeypatch.setattr(Place, "is_local", False)
     monkeypatch.setattr(s3, "_THREADS", 2)
     monkeypatch.setattr(s3, "_made", {})
-    assert [partition.rows for partition in quarantined_partitions(pipeline.settings)] == [3, 3, 3]
+    assert [partition.rows for partition in quarantined_partitions(pipeline.settings)] == [40, 40, 40]
 
 
 def test_nothing_staged_and_a_missing_file_are_told(pipeline: Pipeline, batch: Batch) -> None:
@@ -390,3 +394,23 @@ def test_from_a_failed_backfill_to_a_published_table(tmp_path: Path, monkeypatch
     assert run("verify", key, "--json")["agrees"]
     assert json.loads((tmp_path / "stage" / QUARANTINED / batch.folder / "allowed.json").read_text())["decisions"][0]["rows"] == 20
     assert home.stage.read(PARTIAL_POINTS, batch) is not None
+
+
+def test_neighbours_are_replayed_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What follows from the first one may need the second one, which is staged by the same command."""
+    run: Run = runner(tmp_path, monkeypatch)
+    home = pipeline_of(ONE_BATCH, tmp_path)
+    first = home.calendar.first
+    batches = [first, *following(home.calendar, first, 2)]
+    keys = [batch.key for batch in batches]
+    monkeypatch.setenv("ROLLUP_START", first.key[:10])
+    good = [rows_of(batch, 7) for batch in batches]
+    for batch, rows in zip(batches, good, strict=True):
+        write_rows(home, batch, "a.parquet", rows if batch == batches[2] else [*rows, *NO_ID])
+    assert set(keys) <= run("backfill", keys[0], keys[2], "--json", status=1)["failed"].keys()
+    for batch, rows in zip(batches[:2], good[:2], strict=True):
+        write_rows(home, batch, "a.parquet", rows)
+    replayed = run("quarantine", "replay", keys[1], keys[0], "--json")
+    (backfill,) = replayed["backfills"]
+    assert set(keys) <= set(backfill["published"])
+    assert [(one["partition"], one["after"]["accepted"]) for one in replayed["partitions"]] == [(keys[0], 40), (keys[1], 40)]

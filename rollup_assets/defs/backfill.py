@@ -10,9 +10,8 @@ import os
 import socket
 import subprocess
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from rollup_assets.engines.base import Progress
 from rollup_assets.errors import PublishHaltError, RollupError
 from rollup_assets.iceberg.table import prepare_table, refuse_other_settings
 from rollup_assets.pipeline import Pipeline
-from rollup_assets.scope import missing_before, scope_of
+from rollup_assets.scope import missing_before, scope_of, stretches
 from rollup_assets.settings import Settings
 from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLUP_TABLE
 
@@ -178,7 +177,7 @@ class _Runner:
 
     def run(self, assets: Sequence[str], batches: Iterable[Batch]) -> None:
         """One run for each stretch of neighbouring batches."""
-        for stretch in _stretches(batches):
+        for stretch in stretches(batches):
             self._run(assets, stretch)
 
     def _run(self, assets: Sequence[str], batches: Sequence[Batch]) -> None:
@@ -257,12 +256,6 @@ def _note(state: _State, outcome: PartitionOutcome) -> None:
         state.waiting[key] = outcome.waiting
     elif ROLLUP_TABLE in outcome.assets:
         state.published.add(key)
-
-
-def _stretches(batches: Iterable[Batch]) -> Iterator[list[Batch]]:
-    """Runs of neighbouring batches."""
-    for _, stretch in groupby(enumerate(batches), key=lambda item: item[1].start - item[0] * item[1].length):
-        yield [batch for _, batch in stretch]
 
 
 def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
