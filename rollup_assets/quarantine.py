@@ -170,29 +170,22 @@ def allow(
         AllowanceError: nothing is quarantined that a decision would cover.
         ConcurrentWriteError: somebody else decided at the same time (noticed on S3).
     """
+    return allow_in_all(settings, [batch], reasons, files, because=because, revoke=revoke)[batch]
+
+
+@explains_storage_errors
+def allow_in_all(
+    settings: Settings, batches: Sequence[Batch], reasons: Sequence[str], files: Sequence[str], *, because: str, revoke: bool = False
+) -> dict[Batch, tuple[Allowance, ...]]:
+    """:func:`allow` for several partitions: nothing is written before all of it is known to be about something.
+
+    Raises:
+        UnknownReasonError, NotStagedError, AllowanceError, ConcurrentWriteError: as :func:`allow`.
+        StageCorruptError: earlier decisions about one of the partitions, or what is staged of it, cannot be read.
+    """
     pipeline = Pipeline.from_settings(settings)
-    manifest = _manifest(pipeline, batch)
-    for reason in reasons:
-        _check_reason(reason, manifest)
-    pipeline.stage.require_complete(manifest, batch)
-    found = tallies(pipeline.stage, batch, manifest)
-    paths = sorted({tally.file for tally in found})
-    chosen_reasons: list[str | None] = [*reasons] or ([None] if files else [])
-    chosen_files: list[str | None] = [_one_file(batch, paths, file) for file in files] or [None]
-    moment = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-    added = []
-    for wanted in chosen_reasons:
-        for path in chosen_files:
-            decision = Allowance(reason=wanted, file=path, because=because, by=_decider(), at=moment, rows=0, files=0)
-            inside = covered((decision,), found)
-            if not inside.rows and not inside.files:
-                there = ", ".join(sorted({tally.reason for tally in found})) or "nothing"
-                raise AllowanceError(
-                    f"nothing of {batch} is quarantined for {decision.scope}; quarantined there: {there}. See it with "
-                    f"`rollups quarantine show {batch}`"
-                )
-            added.append(decision.model_copy(update={"rows": inside.rows, "files": inside.files}))
-    return write_allowances(pipeline.stage, batch, added, revoke=revoke)
+    added = {batch: _decisions(pipeline, batch, reasons, files, because) for batch in batches}
+    return {batch: write_allowances(pipeline.stage, batch, new, revoke=revoke) for batch, new in added.items()}
 
 
 @explains_storage_errors
@@ -252,6 +245,31 @@ def _manifest(pipeline: Pipeline, batch: Batch) -> Manifest:
 
 def _raw_changed(pipeline: Pipeline, batch: Batch, manifest: Manifest) -> bool:
     return manifest.inputs != tuple(pipeline.landing_zone.files(batch))
+
+
+def _decisions(pipeline: Pipeline, batch: Batch, reasons: Sequence[str], files: Sequence[str], because: str) -> list[Allowance]:
+    manifest = _manifest(pipeline, batch)
+    for reason in reasons:
+        _check_reason(reason, manifest)
+    read_allowances(pipeline.stage, batch)
+    found = tallies(pipeline.stage, batch, manifest)
+    paths = sorted({tally.file for tally in found})
+    chosen_reasons: list[str | None] = [*reasons] or ([None] if files else [])
+    chosen_files: list[str | None] = [_one_file(batch, paths, file) for file in files] or [None]
+    moment = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+    added = []
+    for wanted in chosen_reasons:
+        for path in chosen_files:
+            decision = Allowance(reason=wanted, file=path, because=because, by=_decider(), at=moment, rows=0, files=0)
+            inside = covered((decision,), found)
+            if not inside.rows and not inside.files:
+                there = ", ".join(sorted({tally.reason for tally in found})) or "nothing"
+                raise AllowanceError(
+                    f"nothing of {batch} is quarantined for {decision.scope}; quarantined there: {there}. See it with "
+                    f"`rollups quarantine show {batch}`"
+                )
+            added.append(decision.model_copy(update={"rows": inside.rows, "files": inside.files}))
+    return added
 
 
 def _check_reason(reason: str | None, manifest: Manifest) -> None:

@@ -26,7 +26,15 @@ from rollup_assets.errors import (
     UnknownReasonError,
 )
 from rollup_assets.pipeline import Pipeline
-from rollup_assets.quarantine import allow, counts, known_reasons, quarantined_partitions, quarantined_rows, stream_quarantined_rows
+from rollup_assets.quarantine import (
+    allow,
+    allow_in_all,
+    counts,
+    known_reasons,
+    quarantined_partitions,
+    quarantined_rows,
+    stream_quarantined_rows,
+)
 from rollup_assets.scope import following
 from rollup_assets.status import status
 from rollup_assets.steps.quarantine_limits import covered
@@ -211,6 +219,19 @@ def test_decisions_about_nothing_are_refused(pipeline: Pipeline, batch: Batch) -
         with pytest.raises(AllowanceError, match=says):
             allow(settings, batch, reasons, files, because="why")
     assert read_allowances(pipeline.stage, batch) == ()
+
+
+def test_a_decision_about_several_partitions_is_made_for_all_or_none(pipeline: Pipeline, batch: Batch) -> None:
+    second = following(pipeline.calendar, batch, 1)[0]
+    for one, series in ((batch, None), (second, 7)):
+        write_rows(pipeline, one, "a.parquet", rows_of(one, series))
+    refused(pipeline, batch)
+    stage(pipeline, second)
+    with pytest.raises(AllowanceError, match=f"nothing of {second} is quarantined for null_id"):
+        allow_in_all(pipeline.settings, [batch, second], ["null_id"], [], because="why")
+    assert read_allowances(pipeline.stage, batch) == ()
+    decided = allow_in_all(pipeline.settings, [batch], ["null_id"], [], because="why")
+    assert decided == {batch: read_allowances(pipeline.stage, batch)}
 
 
 def test_a_decision_replaces_the_earlier_one_of_its_scope(pipeline: Pipeline, batch: Batch) -> None:

@@ -130,8 +130,7 @@ def replay(
     - `rollups quarantine replay 2026-01-01-03:00 --allow-file part-00002.parquet --because "cut off, nobody has it any more"`
     - `rollups quarantine replay 2026-01-01-03:00 --revoke`
     """
-    from rollup_assets.quarantine import Replayed, counts
-    from rollup_assets.quarantine import allow as allow_for
+    from rollup_assets.quarantine import Replayed, allow_in_all, counts
 
     with quick_imports():
         from rollup_assets.defs.backfill import run_backfill
@@ -143,8 +142,7 @@ def replay(
     settings = settings_of()
     batches = sorted({settings.calendar.batch(key) for key in partitions})
     if reasons or files or revoke:
-        for batch in batches:
-            allow_for(settings, batch, reasons, files, because=(because or "").strip(), revoke=revoke)
+        allow_in_all(settings, batches, reasons, files, because=(because or "").strip(), revoke=revoke)
     replayed, results = [], []
     with progress_bar(as_json) as progress:
         # Neighbours together: the first one's trailing partitions may need the next one.
