@@ -10,7 +10,8 @@ import os
 import socket
 import subprocess
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from rollup_assets.defs.assets.datapoints import STAGED
 from rollup_assets.defs.assets.rollups import IN_ORDER
 from rollup_assets.defs.jobs import JOB_NAME
 from rollup_assets.defs.partitions import PARTITIONS_PER_RUN
+from rollup_assets.defs.records import home_of, not_opened, require_usable
 from rollup_assets.defs.report import PartitionOutcome, Watcher
 from rollup_assets.engines.base import Progress
 from rollup_assets.errors import PublishHaltError, RollupError
@@ -101,6 +103,7 @@ def run_backfill(
     Raises:
         UnknownPartitionError: a key is malformed or not a partition, its batch has not ended, or ``last`` is before ``first``.
         CatalogError, TableMismatchError: there is no table to publish to; nothing was staged.
+        DagsterHomeError: runs cannot be recorded; nothing was staged.
         KeyboardInterrupt: Ctrl-C or SIGTERM; finished partitions stand.
     """
     calendar = settings.calendar
@@ -115,8 +118,7 @@ def run_backfill(
         if on_partition:
             on_partition(outcome)
 
-    home = ensure_dagster_home(settings)
-    with dg.DagsterInstance.local_temp(str(home), overrides=KEEP_TERMINAL) as instance:
+    with open_dagster_home(settings) as instance:
         closed = close_dead_runs(instance)
         runner = _Runner(settings, instance, Watcher(progress, watch), state, force)
         runner.run(STAGED, missing_before(pipeline, scope.asked[0]))
@@ -136,16 +138,41 @@ def run_backfill(
 
 
 def ensure_dagster_home(settings: Settings) -> Path:
-    """The folder where runs are recorded; made, with a quiet ``dagster.yaml``, if it is new. One that is there is left as it is."""
-    home = settings.dagster_home.expanduser().resolve()
+    """The folder where runs are recorded; made, with a quiet ``dagster.yaml``, if it is new. One that is there is left as it is.
+
+    Raises:
+        DagsterHomeError: it cannot be a folder, be written or be made.
+    """
+    home = home_of(settings)
+    require_usable(home)
     if not home.exists():
-        home.mkdir(parents=True)
-        (home / "dagster.yaml").write_text(NEW_HOME)
-        # Makes the databases. Web server, daemon and code server would do so too, all at once, and SQLite's migrations do not stand that:
-        # a code server that comes second fails to load.
-        with dg.DagsterInstance.from_config(str(home)) as instance:
-            instance.get_runs_count()
+        try:
+            home.mkdir(parents=True)
+            (home / "dagster.yaml").write_text(NEW_HOME)
+            # Makes the databases. Web server, daemon and code server would do so too, all at once, and SQLite's migrations do not stand
+            # that: a code server that comes second fails to load.
+            with dg.DagsterInstance.from_config(str(home)) as instance:
+                instance.get_runs_count()
+        except Exception as error:  # the disk's or the databases'
+            raise not_opened(home, error) from error
     return home
+
+
+@contextmanager
+def open_dagster_home(settings: Settings) -> Iterator[dg.DagsterInstance]:
+    """Dagster's records of runs, for runs of this process.
+
+    Raises:
+        DagsterHomeError: they cannot be opened or made; not what goes wrong inside the ``with`` block.
+    """
+    home = ensure_dagster_home(settings)
+    try:
+        instance = dg.DagsterInstance.local_temp(str(home), overrides=KEEP_TERMINAL)
+        instance.get_runs_count()
+    except Exception as error:  # whatever the classes raise that dagster.yaml names
+        raise not_opened(home, error) from error
+    with instance:
+        yield instance
 
 
 def close_dead_runs(instance: dg.DagsterInstance) -> tuple[str, ...]:
