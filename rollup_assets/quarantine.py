@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 from rollup_assets.batches import Batch
 from rollup_assets.errors import AllowanceError, NotStagedError, UnknownReasonError
 from rollup_assets.pipeline import Pipeline
+from rollup_assets.scope import for_each
 from rollup_assets.settings import Settings
 from rollup_assets.steps.quarantine_limits import NOTHING, allowed_in, covered, is_over, rows_compared
 from rollup_assets.storage.allowances import Allowance, read_allowances, write_allowances
-from rollup_assets.storage.filesystems import in_parallel
 from rollup_assets.storage.manifests import QUARANTINED, REPARTITIONED, Manifest
 from rollup_assets.storage.quarantine import BadFile, quarantine_schema, staged_rows, tallies
 from rollup_assets.storage.raw_files import FILE_REASONS, ROW_REASONS
@@ -96,7 +96,7 @@ def quarantined_partitions(settings: Settings, batches: Iterable[Batch] | None =
     staged = [batch for name in stage.partitions(QUARANTINED) if (batch := settings.calendar.of_folder(name)) is not None]
     wanted = None if batches is None else set(batches)
     chosen = [batch for batch in staged if wanted is None or batch in wanted]
-    found = in_parallel(lambda batch: _partition(pipeline, batch), chosen, local=stage.root.is_local)
+    found = for_each(pipeline, lambda batch: _partition(pipeline, batch), chosen)
     return [partition for partition in found if partition and (partition.rows or partition.bad_files or partition.decisions)]
 
 
@@ -170,29 +170,22 @@ def allow(
         AllowanceError: nothing is quarantined that a decision would cover.
         ConcurrentWriteError: somebody else decided at the same time (noticed on S3).
     """
+    return allow_in_all(settings, [batch], reasons, files, because=because, revoke=revoke)[batch]
+
+
+@explains_storage_errors
+def allow_in_all(
+    settings: Settings, batches: Sequence[Batch], reasons: Sequence[str], files: Sequence[str], *, because: str, revoke: bool = False
+) -> dict[Batch, tuple[Allowance, ...]]:
+    """:func:`allow` for several partitions: nothing is written before all of it is known to be about something.
+
+    Raises:
+        UnknownReasonError, NotStagedError, AllowanceError, ConcurrentWriteError: as :func:`allow`.
+        StageCorruptError: earlier decisions about one of the partitions, or what is staged of it, cannot be read.
+    """
     pipeline = Pipeline.from_settings(settings)
-    manifest = _manifest(pipeline, batch)
-    for reason in reasons:
-        _check_reason(reason, manifest)
-    pipeline.stage.require_complete(manifest, batch)
-    found = tallies(pipeline.stage, batch, manifest)
-    paths = sorted({tally.file for tally in found})
-    chosen_reasons: list[str | None] = [*reasons] or ([None] if files else [])
-    chosen_files: list[str | None] = [_one_file(batch, paths, file) for file in files] or [None]
-    moment = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-    added = []
-    for wanted in chosen_reasons:
-        for path in chosen_files:
-            decision = Allowance(reason=wanted, file=path, because=because, by=_decider(), at=moment, rows=0, files=0)
-            inside = covered((decision,), found)
-            if not inside.rows and not inside.files:
-                there = ", ".join(sorted({tally.reason for tally in found})) or "nothing"
-                raise AllowanceError(
-                    f"nothing of {batch} is quarantined for {decision.scope}; quarantined there: {there}. See it with "
-                    f"`rollups quarantine show {batch}`"
-                )
-            added.append(decision.model_copy(update={"rows": inside.rows, "files": inside.files}))
-    return write_allowances(pipeline.stage, batch, added, revoke=revoke)
+    added = {batch: _decisions(pipeline, batch, reasons, files, because) for batch in batches}
+    return {batch: write_allowances(pipeline.stage, batch, new, revoke=revoke) for batch, new in added.items()}
 
 
 @explains_storage_errors
@@ -252,6 +245,31 @@ def _manifest(pipeline: Pipeline, batch: Batch) -> Manifest:
 
 def _raw_changed(pipeline: Pipeline, batch: Batch, manifest: Manifest) -> bool:
     return manifest.inputs != tuple(pipeline.landing_zone.files(batch))
+
+
+def _decisions(pipeline: Pipeline, batch: Batch, reasons: Sequence[str], files: Sequence[str], because: str) -> list[Allowance]:
+    manifest = _manifest(pipeline, batch)
+    for reason in reasons:
+        _check_reason(reason, manifest)
+    read_allowances(pipeline.stage, batch)
+    found = tallies(pipeline.stage, batch, manifest)
+    paths = sorted({tally.file for tally in found})
+    chosen_reasons: list[str | None] = [*reasons] or ([None] if files else [])
+    chosen_files: list[str | None] = [_one_file(batch, paths, file) for file in files] or [None]
+    moment = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+    added = []
+    for wanted in chosen_reasons:
+        for path in chosen_files:
+            decision = Allowance(reason=wanted, file=path, because=because, by=_decider(), at=moment, rows=0, files=0)
+            inside = covered((decision,), found)
+            if not inside.rows and not inside.files:
+                there = ", ".join(sorted({tally.reason for tally in found})) or "nothing"
+                raise AllowanceError(
+                    f"nothing of {batch} is quarantined for {decision.scope}; quarantined there: {there}. See it with "
+                    f"`rollups quarantine show {batch}`"
+                )
+            added.append(decision.model_copy(update={"rows": inside.rows, "files": inside.files}))
+    return added
 
 
 def _check_reason(reason: str | None, manifest: Manifest) -> None:

@@ -6,8 +6,9 @@ What is done with them stays out (``defs.backfill``), and so does what would be 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TypeVar
 
 from rollup_assets.batches import Batch, BatchCalendar
@@ -57,6 +58,12 @@ def scope_of(calendar: BatchCalendar, first: str, last: str, reach: int, now: dt
 def following(calendar: BatchCalendar, batch: Batch, reach: int) -> list[Batch]:
     """The batches after one that its points have a say in."""
     return [after for count in range(1, reach + 1) if (after := calendar.shifted(batch, count)) is not None]
+
+
+def stretches(batches: Iterable[Batch]) -> Iterator[list[Batch]]:
+    """Batches in time order, cut into runs of neighbouring ones."""
+    for _, stretch in groupby(enumerate(batches), key=lambda item: item[1].start - item[0] * item[1].length):
+        yield [batch for _, batch in stretch]
 
 
 def missing_before(pipeline: Pipeline, first: Batch) -> list[Batch]:

@@ -194,6 +194,17 @@ def test_a_setting_that_contradicts_another_is_told_in_one_sentence(run: Run, mo
     assert "shorten the lookback" in plain(run("status", status=2).stderr)
 
 
+@pytest.mark.parametrize("says", ["run [4711] was interrupted; finished partitions stand", ""])
+def test_an_interrupt_is_told_and_has_an_exit_status_of_its_own(run: Run, monkeypatch: pytest.MonkeyPatch, says: str) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt(says)
+
+    monkeypatch.setattr("rollup_assets.defs.backfill.run_backfill", interrupted)
+    told = run("backfill", FIRST, LAST, status=130)
+    assert plain(told.stderr).strip() == (f"interrupted: {says}" if says else "interrupted")
+    assert "interrupted" not in told.stdout
+
+
 def test_a_failing_partition_ends_with_1_and_is_named_and_the_others_are_published(run: Run, tmp_path: Path) -> None:
     run("generate", "--hours", 2, "--series", 40, "--files", 1)
     folder = tmp_path / "raw_datapoints/year=2026/month=01/day=01/hour=05"

@@ -26,11 +26,21 @@ from rollup_assets.errors import (
     UnknownReasonError,
 )
 from rollup_assets.pipeline import Pipeline
-from rollup_assets.quarantine import allow, counts, known_reasons, quarantined_partitions, quarantined_rows, stream_quarantined_rows
+from rollup_assets.quarantine import (
+    allow,
+    allow_in_all,
+    counts,
+    known_reasons,
+    quarantined_partitions,
+    quarantined_rows,
+    stream_quarantined_rows,
+)
+from rollup_assets.scope import following
 from rollup_assets.status import status
 from rollup_assets.steps.quarantine_limits import covered
-from rollup_assets.storage import encodings
+from rollup_assets.storage import encodings, s3
 from rollup_assets.storage.allowances import Allowance, read_allowances, write_allowances
+from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED
 from rollup_assets.storage.quarantine import Tally
 from rollup_assets_tests import naive, staged
@@ -60,6 +70,11 @@ def stage(pipeline: Pipeline, batch: Batch) -> Any:
     from rollup_assets.steps.repartition import stage_batch
 
     return stage_batch(pipeline, batch)
+
+
+def rows_of(batch: Batch, series: int | None) -> list[RawRow]:
+    """Forty rows of a batch; without an id all of them are quarantined."""
+    return [RawRow(series, 1, "cpu", batch.start + 1000 * second, second) for second in range(40)]
 
 
 def refused(pipeline: Pipeline, batch: Batch) -> str:
@@ -206,6 +221,19 @@ def test_decisions_about_nothing_are_refused(pipeline: Pipeline, batch: Batch) -
     assert read_allowances(pipeline.stage, batch) == ()
 
 
+def test_a_decision_about_several_partitions_is_made_for_all_or_none(pipeline: Pipeline, batch: Batch) -> None:
+    second = following(pipeline.calendar, batch, 1)[0]
+    for one, series in ((batch, None), (second, 7)):
+        write_rows(pipeline, one, "a.parquet", rows_of(one, series))
+    refused(pipeline, batch)
+    stage(pipeline, second)
+    with pytest.raises(AllowanceError, match=f"nothing of {second} is quarantined for null_id"):
+        allow_in_all(pipeline.settings, [batch, second], ["null_id"], [], because="why")
+    assert read_allowances(pipeline.stage, batch) == ()
+    decided = allow_in_all(pipeline.settings, [batch], ["null_id"], [], because="why")
+    assert decided == {batch: read_allowances(pipeline.stage, batch)}
+
+
 def test_a_decision_replaces_the_earlier_one_of_its_scope(pipeline: Pipeline, batch: Batch) -> None:
     def one(because: str, **scope: str) -> Allowance:
         return Allowance(**scope, because=because, by="me@here", at="2026-01-01T00:00:00+00:00", rows=1, files=0)  # type: ignore[arg-type]
@@ -311,6 +339,20 @@ def test_all_of_it_works_on_s3(s3_folder: S3Folder, tmp_path: Path) -> None:
     assert not place.exists()
 
 
+@pytest.mark.timeout(120)
+def test_partitions_are_listed_on_s3_where_each_has_several_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them lists its folders side by side: in the same threads, all of them would wait for ever."""
+    pipeline = pipeline_of(ONE_BATCH, tmp_path, raw_lateness=2, quarantine_limit=0)
+    batches = [pipeline.calendar.first, *following(pipeline.calendar, pipeline.calendar.first, 2)]
+    for batch in batches:
+        write_rows(pipeline, batch, "a.parquet", rows_of(batch, None))
+        refused(pipeline, batch)
+    monkeypatch.setattr(Place, "is_local", False)
+    monkeypatch.setattr(s3, "_THREADS", 2)
+    monkeypatch.setattr(s3, "_made", {})
+    assert [partition.rows for partition in quarantined_partitions(pipeline.settings)] == [40, 40, 40]
+
+
 def test_nothing_staged_and_a_missing_file_are_told(pipeline: Pipeline, batch: Batch) -> None:
     with pytest.raises(NotStagedError, match=f"rollups backfill {batch} {batch}"):
         quarantined_rows(pipeline.settings, batch)
@@ -373,3 +415,23 @@ def test_from_a_failed_backfill_to_a_published_table(tmp_path: Path, monkeypatch
     assert run("verify", key, "--json")["agrees"]
     assert json.loads((tmp_path / "stage" / QUARANTINED / batch.folder / "allowed.json").read_text())["decisions"][0]["rows"] == 20
     assert home.stage.read(PARTIAL_POINTS, batch) is not None
+
+
+def test_neighbours_are_replayed_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What follows from the first one may need the second one, which is staged by the same command."""
+    run: Run = runner(tmp_path, monkeypatch)
+    home = pipeline_of(ONE_BATCH, tmp_path)
+    first = home.calendar.first
+    batches = [first, *following(home.calendar, first, 2)]
+    keys = [batch.key for batch in batches]
+    monkeypatch.setenv("ROLLUP_START", first.key[:10])
+    good = [rows_of(batch, 7) for batch in batches]
+    for batch, rows in zip(batches, good, strict=True):
+        write_rows(home, batch, "a.parquet", rows if batch == batches[2] else [*rows, *NO_ID])
+    assert set(keys) <= run("backfill", keys[0], keys[2], "--json", status=1)["failed"].keys()
+    for batch, rows in zip(batches[:2], good[:2], strict=True):
+        write_rows(home, batch, "a.parquet", rows)
+    replayed = run("quarantine", "replay", keys[1], keys[0], "--json")
+    (backfill,) = replayed["backfills"]
+    assert set(keys) <= set(backfill["published"])
+    assert [(one["partition"], one["after"]["accepted"]) for one in replayed["partitions"]] == [(keys[0], 40), (keys[1], 40)]

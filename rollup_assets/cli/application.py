@@ -1,7 +1,7 @@
 """What all commands share: the application, arguments that several have, JSON and errors on their way out.
 
 Exit status: 0 is success; 1 a failed partition, a difference or any error of ours, told in one message; 2 bad arguments, or partitions or
-snapshots that do not exist. The commands themselves stay out.
+snapshots that do not exist; 130 Ctrl-C, or SIGTERM during a run: what is finished stands. The commands themselves stay out.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rollup_assets.settings import Settings
 
 _BAD_ARGUMENTS = 2
+_INTERRUPTED = 130
 
 
 class _PlainErrors(TyperGroup):
@@ -37,6 +38,10 @@ class _PlainErrors(TyperGroup):
             _fail(error, _BAD_ARGUMENTS)
         except RollupError as error:
             _fail(error, 1)
+        except KeyboardInterrupt as error:
+            # Typer would end without a word.
+            print_interrupted(str(error))
+            raise typer.Exit(_INTERRUPTED) from None
 
 
 def _fail(error: Exception, code: int) -> NoReturn:
@@ -47,6 +52,11 @@ def _fail(error: Exception, code: int) -> NoReturn:
 def print_error(text: str) -> None:
     """What went wrong, on standard error."""
     Console(stderr=True).print(f"[bold red]error:[/] {escape(text)}", soft_wrap=True, highlight=False)
+
+
+def print_interrupted(text: str) -> None:
+    """That the command was interrupted and, if the code that was knows more, what stands; on standard error."""
+    Console(stderr=True).print(f"[bold yellow]interrupted[/]{': ' if text else ''}{escape(text)}", soft_wrap=True, highlight=False)
 
 
 app = typer.Typer(

@@ -78,7 +78,8 @@ def rollback(
         print_json({**dataclasses.asdict(done), "dry_run": dry_run})
     else:
         print_rolled_back(console_of(), done, dry_run=dry_run)
-    if done.changed and not dry_run:
+    # Also where nothing changed: whoever ran it before may have been killed before Dagster was told.
+    if done.partitions and not dry_run:
         with quick_imports():
             from rollup_assets.defs.rollbacks import record_rollback
 

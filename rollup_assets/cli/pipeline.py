@@ -88,6 +88,7 @@ def backfill(
 
     Up to two batches before FROM are staged where they are missing. The trailing partitions, which take over the windows that TO leaves
     open, are published too, as far as they exist. Exit status 1 if a partition failed; all others end published.
+    130 if it was interrupted: what is finished stands, and the same command does the rest.
 
     For example:
 

@@ -130,11 +130,11 @@ def replay(
     - `rollups quarantine replay 2026-01-01-03:00 --allow-file part-00002.parquet --because "cut off, nobody has it any more"`
     - `rollups quarantine replay 2026-01-01-03:00 --revoke`
     """
-    from rollup_assets.quarantine import Replayed, counts
-    from rollup_assets.quarantine import allow as allow_for
+    from rollup_assets.quarantine import Replayed, allow_in_all, counts
 
     with quick_imports():
         from rollup_assets.defs.backfill import run_backfill
+    from rollup_assets.scope import stretches
 
     reasons, files = allow or [], allow_file or []
     if (reasons or files) and not (because or "").strip():
@@ -142,16 +142,15 @@ def replay(
     settings = settings_of()
     batches = sorted({settings.calendar.batch(key) for key in partitions})
     if reasons or files or revoke:
-        for batch in batches:
-            allow_for(settings, batch, reasons, files, because=(because or "").strip(), revoke=revoke)
+        allow_in_all(settings, batches, reasons, files, because=(because or "").strip(), revoke=revoke)
     replayed, results = [], []
     with progress_bar(as_json) as progress:
-        for batch in batches:
-            before = counts(settings, batch)
-            results.append(
-                run_backfill(settings, batch.key, batch.key, progress=progress, on_partition=progress.partition if progress else None)
-            )
-            replayed.append(Replayed(batch.key, before, counts(settings, batch)))
+        # Neighbours together: the first one's trailing partitions may need the next one.
+        for stretch in stretches(batches):
+            before = [counts(settings, batch) for batch in stretch]
+            first, last = stretch[0].key, stretch[-1].key
+            results.append(run_backfill(settings, first, last, progress=progress, on_partition=progress.partition if progress else None))
+            replayed += [Replayed(batch.key, known, counts(settings, batch)) for batch, known in zip(stretch, before, strict=True)]
     success = all(result.success for result in results)
     if as_json:
         backfills = [{**dataclasses.asdict(result), "success": result.success} for result in results]

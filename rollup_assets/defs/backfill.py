@@ -11,8 +11,8 @@ import socket
 import subprocess
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,13 @@ from rollup_assets.defs.assets.datapoints import STAGED
 from rollup_assets.defs.assets.rollups import IN_ORDER
 from rollup_assets.defs.jobs import JOB_NAME
 from rollup_assets.defs.partitions import PARTITIONS_PER_RUN
+from rollup_assets.defs.records import home_of, not_opened, require_usable
 from rollup_assets.defs.report import PartitionOutcome, Watcher
 from rollup_assets.engines.base import Progress
 from rollup_assets.errors import PublishHaltError, RollupError
 from rollup_assets.iceberg.table import prepare_table, refuse_other_settings
 from rollup_assets.pipeline import Pipeline
-from rollup_assets.scope import missing_before, scope_of
+from rollup_assets.scope import missing_before, scope_of, stretches
 from rollup_assets.settings import Settings
 from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLUP_TABLE
 
@@ -102,6 +103,7 @@ def run_backfill(
     Raises:
         UnknownPartitionError: a key is malformed or not a partition, its batch has not ended, or ``last`` is before ``first``.
         CatalogError, TableMismatchError: there is no table to publish to; nothing was staged.
+        DagsterHomeError: runs cannot be recorded; nothing was staged.
         KeyboardInterrupt: Ctrl-C or SIGTERM; finished partitions stand.
     """
     calendar = settings.calendar
@@ -116,8 +118,7 @@ def run_backfill(
         if on_partition:
             on_partition(outcome)
 
-    home = ensure_dagster_home(settings)
-    with dg.DagsterInstance.local_temp(str(home), overrides=KEEP_TERMINAL) as instance:
+    with open_dagster_home(settings) as instance:
         closed = close_dead_runs(instance)
         runner = _Runner(settings, instance, Watcher(progress, watch), state, force)
         runner.run(STAGED, missing_before(pipeline, scope.asked[0]))
@@ -137,16 +138,41 @@ def run_backfill(
 
 
 def ensure_dagster_home(settings: Settings) -> Path:
-    """The folder where runs are recorded; made, with a quiet ``dagster.yaml``, if it is new. One that is there is left as it is."""
-    home = settings.dagster_home.expanduser().resolve()
+    """The folder where runs are recorded; made, with a quiet ``dagster.yaml``, if it is new. One that is there is left as it is.
+
+    Raises:
+        DagsterHomeError: it cannot be a folder, be written or be made.
+    """
+    home = home_of(settings)
+    require_usable(home)
     if not home.exists():
-        home.mkdir(parents=True)
-        (home / "dagster.yaml").write_text(NEW_HOME)
-        # Makes the databases. Web server, daemon and code server would do so too, all at once, and SQLite's migrations do not stand that:
-        # a code server that comes second fails to load.
-        with dg.DagsterInstance.from_config(str(home)) as instance:
-            instance.get_runs_count()
+        try:
+            home.mkdir(parents=True)
+            (home / "dagster.yaml").write_text(NEW_HOME)
+            # Makes the databases. Web server, daemon and code server would do so too, all at once, and SQLite's migrations do not stand
+            # that: a code server that comes second fails to load.
+            with dg.DagsterInstance.from_config(str(home)) as instance:
+                instance.get_runs_count()
+        except Exception as error:  # the disk's or the databases'
+            raise not_opened(home, error) from error
     return home
+
+
+@contextmanager
+def open_dagster_home(settings: Settings) -> Iterator[dg.DagsterInstance]:
+    """Dagster's records of runs, for runs of this process.
+
+    Raises:
+        DagsterHomeError: they cannot be opened or made; not what goes wrong inside the ``with`` block.
+    """
+    home = ensure_dagster_home(settings)
+    try:
+        instance = dg.DagsterInstance.local_temp(str(home), overrides=KEEP_TERMINAL)
+        instance.get_runs_count()
+    except Exception as error:  # whatever the classes raise that dagster.yaml names
+        raise not_opened(home, error) from error
+    with instance:
+        yield instance
 
 
 def close_dead_runs(instance: dg.DagsterInstance) -> tuple[str, ...]:
@@ -178,7 +204,7 @@ class _Runner:
 
     def run(self, assets: Sequence[str], batches: Iterable[Batch]) -> None:
         """One run for each stretch of neighbouring batches."""
-        for stretch in _stretches(batches):
+        for stretch in stretches(batches):
             self._run(assets, stretch)
 
     def _run(self, assets: Sequence[str], batches: Sequence[Batch]) -> None:
@@ -257,12 +283,6 @@ def _note(state: _State, outcome: PartitionOutcome) -> None:
         state.waiting[key] = outcome.waiting
     elif ROLLUP_TABLE in outcome.assets:
         state.published.add(key)
-
-
-def _stretches(batches: Iterable[Batch]) -> Iterator[list[Batch]]:
-    """Runs of neighbouring batches."""
-    for _, stretch in groupby(enumerate(batches), key=lambda item: item[1].start - item[0] * item[1].length):
-        yield [batch for _, batch in stretch]
 
 
 def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:

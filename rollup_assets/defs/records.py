@@ -17,27 +17,49 @@ def describe_records(settings: Settings) -> str:
     Raises:
         DagsterHomeError: they cannot be opened, or not be made.
     """
-    home = settings.dagster_home.expanduser().resolve()
-    nearest = next(folder for folder in (home, *home.parents) if folder.exists())
-    if not nearest.is_dir():
-        raise DagsterHomeError(f"DAGSTER_HOME={home} cannot be a folder, since {nearest} is a file; set it to another one")
-    kept_elsewhere = _has_storage_of_its_own(home)
-    if not kept_elsewhere and not os.access(nearest, os.W_OK | os.X_OK):
-        raise DagsterHomeError(f"DAGSTER_HOME={home} cannot be written by this user; set it to a folder that can")
-    if nearest != home:
+    home = home_of(settings)
+    require_usable(home)
+    if not home.exists():
         return f"{home} is not there yet; the first run makes it"
-    if not kept_elsewhere and not any(found.name != "dagster.yaml" for found in home.iterdir()):
+    if not _has_storage_of_its_own(home) and not any(found.name != "dagster.yaml" for found in home.iterdir()):
         return f"{home} has no runs yet"
     try:
         with dg.DagsterInstance.from_config(str(home)) as instance:
             count = instance.get_runs_count()
     except Exception as error:  # whatever the classes raise that dagster.yaml names
-        reason = (str(error).splitlines() or [""])[0][:300]
-        raise DagsterHomeError(
-            f"DAGSTER_HOME={home} cannot be opened ({type(error).__name__}: {reason}); correct its dagster.yaml or the database that it "
-            "names, or set DAGSTER_HOME to another folder"
-        ) from error
+        raise not_opened(home, error) from error
     return f"{home} can be opened; {count} {'run' if count == 1 else 'runs'}"
+
+
+def home_of(settings: Settings) -> Path:
+    """The folder where runs are recorded, whether or not it is there."""
+    return settings.dagster_home.expanduser().resolve()
+
+
+def require_usable(home: Path) -> None:
+    """Refuse what can be no such folder.
+
+    Raises:
+        DagsterHomeError: it is a file or below one, or this user cannot write it and it does not say that runs are kept elsewhere.
+    """
+    try:
+        nearest = next(folder for folder in (home, *home.parents) if folder.exists())
+        is_folder = nearest.is_dir()
+    except OSError as error:
+        raise not_opened(home, error) from error
+    if not is_folder:
+        raise DagsterHomeError(f"DAGSTER_HOME={home} cannot be a folder, since {nearest} is a file; set it to another one")
+    if not _has_storage_of_its_own(home) and not os.access(nearest, os.W_OK | os.X_OK):
+        raise DagsterHomeError(f"DAGSTER_HOME={home} cannot be written by this user; set it to a folder that can")
+
+
+def not_opened(home: Path, error: Exception) -> DagsterHomeError:
+    """What to say of a home that could not be opened, or not be made."""
+    reason = (str(error).splitlines() or [""])[0][:300]
+    return DagsterHomeError(
+        f"DAGSTER_HOME={home} cannot be opened ({type(error).__name__}: {reason}); correct its dagster.yaml or the database that it "
+        "names, or set DAGSTER_HOME to another folder"
+    )
 
 
 def _has_storage_of_its_own(home: Path) -> bool:

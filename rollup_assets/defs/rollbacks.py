@@ -5,8 +5,9 @@ from __future__ import annotations
 import dagster as dg
 
 from rollup_assets.defs import metadata
-from rollup_assets.defs.backfill import KEEP_TERMINAL, ensure_dagster_home
-from rollup_assets.errors import DagsterHomeError
+from rollup_assets.defs.backfill import open_dagster_home
+from rollup_assets.defs.records import home_of, not_opened
+from rollup_assets.errors import DagsterHomeError, RollupError
 from rollup_assets.history.rollback import RolledBack
 from rollup_assets.settings import Settings
 from rollup_assets.steps.results import CODE_VERSION
@@ -20,15 +21,13 @@ def record_rollback(settings: Settings, done: RolledBack) -> None:
     Raises:
         DagsterHomeError: what Dagster keeps of its runs cannot be opened or written; the rollback stands.
     """
-    home = ensure_dagster_home(settings)
     try:
-        with dg.DagsterInstance.local_temp(str(home), overrides=KEEP_TERMINAL) as instance:
+        with open_dagster_home(settings) as instance:
             _record(settings, done, instance)
     except Exception as error:  # whatever the classes raise that dagster.yaml names
-        reason = (str(error).splitlines() or [""])[0][:300]
+        known = error if isinstance(error, RollupError) else not_opened(home_of(settings), error)
         raise DagsterHomeError(
-            f"the rollback stands, but Dagster was not told: DAGSTER_HOME={home} cannot be written ({type(error).__name__}: {reason}); "
-            "`rollups backfill` of the same partitions tells it, and changes nothing"
+            f"the rollback stands, but Dagster was not told: {known}. Then run the same command again, which changes nothing and tells it"
         ) from error
 
 

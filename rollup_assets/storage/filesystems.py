@@ -299,6 +299,8 @@ def delete_files(places: Sequence[Place]) -> dict[Place, StorageError]:
 def in_parallel(function: Callable[[Item], Result], items: Sequence[Item], *, local: bool = False) -> Iterator[Result]:
     """The function's results in the order of the items; on stores elsewhere, requests wait side by side.
 
+    The function must not ask for such threads itself; where it may, ``scope.for_each`` has others.
+
     ``local``: everything is on a local disk, where a call takes microseconds.
     """
     if local or len(items) < _WORTH_THREADS:

@@ -33,6 +33,7 @@ ATTEMPTS: Final = 4
 _FIRST_READ_SECONDS = 5
 _FIRST_ATTEMPTS = 3
 _THREADS = 16
+_POOL = "s3"
 _CONNECTIONS = 64
 _FILE_IO = "rollup_assets.iceberg.file_io.SettingsFileIO"
 _CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE")
@@ -160,8 +161,14 @@ def once_per_process(key: tuple[object, ...], make: Callable[[], Made], *, side_
 
 
 def threads() -> ThreadPoolExecutor:
-    """Threads for requests that need not wait for each other, shared by everything in the process."""
-    return once_per_process(("threads",), lambda: thread_pool(_THREADS, "s3"))
+    """Threads for requests that need not wait for each other, shared by everything in the process.
+
+    Raises:
+        RuntimeError: one of them asks. Once all wait for what is queued behind them, they wait for ever (``scope.for_each`` has its own).
+    """
+    if threading.current_thread().name.startswith(f"{_POOL}_"):
+        raise RuntimeError("a request in the shared threads asks for these threads itself: all of them could wait for each other")
+    return once_per_process(("threads",), lambda: thread_pool(_THREADS, _POOL))
 
 
 def _log_retry(

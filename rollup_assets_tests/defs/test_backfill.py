@@ -18,7 +18,9 @@ import pytest
 from rollup_assets.defs import backfill
 from rollup_assets.defs.backfill import BackfillResult, run_backfill
 from rollup_assets.defs.report import PartitionOutcome
-from rollup_assets.errors import UnknownPartitionError
+from rollup_assets.defs.rollbacks import record_rollback
+from rollup_assets.errors import DagsterHomeError, UnknownPartitionError
+from rollup_assets.history.rollback import RolledBack
 from rollup_assets.settings import Settings, load_settings
 from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLUP_TABLE, ROLLUPS
 from rollup_assets_tests.defs import fake_steps
@@ -155,6 +157,54 @@ def test_a_home_that_is_there_keeps_its_configuration(bare: Settings) -> None:
     (settings.dagster_home / "dagster.yaml").write_text("telemetry:\n  enabled: true\n")
     backfill.ensure_dagster_home(settings)
     assert (settings.dagster_home / "dagster.yaml").read_text() == "telemetry:\n  enabled: true\n"
+
+
+BROKEN_HOMES = {
+    "a file": "is a file; set it to another one",
+    "below a file": "is a file; set it to another one",
+    "broken": r"cannot be opened \(.*correct its dagster.yaml",
+    "a database that is none": r"cannot be opened \(.*correct its dagster.yaml",
+}
+
+
+def break_home(home: Path, kind: str) -> None:
+    if kind == "a file":
+        home.write_text("")
+    elif kind == "below a file":
+        home.parent.rmdir()
+        home.parent.write_text("")
+    elif kind == "broken":
+        home.mkdir()
+        (home / "dagster.yaml").write_text("nonsense: true\n")
+    else:
+        (home / "history").mkdir(parents=True)
+        (home / "history/runs.db").write_text("no database " * 100)
+
+
+@pytest.mark.parametrize("kind", BROKEN_HOMES)
+def test_a_home_that_cannot_be_used_is_told_in_one_sentence_before_anything_is_staged(
+    bare: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    home = tmp_path / "elsewhere" / "dagster"
+    home.parent.mkdir()
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    break_home(home, kind)
+    land(bare, 0)
+    with pytest.raises(DagsterHomeError, match=BROKEN_HOMES[kind]):
+        fill(bare, 0, 0)
+    assert not (tmp_path / "stage").exists()
+    rolled_back = RolledBack(None, None, changed=True, partitions=())
+    with pytest.raises(DagsterHomeError, match=f"the rollback stands, but Dagster was not told: .*{BROKEN_HOMES[kind]}"):
+        record_rollback(bare, rolled_back)
+
+
+def test_a_home_that_cannot_be_made_is_told(bare: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(DagsterHomeError, match="No space left on device"):
+        backfill.ensure_dagster_home(bare)
 
 
 def test_force_redoes_what_is_up_to_date(settings: Settings) -> None:

@@ -136,6 +136,33 @@ def test_the_check_of_what_was_rolled_back_warns(run: Run, tmp_path: Path, make_
     assert "were rolled back" in str(record.asset_materialization.metadata["rolled_back"].value)
 
 
+@pytest.mark.scenario("K4")
+def test_dagster_is_told_by_the_second_try_where_the_first_was_killed(
+    run: Run, tmp_path: Path, make_pipeline: MakePipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dagster as dg
+
+    pipeline = make_pipeline(tmp_path, **SMALL)
+    (batch,) = batches_from(pipeline, 1)
+    publish_value(pipeline, batch, 1)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def told() -> list[object]:
+        wanted = dg.AssetRecordsFilter(dg.AssetKey("rollup_table"), asset_partitions=[batch.key])
+        with dg.DagsterInstance.from_config(str(tmp_path / "dagster")) as instance:
+            records = instance.fetch_materializations(wanted, limit=10).records
+        return [record.asset_materialization.metadata["rolled_back_to"].value for record in records if record.asset_materialization]
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rollup_assets.defs.rollbacks._record", killed)
+        run("rollback", batch.key, status=130)
+    assert told() == []
+    assert run("rollback", batch.key, "--json")["changed"] is False
+    assert told() == ["before the first snapshot"]
+
+
 @pytest.mark.scenario("P1")
 def test_on_postgresql(tmp_path: Path, fresh_catalog: Callable[[], dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     """Under the advisory lock, and with the answer to the commit lost."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rollup_assets.storage.filesystems import Place
+from rollup_assets.storage.filesystems import Place, in_parallel
 from rollup_assets_tests.storage.missing import assert_empty_and_no_error
 
 
@@ -153,3 +153,14 @@ def test_a_place_that_is_not_local_is_written_in_one_piece() -> None:
     assert [info.path for info in root.files()] == ["stage/a/file"]
     (root / "a/file").delete_file()
     assert (root / "a/file").read_bytes() is None
+
+
+def test_threads_that_would_wait_for_themselves_are_refused() -> None:
+    """With as many of them waiting as there are, nothing would ever go on."""
+
+    def nested(_: int) -> list[int]:
+        return list(in_parallel(abs, [-1, -2, -3]))
+
+    with pytest.raises(RuntimeError, match="wait for each other"):
+        list(in_parallel(nested, [1, 2, 3]))
+    assert list(in_parallel(abs, [-1, -2, -3])) == [1, 2, 3]
