@@ -27,7 +27,7 @@ from rollup_assets.query import query
 from rollup_assets.settings import Settings, format_duration, project_root
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.landing_zone import LandingZone
-from rollup_assets.storage.manifests import REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Stage
+from rollup_assets.storage.manifests import REPARTITIONED, ROLLUP_TABLE, ROLLUPS, InputFile, Stage
 from rollup_assets.terminal import print_backfill, print_generated, print_verification
 
 HOURS = 6
@@ -39,7 +39,7 @@ def run_demo(settings: Settings, *, data: Path | None, series: int, console: Con
 
     Args:
         settings: of the table; everything is written where they say.
-        data: a folder of raw files in the landing zone's layout, copied unless raw data is there already; None: generate some.
+        data: a folder of raw files in the landing zone's layout, copied unless other raw data is there already; None: generate some.
         series: how many series to generate.
         console: where to print; standard output unless given.
 
@@ -106,16 +106,18 @@ def _generate(settings: Settings, series: int, console: Console) -> list[Batch]:
 
 
 def _copy(settings: Settings, data: Path, console: Console) -> list[Batch]:
-    """Copy raw files, batch by batch, into an empty landing zone."""
+    """Copy raw files, batch by batch, into a landing zone that is empty or has some of them, from an earlier demo that was interrupted."""
     target = LandingZone.from_settings(settings)
     present = target.landed()
-    if present:
+    source = dataclasses.replace(target, root=Place.parse(str(data.resolve())))
+    batches = source.landed()
+    there = {batch: _sizes(target, batch) for batch in present}
+    wanted = {batch: _sizes(source, batch) for batch in batches}
+    if present and (there == wanted or not all(_is_begun(target, there[batch], wanted.get(batch, {})) for batch in present)):
         console.print(
             f"{len(present)} batches with raw files are in {escape(settings.raw)}; they stay as they are", soft_wrap=True, highlight=False
         )
         return target.batches()
-    source = dataclasses.replace(target, root=Place.parse(str(data.resolve())))
-    batches = source.landed()
     if not batches:
         first = settings.calendar.first
         raise GeneratorError(
@@ -123,24 +125,41 @@ def _copy(settings: Settings, data: Path, console: Console) -> list[Batch]:
             "point --data at the folder above those, or set ROLLUP_RAW_LAYOUT and ROLLUP_START to match it"
         )
     files = 0
-    for batch in batches:
+    missing = [batch for batch in batches if there.get(batch) != wanted[batch]]
+    for batch in missing:
         folder = target.folder(batch)
         hidden = folder.beside(f".{folder.name}.copying") if folder.is_local else folder
         if folder.is_local:
             hidden.delete_folder()
         for file in source.folder_files(batch):
+            inside = _inside(source, batch, file)
+            if inside in there.get(batch, {}):
+                continue
             files += 1
-            inside = str(source.place(file).path)[len(source.folder(batch).path) :].lstrip("/")
             with source.place(file).open_input() as raw, (hidden / inside).open_output() as copy:
                 shutil.copyfileobj(raw, copy, 2**22)
         if folder.is_local:
             folder.filesystem.move(hidden.path, folder.path)
     console.print(
-        f"{files} files of {len(batches)} batches copied from {escape(str(data))} to {escape(settings.raw)}",
+        f"{files} files of {len(missing)} batches copied from {escape(str(data))} to {escape(settings.raw)}",
         soft_wrap=True,
         highlight=False,
     )
     return target.batches()
+
+
+def _inside(zone: LandingZone, batch: Batch, file: InputFile) -> str:
+    """A file's path in its batch's folder."""
+    return str(zone.place(file).path)[len(zone.folder(batch).path) :].lstrip("/")
+
+
+def _sizes(zone: LandingZone, batch: Batch) -> dict[str, int]:
+    return {_inside(zone, batch, file): file.size for file in zone.folder_files(batch)}
+
+
+def _is_begun(target: LandingZone, there: dict[str, int], wanted: dict[str, int]) -> bool:
+    """Whether a batch may be what an interrupted demo has copied: on a disk whole ones only, elsewhere file by file."""
+    return there == wanted if target.root.is_local else there.items() <= wanted.items()
 
 
 def _backfill(settings: Settings, batches: Sequence[Batch], console: Console) -> bool:

@@ -139,8 +139,9 @@ def _half_of_memory() -> int:
     return machine_memory() // 2
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
+def machine_cores() -> int:
+    """Cores that this process may use; where the system cannot say, those that it has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Settings(BaseSettings):
@@ -218,7 +219,7 @@ class Settings(BaseSettings):
         default="fast", description="encodings of the table's data files: fast, or compatible with older Parquet readers"
     )
     keep_snapshots: int = Field(default=100, ge=1, description="Iceberg snapshots kept; older ones expire as part of publishing")
-    threads: int = Field(default_factory=_cores, ge=1, le=1024, description="threads of the local engine")
+    threads: int = Field(default_factory=machine_cores, ge=1, le=1024, description="threads of the local engine")
     memory: int = Field(default_factory=_half_of_memory, description="bytes that the local engine may use for its data")
     engine: Literal["local", "spark"] = Field(default="local", description="what runs a step's tasks")
     spark_master: str = Field(default="local[*]", description="master of the Spark engine's own session")

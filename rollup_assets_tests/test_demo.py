@@ -6,7 +6,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from rollup_assets import demo
+from rollup_assets.settings import load_settings
+from rollup_assets.storage.filesystems import Place
 from rollup_assets_tests.test_cli import plain, runner
 
 RECORDING = Path(__file__).resolve().parent.parent / "examples" / "host-metrics"
@@ -46,6 +50,26 @@ def test_demo_copies_a_recording_once_and_only_into_an_empty_landing_zone(tmp_pa
     before = raw_files(home)
     assert "stay as they are" in plain(run("demo", "--data", RECORDING).output)
     assert raw_files(home) == before
+
+
+@pytest.mark.parametrize("place", ["disk", "store"])
+def test_an_interrupted_copy_is_finished_by_running_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    """On a disk a batch comes whole, on a store file by file. What is there is not copied again."""
+    settings = load_settings(home=str(tmp_path))
+    raw = tmp_path / "raw_datapoints"
+    console = Console(quiet=True)
+    if place == "store":
+        monkeypatch.setattr(Place, "is_local", False)
+    wanted = demo._copy(settings, RECORDING, console)
+    names = {path.relative_to(raw) for path in raw.rglob("*.parquet")}
+    kept = next(raw.rglob("hour=11/*.parquet"))
+    before = kept.stat().st_mtime_ns
+    gone = [*raw.rglob("hour=10/*.parquet")][0 if place == "disk" else 3 :]
+    for path in gone:
+        path.unlink()
+    assert demo._copy(settings, RECORDING, console) == wanted
+    assert {path.relative_to(raw) for path in raw.rglob("*.parquet")} == names
+    assert kept.stat().st_mtime_ns == before
 
 
 def test_demo_refuses_a_folder_without_raw_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

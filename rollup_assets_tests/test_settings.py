@@ -676,3 +676,8 @@ def test_spark_properties_may_be_a_json_object() -> None:
 def test_spark_settings_that_make_no_sense_are_refused(setting: str, text: str, sentence: str) -> None:
     with pytest.raises(SettingsError, match=sentence):
         load_settings(**{setting: text})
+
+
+def test_where_the_system_does_not_say_which_cores_a_process_may_use_all_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert load_settings(home="rollups").threads == os.cpu_count()

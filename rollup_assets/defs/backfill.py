@@ -35,6 +35,7 @@ from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLU
 
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 BACKFILL_TAG, HOST_TAG, PROCESS_TAG = "rollups/backfill", "rollups/host", "rollups/process"
+PARENT_TAG = "dagster/parent_run_id"
 UNFINISHED = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 # Dagster's "new user experience" asks for an e-mail address in the way of everything else; telemetry would leave the machine.
 NEW_HOME = "nux:\n  enabled: false\ntelemetry:\n  enabled: false\n"
@@ -179,12 +180,12 @@ def close_dead_runs(instance: dg.DagsterInstance) -> tuple[str, ...]:
     """Report unfinished runs of backfills whose process is gone as failed; returns their ids.
 
     A killed process cannot say that its run has ended, and Dagster would show it as going on for ever. Only processes of this machine
-    can be looked for.
+    can be looked for. Runs that were re-executed in the UI have the tags of the first one, whose process is another: they stay out.
     """
     closed = []
     for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED, tags={HOST_TAG: socket.gethostname()})):
         pid, _, began = run.tags.get(PROCESS_TAG, "").partition("@")
-        if pid.isdigit() and _began(int(pid)) != began:
+        if PARENT_TAG not in run.tags and pid.isdigit() and _began(int(pid)) != began:
             instance.report_run_failed(run, f"Process {pid} of `rollups backfill` ended before this run did. Finished partitions stand.")
             closed.append(run.run_id)
     return tuple(closed)

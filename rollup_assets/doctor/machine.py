@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 
 from rollup_assets.doctor.findings import Chain, Check, Found, failed, skipped, warning
-from rollup_assets.settings import Settings, machine_memory
+from rollup_assets.settings import Settings, machine_cores, machine_memory
 from rollup_assets.terminal import bytes_text
 
 ENOUGH_DISK = 2 * 2**30
@@ -98,7 +98,7 @@ def memory(settings: Settings) -> Found:
     """What the engine may use, against what there is here."""
     from rollup_assets.engines.spark_session import is_local
 
-    there, cores = machine_memory(), len(os.sched_getaffinity(0))
+    there, cores = machine_memory(), machine_cores()
     if settings.engine == "spark":
         if not is_local(settings):
             return skipped("tasks run on Spark's executors, with their memory")

@@ -297,14 +297,16 @@ def dead_process() -> int:
     return process.pid
 
 
-@pytest.mark.parametrize("process", ["dead", "reused", "alive", "elsewhere"])
+@pytest.mark.parametrize("process", ["dead", "reused", "alive", "elsewhere", "re-executed"])
 def test_the_runs_of_killed_backfills_are_closed_and_no_others(process: str) -> None:
     pid, began = os.getpid(), backfill._began(os.getpid())
     tags = {
         backfill.HOST_TAG: "elsewhere" if process == "elsewhere" else socket.gethostname(),
-        backfill.PROCESS_TAG: {"alive": f"{pid}@{began}", "reused": f"{pid}@1", "dead": f"{dead_process()}@{began}", "elsewhere": "1@1"}[
-            process
-        ],
+        backfill.PROCESS_TAG: {"alive": f"{pid}@{began}", "reused": f"{pid}@1", "elsewhere": "1@1"}.get(
+            process, f"{dead_process()}@{began}"
+        ),
+        # Dagster copies the tags of the run that is executed again, those of its process among them.
+        **({"dagster/parent_run_id": "4711"} if process == "re-executed" else {}),
     }
     with dg.DagsterInstance.ephemeral() as instance:
         run = dg.DagsterRun("batches", tags=tags, status=dg.DagsterRunStatus.STARTED)
