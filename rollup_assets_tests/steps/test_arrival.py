@@ -312,7 +312,7 @@ def test_another_lateness_or_future_stages_anew_and_says_why(tmp_path: Path) -> 
         with pytest.raises(StaleInputError, match=f"ROLLUP_{reason.split()[0].upper()}"):
             find_inputs(changed, first)
         assert not stage_batch(changed, first).unchanged
-    with pytest.raises(StaleInputError, match=r"ROLLUP_RAW_LATENESS \(now None, then 1\)"):
+    with pytest.raises(StaleInputError, match=r"ROLLUP_RAW_LATENESS \(now 0, then 1\)"):
         find_inputs(pipeline, first)
 
 
