@@ -72,7 +72,12 @@ def made_up() -> dict[str, dict[str, Any]]:
         "sizes": {"start_rows": 6_000, "runs": sizes},
         "capacity": {"runs": [counted(shape) for shape in SHAPES]},
         "publishing": {"runs": publishes},
-        "spark": {"runs": [{"engine": name, "task": "raw-to-published", "cpu": {"all": seconds}} for name, seconds in on_spark.items()]},
+        "spark": {
+            "runs": [
+                {"engine": name, "task": "raw-to-published", "start": "warm", "turn": 0, "cpu": {"all": seconds}}
+                for name, seconds in on_spark.items()
+            ]
+        },
         "seed_size": {
             "runs": [
                 {"engine": "rollup_assets", "task": "raw-to-published", "rows": 686_000_000, "cpu": cpu(686_000_000), "process_wall": 60.0}
