@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from benchmarks import contenders, report, tables
+from benchmarks import contenders, report
 from benchmarks.data import SCRAPES, SHAPES, SPARSE, WIDE
 from benchmarks.runner import ROOT, Bench, first_run
 from benchmarks.sections import stages
-from benchmarks.side_by_side import renewed, side_by_side
+from benchmarks.side_by_side import side_by_side
 
 ROWS, REPEAT, LIMIT_GIB = 36_000_000, 5, 8.0
 MAIN = (SCRAPES, SPARSE)
@@ -54,6 +54,8 @@ def main(
     shapes = shape or list(SHAPES if full else MAIN)
     if set(shapes) - set(SHAPES):
         raise typer.BadParameter(f"--shape is one of {', '.join(SHAPES)}")
+    if renew and not forms:
+        raise typer.BadParameter("--renew is for --forms")
     if output and len(shapes) > 1:
         raise typer.BadParameter("--output is for one --shape")
     for name in shapes:
@@ -70,19 +72,21 @@ def main(
             raise typer.Exit(2)
         points = rows * _WIDE_ROWS // ROWS if name == WIDE else rows
         turns = min(repeat, LEAST_REPEAT[name]) if full else repeat
+        bench = Bench(work.resolve(), points, threads, name, memory_limit=int(limit_gib * 2**30) or None)
+        if renew and (problem := report.not_renewable(contenders.forms_name(name), bench, turns)):
+            raise typer.BadParameter(problem)
         if left_out and not only:
             console.print(f"left to --full: {', '.join(left_out)}")
-        bench = Bench(work.resolve(), points, threads, name, memory_limit=int(limit_gib * 2**30) or None)
         complete = not only and rows == ROWS and (forms or turns >= LEAST_REPEAT[name])
         everyone = forms or only or (full and name in MAIN)
         again = None if everyone else contenders.worth_repeating
         results = side_by_side("python -m benchmarks", bench, wanted, turns, PACKAGES, console.print, again)
         results["left_out"] = left_out
-        kept_as = contenders.forms_name(name) if forms else name
-        whole = results
-        if renew and forms and rows == ROWS and (kept := tables.read(kept_as)):
-            whole, complete = renewed(kept, results, all_of_it), True
-        report.keep(whole, kept_as, complete=complete, output=output, say=console.print)
+        if renew:
+            report.renew(results, contenders.forms_name(name), all_of_it, output=output, say=console.print)
+        else:
+            kept_as = contenders.forms_name(name) if forms else name
+            report.keep(results, kept_as, complete=complete, output=output, say=console.print)
         for line in stages.lines(results):
             console.print(line)
 

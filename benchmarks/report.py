@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
 from benchmarks import scaling, tables
-from benchmarks.runner import ROOT
+from benchmarks.contenders import Contender
+from benchmarks.runner import ROOT, Bench
+from benchmarks.side_by_side import renewed
 from benchmarks.tables import Results, Target, filled, targets_table
 
 PAGE = Path("docs") / "performance.md"
@@ -67,6 +69,24 @@ def write(root: Path) -> None:
     scaling.write(root)
     skew_table.write(root)
     load_table.write(root)
+
+
+def not_renewable(name: str, bench: Bench, repeat: int) -> str | None:
+    """Why what is kept under a name cannot be measured again in parts: there is nothing, or it is of other circumstances."""
+    kept = tables.read(name)
+    if kept is None:
+        return f"there is no {name}.json to renew: measure all of it first"
+    before = {"points": kept["data"]["rows"], "threads": kept["threads"], "memory limit": kept["limit_bytes"], "turns": kept["repeat"]}
+    now = {"points": bench.rows, "threads": bench.threads, "memory limit": bench.memory_limit, "turns": repeat}
+    others = [f"{what} {before[what]}, not {now[what]}" for what in now if before[what] != now[what]]
+    return f"{name}.json is of {'; '.join(others)}: measure all of it again, or ask for the same" if others else None
+
+
+def renew(results: Results, name: str, everyone: Sequence[Contender], *, output: Path | None, say: Callable[[str], None]) -> None:
+    """:func:`keep` what is kept already, with these results in the place of the same contenders', and of ``everyone`` alone."""
+    kept = tables.read(name)
+    assert kept is not None
+    keep(renewed(kept, results, everyone), name, complete=True, output=output, say=say)
 
 
 def keep(results: Results, name: str, *, complete: bool, output: Path | None, say: Callable[[str], None]) -> None:

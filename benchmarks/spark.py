@@ -13,10 +13,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from benchmarks import contenders, report, tables, tasks
+from benchmarks import contenders, report, tasks
 from benchmarks.runner import ROOT, Bench
 from benchmarks.sections import spark as section
-from benchmarks.side_by_side import renewed, side_by_side
+from benchmarks.side_by_side import side_by_side
 from benchmarks.tables import targets_table
 
 ROWS, REPEAT, LIMIT_GIB = 36_000_000, 5, 8.0
@@ -43,18 +43,22 @@ def main(
     output: Annotated[Path | None, typer.Option(help="Results, JSON. With the defaults those in benchmarks/results.")] = None,
 ) -> None:
     """This project's Spark engine beside its local one and beside Spark SQL; needs Java."""
+    if renew and not forms:
+        raise typer.BadParameter("--renew is for --forms")
     everyone = contenders.spark_contenders(forms=forms)
     wanted = [contender for contender in everyone if only in contender.name]
     limit = int(limit_gib * 2**30) or None
     bench = Bench(work.resolve(), rows, threads, "scrapes", small_rows=rows // 10, whole_warm_ups=WARM_UPS, memory_limit=limit)
     name = contenders.forms_name(bench.shape, tasks.SPARK) if forms else "spark"
+    if renew and (problem := report.not_renewable(name, bench, repeat)):
+        raise typer.BadParameter(problem)
     complete = not only and rows == ROWS and (forms or repeat >= REPEAT)
     again = None if forms or only or full else contenders.worth_repeating_on_spark
     results = side_by_side("python -m benchmarks.spark", bench, wanted, repeat, PACKAGES, console.print, again)
-    whole = results
-    if renew and forms and rows == ROWS and (kept := tables.read(name)):
-        whole, complete = renewed(kept, results, everyone), True
-    report.keep(whole, name, complete=complete, output=output, say=console.print)
+    if renew:
+        report.renew(results, name, everyone, output=output, say=console.print)
+    else:
+        report.keep(results, name, complete=complete, output=output, say=console.print)
     for text in (targets_table(section.aims(results)), section.side_by_side(results)):
         if text:
             console.print(text)

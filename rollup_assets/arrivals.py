@@ -23,7 +23,7 @@ from rollup_assets.pipeline import Pipeline
 from rollup_assets.scope import following, for_each
 from rollup_assets.steps.changes import input_changes
 from rollup_assets.steps.publish import reasons_to_publish
-from rollup_assets.steps.repartition import current_stage, is_over_limit
+from rollup_assets.steps.repartition import current_stage, is_over_limit, raw_data_is_gone
 from rollup_assets.steps.results import Waiting
 from rollup_assets.steps.rollup import RollupInputs, find_inputs
 from rollup_assets.storage.landing_zone import version_of
@@ -202,6 +202,8 @@ class _Look:
             if arrived and (quarantined := self.pipeline.stage.read(QUARANTINED, batch)):
                 tried = version_of(list(quarantined.inputs)) == version
                 arrived = not (tried and is_over_limit(self.pipeline, batch, quarantined))
+            if arrived and (problem := raw_data_is_gone(self.pipeline, batch, files, staged)):
+                raise LandingZoneError(problem)
             return _Seen(version, len(files), sum(file.size for file in files), arrived)
         except (LandingZoneError, StageCorruptError) as error:
             self.found.problems[batch.key] = str(error)

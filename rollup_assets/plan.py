@@ -19,7 +19,7 @@ from rollup_assets.scope import Scope, for_each, missing_before
 from rollup_assets.steps.changes import FileChange, InputChange, file_changes
 from rollup_assets.steps.planning import content_parameters
 from rollup_assets.steps.publish import check_history, reasons_to_publish
-from rollup_assets.steps.repartition import current_stage, is_over_limit, reasons_to_stage
+from rollup_assets.steps.repartition import current_stage, is_over_limit, raw_data_is_gone, reasons_to_stage
 from rollup_assets.steps.results import CODE_VERSION, Waiting
 from rollup_assets.steps.rollup import RollupInputs, find_inputs, reasons_to_roll_up
 from rollup_assets.storage.filesystems import in_parallel
@@ -63,7 +63,7 @@ class PartitionPlan:
     refused: str | None = None
     """Why the rollups that are staged would not be published: they were rolled back."""
     problem: str | None = None
-    """Why rolling up or publishing would fail, if there is anything to do, with the command that mends it."""
+    """Why a step would fail, if there is anything to do, with the command that mends it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +153,8 @@ def _stagings(pipeline: Pipeline, batches: Sequence[Batch], to_be: _StageToBe) -
         rows = _rows_of(pipeline, batch)
         before = to_be.read(REPARTITIONED, batch)
         changes = file_changes(before.inputs if before else (), files)
+        if problem := raw_data_is_gone(pipeline, batch, files, staged):
+            return PartitionPlan(batch.key, PlannedStep("yes", tuple(reasons)), raw_files=tuple(changes), raw_rows=rows, problem=problem)
         to_be.will_have(pipeline, batch, rows)
         return PartitionPlan(batch.key, PlannedStep("yes", tuple(reasons)), raw_files=tuple(changes), raw_rows=rows)
 
@@ -175,6 +177,8 @@ def _as_staged(to_be: _StageToBe, batch: Batch) -> PartitionPlan:
 def _roll_up_and_publish(pipeline: Pipeline, batch: Batch, staged: PartitionPlan, live: _InTable | None) -> PartitionPlan:
     rollups, receipt = pipeline.stage.read(ROLLUPS, batch), pipeline.stage.read(ROLLUP_TABLE, batch)
     known = replace(staged, rollup_rows=rollups.rows if rollups else None)
+    if staged.problem:
+        return known
     try:
         inputs = find_inputs(pipeline, batch)
     except RollupError as error:

@@ -130,6 +130,15 @@ def world(tmp_path: Path, make_pipeline: MakePipeline) -> World:
 # ------------------------------------------------------------------------------------------------------------------------ staging
 
 
+def test_a_landing_zone_that_is_gone_asks_for_nothing(world: World) -> None:
+    """A disk that is not mounted is no removal of raw files."""
+    shutil.rmtree(world.pipeline.landing_zone.root.path)
+    assert world.asked() == world.asked(60) == ([], [])
+    problems = world.tick().problems
+    assert sorted(problems) == [world.hour(number).key for number in range(4)]
+    assert all("(ROLLUP_RAW) has nothing in it" in problem for problem in problems.values())
+
+
 @pytest.mark.scenario("L1")
 def test_a_late_file_is_asked_for_once_when_its_folder_has_stayed_the_same(world: World) -> None:
     world.land(1, "late-0.parquet")

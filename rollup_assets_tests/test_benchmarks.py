@@ -121,6 +121,19 @@ def test_forms_that_are_measured_again_take_the_place_of_what_was_kept() -> None
     assert [each["commit"] for each in thrice["renewed"]] == ["two", "three"]
 
 
+def test_only_what_is_kept_of_the_same_circumstances_is_renewed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """And that is known before anything is measured."""
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    bench = Bench(tmp_path, 36_000_000, 2, "sparse", memory_limit=8 << 30)
+    assert report.not_renewable("forms-sparse", bench, 1) == "there is no forms-sparse.json to renew: measure all of it first"
+    kept = {"data": {"rows": 36_000_000}, "threads": 2, "limit_bytes": 8 << 30, "repeat": 1}
+    (tmp_path / "forms-sparse.json").write_text(json.dumps(kept))
+    assert report.not_renewable("forms-sparse", bench, 1) is None
+    problem = report.not_renewable("forms-sparse", replace(bench, threads=1, rows=1_000), 3)
+    assert problem is not None
+    assert "of points 36000000, not 1000; threads 2, not 1; turns 1, not 3: measure all of it again" in problem
+
+
 @pytest.mark.parametrize("name", RESULTS)
 def test_summaries_of_the_results_are_those_of_their_runs(name: str) -> None:
     results = _read(name)

@@ -139,6 +139,23 @@ def emptied(pipeline: Pipeline, batch: Batch) -> None:
     shutil.rmtree(pipeline.landing_zone.folder(batch).path, ignore_errors=True)
 
 
+def test_a_landing_zone_that_is_gone_is_foreseen_to_fail(make_pipeline: MakePipeline, tmp_path: Path) -> None:
+    """As the run does: nothing would be emptied."""
+    from rollup_assets.errors import LandingZoneError
+    from rollup_assets.steps.repartition import stage_batch
+
+    pipeline = make_pipeline(tmp_path)
+    batch = pipeline.calendar.first
+    write_rows(pipeline, batch, "a.parquet", rows(batch))
+    stage_batch(pipeline, batch)
+    shutil.rmtree(pipeline.landing_zone.root.path)
+    found = plan(pipeline, scope_of(pipeline.calendar, batch.key, batch.key, pipeline.settings.reach, LATER)).partitions[0]
+    with pytest.raises(LandingZoneError) as error:
+        stage_batch(pipeline, batch)
+    assert found.problem == str(error.value)
+    assert (found.roll_up.verdict, found.publish.verdict) == ("no", "no")
+
+
 def lost(asset: str, name: str = "*.parquet") -> Change:
     def lose(pipeline: Pipeline, batch: Batch) -> None:
         manifest = pipeline.stage.read(asset, batch)

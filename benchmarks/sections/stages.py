@@ -285,7 +285,9 @@ def in_one_line(results: Results) -> str:
     """The circumstances of results that stand beside others: what was run, when, and who failed."""
     others = Spread.of([100 * run["others_share"] for run in results["runs"]])
     turns = f"{results['repeat']} turn{'s' * (results['repeat'] > 1)}"
-    failed = "".join(f"; {each['engine']}, {each['task']}, {each['form']}: {each['why']}" for each in results.get("failed", ()))
+    # Warm and cold alike, mostly.
+    reasons = dict.fromkeys(f"; {each['engine']}, {each['task']}, {each['form']}: {each['why']}" for each in results.get("failed", ()))
+    failed = "".join(reasons)
     later = "".join(f", then `{each['command']}`, {each['date']}" for each in results.get("renewed", ()))
     when = f"`{results['command']}`, {turns}, {results['date']}, commit {results['commit'][:12]}"
     return f"{when}{later}{failed}; other programs used {figure(others, 0)} % of the machine."

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rollup_assets.batches import Batch
 from rollup_assets.engines.base import NoProgress, Progress
@@ -65,12 +65,8 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
     current = current_stage(pipeline, batch)
     if current and not force and not reasons_to_stage(pipeline, batch, files, current):
         return current
-    if current and current.repartitioned.inputs and not force and not files and landing_zone.is_bare():
-        raise LandingZoneError(
-            f"{landing_zone.root.uri} (ROLLUP_RAW) has nothing in it, though batch {batch} was staged from "
-            f"{len(current.repartitioned.inputs)} raw files there; nothing was staged. Is it mounted, and the right one? If its data was "
-            f"removed on purpose, `rollups backfill {batch} {batch} --force` empties the batch"
-        )
+    if not force and (problem := raw_data_is_gone(pipeline, batch, files, current)):
+        raise LandingZoneError(problem)
 
     started = time.perf_counter()
     attempt = new_attempt()
@@ -195,6 +191,19 @@ def current_stage(pipeline: Pipeline, batch: Batch) -> StagedBatch | None:
     if repartitioned is None or partial is None or quarantined is None:
         return None
     return StagedBatch(repartitioned, partial, quarantined, unchanged=True)
+
+
+def raw_data_is_gone(pipeline: Pipeline, batch: Batch, files: Sequence[InputFile], staged: StagedBatch | None) -> str | None:
+    """Why these files are not believed: there are none, nor anything else in the landing zone, and the batch was staged from some."""
+    zone = pipeline.landing_zone
+    before = len(staged.repartitioned.inputs) if staged else 0
+    if files or not before or not zone.is_bare():
+        return None
+    return (
+        f"{zone.root.uri} (ROLLUP_RAW) has nothing in it, though batch {batch} was staged from {before} raw "
+        f"file{'s' if before > 1 else ''} there; it stays as it is. Is it mounted, and the right one? If its data was removed on purpose, "
+        f"`rollups backfill {batch} {batch} --force` empties the batch"
+    )
 
 
 def reasons_to_stage(pipeline: Pipeline, batch: Batch, files: list[InputFile], staged: StagedBatch | None) -> list[str]:

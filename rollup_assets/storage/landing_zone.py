@@ -118,7 +118,7 @@ class LandingZone:
 
     def is_bare(self) -> bool:
         """Whether there is neither a file nor a folder in it, as where a disk is not mounted or ``ROLLUP_RAW`` is mistyped."""
-        return not self.root.folders() and not any(True for _ in self.root.files(recursive=False))
+        return not self.root.folders() and next(self.root.files(recursive=False), None) is None
 
     def batches(self) -> list[Batch]:
         """Batches from the first partition on that read raw files, in order; found from the folders' names in one listing."""
