@@ -381,7 +381,7 @@ def _upload_leftover(folder: Place, upload: FoundUpload) -> Leftover:
 
 
 class _Scratch:
-    """Spilled data of processes of this machine that were killed."""
+    """Spilled data of processes that were killed."""
 
     def __init__(self, settings: Settings, before: int | None, now: int, report: Cleaning) -> None:
         self._home = settings.home

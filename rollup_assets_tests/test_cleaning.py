@@ -7,8 +7,6 @@ import os
 import random
 import shutil
 import sqlite3
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -51,6 +49,7 @@ from rollup_assets.storage.manifests import (
 from rollup_assets.storage.objects import PART_BYTES
 from rollup_assets_tests.iceberg.staging import batches_from, load, pipeline_in, rollup_rows, rows_of, stage_rollups
 from rollup_assets_tests.s3 import S3Folder, requests
+from rollup_assets_tests.spill_folders import held_elsewhere, left_by_a_killed_process
 from rollup_assets_tests.test_cli import plain, runner
 
 if TYPE_CHECKING:
@@ -533,16 +532,14 @@ def test_files_of_the_table_are_deleted_under_its_lock(pipeline: Pipeline, monke
 @pytest.mark.scenario("D1", "K1")
 def test_scratch_of_processes_that_are_gone_is_deleted(tmp_path: Path) -> None:
     pipeline = pipeline_in(tmp_path)
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    gone = write(tmp_path / "scratch" / f"{ended.pid}-{uuid.uuid4().hex}" / "blocks-0", b"spilled").parent
-    alive = write(tmp_path / "scratch" / f"{os.getpid()}-{uuid.uuid4().hex}" / "blocks-0").parent
+    gone = left_by_a_killed_process(tmp_path / "scratch")
     verifying = write(tmp_path / "verify-abc" / "copy.parquet").parent
-    assert clean(pipeline.settings, delete=True).found == []
-    report = clean(pipeline.settings, older_than=0, delete=True)
-    assert [(leftover.kind, leftover.path, leftover.bytes) for leftover in report.deleted] == [(SCRATCH, str(gone), 7)]
-    assert not gone.exists()
-    assert alive.exists()
+    with held_elsewhere(tmp_path / "scratch") as alive:
+        assert clean(pipeline.settings, delete=True).found == []
+        report = clean(pipeline.settings, older_than=0, delete=True)
+        assert [(leftover.kind, leftover.path, leftover.bytes) for leftover in report.deleted] == [(SCRATCH, str(gone), 7)]
+        assert not gone.exists()
+        assert alive.exists()
     age(verifying, 2)
     assert kinds(clean(pipeline.settings, older_than=0, delete=True)) == {SCRATCH: 1}
     assert not verifying.exists()

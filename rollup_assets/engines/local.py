@@ -19,7 +19,7 @@ from pathlib import Path
 from rollup_assets.engines.base import Blocks, Emit, Item, Mapped, Progress, Reduced, Result, TaskContext
 from rollup_assets.engines.waiting import wait_for_one
 from rollup_assets.loading import load_arrow
-from rollup_assets.storage.spill import SpilledBlocks, SpillFile, abandoned_folders, new_spill_folder
+from rollup_assets.storage.spill import SpilledBlocks, SpillFile, abandoned_folders, spill_folder
 from rollup_assets.threads import thread_pool
 
 
@@ -162,11 +162,8 @@ class LocalEngine:
         """A folder for one step's spilled data."""
         for left in abandoned_folders(self.scratch):
             shutil.rmtree(left, ignore_errors=True)
-        folder = new_spill_folder(self.scratch)
-        try:
+        with spill_folder(self.scratch) as folder:
             yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def raise_first(futures: Sequence[Future[Result]]) -> None:

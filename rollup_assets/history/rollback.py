@@ -190,7 +190,8 @@ def _require_same_settings(table: Table, choice: _Choice) -> None:
             )
 
 
-def _affected(pipeline: Pipeline, table: Table, choice: _Choice) -> list[_Affected]:
+def _affected(pipeline: Pipeline, table: Table, choice: _Choice, done: Snapshot | None = None) -> list[_Affected]:
+    """Partitions whose rows are brought back, or were by the snapshot ``done``."""
     from rollup_assets.history.records import origin_of
     from rollup_assets.iceberg.publish import DIGEST_PROPERTY
     from rollup_assets.iceberg.reading import range_counts
@@ -198,7 +199,7 @@ def _affected(pipeline: Pipeline, table: Table, choice: _Choice) -> list[_Affect
     from rollup_assets.steps.publish import check_history
 
     found = []
-    for batch in [choice.batch] if choice.batch else _batches_between(pipeline, table, choice.target):
+    for batch in [choice.batch] if choice.batch else _batches_between(pipeline, table, _before(table, done), choice.target):
         receipt, rollups = pipeline.stage.read(ROLLUP_TABLE, batch), pipeline.stage.read(ROLLUPS, batch)
         if receipt is not None:
             check_history(receipt, table, batch)
@@ -222,13 +223,19 @@ def digest_of(origin: Origin) -> str | None:
     return None if origin.snapshot is None else said(origin.snapshot, DIGEST_PROPERTY)
 
 
-def _batches_between(pipeline: Pipeline, table: Table, target: Snapshot | None) -> list[Batch]:
-    """The batches that may have other rows in the target than now, in time order."""
+def _before(table: Table, done: Snapshot | None) -> Snapshot | None:
+    """What the table is, or was before it went back: a partition that was emptied then has no file now by which it could be found."""
+    before = None if done is None or done.parent_snapshot_id is None else table.snapshot_by_id(done.parent_snapshot_id)
+    return before or table.current_snapshot()
+
+
+def _batches_between(pipeline: Pipeline, table: Table, before: Snapshot | None, target: Snapshot | None) -> list[Batch]:
+    """The batches that may have other rows in the target than before, in time order."""
     from rollup_assets.iceberg.reading import changed_files
 
     calendar = pipeline.calendar
     found: set[Batch] = set()
-    for files in changed_files(table, table.current_snapshot(), target):
+    for files in changed_files(table, before, target):
         for file in files:
             if file.first is None or file.last is None:
                 found.update(batch for name in pipeline.stage.partitions(ROLLUP_TABLE) if (batch := calendar.of_folder(name)) is not None)
@@ -252,8 +259,8 @@ def _carry_out(pipeline: Pipeline, catalog: Catalog, lock: TableLock, table: Tab
     from rollup_assets.iceberg.rollback import EarlierRows, seen_now
     from rollup_assets.iceberg.snapshots import NO_SNAPSHOT, ROLLED_BACK_PROPERTY, ROLLED_BACK_TO_PROPERTY, WHOLE_TABLE, said
 
-    affected = _affected(pipeline, table, choice)
     done = _done_before(table, choice)
+    affected = _affected(pipeline, table, choice, done)
     if done is None:
         for one in affected:
             _reject(pipeline, one, table)

@@ -1,11 +1,14 @@
-"""Spill files: blocks of bytes written one after the other and read back by bucket, in folders of processes on a local disk.
+"""Spill files: blocks of bytes written one after the other and read back by bucket, in folders on a local disk.
 
 What the blocks hold stays out (``storage.blocks``).
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+import shutil
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,30 +18,45 @@ from rollup_assets.failpoints import failpoint
 
 # The operating system takes at most IOV_MAX buffers a call, 1024 on Linux.
 _BUFFERS_PER_WRITE = 1000
+_PREFIX, _LOCK = "spill-", "lock"
 
 
-def new_spill_folder(scratch: Path) -> Path:
-    """A folder of this process, made; its name says whose it is, so that it is known for what it is when the process is gone."""
-    folder = scratch / f"{os.getpid()}-{uuid.uuid4().hex}"
-    folder.mkdir(parents=True)
-    return folder
+@contextlib.contextmanager
+def spill_folder(scratch: Path) -> Iterator[Path]:
+    """A new folder, deleted in the end. Whoever made it holds a lock in it, by which others know that it is in use.
+
+    A lock and not the process's number: that means something else in another container, and somebody else after a restart.
+    """
+    folder = scratch / f"{_PREFIX}{uuid.uuid4().hex}"
+    # Under another name until the lock is held, as it would be taken for an abandoned one.
+    unlocked = folder.with_name(f".{folder.name}")
+    try:
+        unlocked.mkdir(parents=True)
+        with (unlocked / _LOCK).open("xb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            unlocked.rename(folder)
+            yield folder
+    finally:
+        for made in (unlocked, folder):
+            shutil.rmtree(made, ignore_errors=True)
 
 
 def abandoned_folders(scratch: Path) -> list[Path]:
-    """The folders of processes of this machine that have ended without deleting them."""
+    """The spill folders whose processes have ended without deleting them."""
     if not scratch.is_dir():
         return []
-    return sorted(folder for folder in scratch.iterdir() if (owner := folder.name.split("-")[0]).isdecimal() and not _is_alive(int(owner)))
+    return sorted(folder for folder in scratch.iterdir() if folder.name.startswith(_PREFIX) and not _in_use(folder))
 
 
-def _is_alive(process: int) -> bool:
+def _in_use(folder: Path) -> bool:
     try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
+        with (folder / _LOCK).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # held, or another user's
         return True
-    return True
+    except FileNotFoundError:  # somebody is deleting it, or was
+        return False
+    return False
 
 
 class SpillFile:

@@ -20,7 +20,9 @@ from hypothesis import strategies as st
 
 from rollup_assets.engines.base import Blocks, Emit, NoProgress, TaskContext
 from rollup_assets.engines.local import LocalEngine
+from rollup_assets.storage.spill import spill_folder
 from rollup_assets_tests.engines.moved_blocks import emit_all, merge_all, moved
+from rollup_assets_tests.spill_folders import held_elsewhere, left_by_a_killed_process
 
 
 class Watched:
@@ -252,17 +254,14 @@ def test_a_task_s_scratch_folder_is_its_own_and_gone_when_it_ends(engine: LocalE
 
 
 def test_leftovers_of_dead_processes_are_deleted_and_those_of_living_ones_are_not(engine: LocalEngine) -> None:
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    living = [engine.scratch / f"{pid}-abc" for pid in (os.getpid(), os.getppid())]
+    gone = {left_by_a_killed_process(engine.scratch) for _ in range(2)}
     foreign = engine.scratch / "somebody's"
-    gone = [engine.scratch / f"{dead.pid}-abc", engine.scratch / f"{dead.pid}-def"]
-    for folder in (*living, foreign, *gone):
-        folder.mkdir(parents=True)
-        (folder / "blocks-0").touch()
-    run(engine, lambda item, context: None, [1])  # noqa: ARG005
-    assert sorted(engine.scratch.iterdir()) == sorted([*living, foreign])
-    assert all((folder / "blocks-0").exists() for folder in living)
+    foreign.mkdir()
+    with spill_folder(engine.scratch) as ours, held_elsewhere(engine.scratch) as theirs:
+        assert set(engine.scratch.iterdir()) == {ours, theirs, foreign, *gone}
+        run(engine, lambda item, context: None, [1])  # noqa: ARG005
+        assert set(engine.scratch.iterdir()) == {ours, theirs, foreign}
+        assert (theirs / "blocks-0").exists()
 
 
 # ----------------------------------------------------------------------------------------------------------------- progress

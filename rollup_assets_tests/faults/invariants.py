@@ -10,7 +10,6 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -30,6 +29,7 @@ from rollup_assets.steps.rollup import roll_up
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Manifest
 from rollup_assets.storage.raw_files import ROW_REASONS
+from rollup_assets.storage.spill import abandoned_folders
 from rollup_assets.verification import verify
 from rollup_assets_tests.canaries import holding
 from rollup_assets_tests.naive import Accepted, Point, RawRow, Row, accept, rollups_of
@@ -323,9 +323,7 @@ def leftovers_are_unreachable(site: Site) -> None:
     table = loaded_table(site)
     for path in data_files_of(table) if table is not None else ():
         assert Place.parse(path, site.settings.s3).exists(), path
-    scratch = site.settings.home / "scratch"
-    left = [folder.name for folder in scratch.iterdir()] if scratch.exists() else []
-    assert not [name for name in left if not Path(f"/proc/{name.split('-')[0]}").exists()], "spilled data of dead processes is left"
+    assert abandoned_folders(site.settings.home / "scratch") == [], "spilled data of dead processes is left"
 
 
 def leftovers(site: Site) -> list[str]:

@@ -12,6 +12,7 @@ import pytest
 
 from rollup_assets.batches import Batch
 from rollup_assets.errors import PublishError, PublishHaltError, RollbackError, UnknownPartitionError, UnknownSnapshotError
+from rollup_assets.history import rollback as history
 from rollup_assets.history.rollback import rollback
 from rollup_assets.iceberg import publish as publishing
 from rollup_assets.iceberg.table import ensure_table
@@ -386,6 +387,37 @@ def test_a_rollback_that_is_killed_is_finished_by_running_it_again(pipeline: Pip
     assert value_by_batch(pipeline) == {batch.key: {1}}
     assert len(snapshots(pipeline)) == 3
     assert "until their inputs change" in (publish(pipeline, batch).refused or "")
+
+
+@pytest.mark.scenario("K3", "K4")
+@pytest.mark.parametrize("receipts", [0, 1, 2])
+def test_a_rollback_of_the_table_that_is_killed_is_finished_by_running_it_again(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, receipts: int
+) -> None:
+    """Also for partitions that the target has no rows of, after some of the receipts were written."""
+    first, second, third = batches_from(pipeline, 3)
+    target = publish_value(pipeline, first, 1).snapshot_id
+    for batch, value in ((first, 99), (second, 2), (third, 3)):
+        publish_value(pipeline, batch, value)
+
+    def killed(*arguments: Any, write: Callable[..., None] = history._note) -> None:
+        if len(written) == receipts:
+            raise KeyboardInterrupt
+        written.append(write(*arguments))
+
+    written: list[None] = []
+    with monkeypatch.context() as patch:
+        patch.setattr("rollup_assets.history.rollback._note", killed)
+        with pytest.raises(KeyboardInterrupt):
+            rollback(pipeline, str(target))
+    assert value_by_batch(pipeline) == {first.key: {1}}
+    done = rollback(pipeline, str(target))
+    assert not done.changed
+    assert [partition.partition for partition in done.partitions] == [first.key, second.key, third.key]
+    for batch in (first, second, third):
+        assert "until their inputs change" in (publish(pipeline, batch).refused or "")
+        assert state(pipeline, batch) == "rolled back"
+    assert value_by_batch(pipeline) == {first.key: {1}}
 
 
 def test_a_begun_rollback_can_be_given_up_by_force(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:

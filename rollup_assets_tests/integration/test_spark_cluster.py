@@ -135,7 +135,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     installed = next(prefix.glob("lib/python3.*/site-packages/rollup_assets"))
     shutil.copytree(PROJECT / "rollup_assets" / "kernels", installed / "kernels", dirs_exist_ok=True)
     archive = folder / "workers.tar.gz"
-    pack = [sys.executable, "-m", "venv_pack", "--quiet", "--prefix", str(prefix), "--output", str(archive), "--compress-level", "1"]
+    pack = [sys.executable, "-m", "venv_pack", "--quiet", "--prefix", str(prefix), "--output", str(archive), "--compress-level", "0"]
     subprocess.run(pack, check=True)
     return archive
 

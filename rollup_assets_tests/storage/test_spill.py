@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rollup_assets.storage import spill
-from rollup_assets.storage.spill import SpilledBlocks, SpillFile
+from rollup_assets.storage.spill import SpilledBlocks, SpillFile, abandoned_folders, spill_folder
 
 
 @pytest.fixture
@@ -124,3 +126,21 @@ def test_a_spill_file_never_takes_over_another_one(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError):
         SpillFile(tmp_path / "blocks")
     assert (tmp_path / "blocks").read_bytes() == b"precious"
+
+
+def test_a_folder_is_seen_by_others_only_once_its_lock_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise whoever looks for abandoned folders at that moment would delete it."""
+    locked = []
+
+    def lock(file: Any, operation: int, flock: Callable[[Any, int], None] = fcntl.flock) -> None:
+        if operation == fcntl.LOCK_EX:
+            locked.append(abandoned_folders(tmp_path))
+        flock(file, operation)
+
+    monkeypatch.setattr(spill.fcntl, "flock", lock)
+    with spill_folder(tmp_path) as folder:
+        assert abandoned_folders(tmp_path) == []
+        next(folder.iterdir()).unlink()
+        assert abandoned_folders(tmp_path) == [folder], "half deleted"
+    assert locked == [[]]
+    assert list(tmp_path.iterdir()) == []
