@@ -95,6 +95,8 @@ class _InTable:
     """By resolution in ms."""
     problem: str | None = None
     """Why nothing may be published over it."""
+    set_aside: bool = False
+    """The table no longer comes from the snapshot that published it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +193,7 @@ def _roll_up_and_publish(pipeline: Pipeline, batch: Batch, staged: PartitionPlan
         return replace(known, roll_up=rolled, problem=lost)
     if rollups is None:
         published = PlannedStep("yes", ("there are no rollups of it yet",))
-    elif reasons := reasons_to_publish(batch, receipt, rollups, live.rows if live else None):
+    elif reasons := reasons_to_publish(batch, receipt, rollups, live.rows if live else None, set_aside=live is not None and live.set_aside):
         published = PlannedStep("yes", tuple(reasons))
     else:
         published = PlannedStep("no" if rolled.verdict == "no" else "if it changes")
@@ -229,6 +231,7 @@ def _rolling_up(reasons: list[InputChange | str]) -> PlannedStep:
 
 def _in_table(pipeline: Pipeline, receipts: Mapping[Batch, Manifest]) -> dict[Batch, _InTable]:
     """What the table has of published batches. An embedded catalog that is not there yet is not made."""
+    from rollup_assets.iceberg.acknowledged import is_set_aside
     from rollup_assets.iceberg.catalog import open_catalog, sqlite_database
     from rollup_assets.iceberg.reading import range_counts
     from rollup_assets.iceberg.table import check_table, load_table
@@ -242,7 +245,8 @@ def _in_table(pipeline: Pipeline, receipts: Mapping[Batch, Manifest]) -> dict[Ba
             return {batch: _InTable({}) for batch in receipts}
         check_table(table, pipeline.settings)
         return {
-            batch: _InTable(range_counts(table, batch).rows, _history_problem(receipt, table, batch)) for batch, receipt in receipts.items()
+            batch: _InTable(range_counts(table, batch).rows, _history_problem(receipt, table, batch), is_set_aside(table, receipt.counters))
+            for batch, receipt in receipts.items()
         }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -394,6 +394,26 @@ def test_a_table_that_lost_its_rows_is_filled_again(site: Site) -> None:
     planned = compared(pipeline, scope(pipeline, 1, 2))
     assert verdicts(planned)[:2] == [("no", "no", "yes")] * 2
     assert planned.partitions[0].publish.reasons == ("the table has 0 rows of the batch instead of 21",)
+
+
+def test_a_publish_that_was_set_aside_is_foreseen_to_be_repeated_although_there_are_as_many_rows(site: Site) -> None:
+    from rollup_assets.iceberg.catalog import load_catalog
+
+    pipeline = site.fresh()
+    batch, chosen = hour(pipeline, HOURS - 2), scope(pipeline, HOURS - 2, HOURS - 2)
+    before = pipeline.stage.read(ROLLUP_TABLE, batch)
+    write_rows(pipeline, batch, "a.parquet", [replace(row, value=7) for row in rows(batch)[::2]])
+    backfill(pipeline, chosen)
+    receipt = pipeline.stage.read(ROLLUP_TABLE, batch)
+    assert before is not None
+    assert receipt is not None
+    assert receipt.counters["rows"] == before.counters["rows"]
+    table = load_catalog(pipeline.settings).load_table(pipeline.settings.table)
+    table.manage_snapshots().rollback_to_snapshot(before.counters["snapshot_id"]).commit()
+    planned = compared(pipeline, chosen).partitions[0]
+    assert planned.publish.verdict == "yes"
+    assert f"snapshot {receipt.counters['snapshot_id']}, which published them, was set aside" in planned.publish.reasons[0]
+    assert plan(pipeline, chosen).partitions[0].publish.verdict == "no"
 
 
 @pytest.mark.parametrize("moved", [["table"], ["warehouse", "catalog"]], ids=["another name", "another warehouse"])

@@ -46,13 +46,24 @@ def forgotten(table: Table, acknowledged: Mapping[str, Any]) -> str | None:
 
 
 def is_set_aside(table: Table, acknowledged: Mapping[str, Any]) -> bool:
-    """Whether the table still has the acknowledged snapshot, but the current one does not come from it."""
+    """Whether the table still has the acknowledged snapshot, but the current one does not come from it.
+
+    Where the history between the two has expired, as a tag holds a snapshot that is older than all others, it is not taken to be so.
+    """
+    known = {snapshot.snapshot_id: snapshot for snapshot in table.snapshots()}
     snapshot_id, at = acknowledged.get(SNAPSHOT), table.current_snapshot()
-    if snapshot_id is None or table.snapshot_by_id(snapshot_id) is None:
+    published = None if snapshot_id is None else known.get(snapshot_id)
+    if published is None:
         return False
-    while at is not None and at.snapshot_id != snapshot_id:
-        at = None if at.parent_snapshot_id is None else table.snapshot_by_id(at.parent_snapshot_id)
-    return at is None
+    if at is None:
+        return True
+    # A snapshot's number is greater than those of all that it comes from.
+    while (at.sequence_number or 0) > (published.sequence_number or 0):
+        before = None if at.parent_snapshot_id is None else known.get(at.parent_snapshot_id)
+        if before is None:
+            return False
+        at = before
+    return at.snapshot_id != snapshot_id
 
 
 def _oldest_ancestor(table: Table) -> int | None:

@@ -43,10 +43,10 @@ _log = logging.getLogger(__name__)
 def publish(pipeline: Pipeline, batch: Batch, *, run_id: str = "", force: bool = False) -> Published:
     """Make the table's labels ``[batch.start, batch.end)`` those of the current rollups manifest, in one snapshot.
 
-    Nothing happens where the receipt says that this content is published and the table still has its row counts; ``force``
-    looks at the table's files in any case. A table that was dropped or set back is filled again; one that has forgotten what was
-    acknowledged is not, without ``force``. Neither is content published again that ``rollups rollback`` has taken out of the table:
-    :attr:`Published.refused` says so. Rollups that are staged anew while these are published are published after them.
+    Nothing happens where the receipt says that this content is published, and the table still comes from the snapshot that it names and
+    has its row counts; ``force`` looks at the table's files in any case. A table that was dropped or set back is filled again; one that
+    has forgotten what was acknowledged is not, without ``force``. Neither is content published again that ``rollups rollback`` has taken
+    out of the table: :attr:`Published.refused` says so. Rollups that are staged anew while these are published are published after them.
 
     Args:
         pipeline: settings and stage.
@@ -111,12 +111,13 @@ def _publish_staged(
     refused = refusal(receipt, rollups, batch)
     if receipt is not None and refused is not None and not force:
         return Published(receipt, receipt.counters["snapshot_id"], unchanged=True, refused=refused), table
-    is_of_staged = receipt is not None and refused is None and _is_receipt_of(receipt, rollups)
+    set_aside = receipt is not None and is_set_aside(table, receipt.counters)
+    is_of_staged = receipt is not None and refused is None and not set_aside and _is_receipt_of(receipt, rollups)
     if receipt is not None and trusts_receipt(
         is_of_staged=is_of_staged, rows_agree=lambda: _rows_agree(rollups, table, batch), force=force
     ):
         return Published(receipt, receipt.counters["snapshot_id"], unchanged=True), table
-    if receipt is not None and is_set_aside(table, receipt.counters):
+    if receipt is not None and set_aside:
         _log.warning(
             "batch %s: the current snapshot does not come from %s, which published it: the table was rolled back, or another engine's "
             "commit has set it aside. Whatever else was published since then has to be published again, too: see `rollups verify`",
@@ -259,7 +260,9 @@ def _is_newest(pipeline: Pipeline, batch: Batch, receipt: Manifest) -> bool:
     return rollups is None or _is_receipt_of(receipt, rollups)
 
 
-def reasons_to_publish(batch: Batch, receipt: Manifest | None, rollups: Manifest, live: Mapping[int, int] | None) -> list[str]:
+def reasons_to_publish(
+    batch: Batch, receipt: Manifest | None, rollups: Manifest, live: Mapping[int, int] | None, *, set_aside: bool = False
+) -> list[str]:
     """Why publishing these rollups would do anything.
 
     Args:
@@ -267,6 +270,7 @@ def reasons_to_publish(batch: Batch, receipt: Manifest | None, rollups: Manifest
         receipt: of the batch; None: it never was published.
         rollups: what is staged.
         live: rows by resolution in ms that the table has of the batch; None: nobody looked.
+        set_aside: the table no longer comes from the snapshot that the receipt names.
     """
     if receipt is None:
         return ["not published yet"]
@@ -276,6 +280,10 @@ def reasons_to_publish(batch: Batch, receipt: Manifest | None, rollups: Manifest
         return [f"{ROLLUPS} have changed since they were published: {receipt.digest[:8]} → {rollups.digest[:8]}"]
     if not _is_receipt_of(receipt, rollups):
         return [f"the files of {ROLLUPS} were made anew since they were published"]
+    if set_aside:
+        return [
+            f"snapshot {receipt.counters['snapshot_id']}, which published them, was set aside, by a rollback or another engine's commit"
+        ]
     if live is not None and not _are_rows_of(rollups, live):
         return [f"the table has {sum(live.values()):,} rows of the batch instead of {sum(_rows(rollups).values()):,}"]
     return []

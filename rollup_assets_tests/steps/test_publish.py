@@ -184,6 +184,47 @@ def test_a_table_that_was_rolled_back_is_brought_forward_again(pipeline: Pipelin
     assert value_by_batch(pipeline) == {first.key: {1}, second.key: {1}}
 
 
+def test_earlier_values_that_were_brought_back_are_replaced_although_there_are_as_many_rows(
+    pipeline: Pipeline, caplog: pytest.LogCaptureFixture
+) -> None:
+    (batch,) = batches_from(pipeline, 1)
+    stage_rollups(pipeline, batch, value=1)
+    before = publish(pipeline, batch).snapshot_id
+    assert before is not None
+    stage_rollups(pipeline, batch, value=2)
+    set_aside = publish(pipeline, batch)
+    load(pipeline).manage_snapshots().rollback_to_snapshot(before).commit()
+    assert value_by_batch(pipeline) == {batch.key: {1}}
+    again = publish(pipeline, batch)
+    assert not again.unchanged
+    assert f"does not come from {set_aside.snapshot_id}" in caplog.text
+    assert value_by_batch(pipeline) == {batch.key: {2}}
+    caplog.clear()
+    # A receipt that was not written, as by a publish that was killed: nothing is left to do but to name the snapshot that is there.
+    pipeline.stage.write(set_aside.receipt, batch)
+    assert publish(pipeline, batch).snapshot_id == again.snapshot_id
+    caplog.clear()
+    assert publish(pipeline, batch).unchanged
+    assert caplog.text == ""
+    assert len(snapshots(pipeline)) == 3
+
+
+def test_a_tagged_snapshot_with_expired_ones_after_it_is_not_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pipeline = pipeline_in(tmp_path, keep_snapshots=2)
+    first, *others = batches_from(pipeline, 5)
+    stage_rollups(pipeline, first)
+    tagged = publish(pipeline, first).snapshot_id
+    assert tagged is not None
+    load(pipeline).manage_snapshots().create_tag(tagged, "audit").commit()
+    for batch in others:
+        stage_rollups(pipeline, batch)
+        publish(pipeline, batch)
+    assert tagged in snapshots(pipeline)
+    again = publish(pipeline, first)
+    assert (again.unchanged, again.snapshot_id) == (True, tagged)
+    assert caplog.text == ""
+
+
 def test_lost_data_files_that_were_made_anew_are_published_although_their_content_is_the_same(pipeline: Pipeline) -> None:
     """Metadata still counts the rows of files that are gone; only the manifest's attempt tells that there are new ones."""
     (batch,) = batches_from(pipeline, 1)
