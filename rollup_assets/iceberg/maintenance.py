@@ -27,14 +27,14 @@ def maintain(table: Table, keep_snapshots: int) -> bool:
     """Bring the table back within its bounds if it is beyond them; whether a commit was made.
 
     At most ``keep_snapshots`` snapshots remain, more only where branches and tags hold them. Expiry goes a tenth below, so that nine
-    of ten publishes need no second commit. Small manifests are merged when there are enough of them.
+    of ten publishes need no second commit. Small manifests are merged when there are enough of them. The table is loaded anew for it.
     """
-    expired = _expendable(table.metadata, keep_snapshots)
-    merging = merge_is_due(table)
-    if not expired and not merging:
-        return False
     try:
-        _commit(table, keep_snapshots, merging=merging)
+        newest = table.catalog.load_table(table.name())
+        merging = merge_is_due(newest)
+        if not merging and not _expendable(newest.metadata, keep_snapshots):
+            return False
+        _commit(newest, keep_snapshots, merging=merging)
     except Exception:
         # The batch is published. What was not tidied now is due again at the next publish.
         _log.warning(
@@ -54,12 +54,17 @@ def maintenance_is_due(table: Table, keep_snapshots: int) -> bool:
 
 
 def merge_is_due(table: Table) -> bool:
-    """Whether so many manifests are small, or only list what an old commit removed, that merging them is worth a commit."""
+    """Whether so many manifests are small, or only list what an old commit removed, that merging them is worth a commit.
+
+    Those of delete files, which other engines write, do not count: an append merges manifests of data files alone.
+    """
+    from pyiceberg.manifest import ManifestContent
+
     snapshot = table.current_snapshot()
     if snapshot is None:
         return False
-    small = sum(manifest.manifest_length < MANIFEST_BYTES // 2 for manifest in snapshot.manifests(table.io))
-    return small >= MERGE_MANIFESTS_FROM
+    of_data = [manifest for manifest in snapshot.manifests(table.io) if manifest.content == ManifestContent.DATA]
+    return sum(manifest.manifest_length < MANIFEST_BYTES // 2 for manifest in of_data) >= MERGE_MANIFESTS_FROM
 
 
 def _commit(table: Table, keep_snapshots: int, *, merging: bool) -> None:

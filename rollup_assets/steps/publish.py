@@ -84,7 +84,7 @@ def publish(pipeline: Pipeline, batch: Batch, *, run_id: str = "", force: bool =
                 f"stages them again and again, and run `rollups backfill {batch.key} {batch.key}`"
             )
         if not published.unchanged and maintenance_is_due(table, pipeline.settings.keep_snapshots) and lock.is_held():
-            maintain(catalog.load_table(pipeline.settings.table), pipeline.settings.keep_snapshots)
+            maintain(table, pipeline.settings.keep_snapshots)
     return published
 
 

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from rollup_assets.batches import Batch
 from rollup_assets.iceberg.maintenance import MAINTENANCE_PROPERTY, maintain, merge_is_due
 from rollup_assets.iceberg.schema import MERGE_MANIFESTS_FROM, METADATA_FILES_KEPT
 from rollup_assets.steps.publish import publish
+from rollup_assets.storage.manifests import ROLLUP_TABLE, Manifest, Stage
 from rollup_assets_tests.iceberg.staging import batches_from, load, pipeline_in, rows_of, stage_rollups
 
 
@@ -103,3 +105,52 @@ def test_failing_maintenance_does_not_fail_a_publish(tmp_path: Path, monkeypatch
         assert len(load(pipeline).snapshots()) == 3
     assert maintain(load(pipeline), 2)
     assert len(load(pipeline).snapshots()) == 2
+
+
+def test_a_catalog_that_is_away_once_a_batch_is_published_does_not_fail_the_publish(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from pyiceberg.catalog.sql import SqlCatalog
+
+    pipeline = pipeline_in(tmp_path, keep_snapshots=1, resolutions="1h")
+    first, second, third = batches_from(pipeline, 3)
+    stage_rollups(pipeline, first, series=1)
+    publish(pipeline, first)
+    stage_rollups(pipeline, second, series=1)
+    with monkeypatch.context() as patch:
+        write, load_table = Stage.write, SqlCatalog.load_table
+
+        def away_from_now_on(stage: Stage, manifest: Manifest, batch: Batch) -> None:
+            write(stage, manifest, batch)
+            if manifest.asset == ROLLUP_TABLE:
+                patch.setattr(SqlCatalog, "load_table", lambda *_: (_ for _ in ()).throw(OSError("away")))
+
+        patch.setattr(Stage, "write", away_from_now_on)
+        assert not publish(pipeline, second).unchanged
+        assert SqlCatalog.load_table is not load_table
+    assert "could not expire snapshots or merge manifests" in caplog.text
+    assert len(load(pipeline).snapshots()) == 2
+    assert publish(pipeline, second).unchanged
+    stage_rollups(pipeline, third, series=1)
+    publish(pipeline, third)
+    assert len(load(pipeline).snapshots()) == 1
+
+
+def test_manifests_of_delete_files_are_not_merged_and_make_no_merge_due(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An append would leave them as they are, and every publish would make a second snapshot for nothing."""
+    from pyiceberg.manifest import ManifestContent, ManifestFile
+    from pyiceberg.table.snapshots import Snapshot
+
+    pipeline = pipeline_in(tmp_path, resolutions="1h")
+    (batch,) = batches_from(pipeline, 1)
+    stage_rollups(pipeline, batch, series=1)
+    publish(pipeline, batch)
+    table = load(pipeline)
+    listed = {
+        content: [ManifestFile.from_args(content=content, manifest_length=1_000, manifest_path=str(number)) for number in range(count)]
+        for content, count in ((ManifestContent.DATA, MERGE_MANIFESTS_FROM - 1), (ManifestContent.DELETES, MERGE_MANIFESTS_FROM))
+    }
+    monkeypatch.setattr(Snapshot, "manifests", lambda *_: [manifest for manifests in listed.values() for manifest in manifests])
+    assert not merge_is_due(table)
+    listed[ManifestContent.DATA] *= 2
+    assert merge_is_due(table)
