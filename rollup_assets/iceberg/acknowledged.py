@@ -24,6 +24,11 @@ def acknowledgement(table: Table, snapshot_id: int | None) -> dict[str, Any]:
     return {SNAPSHOT: snapshot_id, SEQUENCE_NUMBER: number, TABLE: str(table.metadata.table_uuid)}
 
 
+def is_of_table(table: Table, acknowledged: Mapping[str, Any]) -> bool:
+    """Whether it was this table, not one of the same name that was dropped; receipts of older releases do not say."""
+    return acknowledged.get(TABLE) in (None, str(table.metadata.table_uuid))
+
+
 def forgotten(table: Table, acknowledged: Mapping[str, Any]) -> str | None:
     """What is wrong with the table's history, if the acknowledged snapshot should be in it and is not.
 

@@ -121,21 +121,26 @@ class Plan:
                 pq.write_table(part.cast(schema_to_pyarrow(table.schema())), stream, compression="zstd", write_page_checksum=True)
             self.added.append(data_file(table, place.uri))
 
-    def copy(self, table: Table, path: str) -> None:
-        """Add a file under a new name, byte for byte.
+    def copy(self, table: Table, path: str, digest: str = "") -> None:
+        """Add a file under a new name, byte for byte; the name says the digest of the bytes, where it is known.
 
         A path that is both removed and added by the snapshots of a table would be deleted from disk by engines that expire snapshots by
         their delete entries.
         """
         from rollup_assets.iceberg.data_files import data_file
 
-        place = self._new_file()
+        place = self._new_file(f"{digest}-" if digest else "")
         with place.at(path).open_input() as source, place.open_output() as stream:
             shutil.copyfileobj(source, stream)
         self.added.append(data_file(table, place.uri))
 
-    def _new_file(self) -> Place:
-        place = self.folder / f"{uuid.uuid4().hex}.parquet"
+    def digest_of_copy(self, path: str) -> str:
+        """What the name of a copy in the plan's folder says of its bytes, which may not be so any more; empty if it is of no such copy."""
+        place = self.folder.at(path)
+        return place.name.rpartition("-")[0] if self.folder.contains(place) else ""
+
+    def _new_file(self, prefix: str = "") -> Place:
+        place = self.folder / f"{prefix}{uuid.uuid4().hex}.parquet"
         self.written.append(place)
         return place
 

@@ -33,11 +33,11 @@ from rollup_assets.iceberg import protocol
 from rollup_assets.iceberg.locks import TableLock
 from rollup_assets.iceberg.plans import Goal, Plan
 from rollup_assets.iceberg.protocol import Action, Outcome, State
-from rollup_assets.iceberg.reading import RangeCounts, as_live_file, live_files, range_counts, range_predicate
+from rollup_assets.iceberg.reading import LiveFile, RangeCounts, as_live_file, live_files, range_counts, range_predicate
 from rollup_assets.iceberg.table import check_table, data_location
 from rollup_assets.iceberg.transactions import begin
 from rollup_assets.storage.filesystems import Place
-from rollup_assets.storage.manifests import StagedFile
+from rollup_assets.storage.manifests import StagedFile, has_digest
 from rollup_assets.storage.parquet import unpack_footer
 from rollup_assets.threads import thread_pool
 
@@ -130,6 +130,8 @@ class _StagedRange:
     batch: Batch
     staged: Sequence[StagedFile]
     digest: str
+    were_in_table: bool = False
+    """The table's snapshots may call files of these deleted."""
     data_files: dict[str, DataFile] = field(default_factory=dict)
     """Metadata of staged files, read from their footers once."""
 
@@ -182,6 +184,8 @@ def replace_range(
     still_current: Callable[[], None] = lambda: None,
     lock: TableLock | None = None,
     table: Table | None = None,
+    *,
+    were_in_table: bool = False,
 ) -> Replacement:
     """Make the table's rows with labels in ``[batch.start, batch.end)`` exactly those of the staged files.
 
@@ -189,6 +193,7 @@ def replace_range(
     range stay, also those in files that reach beyond it. ``still_current`` is called before each commit, beside the plan, and raises if
     the staged files are no longer the ones to publish. No commit is made while it is not certain that ``lock`` is held: it is taken again,
     and the table looked at anew. ``table``: the table as it was found just now, under the lock; it is loaded unless given.
+    ``were_in_table``: the staged files may have been in the table before; those that are not there any more come back as copies.
 
     Raises:
         StageCorruptError: a staged file is not what its manifest says.
@@ -198,7 +203,7 @@ def replace_range(
         PublishHaltError: the snapshot does not hold the rows that were staged.
         StaleInputError: somebody else has published something newer since, and the snapshot has expired.
     """
-    goal = _StagedRange(settings, batch, staged, properties.get(DIGEST_PROPERTY, ""))
+    goal = _StagedRange(settings, batch, staged, properties.get(DIGEST_PROPERTY, ""), were_in_table)
     return bring_about(catalog, settings, goal, properties, still_current, lock, table)
 
 
@@ -297,26 +302,40 @@ def _current_plan(publication: _Publication) -> Plan:
 def _plan(goal: _StagedRange, table: Table) -> Plan:
     plan = Plan(rewritten_files(goal.settings, goal.batch))
     wanted = {file.path: file for file in goal.staged}
+    copied = {file.digest: file.path for file in goal.staged}
     present: set[str] = set()
+    removed: set[str] = set()
     try:
         for live in live_files(table, goal.batch):
+            staged = live.path if live.path in wanted else copied.get(plan.digest_of_copy(live.path))
             if not live.within(goal.batch):
                 plan.split(table, live, goal.predicate, goal.name)
-            elif live.path in wanted and not live.has_deletes:
-                present.add(live.path)
+            elif staged is not None and staged not in present and not live.has_deletes and _is_whole(goal, live, wanted[staged]):
+                present.add(staged)
             else:
                 plan.removed.append(live.task.file)
-                if live.path in wanted:
-                    # Somebody deleted rows of it.
-                    present.add(live.path)
-                    _staged_data_files(goal, table, [wanted[live.path]])
-                    plan.copy(table, live.path)
+                removed.add(live.path)
         missing = [file for path, file in wanted.items() if path not in present]
-        plan.added += _staged_data_files(goal, table, missing)
+        for file, data_file in zip(missing, _staged_data_files(goal, table, missing), strict=True):
+            # Removed now: somebody deleted rows of it.
+            if goal.were_in_table or file.path in removed:
+                plan.copy(table, file.path, file.digest)
+            else:
+                plan.added.append(data_file)
     except BaseException:
         plan.discard()
         raise
     return plan
+
+
+def _is_whole(goal: _StagedRange, live: LiveFile, staged: StagedFile) -> bool:
+    """Whether a copy has the bytes of the staged file. Those of the staged file itself are looked at where it is made anew by force."""
+    if live.path == staged.path:
+        return True
+    try:
+        return has_digest(data_location(goal.settings).at(live.path), staged.digest)
+    except FileNotFoundError:
+        return False
 
 
 def rewritten_files(settings: Settings, batch: Batch | None = None) -> Place:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from rollup_assets.batches import Batch
 from rollup_assets.errors import NotStagedError, PublishHaltError, StageCorruptError, StaleInputError
 from rollup_assets.failpoints import failpoint
-from rollup_assets.history.rejections import REJECTED, refusal, still_rejected
+from rollup_assets.history.rejections import REJECTED, refusal, rejected_digests, still_rejected
 from rollup_assets.iceberg.table import data_location
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps.changes import files_of_another_table
@@ -133,6 +133,7 @@ def _publish_staged(
         still_current=lambda: check_stage(pipeline, batch, rollups),
         lock=lock,
         table=table,
+        were_in_table=receipt is not None and _were_in_table(receipt, rollups, table),
     )
     if receipt is not None and keeps_receipt(is_of_staged=is_of_staged, changed=replacement.changed):
         return Published(receipt, receipt.counters["snapshot_id"], unchanged=True), replacement.table
@@ -252,6 +253,14 @@ def _rows(manifest: Manifest) -> dict[str, int]:
 def _is_receipt_of(receipt: Manifest, rollups: Manifest) -> bool:
     """Same content in the same files: lost files that were made anew have the same digest, and the table still names the lost ones."""
     return receipt.digest == rollups.digest and receipt.counters.get("staged_attempt") == rollups.attempt
+
+
+def _were_in_table(receipt: Manifest, rollups: Manifest, table: Table) -> bool:
+    """Whether these very files may have been in the table before: they were published, and may have been rolled back since."""
+    from rollup_assets.iceberg.acknowledged import is_of_table
+
+    published = _is_receipt_of(receipt, rollups) or rollups.digest in rejected_digests(receipt)
+    return published and is_of_table(table, receipt.counters)
 
 
 def _is_newest(pipeline: Pipeline, batch: Batch, receipt: Manifest) -> bool:

@@ -108,6 +108,15 @@ def content_digest(files: tuple[StagedFile, ...], counters: dict[str, Any]) -> s
     return hashlib.blake2b(json.dumps(content, sort_keys=True, separators=(",", ":")).encode(), digest_size=16).hexdigest()
 
 
+def has_digest(place: Place, digest: str) -> bool:
+    """Whether a file has the bytes of a :class:`StagedFile`'s digest; all of them are read."""
+    found = xxhash.xxh3_128()
+    with place.open_input() as stream:
+        while content := stream.read(_READ_BYTES):
+            found.update(content)
+    return found.hexdigest() == digest
+
+
 def new_attempt() -> str:
     """A name for one try at making a partition; unique."""
     return uuid.uuid4().hex
@@ -216,11 +225,7 @@ class Stage:
         """Whether every file of the manifest is there with its bytes, all of which are read."""
 
         def has_its_bytes(file: StagedFile) -> bool:
-            digest = xxhash.xxh3_128()
-            with self.place(manifest, file, batch).open_input() as stream:
-                while content := stream.read(_READ_BYTES):
-                    digest.update(content)
-            return digest.hexdigest() == file.digest
+            return has_digest(self.place(manifest, file, batch), file.digest)
 
         return self.is_complete(manifest, batch) and all(in_parallel(has_its_bytes, manifest.files, local=self.root.is_local))
 

@@ -21,7 +21,15 @@ from rollup_assets.status import status
 from rollup_assets.steps.publish import publish
 from rollup_assets.storage.manifests import ROLLUP_TABLE
 from rollup_assets_tests.history.published import publish_value, raw_file, snapshots, stage_value
-from rollup_assets_tests.iceberg.staging import batches_from, load, pipeline_in, rollup_rows, rows_of, value_by_batch
+from rollup_assets_tests.iceberg.staging import (
+    batches_from,
+    live_and_deleted_paths,
+    load,
+    pipeline_in,
+    rollup_rows,
+    rows_of,
+    value_by_batch,
+)
 from rollup_assets_tests.iceberg.test_publish import commits, compact
 
 
@@ -107,6 +115,24 @@ def test_rolled_back_content_is_published_again_only_if_it_changes_or_by_force(p
     # What was forced is no longer unwanted.
     assert publish(pipeline, batch).refused is None
     assert state(pipeline, batch) == "published"
+
+
+@pytest.mark.parametrize("undone", [False, True])
+def test_content_that_was_rolled_back_and_is_published_by_force_comes_as_copies(pipeline: Pipeline, *, undone: bool) -> None:
+    """Also where the rollback was undone before: the staged files have been called deleted all the same."""
+    (batch,) = batches_from(pipeline, 1)
+    publish_value(pipeline, batch, 1)
+    published = publish_value(pipeline, batch, 99).snapshot_id
+    rollback(pipeline, batch.key)
+    if undone:
+        rollback(pipeline, batch.key, to=str(published))
+    assert not publish(pipeline, batch, force=True).unchanged
+    live, deleted = live_and_deleted_paths(load(pipeline))
+    assert not live & deleted
+    assert value_by_batch(pipeline) == {batch.key: {99}}
+    made, files = snapshots(pipeline), files_on_disk(pipeline)
+    assert publish(pipeline, batch, force=True).unchanged
+    assert (snapshots(pipeline), files_on_disk(pipeline)) == (made, files)
 
 
 def test_a_rollback_again_changes_nothing(pipeline: Pipeline) -> None:

@@ -154,6 +154,16 @@ def rows_of(table: Table, *columns: str) -> list[tuple[Any, ...]]:
     return sorted(zip(*(found[name].to_pylist() for name in names), strict=True))
 
 
+def live_and_deleted_paths(table: Table) -> tuple[set[str], set[str]]:
+    """The data files of the current snapshot, and those that the entries of any kept one call deleted."""
+    from pyiceberg.manifest import ManifestEntryStatus
+
+    manifests = {manifest.manifest_path: manifest for snapshot in table.snapshots() for manifest in snapshot.manifests(table.io)}
+    entries = [entry for manifest in manifests.values() for entry in manifest.fetch_manifest_entry(table.io, discard_deleted=False)]
+    deleted = {entry.data_file.file_path for entry in entries if entry.status == ManifestEntryStatus.DELETED}
+    return {task.file.file_path for task in table.scan().plan_files()}, deleted
+
+
 def value_by_batch(pipeline: Pipeline) -> dict[str, set[Any]]:
     """Batch key → the values that its rows have."""
     found = load(pipeline).scan().to_arrow()

@@ -18,12 +18,22 @@ from rollup_assets.batches import Batch
 from rollup_assets.errors import PublishError, PublishHaltError, StaleInputError
 from rollup_assets.iceberg import publish as publishing
 from rollup_assets.iceberg import reading
+from rollup_assets.iceberg.catalog import load_catalog
 from rollup_assets.iceberg.locks import TableLock
 from rollup_assets.iceberg.publish import ATTEMPT_PROPERTY
 from rollup_assets.iceberg.table import ensure_table
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps.publish import publish
-from rollup_assets_tests.iceberg.staging import batches_from, load, pipeline_in, rollup_rows, rows_of, stage_rollups, value_by_batch
+from rollup_assets_tests.iceberg.staging import (
+    batches_from,
+    live_and_deleted_paths,
+    load,
+    pipeline_in,
+    rollup_rows,
+    rows_of,
+    stage_rollups,
+    value_by_batch,
+)
 
 Commit = Callable[..., Any]
 
@@ -683,6 +693,62 @@ def test_rows_deleted_by_another_engine_through_a_rewrite_come_back(pipeline: Pi
     assert not publish(pipeline, first).unchanged
     assert not publish(pipeline, second).unchanged
     assert_published(pipeline, (first, 1), (second, 2))
+
+
+def delete_everything(pipeline: Pipeline, _: Batch) -> None:
+    load(pipeline).delete()
+
+
+def delete_some_rows(pipeline: Pipeline, _: Batch) -> None:
+    load(pipeline).delete("id = 1")
+
+
+def compact_everything(pipeline: Pipeline, batch: Batch) -> None:
+    compact(pipeline)
+    assert publish(pipeline, batch).unchanged
+
+
+@pytest.mark.parametrize("other_engine", [delete_everything, delete_some_rows, compact_everything])
+def test_staged_files_that_another_engine_has_removed_come_back_as_copies(
+    other_engine: Callable[[Pipeline, Batch], None], pipeline: Pipeline
+) -> None:
+    """Engines that expire snapshots by what they deleted would delete the staged ones from disk."""
+    first, second = batches_from(pipeline, 2)
+    publish_value(pipeline, first, 1)
+    publish_value(pipeline, second, 2)
+    other_engine(pipeline, first)
+    for batch in (first, second):
+        assert not publish(pipeline, batch, force=other_engine is compact_everything).unchanged
+    live, deleted = live_and_deleted_paths(load(pipeline))
+    assert not live & deleted
+    assert_published(pipeline, (first, 1), (second, 2))
+    for force in (False, True):
+        assert all(publish(pipeline, batch, force=force).unchanged for batch in (first, second))
+    assert live_and_deleted_paths(load(pipeline)) == (live, deleted)
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(bytes(path.stat().st_size))], ids=["lost", "overwritten"])
+def test_a_copy_that_is_damaged_is_replaced_by_force(damage: Callable[[Path], Any], pipeline: Pipeline) -> None:
+    (batch,) = batches_from(pipeline, 1)
+    publish_value(pipeline, batch, 1)
+    load(pipeline).delete()
+    publish(pipeline, batch)
+    damaged, *whole = live_and_deleted_paths(load(pipeline))[0]
+    damage(Path(damaged))
+    assert not publish(pipeline, batch, force=True).unchanged
+    live, deleted = live_and_deleted_paths(load(pipeline))
+    assert damaged in deleted
+    assert live > set(whole)
+    assert_published(pipeline, (batch, 1))
+
+
+def test_files_of_a_table_that_was_dropped_are_added_as_they_are(pipeline: Pipeline) -> None:
+    (batch,) = batches_from(pipeline, 1)
+    publish_value(pipeline, batch, 1)
+    before = live_and_deleted_paths(load(pipeline))
+    load_catalog(pipeline.settings).drop_table(pipeline.settings.table)
+    publish(pipeline, batch)
+    assert live_and_deleted_paths(load(pipeline)) == before
 
 
 def test_nothing_is_left_behind_by_a_plan_that_fails(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
