@@ -286,7 +286,7 @@ def print_migration(console: Console, found: Migration) -> None:
     for setting, (old, new) in found.changes.items():
         say(f"{setting}: {old} → [bold]{new}[/]")
     for partition in found.dropped:
-        say(f"[red]no raw data[/] {partition}: {'its rows are gone' if found.snapshot_id else 'its rows would go'}")
+        say(f"[red]raw data gone[/] {partition}: rows of it {'are gone, too' if found.snapshot_id else 'would go, too'}")
     for partition in found.rolled_back:
         say(f"[red]rolled back[/] {partition}: would come back; correct its raw data and publish it first, or publish it with --force")
     count = _count(len(found.partitions), "partition")

@@ -8,7 +8,7 @@ is not done again when a migration is interrupted and run again.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -17,10 +17,11 @@ from rollup_assets.engines.base import Progress
 from rollup_assets.errors import MigrationError, NotStagedError, StaleInputError
 from rollup_assets.history.rejections import ROLLED_BACK_TO, rejected_digests
 from rollup_assets.pipeline import Pipeline
+from rollup_assets.scope import for_each
 from rollup_assets.settings import parse_duration
 from rollup_assets.steps.planning import content_parameters
 from rollup_assets.steps.results import CODE_VERSION, Waiting
-from rollup_assets.storage.manifests import PARTIAL_POINTS, ROLLUP_TABLE, ROLLUPS, Manifest
+from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Manifest, Stage
 from rollup_assets.storage.storage_errors import explains_storage_errors
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Migration:
     rows_before: int
     """Rows of the table."""
     dropped: tuple[str, ...]
-    """Partitions with rows in the table and without raw data: their rows go."""
+    """Partitions with rows in the table whose raw data is gone, all of it or some: rows of theirs go."""
     rolled_back: tuple[str, ...] = ()
     """Partitions that stand in the way: what was rolled back would be made anew."""
     snapshot_id: int | None = None
@@ -88,8 +89,9 @@ def migrate(
             if not dry_run:
                 _finish(pipeline, table)
             return Migration({}, (), _total_rows(table), ())
-        batches = _batches(pipeline, now or dt.datetime.now(dt.UTC))
-        gone = _without_raw(pipeline, table)
+        raw = _raw_files(pipeline)
+        batches = _batches(pipeline, raw, now or dt.datetime.now(dt.UTC))
+        gone = _without_raw(pipeline, table, raw)
         found = Migration(changes, tuple(batch.key for batch in batches), _total_rows(table), tuple(gone), _rolled_back(pipeline, table))
     if dry_run:
         return found
@@ -101,8 +103,9 @@ def migrate(
     if gone and not drop:
         shown = ", ".join(gone[:10]) + (f" and {len(gone) - 10} more" if len(gone) > 10 else "")
         raise MigrationError(
-            f"{settings.table} has rows of {shown}, whose raw data is gone from {settings.raw}; nothing was changed. Bring it back, or let "
-            f"these rows go with `{COMMAND} --drop`"
+            f"{settings.table} has rows of {shown}, whose raw data is gone from {settings.raw}, all of it or some; nothing was changed. "
+            "Bring it back, or publish them with the old settings first if it was to go; or let whatever cannot be made anew go with "
+            f"`{COMMAND} --drop`"
         )
     for batch in batches:
         _make(pipeline, batch, progress)
@@ -129,38 +132,79 @@ def _total_rows(table: Table) -> int:
 # ------------------------------------------------------------------------------------------------------------------------ plan
 
 
-def _batches(pipeline: Pipeline, now: dt.datetime) -> list[Batch]:
+def _raw_files(pipeline: Pipeline) -> dict[Batch, set[str]]:
+    """Paths of the raw files that each batch would be made from, for those that have any; in order."""
+    batches = pipeline.landing_zone.batches()
+    found = zip(batches, for_each(pipeline, pipeline.landing_zone.files, batches), strict=True)
+    return {batch: {file.path for file in files} for batch, files in found if files}
+
+
+def _batches(pipeline: Pipeline, with_raw: Collection[Batch], now: dt.datetime) -> list[Batch]:
     """The batches with raw data, those that take over windows of them, and whatever else is staged; none that has not ended.
 
     What is staged of raw data that is gone would be in the way of its neighbours: it is of other settings.
     """
     calendar, last = pipeline.calendar, pipeline.calendar.last_ended(now)
-    with_raw = [batch for batch in pipeline.landing_zone.batches() if pipeline.landing_zone.files(batch)]
     following = [calendar.shifted(batch, ahead) for batch in with_raw for ahead in range(1, pipeline.settings.reach + 1)]
     staged = [calendar.of_folder(name) for name in pipeline.stage.partitions(PARTIAL_POINTS)]
     found = {*with_raw, *(batch for batch in (*following, *staged) if batch is not None)}
     return sorted(batch for batch in found if last is not None and batch <= last)
 
 
-def _without_raw(pipeline: Pipeline, table: Table) -> list[str]:
-    """Partitions (of the new length) that points of the table's windows lie in, and that have no raw file; in order.
+def _without_raw(pipeline: Pipeline, table: Table, raw: Mapping[Batch, set[str]]) -> list[str]:
+    """Partitions (of the new length) that points of the table's windows lie in, and whose raw files are not all there; in order.
 
-    A window that ends exactly where a batch begins has its points in the batch before, or a point at that moment.
+    A window that ends exactly where a batch begins has its points in the batch before, or a point at that moment. Where it is not
+    recorded which files there were, as for batches of another length, a file in the batch's own folder has to do: a folder that it also
+    reads is another one's, too.
     """
     calendar = pipeline.calendar
-    has_raw = set(pipeline.landing_zone.batches())
+    labels = _finest_labels(table, calendar)
+    concerned = sorted({calendar.containing(moment) for label in labels for moment in (label - 1, label)})
+    recorded: dict[Batch, set[str]] = {}
+    if _length_of(pipeline, table) == calendar.length:
+        paths = for_each(pipeline, lambda batch: _made_from(pipeline.stage, batch), concerned)
+        recorded = {batch: files for batch, files in zip(concerned, paths, strict=True) if files}
+    gone = {batch for batch, files in recorded.items() if not files <= raw.get(batch, set())}
+    has_raw = {*pipeline.landing_zone.landed(), *recorded} - gone
     found = set()
-    for label in _finest_labels(table, calendar):
+    for label in labels:
         batch, before = calendar.containing(label), calendar.containing(label - 1)
-        if batch not in has_raw and before not in has_raw:
-            found.add(before)
-        elif batch == before and batch not in has_raw:
+        if before not in gone and batch in gone:
             found.add(batch)
+        elif before in gone or has_raw.isdisjoint((batch, before)):
+            found.add(before)
     return [batch.key for batch in sorted(found)]
 
 
+def _made_from(stage: Stage, batch: Batch) -> set[str]:
+    """Paths of the raw files that the table's rows of a batch were made from; none where that is not known.
+
+    The stage knows it better than the record of the publish, as long as it has what was published: raw files that were merged bring the
+    same content, which is not published again.
+    """
+    from rollup_assets.history.records import read_record
+
+    receipt, rollups, staged = (stage.read(asset, batch) for asset in (ROLLUP_TABLE, ROLLUPS, REPARTITIONED))
+    if receipt is None:
+        return set() if staged is None else {file.path for file in staged.inputs}
+    is_published = rollups is not None and rollups.digest == receipt.digest
+    if rollups and staged and is_published and rollups.upstream.get(REPARTITIONED, {}).get(batch.key) == staged.digest:
+        return {file.path for file in staged.inputs}
+    record = read_record(stage, batch, receipt.counters.get("attempt", ""))
+    return set() if record is None else {file.path for file in record.inputs.get(batch.key) or ()}
+
+
+def _length_of(pipeline: Pipeline, table: Table) -> int:
+    """The batch length of the table as it is, in ms."""
+    from rollup_assets.iceberg.migration import settings_of_table
+    from rollup_assets.iceberg.table import BATCH_PROPERTY
+
+    return parse_duration(settings_of_table(table, pipeline.settings)[BATCH_PROPERTY])
+
+
 def _finest_labels(table: Table, calendar: BatchCalendar) -> set[int]:
-    """Labels of the finest resolution in epoch ms; of a file that lies within one batch only its last one."""
+    """Labels of the finest resolution in epoch ms; of a file that lies within one batch only its first and its last one."""
     import pyarrow as pa
     import pyarrow.compute as pc
     from pyiceberg.expressions import AlwaysTrue
@@ -174,9 +218,9 @@ def _finest_labels(table: Table, calendar: BatchCalendar) -> set[int]:
         if file.resolution not in (None, finest):
             continue
         if file.first is not None and file.last is not None:
-            last = file.last // 1_000
-            if calendar.containing(file.first // 1_000) == calendar.containing(last):
-                found.add(last)
+            first, last = file.first // 1_000, file.last // 1_000
+            if calendar.containing(first) == calendar.containing(last):
+                found.update((first, last))
                 continue
         labels = read_file(table, file, AlwaysTrue(), ("logical_timestamp",)).column("logical_timestamp")
         found.update(label // 1_000 for label in pc.unique(labels.cast(pa.int64())).to_pylist())
@@ -185,11 +229,7 @@ def _finest_labels(table: Table, calendar: BatchCalendar) -> set[int]:
 
 def _rolled_back(pipeline: Pipeline, table: Table) -> tuple[str, ...]:
     """Partitions whose rows are not those of their raw data, and rightly so."""
-    from rollup_assets.iceberg.migration import settings_of_table
-    from rollup_assets.iceberg.table import BATCH_PROPERTY
-
-    length = parse_duration(settings_of_table(table, pipeline.settings)[BATCH_PROPERTY])
-    calendar = BatchCalendar(pipeline.calendar.start, length)
+    calendar = BatchCalendar(pipeline.calendar.start, _length_of(pipeline, table))
     held = []
     for name in pipeline.stage.partitions(ROLLUP_TABLE):
         batch = calendar.of_folder(name)

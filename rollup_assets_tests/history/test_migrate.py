@@ -207,6 +207,83 @@ def test_rows_without_raw_data_are_named_and_go_only_if_that_is_wanted(old: Pipe
     assert verify(new.settings).agrees
 
 
+def test_rows_whose_raw_data_is_gone_in_part_are_named(old: Pipeline, tmp_path: Path, make_pipeline: MakePipeline) -> None:
+    """A file that was removed on purpose is no longer missed once the partition is published without it."""
+    first, second, third = batches_from(old, 3)
+    more = land(old, first, "more.parquet", 1_000)
+    make(old, [first, second, third])
+    more.unlink()
+    new = make_pipeline(tmp_path, **OTHER)
+    assert migrate(new, now=now(new)).dropped == (first.key,)
+    with pytest.raises(MigrationError, match=rf"has rows of {first.key}, whose raw data is gone.*or some"):
+        migrated(new)
+
+    def stop(_key: str) -> None:
+        raise KeyboardInterrupt
+
+    # What is staged is of the files that are left then.
+    with pytest.raises(KeyboardInterrupt):
+        migrated(new, drop=True, on_partition=stop)
+    assert migrate(new, now=now(new)).dropped == (first.key,)
+    make(old, [first, second, third])
+    assert migrated(new).dropped == ()
+
+
+def test_raw_files_that_were_merged_are_not_missed(old: Pipeline, tmp_path: Path, make_pipeline: MakePipeline) -> None:
+    """Their content is the same, so that nothing is published that would be made from the new file."""
+    first = batches_from(old, 1)[0]
+    (Path(old.landing_zone.folder(first).path) / "a.parquet").unlink()
+    land(old, first, "merged.parquet")
+    make(old, batches_from(old, 3))
+    new = make_pipeline(tmp_path, **OTHER)
+    assert migrate(new, now=now(new)).dropped == ()
+
+
+def test_rows_that_arrived_late_do_not_stand_for_a_folder_that_is_gone(tmp_path: Path, make_pipeline: MakePipeline) -> None:
+    """With folders of arrival, a batch reads the folders after its own: they are there when retention has removed its own.
+
+    An hour whose rows all came late, on the other hand, misses nothing.
+    """
+    old = make_pipeline(tmp_path, raw_lateness=2)
+    batches = batches_from(old, 5)
+    landed = [batches[0], *batches[2:4]]
+    for folder in landed:
+        arrived = [folder, *old.calendar.earlier(folder, 2)]
+        rows = [RawRow(1, 1, "m", batch.start + minute * MINUTE, minute) for batch in arrived for minute in (7, 59)]
+        write_rows(old, folder, "a.parquet", rows)
+    make(old, batches)
+    new = make_pipeline(tmp_path, raw_lateness=2, **OTHER)
+    assert migrate(new, now=batches[-1].end_time).dropped == ()
+    for folder in landed[:2]:
+        (Path(old.landing_zone.folder(folder).path) / "a.parquet").unlink()
+    assert migrate(new, now=batches[-1].end_time).dropped == tuple(batch.key for batch in batches[:3])
+    make(old, batches)
+    assert migrate(new, now=batches[-1].end_time).dropped == ()
+
+
+def test_rows_of_an_hour_that_left_only_its_last_window_open_are_missed_too(tmp_path: Path, make_pipeline: MakePipeline) -> None:
+    """The hour after it, which has them, has raw data."""
+    old = make_pipeline(tmp_path)
+    first, second = batches_from(old, 2)
+    write_rows(old, first, "a.parquet", [RawRow(1, 1, "m", first.end - 1, 5)])
+    land(old, second)
+    make(old, [first, second])
+    (Path(old.landing_zone.folder(first).path) / "a.parquet").unlink()
+    assert migrate(make_pipeline(tmp_path, **OTHER), now=second.end_time).dropped == (first.key,)
+
+
+def test_where_nothing_is_recorded_the_folder_of_the_batch_has_to_be_there(tmp_path: Path, make_pipeline: MakePipeline) -> None:
+    old = make_pipeline(tmp_path, raw_lateness=2)
+    first, second = batches_from(old, 2)
+    for folder in (first, second):
+        rows = [RawRow(1, 1, "m", first.start + 7 * MINUTE, 5), RawRow(1, 1, "m", second.start + 7 * MINUTE, 5)]
+        write_rows(old, folder, "a.parquet", rows if folder == second else rows[:1])
+    make(old, [first, second])
+    (Path(old.landing_zone.folder(first).path) / "a.parquet").unlink()
+    Path(old.stage.root.path).rename(tmp_path / "lost")
+    assert migrate(make_pipeline(tmp_path, raw_lateness=2, **OTHER), now=second.end_time).dropped == (first.key,)
+
+
 @pytest.mark.usefixtures("old")
 def test_another_type_of_values_needs_another_table(tmp_path: Path, make_pipeline: MakePipeline) -> None:
     with pytest.raises(TableMismatchError, match="cannot be changed under its readers: set ROLLUP_TABLE to a new name"):
