@@ -126,7 +126,7 @@ class CleaningError(RollupError):
 
 
 class MigrationError(PublishError):
-    """The table cannot be brought to the settings: raw data is gone, or somebody did not want what would be made from it."""
+    """The table cannot be brought to the settings: raw data is gone or not all there yet, or what would be made from it is not wanted."""
 
 
 class RollbackError(PublishError):

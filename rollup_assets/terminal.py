@@ -287,6 +287,9 @@ def print_migration(console: Console, found: Migration) -> None:
         say(f"{setting}: {old} → [bold]{new}[/]")
     for partition in found.dropped:
         say(f"[red]raw data gone[/] {partition}: rows of it {'are gone, too' if found.snapshot_id else 'would go, too'}")
+    for partition in found.not_ended:
+        missing = "are missing" if found.snapshot_id else "would be missing"
+        say(f"[red]not ended[/] {partition}: its rows {missing} until it has ended and is published")
     for partition in found.rolled_back:
         say(f"[red]rolled back[/] {partition}: would come back; correct its raw data and publish it first, or publish it with --force")
     count = _count(len(found.partitions), "partition")
@@ -294,7 +297,8 @@ def print_migration(console: Console, found: Migration) -> None:
         say(f"[green]migrated[/] as snapshot {found.snapshot_id}: {count}, {found.rows_before:,} rows → {found.rows_after or 0:,}")
     else:
         say(f"{count} would be staged and rolled up again, and then replace {found.rows_before:,} rows in one snapshot")
-        say("nothing was changed; `rollups migrate --yes` does it" + (", with --drop where raw data is gone" if found.dropped else ""))
+        drop = found.dropped or found.not_ended
+        say("nothing was changed; `rollups migrate --yes` does it" + (", with --drop where rows cannot be made anew" if drop else ""))
 
 
 def print_rolled_back(console: Console, done: RolledBack, *, dry_run: bool) -> None:

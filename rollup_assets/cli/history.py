@@ -89,7 +89,9 @@ def rollback(
 @app.command()
 def migrate(
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only say what would be done.")] = False,
-    drop: Annotated[bool, typer.Option("--drop", help="Let rows go whose raw data is gone.")] = False,
+    drop: Annotated[
+        bool, typer.Option("--drop", help="Let rows go that cannot be made anew: without raw data, or of a batch not yet ended.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make the table anew with other shards, resolutions or batches: those of the settings as they are now.

@@ -18,7 +18,7 @@ from rollup_assets.errors import MigrationError, NotStagedError, StaleInputError
 from rollup_assets.history.rejections import ROLLED_BACK_TO, rejected_digests
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.scope import for_each
-from rollup_assets.settings import parse_duration
+from rollup_assets.settings import format_duration, parse_duration
 from rollup_assets.steps.planning import content_parameters
 from rollup_assets.steps.results import CODE_VERSION, Waiting
 from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Manifest, Stage
@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table
 
     from rollup_assets.iceberg.locks import TableLock
+    from rollup_assets.iceberg.reading import LiveFile
 
 COMMAND = "rollups migrate --yes"
+_NAMED = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,8 @@ class Migration:
     """Partitions with rows in the table whose raw data is gone, all of it or some: rows of theirs go."""
     rolled_back: tuple[str, ...] = ()
     """Partitions that stand in the way: what was rolled back would be made anew."""
+    not_ended: tuple[str, ...] = ()
+    """Partitions (of the new length) with rows in the table whose batch has not ended: their rows go until they are published."""
     snapshot_id: int | None = None
     """The new snapshot; None where there is none (yet)."""
     rows_after: int | None = None
@@ -66,14 +70,14 @@ def migrate(
 
     Args:
         pipeline: with the new settings.
-        drop: whether rows may go whose raw data is gone.
+        drop: whether rows may go that cannot be made anew: their raw data is gone, or their batch has not ended.
         dry_run: only say what would be done.
         now: batches that have not ended then are left out; the clock unless given.
         progress: where the steps report how far they are.
         on_partition: told about each partition that is rolled up.
 
     Raises:
-        MigrationError: there is no table, raw data of published partitions is gone, or a partition is rolled back.
+        MigrationError: there is no table, raw data of published partitions is gone, their batch has not ended, or one is rolled back.
         TableMismatchError: the type of values differs, or something that no migration changes.
         RollupError: whatever keeps a batch from being staged, rolled up or published; what was done before stands.
     """
@@ -90,9 +94,17 @@ def migrate(
                 _finish(pipeline, table)
             return Migration({}, (), _total_rows(table), ())
         raw = _raw_files(pipeline)
-        batches = _batches(pipeline, raw, now or dt.datetime.now(dt.UTC))
-        gone = _without_raw(pipeline, table, raw)
-        found = Migration(changes, tuple(batch.key for batch in batches), _total_rows(table), tuple(gone), _rolled_back(pipeline, table))
+        last = pipeline.calendar.last_ended(now or dt.datetime.now(dt.UTC))
+        batches = _batches(pipeline, raw, last)
+        gone, not_ended = _without_raw(pipeline, table, raw), _not_ended(pipeline, table, last)
+        found = Migration(
+            changes,
+            tuple(batch.key for batch in batches),
+            _total_rows(table),
+            tuple(gone),
+            _rolled_back(pipeline, table),
+            tuple(batch.key for batch in not_ended),
+        )
     if dry_run:
         return found
     if found.rolled_back:
@@ -101,11 +113,16 @@ def migrate(
             "wanted; nothing was changed. Correct the raw data and publish them with the old settings first, or publish them with --force"
         )
     if gone and not drop:
-        shown = ", ".join(gone[:10]) + (f" and {len(gone) - 10} more" if len(gone) > 10 else "")
         raise MigrationError(
-            f"{settings.table} has rows of {shown}, whose raw data is gone from {settings.raw}, all of it or some; nothing was changed. "
-            "Bring it back, or publish them with the old settings first if it was to go; or let whatever cannot be made anew go with "
-            f"`{COMMAND} --drop`"
+            f"{settings.table} has rows of {_shown(gone)}, whose raw data is gone from {settings.raw}, all of it or some; nothing was "
+            "changed. Bring it back, or publish them with the old settings first if it was to go; or let whatever cannot be made anew go "
+            f"with `{COMMAND} --drop`"
+        )
+    if not_ended and not drop:
+        raise MigrationError(
+            f"{settings.table} has rows of {_shown(found.not_ended)} (ROLLUP_BATCH={format_duration(settings.batch)}), which cannot be "
+            f"made anew before {not_ended[-1].end_time:%Y-%m-%d %H:%M} UTC, when that batch has ended; nothing was changed. Migrate then, "
+            f"or do without these rows until they are published by a backfill after that, with `{COMMAND} --drop`"
         )
     for batch in batches:
         _make(pipeline, batch, progress)
@@ -121,6 +138,10 @@ def _existing_table(pipeline: Pipeline, catalog: Catalog) -> Table:
     if table is None:
         raise MigrationError(f"there is no table {pipeline.settings.table} yet; `rollups backfill` makes it with the present settings")
     return table
+
+
+def _shown(partitions: Sequence[str]) -> str:
+    return ", ".join(partitions[:_NAMED]) + (f" and {len(partitions) - _NAMED} more" if len(partitions) > _NAMED else "")
 
 
 def _total_rows(table: Table) -> int:
@@ -139,12 +160,12 @@ def _raw_files(pipeline: Pipeline) -> dict[Batch, set[str]]:
     return {batch: {file.path for file in files} for batch, files in found if files}
 
 
-def _batches(pipeline: Pipeline, with_raw: Collection[Batch], now: dt.datetime) -> list[Batch]:
-    """The batches with raw data, those that take over windows of them, and whatever else is staged; none that has not ended.
+def _batches(pipeline: Pipeline, with_raw: Collection[Batch], last: Batch | None) -> list[Batch]:
+    """The batches with raw data, those that take over windows of them, and whatever else is staged; none after the last that has ended.
 
     What is staged of raw data that is gone would be in the way of its neighbours: it is of other settings.
     """
-    calendar, last = pipeline.calendar, pipeline.calendar.last_ended(now)
+    calendar = pipeline.calendar
     following = [calendar.shifted(batch, ahead) for batch in with_raw for ahead in range(1, pipeline.settings.reach + 1)]
     staged = [calendar.of_folder(name) for name in pipeline.stage.partitions(PARTIAL_POINTS)]
     found = {*with_raw, *(batch for batch in (*following, *staged) if batch is not None)}
@@ -203,20 +224,38 @@ def _length_of(pipeline: Pipeline, table: Table) -> int:
     return parse_duration(settings_of_table(table, pipeline.settings)[BATCH_PROPERTY])
 
 
+def _not_ended(pipeline: Pipeline, table: Table, last: Batch | None) -> list[Batch]:
+    """Batches (of the new length) after the last that has ended, with rows in the table; in order.
+
+    As everywhere, a row is the batch's that its label lies in: also the window that the batch before has left open.
+    """
+    from rollup_assets.iceberg.reading import live_files
+
+    calendar = pipeline.calendar
+    end = calendar.start if last is None else last.end
+    files = [file for file in live_files(table) if file.last is None or file.last // 1_000 >= end]
+    return sorted({calendar.containing(label) for label in _labels(table, files, calendar) if label >= end})
+
+
 def _finest_labels(table: Table, calendar: BatchCalendar) -> set[int]:
-    """Labels of the finest resolution in epoch ms; of a file that lies within one batch only its first and its last one."""
+    """:func:`_labels` of the finest resolution."""
+    from rollup_assets.iceberg.reading import live_files
+
+    files = live_files(table)
+    finest = min((file.resolution for file in files if file.resolution is not None), default=None)
+    return _labels(table, [file for file in files if file.resolution in (None, finest)], calendar)
+
+
+def _labels(table: Table, files: Sequence[LiveFile], calendar: BatchCalendar) -> set[int]:
+    """The files' labels in epoch ms; of one that lies within one batch only its first and its last one."""
     import pyarrow as pa
     import pyarrow.compute as pc
     from pyiceberg.expressions import AlwaysTrue
 
-    from rollup_assets.iceberg.reading import live_files, read_file
+    from rollup_assets.iceberg.reading import read_file
 
-    files = live_files(table)
-    finest = min((file.resolution for file in files if file.resolution is not None), default=None)
     found: set[int] = set()
     for file in files:
-        if file.resolution not in (None, finest):
-            continue
         if file.first is not None and file.last is not None:
             first, last = file.first // 1_000, file.last // 1_000
             if calendar.containing(first) == calendar.containing(last):

@@ -342,6 +342,49 @@ def test_another_batch_length(tmp_path: Path, make_pipeline: MakePipeline, fresh
     assert verify(new.settings).agrees
 
 
+def test_rows_of_a_longer_batch_that_has_not_ended_are_named(tmp_path: Path, make_pipeline: MakePipeline) -> None:
+    """Those of its first hours were published before, and what it carries over; with its end they are made anew."""
+    old = make_pipeline(tmp_path)
+    first, second, third, fourth = batches_from(old, 4)
+    for batch in (first, third):
+        land(old, batch)
+    make(old, [first, second, third])
+    new = make_pipeline(tmp_path, batch="2h", lookback="1h")
+    before = content(old)
+    assert migrate(new, now=fourth.end_time).not_ended == ()
+    assert migrate(new, now=third.end_time).not_ended == (third.key,)
+    assert migrate(new, now=third.end_time).dropped == ()
+    with pytest.raises(MigrationError, match=rf"has rows of {third.key} .*cannot be made anew before 2026-01-01 04:00 UTC.*--yes --drop"):
+        migrate(new, dry_run=False, now=third.end_time)
+    assert content(old) == before
+    assert migrate(new, dry_run=False, now=third.end_time, drop=True).not_ended == (third.key,)
+    labels = load(new).scan().to_arrow()["logical_timestamp"].to_pylist()
+    assert max(labels) < third.start_time
+    make(new, batches_from(new, 2))
+    assert max(load(new).scan().to_arrow()["logical_timestamp"].to_pylist()) == fourth.start_time
+    assert verify(new.settings).agrees
+
+
+def test_a_window_that_a_longer_batch_only_carries_over_is_named_too(tmp_path: Path, make_pipeline: MakePipeline) -> None:
+    """It is of the coarsest resolution alone: the batch before had no point in its last minutes."""
+    old = make_pipeline(tmp_path)
+    first, second, third = batches_from(old, 3)
+    write_rows(old, second, "a.parquet", [RawRow(1, 1, "m", second.start + 7 * MINUTE, 5)])
+    make(old, [first, second, third])
+    new = make_pipeline(tmp_path, batch="2h", lookback="1h")
+    Path(old.landing_zone.folder(second).path).rename(old.landing_zone.folder(first).path)
+    assert migrate(new, now=third.end_time).not_ended == (third.key,)
+
+
+def test_before_any_batch_of_the_new_length_has_ended_all_rows_are_named(tmp_path: Path, make_pipeline: MakePipeline) -> None:
+    old = make_pipeline(tmp_path)
+    first, second = batches_from(old, 2)
+    land(old, first)
+    make(old, [first, second])
+    found = migrate(make_pipeline(tmp_path, batch="12h", lookback="1h"), now=second.end_time)
+    assert (found.partitions, found.not_ended) == ((), (first.key,))
+
+
 def test_somebody_who_stages_with_the_old_settings_meanwhile_is_noticed(old: Pipeline, tmp_path: Path, make_pipeline: MakePipeline) -> None:
     new = make_pipeline(tmp_path, **OTHER)
     first, _, third = batches_from(new, 3)
