@@ -291,7 +291,8 @@ def print_migration(console: Console, found: Migration) -> None:
         missing = "are missing" if found.snapshot_id else "would be missing"
         say(f"[red]not ended[/] {partition}: its rows {missing} until it has ended and is published")
     for partition in found.rolled_back:
-        say(f"[red]rolled back[/] {partition}: would come back; correct its raw data and publish it first, or publish it with --force")
+        mend = "its rollback has not ended; run that again" if partition in found.begun else "correct its raw data and publish it"
+        say(f"[red]rolled back[/] {partition}: would come back; {mend} first, or publish it with --force")
     count = _count(len(found.partitions), "partition")
     if found.snapshot_id is not None:
         say(f"[green]migrated[/] as snapshot {found.snapshot_id}: {count}, {found.rows_before:,} rows → {found.rows_after or 0:,}")

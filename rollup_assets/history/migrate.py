@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from rollup_assets.batches import Batch, BatchCalendar
 from rollup_assets.engines.base import Progress
 from rollup_assets.errors import MigrationError, NotStagedError, StaleInputError
-from rollup_assets.history.rejections import ROLLED_BACK_TO, rejected_digests
+from rollup_assets.history.rejections import ROLLED_BACK_TO, is_begun, rejected_digests
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.scope import for_each
 from rollup_assets.settings import format_duration, parse_duration
@@ -49,6 +49,8 @@ class Migration:
     """Partitions with rows in the table whose raw data is gone, all of it or some: rows of theirs go."""
     rolled_back: tuple[str, ...] = ()
     """Partitions that stand in the way: what was rolled back would be made anew."""
+    begun: tuple[str, ...] = ()
+    """Those of them whose rollback was killed, and has to be run again."""
     not_ended: tuple[str, ...] = ()
     """Partitions (of the new length) with rows in the table whose batch has not ended: their rows go until they are published."""
     snapshot_id: int | None = None
@@ -97,16 +99,24 @@ def migrate(
         last = pipeline.calendar.last_ended(now or dt.datetime.now(dt.UTC))
         batches = _batches(pipeline, raw, last)
         gone, not_ended = _without_raw(pipeline, table, raw), _not_ended(pipeline, table, last)
+        held = _rolled_back(pipeline, table)
         found = Migration(
             changes,
             tuple(batch.key for batch in batches),
             _total_rows(table),
             tuple(gone),
-            _rolled_back(pipeline, table),
-            tuple(batch.key for batch in not_ended),
+            rolled_back=tuple(receipt.partition for receipt in held),
+            begun=tuple(receipt.partition for receipt in held if is_begun(receipt)),
+            not_ended=tuple(batch.key for batch in not_ended),
         )
     if dry_run:
         return found
+    if found.begun:
+        raise MigrationError(
+            f"a rollback of {_shown(found.begun)} of {settings.table} was begun and has not ended, and what it undoes would be made anew; "
+            "nothing was changed. Run `rollups rollback` again with the old settings, or publish them all the same with "
+            "`rollups backfill FROM TO --force`"
+        )
     if found.rolled_back:
         raise MigrationError(
             f"{', '.join(found.rolled_back)} of {settings.table} were rolled back, and would be made anew from raw data that was not "
@@ -266,16 +276,16 @@ def _labels(table: Table, files: Sequence[LiveFile], calendar: BatchCalendar) ->
     return found
 
 
-def _rolled_back(pipeline: Pipeline, table: Table) -> tuple[str, ...]:
-    """Partitions whose rows are not those of their raw data, and rightly so."""
+def _rolled_back(pipeline: Pipeline, table: Table) -> list[Manifest]:
+    """Receipts of partitions whose rows are not those of their raw data, and rightly so, or are about to be."""
     calendar = BatchCalendar(pipeline.calendar.start, _length_of(pipeline, table))
     held = []
     for name in pipeline.stage.partitions(ROLLUP_TABLE):
         batch = calendar.of_folder(name)
         receipt = None if batch is None else pipeline.stage.read(ROLLUP_TABLE, batch)
-        if receipt is not None and rejected_digests(receipt) and ROLLED_BACK_TO in receipt.counters:
-            held.append(receipt.partition)
-    return tuple(held)
+        if receipt is not None and (is_begun(receipt) or (rejected_digests(receipt) and ROLLED_BACK_TO in receipt.counters)):
+            held.append(receipt)
+    return held
 
 
 # --------------------------------------------------------------------------------------------------------------------- carrying out

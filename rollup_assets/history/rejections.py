@@ -18,6 +18,11 @@ def rejected_digests(receipt: Manifest | None) -> tuple[str, ...]:
     return () if receipt is None else tuple(receipt.counters.get(REJECTED, ()))
 
 
+def is_begun(receipt: Manifest | None) -> bool:
+    """Whether a rollback has not ended: the receipt is still that of the content which is to be undone."""
+    return receipt is not None and receipt.digest in rejected_digests(receipt)
+
+
 def still_rejected(receipt: Manifest | None, published: Manifest) -> list[str]:
     """What stays rejected once these rollups are published."""
     return [digest for digest in rejected_digests(receipt) if digest != published.digest]

@@ -290,16 +290,36 @@ def test_another_type_of_values_needs_another_table(tmp_path: Path, make_pipelin
         migrate(make_pipeline(tmp_path, value_type="double"), dry_run=False)
 
 
-def test_what_was_rolled_back_does_not_come_back_by_a_migration(old: Pipeline, tmp_path: Path, make_pipeline: MakePipeline) -> None:
+@pytest.mark.parametrize("killed", ["", "rollup_assets.iceberg.publish._apply", "rollup_assets.history.rollback._note"])
+def test_what_was_rolled_back_does_not_come_back_by_a_migration(
+    old: Pipeline, tmp_path: Path, make_pipeline: MakePipeline, monkeypatch: pytest.MonkeyPatch, killed: str
+) -> None:
+    """Nor where the rollback was killed, before its commit or after it: it has to be run again, which it cannot after a migration."""
     first = batches_from(old, 1)[0]
     land(old, first, "bad.parquet", 1_000)
     make(old, [first])
-    rollback(old, first.key)
+
+    def kill(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    if killed:
+        with monkeypatch.context() as patch:
+            patch.setattr(killed, kill)
+            with pytest.raises(KeyboardInterrupt):
+                rollback(old, first.key)
+    else:
+        rollback(old, first.key)
     new = make_pipeline(tmp_path, **OTHER)
-    assert migrate(new, now=now(new)).rolled_back == (first.key,)
-    with pytest.raises(MigrationError, match=rf"{first.key} of metrics.rollups were rolled back"):
+    found = migrate(new, now=now(new))
+    assert (found.rolled_back, found.begun) == ((first.key,), (first.key,) if killed else ())
+    reason = rf"a rollback of {first.key} of .* has not ended.*again" if killed else rf"{first.key} of metrics.rollups were rolled back"
+    with pytest.raises(MigrationError, match=reason):
         migrated(new)
     assert publish(old, first).refused is not None
+    rollback(old, first.key)
+    assert migrate(new, now=now(new)).begun == ()
+    with pytest.raises(MigrationError, match=rf"{first.key} of metrics.rollups were rolled back"):
+        migrated(new)
 
 
 def test_there_is_no_way_back_across_a_migration_but_a_difference(old: Pipeline, tmp_path: Path, make_pipeline: MakePipeline) -> None:
