@@ -120,6 +120,20 @@ def read_record(stage: Stage, batch: Batch, attempt: str) -> PublishRecord | Non
     return _parsed((history_folder(stage, batch) / f"{attempt}.json").read_bytes())
 
 
+def last_record(stage: Stage, snapshot: Snapshot) -> PublishRecord | None:
+    """The snapshot's own record, or the last one before it, of any batch: it has the table's settings of that time. None: none is kept."""
+    folder, sequence = stage.root / FOLDER, snapshot.sequence_number or 0
+    files = [file for file in folder.files() if file.name.endswith(".json") and not file.name.startswith(".")]
+    own = [file for file in files if file.name == f"{said(snapshot, ATTEMPT_PROPERTY)}.json"]
+    for some in (own, files):
+        read = in_parallel(lambda file: _parsed(folder.of_path(file.path).read_bytes()), some, local=folder.is_local)
+        # A rollback to rows of unknown origin knows no settings.
+        found = [record for record in read if record is not None and record.parameters and record.sequence_number <= sequence]
+        if found:
+            return max(found, key=lambda record: record.sequence_number)
+    return None
+
+
 def _all_records(stage: Stage, batch: Batch) -> list[PublishRecord]:
     folder = history_folder(stage, batch)
     names = [file.name for file in folder.files(recursive=False) if file.name.endswith(".json") and not file.name.startswith(".")]

@@ -14,7 +14,7 @@ from rollup_assets.errors import RollbackError, UnknownSnapshotError
 from rollup_assets.history.rejections import REJECTED, ROLLED_BACK_TO, rejected_digests
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.settings import format_duration
-from rollup_assets.steps.planning import rollup_parameters
+from rollup_assets.steps.planning import changed_settings, rollup_parameters
 from rollup_assets.steps.results import CODE_VERSION
 from rollup_assets.storage.manifests import ROLLUP_TABLE, ROLLUPS, Manifest
 from rollup_assets.storage.storage_errors import explains_storage_errors
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from rollup_assets.history.records import Origin
     from rollup_assets.iceberg.locks import TableLock
     from rollup_assets.iceberg.reading import RangeCounts
+
+_OF_TABLE = ("shards", "resolutions", "batch")
+"""Parameters that a migration changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +114,7 @@ def rollback(pipeline: Pipeline, what: str, *, to: str | None = None, dry_run: b
         with open_catalog(settings) as catalog:
             table = _existing_table(pipeline, catalog)
             choice = _choose(pipeline, table, what, to)
-            _require_same_settings(table, choice)
+            _require_same_settings(pipeline, table, choice)
             affected = _affected(pipeline, table, choice)
             found = compare(settings, table, table.current_snapshot(), choice.target, choice.batch, first_differences=first_differences)
             after = {one.batch: _target_counts(table, choice, one.batch) for one in affected}
@@ -121,7 +124,7 @@ def rollback(pipeline: Pipeline, what: str, *, to: str | None = None, dry_run: b
     with table_lock(settings) as lock, open_catalog(settings, writing=True) as catalog:
         table = _existing_table(pipeline, catalog)
         choice = _choose(pipeline, table, what, to)
-        _require_same_settings(table, choice)
+        _require_same_settings(pipeline, table, choice)
         return _carry_out(pipeline, catalog, lock, table, choice)
 
 
@@ -176,18 +179,36 @@ def _before_last_publish(pipeline: Pipeline, table: Table, batch: Batch, command
     return _Choice(batch, target, command, tuple(later))
 
 
-def _require_same_settings(table: Table, choice: _Choice) -> None:
+def _require_same_settings(pipeline: Pipeline, table: Table, choice: _Choice) -> None:
     """What was there before a migration has other shards, resolutions or batches than the table."""
+    from rollup_assets.history.records import last_record
     from rollup_assets.iceberg.snapshots import MIGRATED_PROPERTY, ancestors, is_migration, said
 
+    mend = "mend the raw data and publish it, or set the settings back and run `rollups migrate`"
     for snapshot in ancestors(table, table.current_snapshot()):
         if snapshot.snapshot_id == choice.target_id:
             return
         if is_migration(snapshot):
             raise RollbackError(
                 f"the table was migrated to {said(snapshot, MIGRATED_PROPERTY)} by snapshot {snapshot.snapshot_id}, and what was there "
-                "before is of other settings; mend the raw data and publish it, or set the settings back and run `rollups migrate`"
+                f"before is of other settings; {mend}"
             )
+    if choice.target is None:
+        return
+    # Kept by a tag, or set aside by another engine: a migration since then may have expired.
+    record = last_record(pipeline.stage, choice.target)
+    if record is None:
+        raise RollbackError(
+            f"snapshot {choice.target_id} is not among those that the current one is known to come from, and the stage has no record of "
+            "the settings that it was published with: the table may have been migrated since. Nothing was rolled back; mend the raw data "
+            "and publish it"
+        )
+    now = rollup_parameters(pipeline.settings)
+    changed = changed_settings({name: now[name] for name in _OF_TABLE}, {name: record.parameters.get(name) for name in _OF_TABLE})
+    if changed:
+        raise RollbackError(
+            f"the table was migrated after snapshot {choice.target_id}, which is of other settings: {', '.join(changed)}; {mend}"
+        )
 
 
 def _affected(pipeline: Pipeline, table: Table, choice: _Choice, done: Snapshot | None = None) -> list[_Affected]:

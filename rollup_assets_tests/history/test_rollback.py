@@ -15,6 +15,10 @@ from rollup_assets.errors import PublishError, PublishHaltError, RollbackError, 
 from rollup_assets.history import rollback as history
 from rollup_assets.history.rollback import rollback
 from rollup_assets.iceberg import publish as publishing
+from rollup_assets.iceberg.catalog import open_catalog
+from rollup_assets.iceberg.migration import MigratedTable, settings_of_table
+from rollup_assets.iceberg.publish import bring_about
+from rollup_assets.iceberg.snapshots import MIGRATED_PROPERTY
 from rollup_assets.iceberg.table import ensure_table
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.status import status
@@ -317,6 +321,64 @@ def test_going_back_to_the_present_changes_nothing(pipeline: Pipeline) -> None:
     done = rollback(pipeline, str(now))
     assert (done.changed, done.partitions, snapshots(pipeline)) == (False, (), [now])
     assert state(pipeline, batch) == "published"
+
+
+def test_a_snapshot_that_another_engine_has_set_aside_can_come_back(pipeline: Pipeline) -> None:
+    first, second = batches_from(pipeline, 2)
+    kept = publish_value(pipeline, first, 1).snapshot_id
+    aside = publish_value(pipeline, second, 2).snapshot_id
+    assert kept is not None
+    load(pipeline).manage_snapshots().rollback_to_snapshot(kept).commit()
+    assert value_by_batch(pipeline) == {first.key: {1}}
+    assert rollback(pipeline, str(aside)).changed
+    assert value_by_batch(pipeline) == {first.key: {1}, second.key: {2}}
+
+
+def tagged_and_cut_off(tmp_path: Path, batch: Batch) -> str:
+    """A snapshot that a tag keeps, while those between it and the current one expire."""
+    pipeline = pipeline_in(tmp_path, resolutions="5m,1h", keep_snapshots=2)
+    tagged = publish_value(pipeline, batch, 1).snapshot_id
+    assert tagged is not None
+    load(pipeline).manage_snapshots().create_tag(tagged, "good").commit()
+    publish_value(pipeline, batch, 2)
+    return str(tagged)
+
+
+def test_a_tagged_snapshot_can_come_back_whatever_has_expired_since(tmp_path: Path) -> None:
+    """Unless nobody knows any more whether it is of the table's settings."""
+    pipeline = pipeline_in(tmp_path, resolutions="5m,1h", keep_snapshots=2)
+    (batch,) = batches_from(pipeline, 1)
+    tagged = tagged_and_cut_off(tmp_path, batch)
+    for value in (3, 4):
+        publish_value(pipeline, batch, value)
+    records = Path(pipeline.stage.root.path) / "publish_history"
+    records.rename(tmp_path / "lost")
+    with pytest.raises(RollbackError, match=rf"snapshot {tagged} is not among.*the stage has no record"):
+        rollback(pipeline, tagged)
+    (tmp_path / "lost").rename(records)
+    assert rollback(pipeline, tagged).changed
+    assert value_by_batch(pipeline) == {batch.key: {1}}
+
+
+def test_a_tagged_snapshot_of_other_settings_does_not_come_back_once_the_migration_has_expired(tmp_path: Path) -> None:
+    first, second = batches_from(pipeline_in(tmp_path), 2)
+    tagged = tagged_and_cut_off(tmp_path, first)
+    new = pipeline_in(tmp_path, resolutions="10m,1h", keep_snapshots=2)
+    staged = stage_value(new, first, 1)
+    with open_catalog(new.settings, writing=True) as catalog:
+        table = catalog.load_table(new.settings.table)
+        goal = MigratedTable(new.settings, {first: staged.files}, settings_of_table(table, new.settings), "rollups migrate --yes")
+        migration = bring_about(catalog, new.settings, goal, {MIGRATED_PROPERTY: "ROLLUP_RESOLUTIONS=10m,1h"}, table=table)
+    with pytest.raises(RollbackError, match="was migrated to ROLLUP_RESOLUTIONS=10m,1h by snapshot"):
+        rollback(new, tagged)
+    for value in (2, 3):
+        publish_value(new, second, value)
+    assert migration.snapshot_id not in snapshots(new)
+    before = everything(new)
+    for what, to in ((tagged, None), (first.key, tagged)):
+        with pytest.raises(RollbackError, match=r"migrated after snapshot.*ROLLUP_RESOLUTIONS \(now 10m,1h, then 5m,1h\)"):
+            rollback(new, what, to=to)
+    assert everything(new) == before
 
 
 # ----------------------------------------------------------------------------------------------------------- the way there
