@@ -55,6 +55,8 @@ class _Columns:
     select: str
     time: str
     """DuckDB's type of the timestamps."""
+    types: tuple[str, ...]
+    """DuckDB's types of all these columns: of files that are read together the first one's are everyone's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,6 +330,7 @@ class RawPoints:
         return _Columns(
             f"id::BIGINT AS id, org_id::BIGINT AS org_id, metric, {time} AS ts, {v} AS v, {receive} AS receive",
             types["logical_timestamp"],
+            tuple(types[name] for name in accepted),
         )
 
     def _fate(self, batch: Batch, folder: Batch) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,16 +18,24 @@ from rollup_assets.iceberg.table import ensure_table, load_table
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps.results import CODE_VERSION
 from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Manifest
-from rollup_assets_tests.landing import write_rows
+from rollup_assets_tests.landing import write_rows, write_table
 from rollup_assets_tests.naive import Point, RawRow, Row, accept, rollups_of
 
 
-def land_and_stage(pipeline: Pipeline, files: dict[Batch, dict[str, Sequence[RawRow]]]) -> list[Point]:
-    """Write raw files and the manifests of having staged them; returns all accepted points."""
+def land_and_stage(
+    pipeline: Pipeline, files: dict[Batch, dict[str, Sequence[RawRow]]], tables: Mapping[str, pa.Table] | None = None
+) -> list[Point]:
+    """Write raw files and the manifests of having staged them; returns all accepted points.
+
+    ``tables``: the same rows in another form, for the files of these names.
+    """
     points: list[Point] = []
     for batch, contents in files.items():
         for name, rows in contents.items():
-            write_rows(pipeline, batch, name, rows)
+            if tables and name in tables:
+                write_table(pipeline, batch, name, tables[name])
+            else:
+                write_rows(pipeline, batch, name, rows)
         accepted = accept(dict(contents), batch.start, batch.end)
         points += accepted.points
         read = sum(len(rows) for rows in contents.values())

@@ -17,7 +17,7 @@ from rollup_assets.pipeline import Pipeline
 from rollup_assets.storage.manifests import QUARANTINED, REPARTITIONED
 from rollup_assets.verification import Verification, verify
 from rollup_assets_tests.conftest import MakePipeline
-from rollup_assets_tests.landing import Shape, batches_of, pipeline_of, write_bytes, write_rows, write_table
+from rollup_assets_tests.landing import Shape, batches_of, pipeline_of, table_of, write_bytes, write_rows, write_table
 from rollup_assets_tests.naive import RawRow
 from rollup_assets_tests.verification.naive_table import append, arrow_of, content_of, land_and_stage, receipt, replace, rows_of, stage
 from rollup_assets_tests.worked_example import EXAMPLE, GRID, RAW_ROWS
@@ -363,6 +363,32 @@ def test_every_accepted_type_is_converted(tmp_path: Path, make_pipeline: MakePip
     append(pipeline, arrow_of(pipeline, rows_of(pipeline, points, [batch])))
     found = verify(pipeline.settings, [batch])
     assert found.differences == []
+    assert found.partitions[0].points == 8
+
+
+NARROW = [
+    ("long", Shape(integers=pa.int32(), value=pa.int32())),
+    ("double", Shape(value=pa.float32())),
+]
+
+
+@pytest.mark.parametrize(("value_type", "shape"), NARROW, ids=str)
+def test_the_types_of_the_first_file_are_not_those_of_the_next(
+    tmp_path: Path, make_pipeline: MakePipeline, value_type: str, shape: Shape
+) -> None:
+    """What only the wider type of the second file holds is read as it is."""
+    pipeline = make_pipeline(tmp_path, value_type=value_type)
+    batch = pipeline.calendar.first
+    small, large = (0.5, 0.1) if value_type == "double" else (5, 2**40)
+    narrow = [RawRow(series, 2, "m", time := batch.start + 1_000 * series, small, time + 7) for series in range(1, 5)]
+    wide = [dataclasses.replace(row, id=2**40 + series, value=large) for series, row in enumerate(narrow)]
+    first = table_of(narrow, pipeline.settings.value_column, shape)
+    points = land_and_stage(pipeline, {batch: {"a.parquet": narrow, "b.parquet": wide}}, {"a.parquet": first})
+    receipt(pipeline, batch)
+    append(pipeline, arrow_of(pipeline, rows_of(pipeline, points, [batch])))
+    found = verify(pipeline.settings, [batch])
+    assert found.differences == []
+    assert found.agrees, found
     assert found.partitions[0].points == 8
 
 
