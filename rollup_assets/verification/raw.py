@@ -305,7 +305,7 @@ class RawPoints:
 
         try:
             described = self._trial.rows(f"DESCRIBE SELECT * FROM {_scan([file])}")
-            names = Counter(name for (name,) in self._trial.rows("SELECT name FROM parquet_schema(?)", [_escaped(file)]))
+            names = _top_level(self._trial.rows("SELECT name, num_children FROM parquet_schema(?)", [_escaped(file)]))
         except duckdb.Error:
             return None
         types = {name: kind for name, kind, *_ in described}
@@ -398,6 +398,22 @@ def _milliseconds(column: str, kind: str) -> str:
         return f"{column}::BIGINT"
     ticks, unit = (f"epoch_ns({column})", 1_000_000) if kind in _NANOSECONDS else (f"epoch_us({column})", 1_000)
     return f"(({ticks} - (({ticks} % {unit}) + {unit}) % {unit}) // {unit})"
+
+
+def _top_level(schema: Sequence[tuple[str, int | None]]) -> Counter[str]:
+    """How often each name is that of a column: fields inside of columns have names of their own.
+
+    ``schema`` has the root, then each column followed by what is inside of it, all with the number of their children.
+    """
+    names: Counter[str] = Counter()
+    inside = 0
+    for name, children in schema[1:]:
+        if inside:
+            inside -= 1
+        else:
+            names[name] += 1
+        inside += children or 0
+    return names
 
 
 def _copies(files: Sequence[tuple[str, Path]]) -> dict[str, str]:

@@ -420,6 +420,22 @@ def test_timestamps_finer_than_a_millisecond_are_floored(tmp_path: Path, make_pi
     assert found.rows > 0
 
 
+def test_fields_of_other_columns_may_have_the_names_of_ours(tmp_path: Path, make_pipeline: MakePipeline) -> None:
+    """Other columns are ignored, with all that is nested in them, before ours and after them."""
+    pipeline = make_pipeline(tmp_path)
+    batch = pipeline.calendar.first
+    rows = [RawRow(series, 2, "m", batch.start + 1_000 * series, series, batch.start + 2_000 * series) for series in range(1, 5)]
+    host = pa.array([{"id": 1, "of": {"metric": "m", "id": 2}, "receive_timestamp": 3}] * 4)
+    nested = table_of(rows).add_column(0, "host", host).append_column("tags", pa.array([[{"org_id": 1}]] * 4))
+    points = land_and_stage(pipeline, {batch: {"a.parquet": rows}}, {"a.parquet": nested})
+    receipt(pipeline, batch)
+    append(pipeline, arrow_of(pipeline, rows_of(pipeline, points, [batch])))
+    found = verify(pipeline.settings, [batch])
+    assert found.differences == []
+    assert found.agrees, found
+    assert found.partitions[0].points == 4
+
+
 def bad_file(kind: str, pipeline: Pipeline, batch: Batch) -> str:
     good = [RawRow(7, 1, "m", batch.start + 1_000 * number, number) for number in range(500)]
     if kind == "zero-byte":
