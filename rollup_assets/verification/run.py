@@ -295,8 +295,9 @@ class _Comparison:
         staged, quarantined = self._stage.read(REPARTITIONED, batch), self._stage.read(QUARANTINED, batch)
         if staged is None or quarantined is None:
             return
-        files = self._landing_zone.files(batch)
-        if tuple(files) != staged.inputs:
+        files = tuple(self._landing_zone.files(batch))
+        # Over its limit a batch stages what is wrong with it, and keeps the datapoints of its earlier raw files.
+        if files != staged.inputs or files != quarantined.inputs:
             partition.notes.append(f"raw files changed since they were staged; run `rollups backfill {batch} {batch}`")
             return
         claims = {

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from rollup_assets.errors import QuarantineError
 from rollup_assets.generator.dirt import Dirt
 from rollup_assets.generator.landing import GeneratorOptions, generate
 from rollup_assets.pipeline import Pipeline
@@ -15,7 +16,7 @@ from rollup_assets.steps.results import RolledUp
 from rollup_assets.steps.rollup import roll_up
 from rollup_assets.verification import verify
 from rollup_assets_tests.conftest import MakePipeline
-from rollup_assets_tests.landing import write_rows
+from rollup_assets_tests.landing import write_bytes, write_rows
 from rollup_assets_tests.naive import RawRow
 
 FILTHY = Dirt(duplicates=0.05, late=0.1, out_of_order=0.3, nulls=0.02, non_finite=0.01, outside=0.02)
@@ -85,3 +86,22 @@ def test_lags_of_series_that_end_with_their_shard(tmp_path: Path, make_pipeline:
     found = verify(pipeline.settings)
     assert found.differences == []
     assert found.agrees
+
+
+def test_a_bad_file_that_was_removed_after_it_was_found_is_no_problem(tmp_path: Path, make_pipeline: MakePipeline) -> None:
+    """The quarantine still tells of it, beside datapoints of the files that are there: stale, and named as such."""
+    pipeline = make_pipeline(tmp_path)
+    batch = pipeline.calendar.first
+    write_rows(pipeline, batch, "good.parquet", [RawRow(7, 1, "m", batch.start + 1_000 * number, number) for number in range(1, 9)])
+    stage_batch(pipeline, batch)
+    roll_up(pipeline, batch)
+    publish(pipeline, batch)
+    bad = pipeline.landing_zone.root / write_bytes(pipeline, batch, "bad.parquet", b"")
+    with pytest.raises(QuarantineError):
+        stage_batch(pipeline, batch)
+    Path(bad.path).unlink()
+    found = verify(pipeline.settings, [batch])
+    assert found.agrees, found
+    assert found.partitions[0].notes == [f"raw files changed since they were staged; run `rollups backfill {batch} {batch}`"]
+    stage_batch(pipeline, batch)
+    assert verify(pipeline.settings, [batch]).partitions[0].notes == []
