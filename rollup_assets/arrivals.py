@@ -197,8 +197,9 @@ class _Look:
             if self.pipeline.stage.read(ROLLUPS, batch):
                 self.pipeline.stage.read(ROLLUP_TABLE, batch)
             version = version_of(files)
-            known = version_of(list(staged.repartitioned.inputs)) if staged else version_of([])
-            arrived = version != known or bool(files and not staged)
+            # Not always the same files: over its limit a batch stages what is wrong with it, and keeps the datapoints of its earlier ones.
+            manifests = (staged.repartitioned, staged.partial_points, staged.quarantined) if staged else ()
+            arrived = any(version_of(list(manifest.inputs)) != version for manifest in manifests) or bool(files and not staged)
             if arrived and (quarantined := self.pipeline.stage.read(QUARANTINED, batch)):
                 tried = version_of(list(quarantined.inputs)) == version
                 arrived = not (tried and is_over_limit(self.pipeline, batch, quarantined))

@@ -264,6 +264,20 @@ def test_files_that_are_over_the_quarantine_limit_are_not_tried_again_unless_it_
     assert world.asked(2) == ([1], [])
 
 
+def test_a_file_over_the_quarantine_limit_that_is_removed_asks_to_be_staged_without_it(world: World) -> None:
+    """The datapoints are those of the files that are left, and the quarantine is not."""
+    world.land(1, "bad.parquet")
+    counters = {"rows_read": 0, "rows_quarantined": 0, "bad_files": 1, "reasons": {"unreadable_file": 0}}
+    naive_table.stage(world.pipeline, QUARANTINED, world.hour(1), counters)
+    assert world.asked() == world.asked(2) == ([], [])
+    (world.folder(1) / "bad.parquet").unlink()
+    assert world.asked() == ([], [])
+    assert world.asked(2) == ([1], [])
+    world.stage(1)
+    assert world.asked() == world.asked(10) == ([], [])
+    assert world.memory.arrivals == {}
+
+
 def test_other_settings_ask_for_nothing(world: World, make_pipeline: MakePipeline) -> None:
     for other in ({"parquet_encoding": "compatible"}, {"lookback": "30m"}):
         world.pipeline = make_pipeline(world.pipeline.settings.home, **other)
