@@ -18,18 +18,24 @@ from rollup_assets.batches import Batch
 from rollup_assets.settings import Settings
 from rollup_assets.storage.landing_zone import LandingZone
 from rollup_assets.storage.manifests import InputFile
+from rollup_assets.storage.storage_errors import is_damage
 
 if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
+    from duckdb import DuckDBPyConnection, Error
 
 _INTEGERS = ("INTEGER", "BIGINT")
 _MICROSECONDS = ("TIMESTAMP", "TIMESTAMP WITH TIME ZONE")
 _NANOSECONDS = ("TIMESTAMP_NS", "TIMESTAMPTZ_NS")
 # Two marks of four bytes and the length of a footer.
 _LEAST_PARQUET = 12
+_MOST_TICKS = 2**63 - 1
 _MOST_LAG = 36_525 * 86_400_000
 """Milliseconds: a receive time further from the point's own is none."""
 _TIMES = (*_INTEGERS, *_MICROSECONDS, *_NANOSECONDS)
+_COLUMNS = ("id", "org_id", "metric", "logical_timestamp", "receive_timestamp")
+# Of a file that is copied: what is in memory at once.
+_ROWS = 32_768
+_READ_BYTES = 1 << 20
 
 
 @dataclass(slots=True)
@@ -244,11 +250,13 @@ class RawPoints:
             if whole:
                 yield _Source(_select(columns, [files[path] for path in whole]), folder, self._rows([files[path] for path in whole]))
             for path in sorted(set(paths) - set(whole)):
-                part = None if folder == batch else self._part(columns, files[path], batch, folder)
-                if part is None:
+                query = self._with_integers(columns, files[path])
+                if query is None and folder != batch:
+                    query = self._part(columns, files[path], batch, folder)
+                if query is None:
                     bad.add(path)
                 else:
-                    yield _Source(part, folder, self._rows([files[path]]))
+                    yield _Source(query, folder, self._rows([files[path]]))
 
     def _decoding(self, columns: _Columns, paths: list[str], files: dict[str, Path]) -> list[str]:
         """Those of ``paths`` whose every page decodes."""
@@ -258,6 +266,29 @@ class RawPoints:
         else:
             self._decoded.update(path for path in new if self._decodes(_select(columns, [files[path]])))
         return [path for path in paths if path in self._decoded]
+
+    def _with_integers(self, columns: _Columns, file: Path) -> str | None:
+        """All rows of a file with timestamps in milliseconds that are beyond DuckDB's, which are microseconds; None if it is damaged.
+
+        DuckDB decodes no page that has one, so it is given a copy in which they are integers.
+        """
+        import duckdb
+        import pyarrow as pa
+
+        if not isinstance(self._decoding_error(_select(columns, [file])), duckdb.ConversionException):
+            return None
+        copy = file.with_name(f"{file.name}-integers")
+        try:
+            _copy_with_integers(file, copy, (*_COLUMNS, self._settings.value_column))
+        except (pa.ArrowException, OSError, ValueError) as error:
+            if not is_damage(error):
+                raise
+            return None
+        columns_of_copy = self._columns(copy)
+        if columns_of_copy is None:
+            return None
+        query = _select(columns_of_copy, [copy])
+        return query if self._decodes(query) else None
 
     def _part(self, columns: _Columns, file: Path, batch: Batch, folder: Batch) -> str | None:
         """The row groups of a damaged file of another folder that the batch needs; None if these are damaged too."""
@@ -289,15 +320,18 @@ class RawPoints:
         return _number(self._db, f"SELECT sum(num_rows) FROM parquet_file_metadata([{paths}])")
 
     def _decodes(self, query: str) -> bool:
+        return self._decoding_error(query) is None
+
+    def _decoding_error(self, query: str) -> Error | None:
         import duckdb
 
         try:
             self._trial.rows(f"SELECT bit_xor(hash(id, org_id, metric, ts, v, receive)) FROM ({query})")
         except (duckdb.OutOfMemoryException, duckdb.InterruptException):
             raise
-        except duckdb.Error:
-            return False
-        return True
+        except duckdb.Error as error:
+            return error
+        return None
 
     def _columns(self, file: Path) -> _Columns | None:
         """Its columns; None if it is not Parquet, or its columns are not those of raw data."""
@@ -397,7 +431,30 @@ def _milliseconds(column: str, kind: str) -> str:
     if kind in _INTEGERS:
         return f"{column}::BIGINT"
     ticks, unit = (f"epoch_ns({column})", 1_000_000) if kind in _NANOSECONDS else (f"epoch_us({column})", 1_000)
-    return f"(({ticks} - (({ticks} % {unit}) + {unit}) % {unit}) // {unit})"
+    # To DuckDB int64's greatest number and the same below zero are infinity, which has no ticks.
+    ticks = f"coalesce({ticks}, CASE WHEN {column} > 'epoch' THEN {_MOST_TICKS} WHEN {column} < 'epoch' THEN -{_MOST_TICKS} END)"
+    return f"({ticks} // {unit} - ({ticks} % {unit} < 0)::BIGINT)"
+
+
+def _copy_with_integers(file: Path, copy: Path, names: Sequence[str]) -> None:
+    """Write those of these columns that a Parquet file has to another one, timestamps in milliseconds as integers.
+
+    By pyarrow, a few rows at a time: the product's own reader would have its mistakes in here, too.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    import pyarrow.types as pt
+
+    def integer(field: pa.Field) -> pa.Field:
+        return field.with_type(pa.int64()) if pt.is_timestamp(field.type) and field.type.unit == "ms" else field
+
+    with pq.ParquetFile(file, buffer_size=_READ_BYTES, pre_buffer=False, page_checksum_verification=True) as source:
+        schema = pa.schema([integer(field) for field in source.schema_arrow if field.name in names])
+        with pq.ParquetWriter(copy, schema) as sink:
+            for batch in source.iter_batches(_ROWS, columns=schema.names, use_threads=False):
+                # Arrow hands out dictionary indices and texts unchecked.
+                batch.validate(full=True)
+                sink.write_batch(batch.cast(schema))
 
 
 def _top_level(schema: Sequence[tuple[str, int | None]]) -> Counter[str]:

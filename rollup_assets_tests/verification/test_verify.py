@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from rollup_assets.batches import Batch
@@ -17,7 +18,7 @@ from rollup_assets.pipeline import Pipeline
 from rollup_assets.storage.manifests import QUARANTINED, REPARTITIONED
 from rollup_assets.verification import Verification, verify
 from rollup_assets_tests.conftest import MakePipeline
-from rollup_assets_tests.landing import Shape, batches_of, pipeline_of, table_of, write_bytes, write_rows, write_table
+from rollup_assets_tests.landing import TICKS_PER_MS, Shape, batches_of, pipeline_of, table_of, write_bytes, write_rows, write_table
 from rollup_assets_tests.naive import RawRow
 from rollup_assets_tests.verification.naive_table import append, arrow_of, content_of, land_and_stage, receipt, replace, rows_of, stage
 from rollup_assets_tests.worked_example import EXAMPLE, GRID, RAW_ROWS
@@ -420,6 +421,35 @@ def test_timestamps_finer_than_a_millisecond_are_floored(tmp_path: Path, make_pi
     assert found.rows > 0
 
 
+EXTREMES = (2**63 - 1, -(2**63) + 1, -(2**63), 7 * 10**18)
+
+
+@pytest.mark.parametrize("kind", [pa.timestamp("ms"), pa.timestamp("ms", "UTC"), pa.timestamp("us"), pa.timestamp("ns", "UTC")], ids=str)
+@pytest.mark.parametrize("column", ["logical_timestamp", "receive_timestamp"])
+def test_times_beyond_those_of_duckdb_are_times(tmp_path: Path, make_pipeline: MakePipeline, column: str, kind: pa.DataType) -> None:
+    """As a point's own they are another batch's, as a receive time they are unknown: what the rest of the file says is not lost."""
+    pipeline = make_pipeline(tmp_path)
+    batch = pipeline.calendar.first
+    rows = [RawRow(series, 2, f"m{series}", time := batch.start + 1_000 * series, series, time + 5) for series in range(1, 11)]
+    ticks = TICKS_PER_MS[kind.unit]
+    shape = Shape(metric=pa.dictionary(pa.int8(), pa.string()), time=kind)
+    table = table_of(rows, shape=shape)
+    changed_column = pa.array([*EXTREMES, None, *table[column].cast(pa.int64()).to_pylist()[5:]], pa.int64()).cast(kind)
+    table = table.set_column(table.schema.get_field_index(column), column, changed_column)
+    name = "ts" if column == "logical_timestamp" else "receive"
+    wild = [dataclasses.replace(row, **{name: extreme // ticks}) for row, extreme in zip(rows, EXTREMES, strict=False)]
+    rows[:5] = [*wild, dataclasses.replace(rows[4], **{name: None})]
+    others = [RawRow(series, 2, "m", batch.start, series) for series in range(20, 24)]
+    points = land_and_stage(pipeline, {batch: {"a.parquet": others, "b.parquet": rows}}, {"b.parquet": table})
+    receipt(pipeline, batch)
+    append(pipeline, arrow_of(pipeline, rows_of(pipeline, points, [batch])))
+    found = verify(pipeline.settings, [batch])
+    assert found.differences == []
+    assert found.partitions[0].problems == []
+    assert found.agrees
+    assert found.partitions[0].points == (9 if name == "ts" else 14)
+
+
 def test_fields_of_other_columns_may_have_the_names_of_ours(tmp_path: Path, make_pipeline: MakePipeline) -> None:
     """Other columns are ignored, with all that is nested in them, before ours and after them."""
     pipeline = make_pipeline(tmp_path)
@@ -450,6 +480,12 @@ def bad_file(kind: str, pipeline: Pipeline, batch: Batch) -> str:
     if kind == "damaged pages":
         return write_bytes(pipeline, batch, "x.parquet", content[:4] + b"\xff" * 400 + content[404:])
     table = pa.table({"id": [1], "org_id": [1], "metric": ["m"], "logical_timestamp": [batch.start], "long_value": [1]})
+    if kind == "damaged pages after a time beyond DuckDB's":
+        wild = [dataclasses.replace(row, receive=10**18) for row in good]
+        path = write_rows(pipeline, batch, "x.parquet", wild, Shape(time=pa.timestamp("ms"), row_group=250))
+        content = place.read_bytes() or b""
+        damaged = pq.read_metadata(place.path).row_group(1).column(3).dictionary_page_offset + 20
+        return write_bytes(pipeline, batch, "x.parquet", content[:damaged] + b"\xff" * 400 + content[damaged + 400 :])
     changes = {
         "missing column": table.drop_columns(["org_id"]),
         "text value": table.set_column(4, "long_value", pa.array(["1"])),
@@ -466,6 +502,7 @@ BAD = [
     "not parquet",
     "truncated",
     "damaged pages",
+    "damaged pages after a time beyond DuckDB's",
     "missing column",
     "text value",
     "unsigned id",
