@@ -491,9 +491,10 @@ def test_a_rollback_of_the_table_that_is_killed_is_finished_by_running_it_again(
     def killed(*arguments: Any, write: Callable[..., None] = history._note) -> None:
         if len(written) == receipts:
             raise KeyboardInterrupt
-        written.append(write(*arguments))
+        write(*arguments)
+        written.append(arguments)
 
-    written: list[None] = []
+    written: list[tuple[Any, ...]] = []
     with monkeypatch.context() as patch:
         patch.setattr("rollup_assets.history.rollback._note", killed)
         with pytest.raises(KeyboardInterrupt):
