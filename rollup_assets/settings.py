@@ -333,8 +333,8 @@ class Settings(BaseSettings):
             )
         if self.spark_task_memory < MINIMUM_MEMORY:
             raise ValueError(f"ROLLUP_SPARK_TASK_MEMORY={self.spark_task_memory} is below {MINIMUM_MEMORY // 2**20}MiB; raise it")
-        if self.spark_remote and not self.spark_remote.startswith("sc://"):
-            raise ValueError(f"ROLLUP_SPARK_REMOTE={self.spark_remote} is not a Spark Connect server; write sc://host:15002")
+        if self.spark_remote:
+            _check_spark_remote(self.spark_remote)
         _check_layout(self.raw_layout, self.calendar)
         if self.raw_future is not None and not 0 < self.raw_future <= _MOST_FOLDERS * self.batch:
             raise ValueError(
@@ -505,11 +505,8 @@ def _absolute_catalog(uri: str, root: Path) -> str:
     prefix = "sqlite:///"
     if uri.startswith(prefix):
         return uri if ":memory:" in uri else prefix + _absolute("ROLLUP_CATALOG", uri.removeprefix(prefix), root)
-    scheme, separator, rest = uri.partition("://")
-    # Before the first @, since a password may hold whatever else ends that part of a URI.
-    rest = rest if separator else uri
-    in_user = ":" in rest.partition("@")[0] if "@" in rest else False
-    if in_user or any(_SECRET.search(name.lower()) for name, _ in parse_qsl(rest.partition("?")[2])):
+    scheme, separator, _ = uri.partition("://")
+    if _has_password(uri) or any(_SECRET.search(name.lower()) for name, _ in parse_qsl(uri.partition("?")[2])):
         raise ValueError(
             "ROLLUP_CATALOG holds a password; take it out of the URI, and set ROLLUP_CATALOG_PASSWORD or ROLLUP_CATALOG_PASSWORD_FILE"
         )
@@ -520,6 +517,26 @@ def _absolute_catalog(uri: str, root: Path) -> str:
             f"ROLLUP_CATALOG begins with {scheme}://, but PostgreSQL is reached through psycopg 3; write postgresql+psycopg://"
         )
     return uri
+
+
+def _has_password(uri: str) -> bool:
+    """Whether a URI, or what should be one, has a password in front of its host."""
+    _, separator, rest = uri.partition("://")
+    # Before the first @, since a password may hold whatever else ends that part of a URI.
+    user, at, _ = (rest if separator else uri).partition("@")
+    return bool(at) and ":" in user
+
+
+def _check_spark_remote(uri: str) -> None:
+    parameters = (part.partition("=") for part in re.split("[;?&]", uri))
+    named = any(equals and _SECRET.search(name.strip().lower()) for name, equals, _ in parameters)
+    # The parameters begin behind "/;", and a user_id among them may be an address with an @.
+    if named or _has_password(uri.partition("/;")[0]):
+        raise ValueError(
+            "ROLLUP_SPARK_REMOTE holds a password; take it out of the URI, and set SPARK_CONNECT_AUTHENTICATE_TOKEN to the token"
+        )
+    if not uri.startswith("sc://"):
+        raise ValueError(f"ROLLUP_SPARK_REMOTE={uri} is not a Spark Connect server; write sc://host:15002")
 
 
 def _check_catalog_properties(properties: dict[str, str]) -> None:

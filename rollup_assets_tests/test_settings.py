@@ -511,6 +511,46 @@ def test_a_password_inside_the_catalogs_uri_is_refused_and_not_repeated(uri: str
 
 
 @pytest.mark.parametrize(
+    "uri",
+    [
+        f"sc://host:15002/;use_ssl=true;token={CANARY}",
+        f"sc://host:15002/;Token={CANARY};use_ssl=true",
+        f"sc://host:15002/;user_id=somebody@example.org;authorization={quote(CANARY)}",
+        f"sc://host:15002;token={CANARY}",
+        f"sc://host:15002/?use_ssl=true&token={CANARY}",
+        f"sc://user:{CANARY}@host:15002",
+        f"sc://user:{CANARY}@host:15002/;use_ssl=true",
+        f"spark://user:{CANARY}@host:7077",
+        f"host:15002/;token={CANARY}",
+    ],
+)
+def test_a_token_inside_the_connect_servers_uri_is_refused_and_not_repeated(uri: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(spark_remote=uri)
+    assert str(caught.value) == (
+        "ROLLUP_SPARK_REMOTE holds a password; take it out of the URI, and set SPARK_CONNECT_AUTHENTICATE_TOKEN to the token"
+    )
+    assert "Canary" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["sc://token", "sc://user@host", "sc://host:15002/;use_ssl=true;user_id=somebody@example.org", "sc://host:15002/;x-token-kind=jwt"],
+)
+def test_other_parameters_of_the_connect_server_are_not_taken_for_secrets(uri: str) -> None:
+    assert load_settings(spark_remote=uri).spark_remote == uri
+
+
+def test_the_connect_client_takes_its_token_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the message says that refuses one in the URI; with it the server is asked over TLS."""
+    from pyspark.sql.connect.client import DefaultChannelBuilder
+
+    monkeypatch.setenv("SPARK_CONNECT_AUTHENTICATE_TOKEN", CANARY)
+    client = DefaultChannelBuilder(load_settings(spark_remote="sc://host:15002").spark_remote)
+    assert (client.token, client.secure) == (CANARY, True)
+
+
+@pytest.mark.parametrize(
     "name", ["token", "credential", "s3.secret-access-key", "s3.session-token", "header.Authorization", "glue.access-key-id", "password"]
 )
 def test_secrets_among_the_catalogs_properties_are_refused(name: str) -> None:
