@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import re
 import shlex
 import shutil
@@ -17,13 +18,15 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from rollup_assets.engines.waiting import wait_for_one
 from rollup_assets.errors import EngineError
 from rollup_assets.settings import Settings
+from rollup_assets.threads import thread_pool
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -155,12 +158,12 @@ def prepare(settings: Settings) -> None:
     """
     require_pyspark(connect=bool(settings.spark_remote))
     if settings.spark_remote:
-        require_reachable("ROLLUP_SPARK_REMOTE", settings.spark_remote, 15002)
+        require_reachable("ROLLUP_SPARK_REMOTE", [settings.spark_remote], 15002)
         return
     require_java()
     if settings.spark_master.startswith("spark://"):
-        for master in settings.spark_master.removeprefix("spark://").split(","):
-            require_reachable("ROLLUP_SPARK_MASTER", f"spark://{master}", 7077)
+        masters = settings.spark_master.removeprefix("spark://").split(",")
+        require_reachable("ROLLUP_SPARK_MASTER", [f"spark://{master}" for master in masters], 7077)
     # PySpark takes the workers' Python from its own environment, and would take any python3 that it finds.
     if _PYTHON in settings.spark_conf:
         os.environ["PYSPARK_PYTHON"] = settings.spark_conf[_PYTHON]
@@ -200,15 +203,41 @@ def require_java(environment: Mapping[str, str] | None = None) -> str:
     return f"{found[1]}{found[2]}"
 
 
-def require_reachable(name: str, uri: str, default_port: int) -> None:
-    """Raise EngineError unless somebody listens where ``uri`` points; ``name`` is the setting that says so."""
+def require_reachable(name: str, uris: Sequence[str], default_port: int) -> None:
+    """Raise EngineError unless somebody listens where one of ``uris`` points; ``name`` is the setting that says so.
+
+    Of several masters all but one stand by, and any of them may be down.
+    """
+    addresses = [_address(name, uri, default_port) for uri in uris]
+    # At once, since one that is down may not answer at all, and the first that does is enough.
+    pool = thread_pool(len(addresses), "reach")
+    try:
+        ended: queue.SimpleQueue[None] = queue.SimpleQueue()
+        asked = [pool.submit(_refusal, address) for address in addresses]
+        for one in asked:
+            one.add_done_callback(lambda _: ended.put(None))
+        for _ in asked:
+            wait_for_one(ended)
+            if any(one.done() and one.result() is None for one in asked):
+                return
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    told = " and ".join(f"{name}={uri} cannot be reached ({one.result()})" for uri, one in zip(uris, asked, strict=True))
+    raise EngineError(f"{told}; start {'it there' if len(uris) == 1 else 'one of them'}, or correct {name}")
+
+
+def _address(name: str, uri: str, default_port: int) -> tuple[str, int]:
     try:
         parts = urlsplit(uri)
-        host, port = parts.hostname or "", parts.port or default_port
+        return parts.hostname or "", parts.port or default_port
     except ValueError as error:
         raise EngineError(f"{name}={uri} is not an address ({error}); write a host and a port") from None
+
+
+def _refusal(address: tuple[str, int]) -> OSError | None:
+    """Why nobody can be reached there; None if somebody can."""
     try:
-        with socket.create_connection((host, port), timeout=_CONNECT_SECONDS):
-            pass
+        with socket.create_connection(address, timeout=_CONNECT_SECONDS):
+            return None
     except OSError as error:
-        raise EngineError(f"{name}={uri} cannot be reached ({error}); start it there, or correct {name}") from None
+        return error

@@ -113,6 +113,22 @@ def test_a_server_that_is_not_there_is_one_sentence(
         spark_session.prepare(spark_settings(tmp_path, **{field: uri}))
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_one_of_several_masters_is_enough(first: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spark_session, "require_java", lambda: "17")
+    with socket.create_server(("127.0.0.1", 0)) as active:
+        masters = [f"127.0.0.1:{active.getsockname()[1]}", f"127.0.0.1:{free_port()}"]
+        spark_session.prepare(spark_settings(tmp_path, spark_master=f"spark://{','.join(masters if first else masters[::-1])}"))
+
+
+def test_of_several_masters_that_are_not_there_each_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spark_session, "require_java", lambda: "17")
+    one, other = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+    told = " and ".join(rf"ROLLUP_SPARK_MASTER=spark://{master} cannot be reached \(.*refused\)" for master in (one, other))
+    with pytest.raises(EngineError, match=rf"^{told}; start one of them, or correct ROLLUP_SPARK_MASTER$"):
+        spark_session.prepare(spark_settings(tmp_path, spark_master=f"spark://{one},{other}"))
+
+
 def test_a_missing_pyspark_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
