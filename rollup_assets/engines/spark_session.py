@@ -163,7 +163,7 @@ def prepare(settings: Settings) -> None:
     require_java()
     if settings.spark_master.startswith("spark://"):
         masters = settings.spark_master.removeprefix("spark://").split(",")
-        require_reachable("ROLLUP_SPARK_MASTER", [f"spark://{master}" for master in masters], 7077)
+        require_reachable("ROLLUP_SPARK_MASTER", [f"spark://{master}" for master in masters], None)
     # PySpark takes the workers' Python from its own environment, and would take any python3 that it finds.
     if _PYTHON in settings.spark_conf:
         os.environ["PYSPARK_PYTHON"] = settings.spark_conf[_PYTHON]
@@ -203,7 +203,7 @@ def require_java(environment: Mapping[str, str] | None = None) -> str:
     return f"{found[1]}{found[2]}"
 
 
-def require_reachable(name: str, uris: Sequence[str], default_port: int) -> None:
+def require_reachable(name: str, uris: Sequence[str], default_port: int | None) -> None:
     """Raise EngineError unless somebody listens where one of ``uris`` points; ``name`` is the setting that says so.
 
     Of several masters all but one stand by, and any of them may be down.
@@ -226,12 +226,18 @@ def require_reachable(name: str, uris: Sequence[str], default_port: int) -> None
     raise EngineError(f"{told}; start {'it there' if len(uris) == 1 else 'one of them'}, or correct {name}")
 
 
-def _address(name: str, uri: str, default_port: int) -> tuple[str, int]:
+def _address(name: str, uri: str, default_port: int | None) -> tuple[str, int]:
     try:
         parts = urlsplit(uri)
-        return parts.hostname or "", parts.port or default_port
+        host, port = parts.hostname or "", parts.port or default_port
+        host.encode("idna")
+        wrong = f"it has no {'port' if host else 'host'}"
     except ValueError as error:
-        raise EngineError(f"{name}={uri} is not an address ({error}); write a host and a port") from None
+        host, port, wrong = "", None, str(error)
+    # Spark knows of no default for a master, and fails in a stack trace.
+    if not host or port is None:
+        raise EngineError(f"{name}={uri} is not an address ({wrong}); write a host and a port")
+    return host, port
 
 
 def _refusal(address: tuple[str, int]) -> OSError | None:

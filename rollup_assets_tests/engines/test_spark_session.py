@@ -129,6 +129,27 @@ def test_of_several_masters_that_are_not_there_each_is_named(tmp_path: Path, mon
         spark_session.prepare(spark_settings(tmp_path, spark_master=f"spark://{one},{other}"))
 
 
+@pytest.mark.parametrize(
+    ("master", "wrong"),
+    [
+        ("spark://127.0.0.1", "spark://127.0.0.1 is not an address (it has no port)"),
+        ("spark://:7077", "spark://:7077 is not an address (it has no host)"),
+        ("spark://127.0.0.1:{port},", "spark:// is not an address (it has no host)"),
+        ("spark://127.0.0.1:{port},standby", "spark://standby is not an address (it has no port)"),
+        ("spark://master:x", "spark://master:x is not an address (Port could not be cast to integer value as 'x')"),
+        ("spark://a..b:7077", "spark://a..b:7077 is not an address (encoding with 'idna' codec failed"),
+    ],
+)
+def test_a_master_that_spark_would_not_take_is_one_sentence(
+    master: str, wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spark_session, "require_java", lambda: "17")
+    with socket.create_server(("127.0.0.1", 0)) as active, pytest.raises(EngineError) as caught:
+        spark_session.prepare(spark_settings(tmp_path, spark_master=master.format(port=active.getsockname()[1])))
+    assert str(caught.value).startswith(f"ROLLUP_SPARK_MASTER={wrong}")
+    assert str(caught.value).endswith("; write a host and a port")
+
+
 def test_a_missing_pyspark_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
