@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 JAVA_VERSIONS = (17, 21)
 """What Spark 4.1 runs on, by its own documentation."""
 _CONNECT_SECONDS = 5.0
+_JAVA_SECONDS = 20.0
 _PYTHON = "spark.pyspark.python"
 _SUBMIT = "PYSPARK_SUBMIT_ARGS"
 
@@ -186,7 +187,7 @@ def require_java(environment: Mapping[str, str] | None = None) -> str:
     """The version of the Java that Spark will find.
 
     Raises:
-        EngineError: there is none, or Spark does not run on its version.
+        EngineError: there is none, it cannot be run, or Spark does not run on its version.
     """
     environment = os.environ if environment is None else environment
     wanted = " or ".join(map(str, JAVA_VERSIONS))
@@ -195,7 +196,13 @@ def require_java(environment: Mapping[str, str] | None = None) -> str:
     if java is None or not Path(java).is_file():
         where = f"JAVA_HOME={home} has none" if home else "there is none on the PATH and JAVA_HOME is not set"
         raise EngineError(f"ROLLUP_ENGINE=spark needs Java {wanted}, and {where}; install it, set JAVA_HOME, or set ROLLUP_ENGINE=local")
-    told = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=20, check=False).stderr
+    try:
+        told = subprocess.run(
+            [java, "-version"], capture_output=True, text=True, errors="replace", timeout=_JAVA_SECONDS, check=False
+        ).stderr
+    except (OSError, subprocess.TimeoutExpired) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"it has not told its version within {_JAVA_SECONDS:g} s"
+        raise EngineError(f"{java} cannot be run ({reason}); install Java {wanted} and set JAVA_HOME") from None
     found = re.search(r'version "(?:1\.)?(\d+)([^"]*)"', told)
     if found is None or int(found[1]) not in JAVA_VERSIONS:
         version = f"{found[1]}{found[2]}" if found else "unknown"

@@ -96,6 +96,25 @@ def test_java_of_another_version_is_one_sentence(version: str, tmp_path: Path) -
         spark_session.require_java({"JAVA_HOME": str(home)})
 
 
+@pytest.mark.parametrize(
+    ("program", "mode", "reason"),
+    [
+        ("#!/bin/sh\n", 0o600, "Permission denied"),
+        ("of another processor", 0o700, "Exec format error"),
+        ("#!/bin/sh\nexec sleep 60\n", 0o700, r"it has not told its version within 0\.1 s"),
+    ],
+)
+def test_java_that_cannot_be_run_is_one_sentence(
+    program: str, mode: int, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spark_session, "_JAVA_SECONDS", 0.1)
+    file = java(tmp_path / "jdk", "17") / "bin" / "java"
+    file.write_text(program)
+    file.chmod(mode)
+    with pytest.raises(EngineError, match=rf"^{file} cannot be run \({reason}\); install Java 17 or 21 and set JAVA_HOME$"):
+        spark_session.require_java({"JAVA_HOME": str(tmp_path / "jdk")})
+
+
 @pytest.mark.parametrize("version", ["17.0.15", "21"])
 def test_java_that_spark_runs_on_is_found(version: str, tmp_path: Path) -> None:
     assert spark_session.require_java({"JAVA_HOME": str(java(tmp_path / "jdk", version))}) == version
