@@ -24,6 +24,7 @@ TASKS = 2
 # A job that is stopped tells more than a check that is given up.
 _BEFORE_DEADLINE = 3.0
 _UNUSED = "ROLLUP_ENGINE=local needs none"
+_ACCESS = "let the user that Spark's workers run as read raw data, and read and write stage and warehouse"
 
 
 def chains(deadline: float) -> list[Chain]:
@@ -88,8 +89,9 @@ class _Spark:
             problems = self._run(settings, what_is_wrong_with_data, [(raw, file, ours)] * TASKS)
         for problem in problems:
             if problem:
-                text, _, remedy = problem.rpartition("; ")
-                return failed(f"on Spark's workers: {text}", remedy)
+                text, ours, remedy = problem.rpartition("; ")
+                # What a worker's operating system refuses has no remedy of ours behind it.
+                return failed(f"on Spark's workers: {text or problem}", remedy if ours else _ACCESS)
         return Found("the workers read raw data, and read and write stage and warehouse")
 
     def _run(self, settings: Settings, task: Any, items: list[Any]) -> list[Any]:
