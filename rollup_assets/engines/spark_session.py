@@ -87,7 +87,8 @@ def open_session(settings: Settings, make: Callable[[dict[str, str]], SparkSessi
     """The process's session, made if there is none: by ``make``, from its properties, or by PySpark.
 
     Raises:
-        EngineError: PySpark or Java is missing, or the master or Connect server cannot be reached; says what to do.
+        EngineError: PySpark or Java is missing, the master or Connect server cannot be reached, or Spark refuses what the settings say;
+            says what to do.
     """
     prepare(settings)
     in_charge = threading.current_thread() is threading.main_thread()
@@ -95,6 +96,12 @@ def open_session(settings: Settings, make: Callable[[dict[str, str]], SparkSessi
     try:
         with _by_file(session_properties(settings)) as properties:
             return (make or _make)(properties)
+    except Exception as error:
+        # Of an exception in Java the first line names the constructor that failed, the second one why; then come pages of Java.
+        reason = str(error).partition("\n: ")[2].partition("\n")[0]
+        if not reason:
+            raise
+        raise EngineError(f"Spark does not start ({reason}); correct ROLLUP_SPARK_MASTER or ROLLUP_SPARK_CONF") from error
     finally:
         # PySpark takes Ctrl-C for itself, so that Dagster would not learn that a run was terminated; the engine stops its own jobs.
         if in_charge:

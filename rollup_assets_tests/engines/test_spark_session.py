@@ -6,6 +6,8 @@ import contextlib
 import os
 import socket
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,8 +71,6 @@ def test_a_connect_server_gets_only_what_a_session_may_set(tmp_path: Path) -> No
 
 
 def test_local_workers_run_the_drivers_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     monkeypatch.setenv("PYSPARK_PYTHON", "/somewhere/else")
     monkeypatch.setattr(spark_session, "require_java", lambda: "17")
     spark_session.prepare(spark_settings(tmp_path, spark_master="local[2]"))
@@ -169,9 +169,20 @@ def test_a_master_that_spark_would_not_take_is_one_sentence(
     assert str(caught.value).endswith("; write a host and a port")
 
 
-def test_a_missing_pyspark_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
+def test_what_spark_refuses_is_one_sentence(tmp_path: Path) -> None:
+    """In a process of its own: a context that fails ends the one that other tests share."""
+    code = (
+        "import sys; from rollup_assets.settings import load_settings; from rollup_assets.engines.spark_session import open_session; "
+        "open_session(load_settings(home=sys.argv[1], engine='spark', spark_master='local[x]'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1] == (
+        "rollup_assets.errors.EngineError: Spark does not start (org.apache.spark.SparkException: Could not parse Master URL: 'local[x]'); "
+        "correct ROLLUP_SPARK_MASTER or ROLLUP_SPARK_CONF"
+    )
 
+
+def test_a_missing_pyspark_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyspark", None)
     with pytest.raises(EngineError, match=r"^ROLLUP_ENGINE=spark needs the Python package pyspark; install rollup_assets\[spark\]$"):
         spark_session.require_pyspark(connect=False)
