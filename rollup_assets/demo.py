@@ -28,7 +28,7 @@ from rollup_assets.settings import Settings, format_duration, project_root
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.landing_zone import LandingZone
 from rollup_assets.storage.manifests import REPARTITIONED, ROLLUP_TABLE, ROLLUPS, InputFile, Stage
-from rollup_assets.terminal import print_backfill, print_generated, print_verification
+from rollup_assets.terminal import print_backfill, print_generated, print_table, print_verification
 
 HOURS = 6
 _WIDTH = 66
@@ -199,7 +199,7 @@ def _show_counts(settings: Settings, console: Console) -> None:
         table.add_row(
             format_duration(row["resolution"]), f"{row['n']:,}", f"{row['series']:,}", f"{row['points']:,}", f"{row['last']:%Y-%m-%d %H:%M}"
         )
-    console.print(table)
+    print_table(console, table)
 
 
 def _show_series(settings: Settings, console: Console) -> None:
@@ -265,7 +265,7 @@ def _show_times(settings: Settings, batches: Sequence[Batch], console: Console) 
     table.add_column("of total", justify="right")
     for number, ((step, name), spent) in enumerate(seconds.most_common(), start=1):
         table.add_row(f"{number}.", step, name, f"{1_000 * spent:,.0f} ms", f"{100 * spent / total if total else 0:.2f}%")
-    console.print(table)
+    print_table(console, table)
 
 
 def _show_next(settings: Settings, console: Console) -> None:

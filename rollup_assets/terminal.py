@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 from rollup_assets.batches import to_datetime
 from rollup_assets.escaping import escape
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from rollup_assets.verification import Verification
 
 ROWS_SHOWN = 200
+_ANY_WIDTH = 1_000_000
 _LAST_TIME = 62_135_596_800_000
 """Epoch milliseconds beyond which, on both sides, a time is shown as the number it is: quarantined ones can be anything."""
 
@@ -68,7 +71,7 @@ def print_verification(console: Console, found: Verification) -> None:
         verdict = "[green]agrees[/]" if partition.agrees else "[red]differs[/]"
         table.add_row(partition.partition, verdict, *(f"{count:,}" for count in counts), f"{partition.seconds:.1f}")
     if found.partitions:
-        console.print(table)
+        print_table(console, table)
     for partition in found.partitions:
         for remark in (*partition.problems, *partition.notes):
             console.print(f"{partition.partition}: {escape(remark)}", soft_wrap=True, highlight=False)
@@ -116,7 +119,7 @@ def print_status(console: Console, found: Sequence[PartitionStatus]) -> None:
             f"{partition.quarantined:,}" if partition.quarantined else "",
             f"{sum(partition.rows.values()):,}" if partition.published else "",
         )
-    console.print(table)
+    print_table(console, table)
     for partition in found:
         for remark in _remarks(partition):
             console.print(f"{partition.partition}: {escape(remark)}", soft_wrap=True, highlight=False)
@@ -138,28 +141,27 @@ def _remarks(partition: PartitionStatus) -> list[str]:
 
 
 def print_quarantined(console: Console, found: Sequence[QuarantinedPartition]) -> None:
-    """A line for each partition, and what was decided about it."""
-    table = _table("partition", "", "read", "quarantined", "share", "bad files", "allowed", "reasons")
-    table.columns[-1].justify = "left"
+    """A line for each partition, then the reasons, and what was decided about it."""
+    table = _table("partition", "", "read", "quarantined", "share", "bad files", "allowed")
     for partition in found:
-        state = "[red]over the limit[/]" if partition.over_limit else "[green]below the limit[/]"
-        reasons = ", ".join(f"{rows:,} {reason}" for reason, rows in partition.reasons.items() if rows)
         table.add_row(
             partition.partition,
-            f"[yellow]raw files changed[/], {state}" if partition.raw_changed else state,
+            "[red]over the limit[/]" if partition.over_limit else "[green]below the limit[/]",
             f"{partition.rows_read:,}",
             f"{partition.rows:,}",
             f"{partition.share:.3%}",
             f"{partition.bad_files:,}" if partition.bad_files else "",
             f"{partition.allowed_rows:,}" if partition.decisions else "",
-            escape(reasons),
         )
-    console.print(table)
+    print_table(console, table)
     for partition in found:
+        reasons = ", ".join(f"{rows:,} {reason}" for reason, rows in partition.reasons.items() if rows)
+        if reasons:
+            console.print(f"{partition.partition}: {escape(reasons)}", soft_wrap=True, highlight=False)
         for decision in partition.decisions:
             console.print(f"{partition.partition}: allowed: {escape(str(decision))}", soft_wrap=True, highlight=False)
         if partition.raw_changed:
-            say = f"{partition.partition}: raw files changed since; run rollups quarantine replay {partition.partition}"
+            say = f"{partition.partition}: [yellow]raw files changed since[/]; run rollups quarantine replay {partition.partition}"
             console.print(say, soft_wrap=True, highlight=False)
 
 
@@ -194,7 +196,7 @@ def _print_rows_by_file(console: Console, rows: pa.Table) -> None:
         values = [_milliseconds_text(row[name]) if name == "logical_timestamp" else row[name] for name in columns]
         texts = ("[dim]null[/]" if one is None else escape(_text(one)) for one in values)
         table.add_row(row["reason"], escape(row["file"].removeprefix(f"{folder}/")), str(row["row_number"]), *texts)
-    console.print(table, highlight=False)
+    print_table(console, table, highlight=False)
 
 
 def _milliseconds_text(ms: int | None) -> str | None:
@@ -211,7 +213,7 @@ def print_replayed(console: Console, replayed: Sequence[Replayed]) -> None:
         for name in partition.names:
             before, after = partition.before.get(name), partition.after.get(name)
             table.add_row(partition.partition, name, *("" if count is None else f"{count:,}" for count in (before, after)))
-    console.print(table)
+    print_table(console, table)
 
 
 def print_cleaning(console: Console, found: Cleaning, *, deleted: bool) -> None:
@@ -220,7 +222,7 @@ def print_cleaning(console: Console, found: Cleaning, *, deleted: bool) -> None:
     for kind, (count, size) in found.by_kind().items():
         table.add_row(kind, "", f"{count:,}", bytes_text(size))
     if found.found:
-        console.print(table)
+        print_table(console, table)
     for leftover in found.deleted:
         console.print(f"deleted {escape(leftover.path)}", soft_wrap=True, highlight=False)
     for remark in found.remarks:
@@ -246,7 +248,7 @@ def print_difference(console: Console, found: SnapshotDifference) -> None:
         for resolution in dict.fromkeys(name for side in sides for name in side):
             table.add_row(partition.partition, resolution, *(f"{side[resolution]:,}" if resolution in side else "" for side in sides))
     if found.partitions:
-        console.print(table)
+        print_table(console, table)
     for partition in found.partitions:
         for file in partition.files:
             say(f"{partition.partition}: {file.change} raw file {escape(file.path)} (of {file.partition})")
@@ -347,7 +349,7 @@ def print_plan(console: Console, found: Plan) -> None:
         rows = ("" if count is None else f"{count:,}" for count in (partition.raw_rows, partition.rollup_rows))
         table.add_row(partition.partition, *steps, *rows)
     if concerned:
-        console.print(table)
+        print_table(console, table)
     for partition in concerned:
         # Why the first of the steps has something to do; the others follow from it.
         for name, step in zip(("stage", "roll up", "publish"), _steps(partition), strict=True):
@@ -418,7 +420,7 @@ def print_rows(console: Console, answer: pa.Table) -> None:
         table.add_column(escape(field.name), justify="right" if is_number else "left", no_wrap=True)
     for row in answer.slice(0, ROWS_SHOWN).to_pylist():
         table.add_row(*("[dim]null[/]" if value is None else escape(_text(value)) for value in row.values()))
-    console.print(table)
+    print_table(console, table, folds_headings=False)
     if answer.num_rows > ROWS_SHOWN:
         console.print(f"the first {ROWS_SHOWN} of {answer.num_rows:,} rows; --csv and --json print all")
 
@@ -435,6 +437,28 @@ def bytes_text(count: float) -> str:
         if count >= size:
             return f"{count / size:.3g} {unit}"
     return f"{count:.0f} B"
+
+
+def print_table(console: Console, table: Table, *, highlight: bool = True, folds_headings: bool = True) -> None:
+    """A table with all of every cell: one wider than the terminal is set closer, and wrapped by the terminal where that does not help.
+
+    ``folds_headings``: it may be set closer, with headings of several lines; those that somebody else chose stay as they are.
+    """
+    if folds_headings and _width(console, table) > console.width:
+        table.collapse_padding = True
+        for column in table.columns:
+            column.header, column.vertical = str(column.header).replace(" ", "\n"), "bottom"
+    options = console.options.update(width=max(console.width, _width(console, table)), highlight=highlight)
+    for segments in console.render_lines(table, options, pad=False):
+        line = Text.assemble(*((segment.text, segment.style or "") for segment in segments))
+        # Where the terminal wraps, blanks at the end would be lines of their own.
+        line.rstrip()
+        console.print(line, soft_wrap=True)
+
+
+def _width(console: Console, table: Table) -> int:
+    """Columns of a terminal that would take the whole table."""
+    return Measurement.get(console, console.options.update(max_width=_ANY_WIDTH), table).maximum
 
 
 def _table(*columns: str) -> Table:

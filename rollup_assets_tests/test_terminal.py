@@ -1,0 +1,91 @@
+"""What commands print is whole in a terminal of any width: no digit, key or name is cut."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from collections.abc import Callable
+
+import pyarrow as pa
+import pytest
+from rich.console import Console
+
+from rollup_assets.plan import PartitionPlan, Plan, PlannedStep
+from rollup_assets.quarantine import QuarantinedPartition
+from rollup_assets.status import PartitionStatus
+from rollup_assets.terminal import print_plan, print_quarantined, print_rows, print_status, print_verification
+from rollup_assets.verification.report import Verification, VerifiedPartition
+
+KEY = "2026-01-01-00:00"
+ROWS = {"60000": 2_481_003, "3600000": 39_201}
+PUBLISHED = PartitionStatus(
+    KEY, raw_files=12, raw_bytes=37_300_000, points=1_796_412, quarantined=1_204, staged=True, rolled_up=True, published=True, rows=ROWS
+)
+Show = Callable[[Console], None]
+IF_IT_CHANGES = PlannedStep("if it changes", ("what it reads changes",))
+
+
+def printed(show: Show, width: int) -> list[str]:
+    """The lines that a terminal gets, which wraps those that are too long."""
+    out = io.StringIO()
+    show(Console(file=out, width=width, force_terminal=True, color_system=None))
+    return out.getvalue().splitlines()
+
+
+def status(console: Console) -> None:
+    print_status(console, [PUBLISHED, dataclasses.replace(PUBLISHED, points=98_765_432_109), PartitionStatus("2026-01-01-01:00")])
+
+
+def verification(console: Console) -> None:
+    partition = VerifiedPartition(KEY, 1_796_412, ROWS, missing=1_200_345, extra=2_000_678, different=3_000_910, seconds=34.5)
+    print_verification(console, Verification([partition]))
+
+
+def quarantined(console: Console) -> None:
+    reasons = {"null_id": 101_000, "outside_batch": 204, "wrong_type": 0}
+    print_quarantined(console, [QuarantinedPartition(KEY, 1_796_412, 101_204, reasons, 22, 0.06789, True, 1_003, 0, (), raw_changed=True)])
+
+
+def plan(console: Console) -> None:
+    steps = (PlannedStep("yes", ("new raw file",)), IF_IT_CHANGES, IF_IT_CHANGES)
+    print_plan(console, Plan((PartitionPlan(KEY, *steps, raw_rows=1_796_412_111, rollup_rows=2_520_204_333),), ()))
+
+
+def rows(console: Console) -> None:
+    columns = {"metric name": ["system.cpu.utilization.of.everything"], "sum_rollup": [123_456_789_012_345_678], "max_rollup": [9_876_543]}
+    print_rows(console, pa.table({**columns, **{f"column_{number}": [1_000_000 + number] for number in range(4)}}))
+
+
+WHOLE: dict[Show, list[str]] = {
+    status: [KEY, "12", "35.6 MiB", "1,796,412", "98,765,432,109", "1,204", "2,520,204", "quarantined", "published", "files"],
+    verification: [KEY, "differs", "1,796,412", "2,520,204", "3,000,910", "1,200,345", "2,000,678", "34.5", "different", "missing"],
+    quarantined: [KEY, "over the limit", "1,796,412", "101,204", "6.789%", "22", "101,000 null_id, 204 outside_batch", "raw files changed"],
+    plan: [KEY, "if it changes", "1,796,412,111", "2,520,204,333"],
+    rows: ["metric name", "system.cpu.utilization.of.everything", "123456789012345678", "9876543", "1000003", "column_3"],
+}
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+@pytest.mark.parametrize("show", WHOLE, ids=lambda show: show.__name__)
+def test_every_table_is_whole_in_a_terminal_of_any_width(show: Show, width: int) -> None:
+    text = "\n".join(printed(show, width))
+    assert "…" not in text
+    for piece in WHOLE[show]:
+        assert piece in text, piece
+
+
+@pytest.mark.parametrize("show", [status, verification, quarantined, plan], ids=lambda show: show.__name__)
+def test_tables_of_millions_of_rows_fit_into_80_columns(show: Show) -> None:
+    """What is said beneath them may be longer; all of that begins with the partition and a colon, or is the sum."""
+    lines = printed(show, 80)
+    table = [line for line in lines if not line.startswith(f"{KEY}:")]
+    assert max(len(line) for line in table[:-1]) <= 80, "\n".join(lines)
+
+
+def test_a_line_has_no_blanks_at_its_end_that_the_terminal_would_wrap() -> None:
+    assert all(line == line.rstrip() for line in printed(status, 40))
+
+
+def test_headings_stay_in_one_line_where_there_is_room() -> None:
+    assert printed(status, 200)[0].split("  ")[0] == "partition"
+    assert "raw files" in printed(status, 200)[0]
