@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rollup_assets.batches import Batch
 from rollup_assets.errors import RollupError
 from rollup_assets.history.rejections import refusal
 from rollup_assets.iceberg.table import data_location
 from rollup_assets.pipeline import Pipeline
-from rollup_assets.scope import following
+from rollup_assets.scope import following, for_each
 from rollup_assets.settings import Settings
 from rollup_assets.steps.changes import files_of_another_table, input_changes, other_settings
 from rollup_assets.steps.planning import rollup_parameters
@@ -23,7 +23,7 @@ from rollup_assets.steps.quarantine_limits import allowed_in, is_over
 from rollup_assets.steps.repartition import current_stage, outdated
 from rollup_assets.steps.results import Waiting
 from rollup_assets.steps.rollup import find_inputs
-from rollup_assets.storage.manifests import QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Manifest
+from rollup_assets.storage.manifests import QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Manifest, StageReadOnce
 from rollup_assets.storage.storage_errors import explains_storage_errors
 
 
@@ -81,18 +81,20 @@ def status(settings: Settings, batches: Iterable[Batch] | None = None, *, now: d
     A partition that has not ended at ``now`` (default: the clock) is only listed if it has raw files or is asked for.
     """
     pipeline = Pipeline.from_settings(settings)
+    # Every manifest is read once: those of a partition are asked for by the ones after it, too.
+    pipeline = replace(pipeline, stage=StageReadOnce(pipeline.stage.root))
     chosen = list(batches) if batches is not None else _known(pipeline, now or dt.datetime.now(dt.UTC))
-    return [_status(pipeline, batch) for batch in chosen]
+    return for_each(pipeline, lambda batch: _status(pipeline, batch), chosen)
 
 
 def _known(pipeline: Pipeline, now: dt.datetime) -> list[Batch]:
     calendar, landing_zone, stage = pipeline.calendar, pipeline.landing_zone, pipeline.stage
     last = calendar.last_ended(now)
     landed = set(landing_zone.landed())
-    found = landed | {batch for batch in landing_zone.reading(landed) if last is not None and batch <= last}
+    with_points = landing_zone.reading(landed)
+    found = landed | {batch for batch in with_points if last is not None and batch <= last}
     for asset in (REPARTITIONED, QUARANTINED, ROLLUPS, ROLLUP_TABLE):
         found.update(batch for name in stage.partitions(asset) if (batch := calendar.of_folder(name)) is not None)
-    with_points = [batch for batch in found if landing_zone.files(batch)]
     after = (later for batch in with_points for later in following(calendar, batch, pipeline.settings.reach))
     found.update(batch for batch in after if last is not None and batch <= last)
     return sorted(found)

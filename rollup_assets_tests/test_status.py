@@ -10,7 +10,9 @@ import pytest
 from rollup_assets.batches import Batch
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.status import PartitionStatus, status
-from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS
+from rollup_assets.storage import s3
+from rollup_assets.storage.filesystems import Place
+from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Manifest, Stage
 from rollup_assets_tests.conftest import MakePipeline
 from rollup_assets_tests.landing import write_bytes, write_rows
 from rollup_assets_tests.naive import RawRow
@@ -154,6 +156,46 @@ def test_a_batch_over_its_limit_is_quarantined_until_its_raw_files_change(pipeli
     (Path(pipeline.landing_zone.folder(batch).path) / "bad.parquet").unlink()
     land(pipeline, batch)
     assert one(pipeline, batch).state == "not staged"
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("stored", ["on a disk", "elsewhere"])
+def test_a_listing_reads_five_manifests_of_a_partition_and_each_once(
+    tmp_path: Path, make_pipeline: MakePipeline, monkeypatch: pytest.MonkeyPatch, stored: str
+) -> None:
+    """Each is a request where the stage is a bucket; partitions are looked at side by side there, and list several folders each."""
+    pipeline = make_pipeline(tmp_path, raw_lateness=2)
+    of = batches(pipeline, 6)
+    # The last one first: each reads the folders of the next two.
+    stage_good(pipeline, *reversed(of))
+    for batch in of:
+        published(pipeline, batch)
+    land(pipeline, of[4], "late.parquet")
+    read: list[tuple[str, Batch]] = []
+    original = Stage.read
+
+    def counted(stage: Stage, asset: str, batch: Batch) -> Manifest | None:
+        read.append((asset, batch))
+        return original(stage, asset, batch)
+
+    monkeypatch.setattr(Stage, "read", counted)
+    if stored == "elsewhere":
+        monkeypatch.setattr(Place, "is_local", False)
+        monkeypatch.setattr(s3, "_THREADS", 2)
+        monkeypatch.setattr(s3, "_made", {})
+    found = status(pipeline.settings, now=of[-1].end_time)
+    assert [one.partition for one in found] == [batch.key for batch in of]
+    # Three of them read the folder of the late file.
+    assert [one.state for one in found] == ["published", "published", "stale", "stale", "stale", "published"]
+    assert len(read) == len(set(read)) == 5 * len(of)
+
+
+def test_partitions_that_read_a_folder_by_arrival_time_are_listed_with_those_after_them(
+    tmp_path: Path, make_pipeline: MakePipeline
+) -> None:
+    pipeline = make_pipeline(tmp_path, raw_lateness=1)
+    land(pipeline, batches(pipeline, 3)[2])
+    assert list(states(pipeline)) == ["01:00", "02:00", "03:00", "04:00"]
 
 
 def test_batches_are_found_by_their_folders(pipeline: Pipeline) -> None:

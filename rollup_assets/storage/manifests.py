@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import posixpath
+import threading
 import uuid
 from collections import Counter
 from dataclasses import dataclass, field
@@ -285,16 +286,22 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class StageReadOnce(Stage):
-    """The stage as it was when somebody looked at it: every manifest is read once. For those who look and do not write."""
+    """The stage as it was when somebody looked at it: every manifest is read once. For those who look and do not write.
+
+    Methods may be called from any thread.
+    """
 
     known: dict[tuple[str, Batch], Manifest | None] = field(default_factory=dict)
+    locks: dict[tuple[str, Batch], threading.Lock] = field(default_factory=dict)
 
     def read(self, asset: str, batch: Batch) -> Manifest | None:
         """The manifest of a partition, as it was when it was first asked for."""
-        if (asset, batch) not in self.known:
-            # Slots make this class anew, so that super() would look in the wrong one.
-            self.known[asset, batch] = Stage.read(self, asset, batch)
-        return self.known[asset, batch]
+        # Those who ask while it is being read wait for that: neighbours want the same ones at the same time.
+        with self.locks.setdefault((asset, batch), threading.Lock()):
+            if (asset, batch) not in self.known:
+                # Slots make this class anew, so that super() would look in the wrong one.
+                self.known[asset, batch] = Stage.read(self, asset, batch)
+            return self.known[asset, batch]
 
 
 def _is_absolute(file: StagedFile) -> bool:

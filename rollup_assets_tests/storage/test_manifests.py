@@ -5,16 +5,27 @@ from __future__ import annotations
 import json
 import math
 import re
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import xxhash
 
-from rollup_assets.batches import BatchCalendar
+from rollup_assets.batches import Batch, BatchCalendar
 from rollup_assets.errors import StageCorruptError
 from rollup_assets.storage.filesystems import Place
-from rollup_assets.storage.manifests import REPARTITIONED, InputFile, Manifest, Stage, StagedFile, content_digest, new_attempt
+from rollup_assets.storage.manifests import (
+    REPARTITIONED,
+    InputFile,
+    Manifest,
+    Stage,
+    StagedFile,
+    StageReadOnce,
+    content_digest,
+    new_attempt,
+)
+from rollup_assets.threads import thread_pool
 
 BATCH = BatchCalendar(1_767_225_600_000, 3_600_000).batch("2026-01-01-09:00")
 FOLDER = "repartitioned_datapoints/2026-01-01-0900"
@@ -273,3 +284,21 @@ def test_the_digest_depends_on_content_and_on_nothing_else() -> None:
 
 def test_attempts_have_names_of_their_own() -> None:
     assert len({new_attempt() for _ in range(100)}) == 100
+
+
+def test_a_manifest_that_several_threads_ask_for_at_once_is_read_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage.commit(attempt(stage, {"a": b"1"}), BATCH)
+    original = Stage.read
+    read: list[str] = []
+
+    def counted(stage: Stage, asset: str, batch: Batch) -> Manifest | None:
+        read.append(asset)
+        time.sleep(0.1)
+        return original(stage, asset, batch)
+
+    monkeypatch.setattr(Stage, "read", counted)
+    once = StageReadOnce(stage.root)
+    with thread_pool(4, "readers") as threads:
+        found = list(threads.map(lambda _: once.read(REPARTITIONED, BATCH), range(4)))
+    assert found == [original(stage, REPARTITIONED, BATCH)] * 4
+    assert read == [REPARTITIONED]
