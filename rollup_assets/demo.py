@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import shlex
 import shutil
+import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -271,10 +273,19 @@ def _show_times(settings: Settings, batches: Sequence[Batch], console: Console) 
 def _show_next(settings: Settings, console: Console) -> None:
     home = settings.home
     home = home.relative_to(project_root()) if home.is_relative_to(project_root()) else home
-    prefix = "" if home == Path(".rollups") else f"ROLLUP_HOME={home} "
+    rollups = _program() if home == Path(".rollups") else f"ROLLUP_HOME={shlex.quote(str(home))} {_program()}"
     for what, command in (
-        ("the graph, its partitions and checks in the browser", f"{prefix}rollups dev"),
-        ("ask SQL", f'{prefix}rollups sql "select resolution, count(*), sum(count_rollup) from rollups group by 1"'),
-        ("what is staged, published or stale", f"{prefix}rollups status"),
+        ("the graph, its partitions and checks in the browser", f"{rollups} dev"),
+        ("ask SQL", f'{rollups} sql "select resolution, count(*), sum(count_rollup) from rollups group by 1"'),
+        ("what is staged, published or stale", f"{rollups} status"),
     ):
         console.print(f"{what}:\n    {escape(command)}", soft_wrap=True, highlight=False)
+
+
+def _program() -> str:
+    """``rollups``; where the shell would not find it, as ``make demo`` activates no environment, the path to it."""
+    if shutil.which("rollups"):
+        return "rollups"
+    program, here = Path(sys.executable).parent / "rollups", Path.cwd()
+    # In the folder itself it would be a name again, which is looked for elsewhere.
+    return shlex.quote(str(program.relative_to(here) if here in program.parent.parents else program))

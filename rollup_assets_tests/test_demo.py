@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -86,3 +90,31 @@ def test_demo_leaves_other_raw_data_alone_and_shows_that(tmp_path: Path, monkeyp
     assert "backfill 2026-02-01-00:00 2026-02-01-00:00" in text
     assert "agree with raw data" in text
     assert raw_files(tmp_path) == before
+
+
+@pytest.mark.parametrize("activated", [False, True])
+def test_what_it_says_to_go_on_with_runs_in_a_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, activated: bool) -> None:
+    """Nobody has activated the environment that ``make demo`` made, and a home may have a blank in its name."""
+    programs = Path(sys.executable).parent
+    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin" if activated else "/usr/bin:/bin")
+    home = tmp_path / "a home; with $(blanks)"
+    out = io.StringIO()
+    demo._show_next(load_settings(home=str(home)), Console(file=out, width=80))
+    commands = [line.strip() for line in out.getvalue().splitlines() if line.startswith("    ")]
+    assert [shlex.split(command)[2] for command in commands] == ["dev", "sql", "status"]
+    (program,) = {shlex.split(command)[1] for command in commands}
+    assert program == "rollups" if activated else Path(program).absolute() == programs / "rollups"
+    dev, sql, status = commands
+    for command in (f"{dev} --help", f"{sql} --help"):
+        assert "For example" in subprocess.run(command, shell=True, capture_output=True, text=True, check=True).stdout
+    asked = subprocess.run(status, shell=True, capture_output=True, text=True, check=True)
+    assert f"nothing in {home}/raw_datapoints yet" in asked.stdout
+
+
+def test_a_program_below_the_current_folder_is_named_from_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "my env" / "bin" / "python"))
+    for folder, program in {".": "'my env/bin/rollups'", "my env": "bin/rollups", "my env/bin": f"'{tmp_path}/my env/bin/rollups'"}.items():
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        monkeypatch.chdir(tmp_path / folder)
+        assert demo._program() == program
