@@ -93,6 +93,24 @@ def test_whatever_is_referred_to_is_declared_and_the_reverse() -> None:
     assert used == declared
 
 
+def test_a_volume_keeps_the_owner_that_its_service_runs_as() -> None:
+    """Docker copies owner and content of the image's folder to a volume, for each container that is made while the volume is empty."""
+    users_of_images = {"postgres": "999:999", "chrislusf/seaweedfs": "root"}
+    users: dict[str, set[str]] = {}
+    owners: dict[str, set[str]] = {}
+    for service in SERVICES.values():
+        owner = service["user"] if "build" in service else users_of_images[service["image"].rsplit(":", 1)[0]]
+        for mount in service.get("volumes", ()):
+            source, _, *options = mount.split(":")
+            if not source.startswith("./"):
+                users.setdefault(source, set()).add(service["user"])
+                if "nocopy" not in ",".join(options).split(","):
+                    owners.setdefault(source, set()).add(owner)
+    assert users.keys() == compose()["volumes"].keys()
+    assert owners == users
+    assert all(len(each) == 1 for each in users.values())
+
+
 def test_a_secret_that_a_service_is_told_of_is_mounted_there_and_none_is_a_value() -> None:
     for name, service in SERVICES.items():
         for variable, value in service.get("environment", {}).items():
