@@ -42,7 +42,8 @@ def test_it_follows_the_compose_specification() -> None:
 
 
 def test_all_that_was_asked_for_is_there() -> None:
-    assert {"postgres", "object-storage", "code-location", "web-server", "daemon"} == set(SERVERS)
+    assert {"postgres", "object-storage", "code-location", "web-server", "viewers", "daemon"} == set(SERVERS)
+    assert {name for name in SERVICES if "profiles" in SERVICES[name]} == {"viewers"}
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -145,6 +146,7 @@ def test_the_commands_are_those_that_the_demonstration_runs() -> None:
     assert SERVICES["code-location"]["command"] == instance.code_location("0.0.0.0", 4000)
     assert SERVICES["code-location"]["healthcheck"]["test"] == ["CMD", *instance.code_location_health(4000)]
     assert SERVICES["web-server"]["command"] == instance.web_server("0.0.0.0", 3000, WORKSPACE)
+    assert SERVICES["viewers"]["command"] == [*instance.web_server("0.0.0.0", 3001, WORKSPACE), "--read-only", "--path-prefix", "/look"]
     assert SERVICES["daemon"]["command"] == instance.daemon(WORKSPACE)
     assert SERVICES["migrations"]["command"] == list(instance.MIGRATE)
 

@@ -13,7 +13,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from email.message import Message
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import yaml
@@ -22,7 +24,7 @@ from deploy.instance import Dagster
 from deploy.servers.certificates import certificate
 from deploy.servers.ports import free_ports
 from deploy.servers.processes import group
-from rollup_assets_tests.deploy.compose import ROOT
+from rollup_assets_tests.deploy.compose import ROOT, services
 
 HOST = "rollups.example.org"
 CONFIGURATION = (ROOT / "deploy/nginx.conf").read_text()
@@ -32,8 +34,12 @@ MEMBERS = {"operator": {"rollups-operators"}, "viewer": {"others"}}
 class _SignIn(http.server.BaseHTTPRequestHandler):
     """Knows people by their cookie, as oauth2-proxy does."""
 
+    asked: ClassVar[dict[str, Message]] = {}
+    """Headers of the last request, by path."""
+
     def do_GET(self) -> None:
         path, _, query = self.path.partition("?")
+        self.asked[self.path] = self.headers
         groups = MEMBERS.get(self.headers.get("Cookie", "").removeprefix("session="))
         status = 200
         if path == "/oauth2/auth":
@@ -140,6 +146,30 @@ def test_who_has_not_signed_in_is_sent_to_sign_in(proxy: Proxy, path: str, who: 
     assert proxy.ask(path, who, "POST")[0] in (302, 404)
 
 
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/oauth2/start?rd=/runs", "/oauth2/start?rd=/runs"),
+        ("/look/", "/oauth2/auth"),
+        ("/", "/oauth2/auth?allowed_groups=rollups-operators"),
+    ],
+)
+def test_the_sign_in_is_told_where_it_is_and_by_whom_it_is_asked(proxy: Proxy, path: str, asked: str) -> None:
+    """It makes the address that people come back to from these headers, so no client may choose them."""
+    _SignIn.asked.clear()
+    forged = {"X-Forwarded-Host": "evil.example", "X-Forwarded-Proto": "http", "X-Forwarded-For": "192.0.2.1"}
+    proxy.ask(path, "operator", **forged)
+    (headers,) = _SignIn.asked.values()
+    assert list(_SignIn.asked) == [asked]
+    expected = {"Host": HOST, "X-Forwarded-Host": HOST, "X-Forwarded-Proto": "https", "X-Forwarded-For": "127.0.0.1"}
+    assert {name: headers.get_all(name) for name in expected} == {name: [value] for name, value in expected.items()}
+
+
+def test_the_sign_in_is_started_with_the_address_that_people_come_back_to() -> None:
+    assert f"--redirect-url=https://{HOST}/oauth2/callback\n" in CONFIGURATION
+    assert f"server_name {HOST};" in CONFIGURATION
+
+
 def test_everybody_looks_and_operators_operate(proxy: Proxy) -> None:
     for who in MEMBERS:
         assert proxy.ask("/look/runs", who) == (200, "viewers /look/runs ")
@@ -196,4 +226,6 @@ def test_a_read_only_web_server_starts_nothing(tmp_path: Path) -> None:
                 assert process.poll() is None, (tmp_path / "log").read_text()
                 assert time.monotonic() < deadline
                 time.sleep(0.2)
+        health = services()["viewers"]["healthcheck"]["test"][-1].replace(":3001/", f":{port}/")
+        subprocess.run([sys.executable, "-c", health], check=True)
     assert answer["deletePipelineRun"]["__typename"] == "UnauthorizedError"
