@@ -16,7 +16,7 @@ import yaml
 
 from deploy import instance
 from rollup_assets.settings import Settings, load_settings, parse_size
-from rollup_assets_tests.deploy.compose import FILE, ROOT, compose, services
+from rollup_assets_tests.deploy.compose import FILE, OUTSIDE, ROOT, compose, outside, services
 
 if TYPE_CHECKING:
     from deploy.servers.seaweedfs import S3Server
@@ -35,8 +35,9 @@ def size(text: str) -> int:
     return parse_size(re.sub(r"([mg])$", lambda unit: f"{unit[1].upper()}iB", text))
 
 
-def test_it_follows_the_compose_specification() -> None:
-    command = [str(Path(sys.executable).with_name("check-jsonschema")), "--builtin-schema", "vendor.compose-spec", str(FILE)]
+@pytest.mark.parametrize("file", [FILE, OUTSIDE], ids=lambda file: file.name)
+def test_it_follows_the_compose_specification(file: Path) -> None:
+    command = [str(Path(sys.executable).with_name("check-jsonschema")), "--builtin-schema", "vendor.compose-spec", str(file)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -142,6 +143,27 @@ def test_every_setting_is_one_and_together_they_are_valid(monkeypatch: pytest.Mo
     assert settings.catalog.startswith("postgresql+psycopg://rollups@postgres")
 
 
+@pytest.mark.parametrize("name", ["code-location", "catalog"])
+def test_every_setting_that_says_nothing_of_places_comes_from_the_environment(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And is its default where the environment has none."""
+    secrets = {"catalog_password", "catalog_password_file", "catalog_admin_password", "catalog_admin_password_file"}
+    places = {"home", "raw", "stage", "warehouse", "catalog", "s3_endpoint", "s3_region", "s3_path_style", "s3_ca_bundle"}
+    written = yaml.safe_load(FILE.read_text())["services"][name]["environment"]
+    of_user = [
+        field for field in Settings.model_fields if str(written.get(f"ROLLUP_{field.upper()}")).startswith(f"${{ROLLUP_{field.upper()}:-")
+    ]
+    assert set(of_user) == Settings.model_fields.keys() - secrets - places
+    of_this_file = {"start", "threads", "memory", "spark_master"}
+    for field in of_user:
+        monkeypatch.delenv(f"ROLLUP_{field.upper()}", raising=False)
+    defaults = load_settings()
+    for field in of_user:
+        monkeypatch.setenv(f"ROLLUP_{field.upper()}", str(SERVICES[name]["environment"][f"ROLLUP_{field.upper()}"]))
+    settings = load_settings()
+    for field in of_user:
+        assert field in of_this_file or getattr(settings, field) == getattr(defaults, field), field
+
+
 def test_the_commands_are_those_that_the_demonstration_runs() -> None:
     assert SERVICES["code-location"]["command"] == instance.code_location("0.0.0.0", 4000)
     assert SERVICES["code-location"]["healthcheck"]["test"] == ["CMD", *instance.code_location_health(4000)]
@@ -165,6 +187,60 @@ def test_the_code_location_has_memory_for_all_runs_at_once() -> None:
     runs = yaml.safe_load((ROOT / "deploy/dagster.yaml").read_text())["concurrency"]["runs"]["max_concurrent_runs"]
     needed = runs * (parse_size(service["environment"]["ROLLUP_MEMORY"]) + RUN_OVERHEAD) + SERVER_OVERHEAD
     assert size(service["mem_limit"]) >= needed
+
+
+# ----------------------------------------------------------------------------------------------------------------- elsewhere
+
+ELSEWHERE = {
+    "DAGSTER_POSTGRES_HOST": "db.example.com",
+    "ROLLUP_CATALOG": "postgresql+psycopg://rollups@db.example.com:5432/catalog?sslmode=verify-full&sslrootcert=/run/authorities.pem",
+    "ROLLUP_S3_ENDPOINT": "https://s3.example.com",
+    "ROLLUP_RAW": "s3://telemetry/raw",
+}
+
+
+@pytest.mark.parametrize("profiles", [set(), {"postgres"}, {"object-storage"}, {"postgres", "object-storage"}], ids=sorted)
+def test_what_stays_here_is_waited_for_and_nothing_else_is(profiles: set[str]) -> None:
+    """Compose refuses to wait for a service that is not started, unless that is not required."""
+    every: dict[str, Any] = outside({})["services"]
+    started = {name: service for name, service in every.items() if "profiles" not in service or profiles & set(service["profiles"])}
+    assert SERVICES.keys() == every.keys()
+    of_profiles = {"postgres": {"postgres"}, "object-storage": {"object-storage", "object-storage-owner", "buckets"}}
+    stays = set().union(*(of_profiles[profile] for profile in profiles))
+    assert started.keys() == SERVICES.keys() - {"viewers", *of_profiles["postgres"], *of_profiles["object-storage"]} | stays
+    for name, service in started.items():
+        for other, wanted in service.get("depends_on", {}).items():
+            assert other in started or wanted.get("required") is False, (name, other)
+            assert wanted["condition"] == SERVICES[name]["depends_on"][other]["condition"]
+
+
+def test_whatever_asks_a_server_elsewhere_reaches_out() -> None:
+    merged = outside(ELSEWHERE)
+    asking = {name for name, service in merged["services"].items() if "example.com" in str(service.get("environment"))}
+    assert asking == {"catalog", "migrations", "code-location", "web-server", "viewers", "daemon"}
+    for name in asking:
+        service = merged["services"][name]
+        assert any(not (merged["networks"][network] or {}).get("internal") for network in service["networks"]), name
+        assert "backend" in service["networks"]
+        assert {"source": "authorities", "target": "/run/authorities.pem"} in service["configs"]
+        assert not re.search(r"@postgres\b|//object-storage\b", str(service["environment"])), name
+    assert merged["services"]["postgres"]["networks"] == ["backend"]
+    assert merged["configs"].keys() == {"authorities"}
+
+
+def test_the_settings_of_servers_elsewhere_are_valid(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    authorities = tmp_path / "authorities.pem"
+    authorities.touch()
+    for name, value in outside(ELSEWHERE)["services"]["code-location"]["environment"].items():
+        monkeypatch.setenv(name, str(value).replace("/run/authorities.pem", str(authorities)))
+    settings = load_settings()
+    assert settings.raw == "s3://telemetry/raw"
+    assert settings.s3.endpoint == "https://s3.example.com"
+    assert settings.s3_path_style is True
+    assert os.environ["DAGSTER_POSTGRES_HOST"] == "db.example.com"
+    assert os.environ["PGSSLMODE"] == "verify-full"
+    amazon = outside({**ELSEWHERE, "ROLLUP_S3_ENDPOINT": ""})["services"]["code-location"]["environment"]
+    assert amazon["ROLLUP_S3_ENDPOINT"] == ""
 
 
 # ----------------------------------------------------------------------------------------------------------------- secrets
