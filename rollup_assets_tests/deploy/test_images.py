@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import fnmatch
 import json
 import re
@@ -67,6 +68,28 @@ def test_everything_that_is_copied_exists_and_is_seen_by_the_build() -> None:
 def test_nothing_else_is_seen_by_the_build(path: str) -> None:
     assert ignored(path)
     assert ignored("rollup_assets/kernels/__pycache__/rollup.py311.nbi")
+
+
+def test_the_targets_that_the_documents_name_are_stages() -> None:
+    text = "\n".join(document.read_text() for document in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")))
+    named = re.findall(r"\btarget `([^`]+)`", text)
+    (table,) = re.findall(r"^\| target \| for \|.*\n\|[-|]+\n((?:\|.*\n)+)", text, re.MULTILINE)
+    assert "rollups-spark" in named
+    assert set(named) <= STAGES.keys()
+    assert tuple(re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)) == TARGETS
+
+
+def test_the_image_for_executors_on_kubernetes_is_made_from_what_is_there() -> None:
+    """The block of docs/spark.md: Spark of the version that is installed, and folders of the image."""
+    (block,) = re.findall(r"^```dockerfile\n(.*?)^```", (ROOT / "docs/spark.md").read_text(), re.MULTILINE | re.DOTALL)
+    (spark,) = (pin.split("==")[1] for pin in requirements("deploy/requirements-spark.lock") if pin.startswith("pyspark=="))
+    assert f"FROM spark:{spark}-" in block
+    metadata = configparser.ConfigParser()
+    metadata.read(ROOT / "setup.cfg")
+    assert f"FROM rollups-spark:{metadata['metadata']['version']}\n" in block
+    (python,) = re.findall(r"^FROM python:(\d+\.\d+)\.\S+ AS base$", DOCKERFILE, re.MULTILINE)
+    assert f"SPARK_HOME=/opt/rollups/venv/lib/python{python}/site-packages/pyspark\n" in block
+    assert json.loads(block.split("ENTRYPOINT ", 1)[1])[:1] == json.loads(DOCKERFILE.split("\nENTRYPOINT ", 1)[1].splitlines()[0])
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -166,6 +166,9 @@ def _spark_knows(session: Any, name: str) -> bool:
     jvm = session._jvm
     if any(name == row["key"] for row in session.sql("SET -v").collect()):
         return True
+    if name.startswith("spark.kubernetes."):
+        # Known once their class is, which only a session on Kubernetes loads by itself.
+        jvm.java.lang.Class.forName("org.apache.spark.deploy.k8s.Config$", True, jvm.Thread.currentThread().getContextClassLoader())
     return jvm.org.apache.spark.internal.config.ConfigEntry.findEntry(name) is not None
 
 
