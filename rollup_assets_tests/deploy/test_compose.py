@@ -262,6 +262,19 @@ def test_the_secrets_are_made_once_and_are_all_that_compose_mounts(tmp_path: Pat
     assert make_secrets(tmp_path / "others") != made
 
 
+def test_a_password_is_rotated_as_the_document_says_and_stays_the_file_that_is_mounted(tmp_path: Path) -> None:
+    """Compose mounts the file itself: one of the same name in its place is not seen by containers that run."""
+    old = make_secrets(tmp_path / ".secrets")
+    (tmp_path / "new-password").write_text("new\n")
+    (block,) = re.findall(r"^```\n(chmod [^`]*)^```", (ROOT / "docs/production.md").read_text(), re.MULTILINE)
+    mounted = (tmp_path / ".secrets/catalog_password").stat()
+    done = subprocess.run(["sh", "-e", "-c", block], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = (tmp_path / ".secrets/catalog_password").stat()
+    assert (found.st_ino, stat.S_IMODE(found.st_mode)) == (mounted.st_ino, stat.S_IMODE(mounted.st_mode))
+    assert make_secrets(tmp_path / ".secrets") == old | {"catalog_password": "new\n"}
+
+
 def test_nobody_commits_secrets_or_puts_them_into_an_image() -> None:
     assert ".secrets/" in (ROOT / ".gitignore").read_text().split()
 
