@@ -102,7 +102,7 @@ def move_up(column: Array, first: int, last: int) -> None:
 
 @kernel
 def insert_late_rows(points: ShardPoints, rank: Array, begin: int, end: int, with_dimensions: bool, with_lag: bool) -> tuple[int, int]:
-    """Sort as ``repair`` does, by moving every row that comes late to its place, until that has taken ``_MOST_MOVES`` a row.
+    """Sort as ``repair`` does, by moving every row that comes late to its place, until the ways there add up to ``_MOST_MOVES`` a row.
 
     Returns the last row that stays, up to which all is sorted, and the first one that was not looked at: ``end`` when it is done.
     """
@@ -119,13 +119,14 @@ def insert_late_rows(points: ShardPoints, rank: Array, begin: int, end: int, wit
         before = last
         while before >= begin and times[before] > time:
             before -= 1
+        # Of a duplicate too: it is not moved, but the way to its place is as long.
+        moves -= last - before
+        if moves < 0:
+            return last, r
         if before >= begin and times[before] == time:
             if greater(points, rank, r, before, with_dimensions, with_lag):
                 move_row(points, r, points, before, with_dimensions, with_lag)
             continue
-        moves -= last - before
-        if moves < 0:
-            return last, r
         value = values[r]
         org = orgs[r] if with_dimensions else 0
         metric = metrics[r] if with_dimensions else 0

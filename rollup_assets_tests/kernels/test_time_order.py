@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -66,9 +67,14 @@ def test_place_sorts_series_and_keeps_the_greatest_of_duplicates(rows: list[Poin
 
 
 @quick
-@given(seed=st.integers(0, 2**32 - 1), share=st.sampled_from((0.0, 0.02, 0.3, 1.0)), far=st.sampled_from((2, 20, 400)))
-def test_a_long_series_is_sorted_however_late_its_rows_are(seed: int, share: float, far: int) -> None:
-    """Rows that come a little late are moved to their places; beyond a number of moves the rest is merged."""
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    share=st.sampled_from((0.0, 0.02, 0.3, 1.0)),
+    far=st.sampled_from((2, 20, 400)),
+    again=st.sampled_from((0, 10, 400)),
+)
+def test_a_long_series_is_sorted_however_late_its_rows_are(seed: int, share: float, far: int, again: int) -> None:
+    """Rows that come a little late are moved to their places, of those that come again one stays; beyond some work the rest is merged."""
     random = np.random.default_rng(seed)
     times = np.arange(400) // random.choice((1, 2))
     late = np.where(random.random(400) < share, random.integers(0, far, 400), 0)
@@ -76,6 +82,7 @@ def test_a_long_series_is_sorted_however_late_its_rows_are(seed: int, share: flo
         Point(1, 1, "m", START + int(times[row]), int(random.integers(0, 3)), START + int(times[row] + late[row]))
         for row in np.argsort(times + late, kind="stable")
     ]
+    rows += [dataclasses.replace(row, value=int(random.integers(0, 3))) for row in rows[:again]]
     points = naive.without_duplicates(rows)
     found, duplicates = placed(rows)
     assert duplicates == len(rows) - len(points)
@@ -84,11 +91,13 @@ def test_a_long_series_is_sorted_however_late_its_rows_are(seed: int, share: flo
 
 def test_few_late_rows_are_moved_and_many_merged() -> None:
     """Both ways of the test above."""
-    for late, moved in (([*range(2, 100), 1], True), ([*range(99, -1, -1)], False)):
+    for late, moved in (([*range(2, 100), 1], True), ([*range(99, -1, -1)], False), ([*range(200), *range(200)], False)):
         points = ShardPoints(*(np.array(late, kind) for kind in (np.int32, np.int32, np.int64, np.int64, np.int32, np.int64)))
         last, row = time_order.insert_late_rows(points, RANK, 0, len(late), True, True)
         assert (row == len(late)) is moved
-        assert points.time[: last + 1].tolist() == sorted(late[:row])
+        assert points.time[: last + 1].tolist() == sorted({*late[:row]})
+        rows = [Point(1, 1, "m", START + time, number % 3) for number, time in enumerate(late)]
+        assert placed(rows)[0] == naive.repartitioned(naive.without_duplicates(rows), 1)[0]
 
 
 @quick
