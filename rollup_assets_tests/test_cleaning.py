@@ -27,6 +27,7 @@ from rollup_assets.batches import Batch
 from rollup_assets.cleaning import ATTEMPTS, DATA, METADATA, OTHER_PARTITIONS, PROBES, RECORDS, REWRITTEN, SCRATCH, UPLOADS, Cleaning, clean
 from rollup_assets.doctor.probes import probe_file
 from rollup_assets.errors import StageCorruptError
+from rollup_assets.history.diff import diff
 from rollup_assets.iceberg.maintenance import maintain
 from rollup_assets.iceberg.references import path_of
 from rollup_assets.iceberg.table import table_location
@@ -34,7 +35,7 @@ from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps.publish import publish
 from rollup_assets.storage import objects
 from rollup_assets.storage.filesystems import Place
-from rollup_assets.storage.leftovers import staged_folders
+from rollup_assets.storage.leftovers import TEMPORARY, staged_folders
 from rollup_assets.storage.manifests import (
     PARTIAL_POINTS,
     QUARANTINED,
@@ -47,6 +48,7 @@ from rollup_assets.storage.manifests import (
     new_attempt,
 )
 from rollup_assets.storage.objects import PART_BYTES
+from rollup_assets.verification import verify
 from rollup_assets_tests.iceberg.staging import batches_from, load, pipeline_in, rollup_rows, rows_of, stage_rollups
 from rollup_assets_tests.s3 import S3Folder, requests
 from rollup_assets_tests.spill_folders import held_elsewhere, left_by_a_killed_process
@@ -533,16 +535,46 @@ def test_files_of_the_table_are_deleted_under_its_lock(pipeline: Pipeline, monke
 def test_scratch_of_processes_that_are_gone_is_deleted(tmp_path: Path) -> None:
     pipeline = pipeline_in(tmp_path)
     gone = left_by_a_killed_process(tmp_path / "scratch")
-    verifying = write(tmp_path / "verify-abc" / "copy.parquet").parent
     with held_elsewhere(tmp_path / "scratch") as alive:
         assert clean(pipeline.settings, delete=True).found == []
         report = clean(pipeline.settings, older_than=0, delete=True)
         assert [(leftover.kind, leftover.path, leftover.bytes) for leftover in report.deleted] == [(SCRATCH, str(gone), 7)]
         assert not gone.exists()
         assert alive.exists()
-    age(verifying, 2)
-    assert kinds(clean(pipeline.settings, older_than=0, delete=True)) == {SCRATCH: 1}
-    assert not verifying.exists()
+
+
+def test_what_killed_commands_have_copied_is_deleted_once_it_is_a_day_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = pipeline_in(tmp_path, resolutions="1h")
+    for batch in batches_from(pipeline, 2):
+        stage_rollups(pipeline, batch, series=1)
+        publish(pipeline, batch)
+    before = set(pipeline.settings.home.iterdir())
+    with monkeypatch.context() as patch:
+        # As if they were killed right before they delete it.
+        patch.setattr(tempfile.TemporaryDirectory, "cleanup", lambda folder: folder._finalizer.detach())
+        verify(pipeline.settings)
+        diff(pipeline.settings, str(load(pipeline).snapshots()[0].snapshot_id))
+    left = set(pipeline.settings.home.iterdir()) - before
+    assert len(left) == 2
+    assert clean(pipeline.settings, older_than=0, delete=True).found == []
+    for folder in left:
+        age(folder, 2)
+    assert kinds(clean(pipeline.settings, older_than=0, delete=True)) == {SCRATCH: 2}
+    assert set(pipeline.settings.home.iterdir()) == before
+
+
+def test_folders_of_other_names_in_the_home_and_links_are_left_alone(tmp_path: Path) -> None:
+    """However old: they are the user's own."""
+    home = tmp_path / "home"
+    pipeline = pipeline_in(home)
+    own = [write(home / name / "2025" / "q1.csv") for name in ("diff-reports", "diff-20250101", "verify-abcdefgh", f"{TEMPORARY}notes")]
+    own.append(write(tmp_path / "elsewhere" / "q1.csv"))
+    (home / f"{TEMPORARY}abcdefgh").symlink_to(tmp_path / "elsewhere")
+    left = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=home))
+    age(tmp_path, 10)
+    assert [leftover.path for leftover in clean(pipeline.settings, older_than=0, delete=True).deleted] == [str(left)]
+    assert all(file.exists() for file in own)
+    assert (home / f"{TEMPORARY}abcdefgh").is_symlink()
 
 
 def test_probes_of_a_doctor_that_was_killed_are_deleted(tmp_path: Path) -> None:

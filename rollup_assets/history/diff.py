@@ -22,6 +22,7 @@ from rollup_assets.iceberg.schema import COLUMNS
 from rollup_assets.iceberg.snapshots import ancestors, said, snapshot_meant, time_of
 from rollup_assets.settings import Settings, format_duration
 from rollup_assets.storage.filesystems import Place
+from rollup_assets.storage.leftovers import TEMPORARY
 from rollup_assets.storage.manifests import InputFile, Stage
 from rollup_assets.storage.storage_errors import explains_storage_errors
 
@@ -140,7 +141,7 @@ def compare(
     result.files_read = len(before) + len(after)
     settings.home.mkdir(parents=True, exist_ok=True)
     partitions: dict[Batch, PartitionDifference] = {}
-    with tempfile.TemporaryDirectory(prefix="diff-", dir=settings.home) as scratch, _connect(settings, scratch) as db:
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=settings.home) as scratch, _connect(settings, scratch) as db:
         for old_files, new_files in _together(settings, before, after):
             _find_differing(db, table, old_files, new_files, batch)
             for start, resolution, change, count in _counts(db, settings):

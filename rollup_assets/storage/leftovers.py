@@ -23,12 +23,14 @@ Taken = TypeVar("Taken")
 MANIFEST = "manifest.json"
 PROBE = ".rollups-doctor-"
 """What the names of the files begin with that ``rollups doctor`` writes to see whether it can, and deletes again."""
+TEMPORARY = ".rollups-temporary-"
+"""What the names of the folders begin with that commands make in the home for DuckDB, and delete when they end. Nobody else's does."""
 _DAY_MS = 86_400_000
 _PARTITION_FOLDER = re.compile(r"\d{4}-\d\d-\d\d-\d{4}")
 _ATTEMPT_FOLDER = re.compile("[0-9a-f]{32}")
 _PROBE_FILE = re.compile(f"{re.escape(PROBE)}[0-9a-f]{{32}}")
-# Folders that other commands make in the home, and delete when they end.
-_TEMPORARY = ("verify-", "diff-")
+# What tempfile makes of it.
+_TEMPORARY_FOLDER = re.compile(f"{re.escape(TEMPORARY)}[a-z0-9_]{{8}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +172,7 @@ def left_folders(home: Path, before: int | None, now: int) -> list[LeftFolder]:
     """
     scratch = [(folder, before) for folder in abandoned_folders(home / "scratch")]
     a_day_ago = now - _DAY_MS if before is None else min(before, now - _DAY_MS)
-    temporary = [(folder, a_day_ago) for folder in _folders(home) if folder.name.startswith(_TEMPORARY)]
+    temporary = [(folder, a_day_ago) for folder in _folders(home) if _TEMPORARY_FOLDER.fullmatch(folder.name)]
     found = []
     for folder, limit in (*scratch, *temporary):
         sizes = list(_sizes(folder))
@@ -181,7 +183,8 @@ def left_folders(home: Path, before: int | None, now: int) -> list[LeftFolder]:
 
 
 def _folders(home: Path) -> list[Path]:
-    return sorted(folder for folder in home.iterdir() if folder.is_dir()) if home.is_dir() else []
+    """No links to folders: what they lead to is somebody else's."""
+    return sorted(folder for folder in home.iterdir() if folder.is_dir() and not folder.is_symlink()) if home.is_dir() else []
 
 
 def _sizes(folder: Path) -> Iterator[tuple[int, int]]:

@@ -15,6 +15,7 @@ from rollup_assets.history.rejections import refusal
 from rollup_assets.settings import Settings, format_duration
 from rollup_assets.storage.filesystems import Place, in_parallel
 from rollup_assets.storage.landing_zone import LandingZone
+from rollup_assets.storage.leftovers import TEMPORARY
 from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Stage
 from rollup_assets.storage.raw_files import FILE_REASONS, TOO_LARGE, count_rows
 from rollup_assets.storage.storage_errors import explains_storage_errors
@@ -62,7 +63,7 @@ def verify(
         chosen = [batch for batch in sorted(set(in_table | receipts if batches is None else batches)) if chooser.is_comparable(batch)]
         if chosen:
             settings.home.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix="verify-", dir=settings.home) as scratch, _connect(settings, scratch) as db:
+            with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=settings.home) as scratch, _connect(settings, scratch) as db:
                 trial = TrialReader(functools.partial(_connect, settings, f"{scratch}/trial"))
                 raw = RawPoints(db, settings, landing_zone, Path(scratch), trial, functools.partial(_too_large, landing_zone, stage))
                 _Comparison(settings, landing_zone, stage, table, db, raw, result, first_differences, progress or NoProgress()).run(chosen)
