@@ -14,6 +14,8 @@ from rollup_assets.settings import Settings
 from rollup_assets.storage.storage_errors import explains_storage_errors
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pyarrow as pa
 
 VIEW = "rollups"
@@ -35,6 +37,8 @@ CREATE MACRO shard(id) AS ((murmur3(hashed(id)) & 2147483647) % {shards})::INTEG
 @explains_storage_errors
 def query(settings: Settings, sql: str) -> pa.Table:
     """The answer to one statement, which sees the view and nothing else: no files, no network, no extensions. Times are UTC.
+
+    No two of its columns have the same name: of those that would, all but the first are numbered, such as ``a_1``.
 
     Raises:
         QueryError: there is no table yet, or DuckDB refuses the statement; says why.
@@ -68,6 +72,19 @@ def query(settings: Settings, sql: str) -> pa.Table:
             try:
                 answer = db.sql(sql)
                 # A statement such as SET has no answer.
-                return pa.table({}) if answer is None else answer.to_arrow_table()
+                found = pa.table({}) if answer is None else answer.to_arrow_table()
+                return found.rename_columns(_distinct(found.column_names))
             except duckdb.Error as error:
                 raise QueryError(str(error)) from None
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Names of columns, numbered where one comes again."""
+    found: list[str] = []
+    for name in names:
+        distinct, number = name, 0
+        while distinct in found or (number and distinct in names):
+            number += 1
+            distinct = f"{name}_{number}"
+        found.append(distinct)
+    return found

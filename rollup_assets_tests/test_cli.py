@@ -290,6 +290,20 @@ def test_sql_prints_a_table_json_or_csv(ready: Run) -> None:
     assert "the first 200 of" in plain(ready("sql", "select * from rollups").output)
 
 
+def test_sql_prints_every_column_of_several_with_one_name(ready: Run) -> None:
+    join = "from rollups a join rollups b using (id, resolution, logical_timestamp) limit 1"
+    statement = f"select 11 x, 22 y, 33 x, count(*) over () n, a.resolution, 44 x, a.metric, b.metric, 'last' {join}"
+    (row,) = ready("sql", statement, "--json")
+    assert list(row) == ["x", "y", "x_1", "n", "resolution", "x_2", "metric", "metric_1", "'last'"]
+    values = [str(value) for value in row.values()]
+    assert values[:3] == ["11", "22", "33"]
+    assert values[5:] == ["44", row["metric"], row["metric"], "last"]
+    lines = ready("sql", statement).output.splitlines()
+    assert [cell.strip() for cell in re.split("[│┃]", lines[1])[1:-1]] == list(row)
+    assert [cell.strip() for cell in re.split("[│┃]", lines[3])[1:-1]] == values
+    assert [[*row], values] == [*csv.reader(io.StringIO(ready("sql", statement, "--csv").stdout))]
+
+
 def test_sql_prints_one_format_at_a_time() -> None:
     assert CliRunner().invoke(app, ["sql", "select 1", "--csv", "--json"]).exit_code == 2
 

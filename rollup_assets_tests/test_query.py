@@ -85,6 +85,11 @@ def test_a_statement_reaches_nothing_but_the_table(pipeline: Pipeline, tmp_path:
     assert [path.name for path in tmp_path.iterdir()] == ["secret.csv"]
 
 
+def test_columns_of_one_name_are_told_apart(pipeline: Pipeline) -> None:
+    answer = query(pipeline.settings, "select 1 a, 2 b, 3 a, 4 A, 5 a_1, 6 a, count(*), count(*) from (select 1)")
+    assert answer.to_pylist() == [{"a": 1, "b": 2, "a_2": 3, "A": 4, "a_1": 5, "a_3": 6, "count_star()": 1, "count_star()_1": 1}]
+
+
 def test_what_does_not_fit_into_memory_is_spilled_all_the_same(pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     small = pipeline.settings.model_copy(update={"memory": 100 * 2**20, "threads": 1})
