@@ -25,6 +25,11 @@ Run = Callable[..., Any]
 FIRST, LAST = "2026-01-01-00:00", "2026-01-01-02:00"
 
 
+def no_json(constant: str) -> None:
+    """What Python's JSON has and nobody else's: NaN and infinities."""
+    raise AssertionError(f"{constant} is no JSON")
+
+
 def runner(home: Path, patch: pytest.MonkeyPatch) -> Run:
     for name, value in {"HOME": home, "SHARDS": 4, "THREADS": 2, "MEMORY": "256MiB"}.items():
         patch.setenv(f"ROLLUP_{name}", str(value))
@@ -33,7 +38,7 @@ def runner(home: Path, patch: pytest.MonkeyPatch) -> Run:
         result = CliRunner().invoke(app, [str(argument) for argument in arguments])
         assert result.exit_code == status, f"{result.output}\n{result.exception!r}"
         assert status == 0 or isinstance(result.exception, SystemExit), "an error of ours, not a traceback"
-        return json.loads(result.stdout) if "--json" in arguments else result
+        return json.loads(result.stdout, parse_constant=no_json) if "--json" in arguments else result
 
     return run
 
@@ -302,6 +307,12 @@ def test_sql_prints_every_column_of_several_with_one_name(ready: Run) -> None:
     assert [cell.strip() for cell in re.split("[│┃]", lines[1])[1:-1]] == list(row)
     assert [cell.strip() for cell in re.split("[│┃]", lines[3])[1:-1]] == values
     assert [[*row], values] == [*csv.reader(io.StringIO(ready("sql", statement, "--csv").stdout))]
+
+
+def test_numbers_that_json_does_not_have_are_texts(ready: Run) -> None:
+    statement = "select 'nan'::double n, [1.5, 'inf'::double] l, {'f': '-inf'::float} s, map {'m': 'inf'::double} m, 'NaN' t"
+    (row,) = ready("sql", statement, "--json")
+    assert row == {"n": "NaN", "l": [1.5, "Infinity"], "s": {"f": "-Infinity"}, "m": [["m", "Infinity"]], "t": "NaN"}
 
 
 def test_sql_prints_one_format_at_a_time() -> None:

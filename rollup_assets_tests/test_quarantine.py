@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -415,6 +416,19 @@ def test_from_a_failed_backfill_to_a_published_table(tmp_path: Path, monkeypatch
     assert run("verify", key, "--json")["agrees"]
     assert json.loads((tmp_path / "stage" / QUARANTINED / batch.folder / "allowed.json").read_text())["decisions"][0]["rows"] == 20
     assert home.stage.read(PARTIAL_POINTS, batch) is not None
+
+
+def test_values_that_json_does_not_have_are_shown_as_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run: Run = runner(tmp_path, monkeypatch)
+    pipeline = pipeline_of(ONE_BATCH, tmp_path, value_type="double")
+    batch = pipeline.calendar.first
+    monkeypatch.setenv("ROLLUP_START", batch.key[:10])
+    monkeypatch.setenv("ROLLUP_VALUE_TYPE", "double")
+    values = (math.nan, math.inf, -math.inf, 0.5)
+    write_rows(pipeline, batch, "a.parquet", [RawRow(None if value == 0.5 else 7, 1, "cpu", TODAY, value) for value in values])
+    refused(pipeline, batch)
+    rows = run("quarantine", "show", batch.key, "--json")["rows"]
+    assert [row["double_value"] for row in rows] == ["NaN", "Infinity", "-Infinity", 0.5]
 
 
 def test_neighbours_are_replayed_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import math
 from contextlib import AbstractContextManager, nullcontext
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -106,8 +107,18 @@ def progress_bar(silent: bool) -> AbstractContextManager[TerminalProgress | None
 
 
 def print_json(content: Any) -> None:
-    """One JSON document."""
-    typer.echo(json.dumps(content, indent=1, default=_plain))
+    """One JSON document, of numbers that JSON has: the others are the texts ``NaN``, ``Infinity`` and ``-Infinity``."""
+    typer.echo(json.dumps(_finite(content), indent=1, default=_plain, allow_nan=False))
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {name: _finite(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    if isinstance(content, float) and not math.isfinite(content):
+        return "NaN" if math.isnan(content) else "Infinity" if content > 0 else "-Infinity"
+    return content
 
 
 def _plain(value: object) -> object:
