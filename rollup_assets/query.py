@@ -7,10 +7,12 @@ metric and organization as well a row group of it. Printing the answer stays out
 
 from __future__ import annotations
 
+import tempfile
 from typing import TYPE_CHECKING
 
 from rollup_assets.errors import QueryError
 from rollup_assets.settings import Settings
+from rollup_assets.storage.leftovers import TEMPORARY
 from rollup_assets.storage.storage_errors import explains_storage_errors
 
 if TYPE_CHECKING:
@@ -41,14 +43,14 @@ def query(settings: Settings, sql: str) -> pa.Table:
     No two of its columns have the same name: of those that would, all but the first are numbered, such as ``a_1``.
 
     Raises:
-        QueryError: there is no table yet, or DuckDB refuses the statement; says why.
+        QueryError: there is no table yet, the home cannot be written to, or DuckDB refuses the statement; says why.
     """
     import duckdb
     import pyarrow as pa
 
     from rollup_assets.iceberg.catalog import open_catalog
     from rollup_assets.iceberg.reading import snapshot_dataset
-    from rollup_assets.iceberg.table import load_table
+    from rollup_assets.iceberg.table import SHARDS_PROPERTY, load_table
 
     with open_catalog(settings) as catalog:
         table = load_table(catalog, settings)
@@ -57,16 +59,22 @@ def query(settings: Settings, sql: str) -> pa.Table:
                 f"there is no table {settings.table} in {settings.home} yet; "
                 "publish to it with `rollups backfill FROM TO`, or try `rollups demo`"
             )
-        with duckdb.connect(
-            config={
-                "threads": settings.threads,
-                "memory_limit": f"{settings.memory // 2**20}MiB",
-                # The statement may come from a program that passes on what others typed.
-                "enable_external_access": False,
-            }
-        ) as db:
+        # The table's own number: settings may have come to say another one since.
+        shards = int(table.properties.get(SHARDS_PROPERTY, settings.shards))
+        with (
+            _temporary_folder(settings) as scratch,
+            duckdb.connect(
+                config={
+                    "threads": settings.threads,
+                    "memory_limit": f"{settings.memory // 2**20}MiB",
+                    "temp_directory": scratch,
+                }
+            ) as db,
+        ):
+            # The statement may come from a program that passes on what others typed. Not above: without access, no folder can be set.
+            db.execute("SET enable_external_access = false")
             db.execute("SET TimeZone = 'UTC'")
-            db.execute(_SHARD.format(shards=settings.shards))
+            db.execute(_SHARD.format(shards=shards))
             db.register(VIEW, snapshot_dataset(table))
             db.execute("SET lock_configuration = true")
             try:
@@ -76,6 +84,18 @@ def query(settings: Settings, sql: str) -> pa.Table:
                 return found.rename_columns(_distinct(found.column_names))
             except duckdb.Error as error:
                 raise QueryError(str(error)) from None
+
+
+def _temporary_folder(settings: Settings) -> tempfile.TemporaryDirectory[str]:
+    """For what does not fit into memory; DuckDB would take the current folder, whatever that is."""
+    try:
+        settings.home.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=settings.home)
+    except OSError as error:
+        raise QueryError(
+            f"ROLLUP_HOME={settings.home} cannot be written to ({error.strerror}), which a query needs for what does not fit into memory; "
+            "give this user the right to, or make room there"
+        ) from error
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

@@ -10,6 +10,7 @@ import pytest
 from rollup_assets.errors import QueryError
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.query import query
+from rollup_assets.storage.leftovers import TEMPORARY
 from rollup_assets_tests.conftest import MakePipeline
 from rollup_assets_tests.naive import Point
 from rollup_assets_tests.verification.naive_table import append, arrow_of, rows_of
@@ -17,7 +18,11 @@ from rollup_assets_tests.verification.naive_table import append, arrow_of, rows_
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory, make_pipeline: MakePipeline) -> Pipeline:
-    made = make_pipeline(tmp_path_factory.mktemp("query"))
+    return published(make_pipeline(tmp_path_factory.mktemp("query")))
+
+
+def published(made: Pipeline) -> Pipeline:
+    """Two series."""
     first = made.calendar.first
     points = [Point(series, 1, "cpu", first.start + 30_000 * number, 10 * number) for series in (-1, 7) for number in range(1, 20)]
     append(made, arrow_of(made, rows_of(made, points, [first])))
@@ -66,6 +71,7 @@ def test_a_statement_without_an_answer_gives_no_rows(pipeline: Pipeline) -> None
         "select * from '{file}'",
         "copy (select 1) to '{new}'",
         "copy rollups to '{new}' (format parquet)",
+        "copy (select 1) to ':memory:'",
         "export database '{new}'",
         "attach '{new}'",
         "install httpfs",
@@ -78,7 +84,10 @@ def test_a_statement_without_an_answer_gives_no_rows(pipeline: Pipeline) -> None
         "call enable_logging(storage = 'file', storage_path = '{new}')",
     ],
 )
-def test_a_statement_reaches_nothing_but_the_table(pipeline: Pipeline, tmp_path: Path, statement: str) -> None:
+def test_a_statement_reaches_nothing_but_the_table(
+    pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statement: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "secret.csv").write_text("a\n1\n")
     with pytest.raises(QueryError, match=r"disabled|locked|Cannot enable|Cannot change"):
         query(pipeline.settings, statement.format(file=tmp_path / "secret.csv", new=tmp_path / "new"))
@@ -94,7 +103,21 @@ def test_what_does_not_fit_into_memory_is_spilled_all_the_same(pipeline: Pipelin
     monkeypatch.chdir(tmp_path)
     small = pipeline.settings.model_copy(update={"memory": 100 * 2**20, "threads": 1})
     distinct = "select distinct (range * 7919) % 30000000 as x, repeat('a', 20) as y from range(3000000)"
-    assert query(small, f"select count(*) n from ({distinct}), (select count(*) from rollups)").to_pylist() == [{"n": 3_000_000}]
+    before = set(small.home.iterdir())
+    (row,) = query(
+        small, f"select count(*) n, current_setting('temp_directory') folder from ({distinct}), (select count(*) from rollups)"
+    ).to_pylist()
+    assert row["n"] == 3_000_000
+    assert Path(row["folder"]).parent == small.home
+    assert Path(row["folder"]).name.startswith(TEMPORARY)
+    assert set(small.home.iterdir()) == before
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_home_that_cannot_be_written_to_is_told(pipeline: Pipeline, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(QueryError, match=f"ROLLUP_HOME={tmp_path}/file/home cannot be written to"):
+        query(pipeline.settings.model_copy(update={"home": tmp_path / "file" / "home"}), "select 1")
 
 
 def test_what_duckdb_refuses_is_told_in_its_words(pipeline: Pipeline) -> None:
@@ -126,3 +149,9 @@ def test_rows_of_a_series_are_found_by_its_shard(pipeline: Pipeline) -> None:
     (plan,) = query(pipeline.settings, "explain select * from rollups where metric_shard_id = shard(7)").to_pylist()
     # The scan gets a number to compare with, not a function to call.
     assert re.search(r"Filters:\W+metric_shard_id\W+=\W+\d+", str(plan)), plan
+
+
+def test_shards_are_those_of_the_table_whatever_the_settings_say(tmp_path: Path, make_pipeline: MakePipeline) -> None:
+    settings = published(make_pipeline(tmp_path, shards=16)).settings.model_copy(update={"shards": 64})
+    (row,) = query(settings, "select count(*) n, count(*) filter (metric_shard_id = shard(id)) in_shard from rollups").to_pylist()
+    assert row["n"] == row["in_shard"] > 0
