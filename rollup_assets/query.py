@@ -8,6 +8,7 @@ metric and organization as well a row group of it. Printing the answer stays out
 from __future__ import annotations
 
 import tempfile
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from rollup_assets.errors import QueryError
@@ -43,7 +44,7 @@ def query(settings: Settings, sql: str) -> pa.Table:
     No two of its columns have the same name: of those that would, all but the first are numbered, such as ``a_1``.
 
     Raises:
-        QueryError: there is no table yet, the home cannot be written to, or DuckDB refuses the statement; says why.
+        QueryError: there is no table yet, or DuckDB refuses the statement; says why.
     """
     import duckdb
     import pyarrow as pa
@@ -86,16 +87,13 @@ def query(settings: Settings, sql: str) -> pa.Table:
                 raise QueryError(str(error)) from None
 
 
-def _temporary_folder(settings: Settings) -> tempfile.TemporaryDirectory[str]:
-    """For what does not fit into memory; DuckDB would take the current folder, whatever that is."""
+def _temporary_folder(settings: Settings) -> AbstractContextManager[str]:
+    """For what does not fit into memory, as DuckDB would take the current folder, whatever that is; none where the home is read-only."""
     try:
         settings.home.mkdir(parents=True, exist_ok=True)
         return tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=settings.home)
-    except OSError as error:
-        raise QueryError(
-            f"ROLLUP_HOME={settings.home} cannot be written to ({error.strerror}), which a query needs for what does not fit into memory; "
-            "give this user the right to, or make room there"
-        ) from error
+    except OSError:
+        return nullcontext("")
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

@@ -114,10 +114,16 @@ def test_what_does_not_fit_into_memory_is_spilled_all_the_same(pipeline: Pipelin
     assert [*tmp_path.iterdir()] == []
 
 
-def test_a_home_that_cannot_be_written_to_is_told(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_a_home_that_cannot_be_written_to_is_enough_for_what_fits_into_memory(
+    pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(QueryError, match=f"ROLLUP_HOME={tmp_path}/file/home cannot be written to"):
-        query(pipeline.settings.model_copy(update={"home": tmp_path / "file" / "home"}), "select 1")
+    settings = pipeline.settings.model_copy(update={"home": tmp_path / "file" / "home", "memory": 64 * 2**20, "threads": 1})
+    assert query(settings, "select count(*) > 0 as found from rollups").to_pylist() == [{"found": True}]
+    with pytest.raises(QueryError, match="Out of Memory"):
+        query(settings, "select count(*) from (select distinct repeat('a', 20) || range from range(3000000))")
+    assert [*tmp_path.iterdir()] == [tmp_path / "file"]
 
 
 def test_what_duckdb_refuses_is_told_in_its_words(pipeline: Pipeline) -> None:
