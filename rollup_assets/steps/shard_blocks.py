@@ -43,8 +43,13 @@ class ShardBlocks:
         for task, packed, payload in self._source:
             header = Header.unpack(packed)
             if header.kind == blocks.NAMES:
-                codes = self.names.codes_of(blocks.unpack_names(payload, header.rows))
-                translations[task] = np.concatenate([translations.get(task, np.empty(0, np.int32)), codes])
+                codes, told = blocks.unpack_names(payload, header.rows)
+                known = translations.get(task, np.zeros(1, np.int32))
+                missing = int(codes.max()) + 1 - len(known)
+                if missing > 0:
+                    known = np.concatenate([known, np.zeros(max(missing, len(known)), np.int32)])
+                known[codes] = self.names.codes_of(told)
+                translations[task] = known
             elif header.kind == blocks.ROWS and (task, header.file) not in self._dropped:
                 ids, times, values, orgs, metrics, lags = header.columns(payload)
                 yield header, Block(ids, times, values, orgs, metrics, lags, translations[task])

@@ -22,7 +22,7 @@ from rollup_assets.storage.blocks import Header
 from rollup_assets.storage.bounds import Bounds
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.manifests import InputFile
-from rollup_assets.storage.metric_names import MetricNames
+from rollup_assets.storage.metric_names import MetricNames, ToldNames
 from rollup_assets.storage.quarantine import BadFile, bad_file_row, quarantined_rows, serialized
 from rollup_assets.storage.raw_files import (
     COPIED_FILE,
@@ -95,11 +95,11 @@ class SplitResult:
 
 
 class _TaskNames(MetricNames):
-    """Metric names of a task, and how many of them each bucket knows already."""
+    """Metric names of a task, and which of them each bucket has been told."""
 
     def __init__(self, buckets: int) -> None:
         super().__init__()
-        self._sent = [0] * buckets
+        self.told = ToldNames(buckets)
         self._last: pa.Array | None = None
         self._translation = np.zeros(1, np.int32)
 
@@ -111,12 +111,6 @@ class _TaskNames(MetricNames):
             self._translation = np.array(codes or [0], np.int32)
             self._last = names
         return self._translation
-
-    def news_for(self, bucket: int) -> list[str]:
-        """The names that the bucket has not been told yet."""
-        news = self.names[self._sent[bucket] :]
-        self._sent[bucket] = len(self.names)
-        return news
 
 
 def split_files(task: SplitTask, emit: Emit, context: TaskContext) -> SplitResult:
@@ -245,8 +239,9 @@ def _split_rows(task: SplitTask, number: int, rows: RawRows, names: _TaskNames, 
         first, last = ends[s], ends[s + 1]
         if first == last:
             continue
-        if news := names.news_for(s):
-            emit(s, Header(blocks.NAMES, number, len(news)).pack(), [blocks.pack_names(news)])
+        news = names.told.news_for(s, names.names, packed[4][first:last])
+        if len(news):
+            emit(s, Header(blocks.NAMES, number, len(news)).pack(), [blocks.pack_names(news, names.names)])
         # Whether a shard has lags must not depend on which other rows were read together with its own.
         has_lag = lag_code != blocks.NO_COLUMN and bool(packed[5][first:last].any())
         header = Header(

@@ -8,6 +8,7 @@ dropped because the file turned out to be damaged. Columns are as narrow as the 
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,14 +99,14 @@ def dtype_of(code: int) -> np.dtype[Any]:
 INT32, INT64, FLOAT64, UINT16 = _INT32, _INT64, _FLOAT64, _UINT16
 
 
-def pack_names(names: list[str]) -> bytes:
-    """Metric names as a payload: their lengths in bytes as uint32, then the UTF-8 texts."""
-    encoded = [name.encode() for name in names]
-    return np.array([len(text) for text in encoded], np.uint32).tobytes() + b"".join(encoded)
+def pack_names(codes: NDArray[np.int32], names: Sequence[str]) -> bytes:
+    """Metric names as a payload: their codes as int32, their lengths in bytes as uint32, then the UTF-8 texts. ``names``: by code."""
+    encoded = [names[code].encode() for code in codes.tolist()]
+    return codes.tobytes() + np.array([len(text) for text in encoded], np.uint32).tobytes() + b"".join(encoded)
 
 
-def unpack_names(payload: memoryview, count: int) -> list[str]:
-    """The names that :func:`pack_names` packed."""
-    lengths = np.frombuffer(payload, np.uint32, count)
-    ends = 4 * count + np.cumsum(lengths)
-    return [bytes(payload[end - length : end]).decode() for end, length in zip(ends.tolist(), lengths.tolist(), strict=True)]
+def unpack_names(payload: memoryview, count: int) -> tuple[NDArray[np.int32], list[str]]:
+    """Codes and names that :func:`pack_names` packed."""
+    codes, lengths = np.frombuffer(payload, np.int32, count), np.frombuffer(payload, np.uint32, count, offset=4 * count)
+    ends = 8 * count + np.cumsum(lengths)
+    return codes, [bytes(payload[end - length : end]).decode() for end, length in zip(ends.tolist(), lengths.tolist(), strict=True)]

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+_FEW = 1024
+"""So many names are all told to everybody, which costs less than looking which ones rows have."""
+
+
 class MetricNames:
     """Names by code; a new one gets the next code."""
 
@@ -50,6 +54,30 @@ class MetricNames:
         ranks = np.zeros(max(len(self.names), 1), np.int32)
         ranks[sorted(range(len(self.names)), key=self.names.__getitem__)] = np.arange(len(self.names), dtype=np.int32)
         return ranks
+
+
+class ToldNames:
+    """Which names the reader of each bucket has been told, so that each is told once, and no reader of more than it needs."""
+
+    def __init__(self, buckets: int) -> None:
+        self._told = [np.zeros(0, np.bool_)] * buckets
+        self._count = [0] * buckets
+
+    def news_for(self, bucket: int, names: Sequence[str], used: NDArray[Any]) -> NDArray[np.int32]:
+        """Codes of names to tell the bucket's reader before it gets rows with the codes ``used``; they count as told from now on.
+
+        names: by code; they only become more.
+        """
+        if self._count[bucket] == len(names):
+            return np.empty(0, np.int32)
+        told = self._told[bucket]
+        if len(told) < len(names):
+            told = self._told[bucket] = np.concatenate([told, np.zeros(len(names), np.bool_)])
+        # Every name to everybody is names x buckets x tasks: 50,000 of them took 11.7 instead of 0.9 CPU s, 544 instead of 7 MB.
+        news = np.flatnonzero(~told[: len(names)]) if len(names) <= _FEW else np.unique(used[~told[used]])
+        told[news] = True
+        self._count[bucket] += len(news)
+        return news.astype(np.int32)
 
 
 def dictionary_array(codes: NDArray[Any], names: Sequence[str]) -> pa.Array:

@@ -96,6 +96,36 @@ def assert_staged(pipeline: Pipeline, batch: Batch, files: dict[str, Sequence[Ra
         assert counters["counts"][str(resolution)] == sum(window.count for window in open_windows)
 
 
+@pytest.mark.parametrize("in_runs", [False, True])
+def test_of_many_metric_names_a_shard_is_told_those_of_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, in_runs: bool) -> None:
+    """By the one map task, not to every shard; and to the one run that it comes to, if the shard is sorted in runs."""
+    from rollup_assets.steps import sort
+    from rollup_assets.storage import blocks, metric_names
+    from rollup_assets.storage.spill import SpillFile
+
+    pipeline = pipeline_of(ONE_BATCH, tmp_path)
+    batch = first_batch(pipeline)
+    series = 3000
+    files = {}
+    for number in range(2):
+        rows = [RawRow(id, 1, f"metric {id}", TODAY + 1000 * id + number, id) for id in range(series)]
+        files[write_rows(pipeline, batch, f"part-{number}.parquet", rows, Shape(row_group=1000))] = rows
+    told: Counter[str] = Counter()
+
+    def count(self: SpillFile, bucket: int, header: bytes, buffers: Sequence[Any], emit: Any = SpillFile.emit) -> None:
+        found = blocks.Header.unpack(header)
+        if found.kind == blocks.NAMES:
+            told.update(blocks.unpack_names(memoryview(buffers[0]), found.rows)[1])
+        emit(self, bucket, header, buffers)
+
+    monkeypatch.setattr(SpillFile, "emit", count)
+    monkeypatch.setattr(metric_names, "_FEW", 0)
+    if in_runs:
+        monkeypatch.setattr(sort._ShardSorter, "_most_rows", lambda *_, dimensions: 100)  # noqa: ARG005
+    assert_staged(pipeline, batch, files, stage(pipeline, batch))
+    assert told == dict.fromkeys((f"metric {id}" for id in range(series)), 2 if in_runs else 1)
+
+
 shapes = st.builds(
     Shape,
     metric=st.sampled_from(

@@ -87,10 +87,13 @@ def test_where_uint16_is_not_wanted_the_next_type_is_taken() -> None:
     assert blocks.narrowest(7, 7, uint16=False) == (blocks.INT32, 7)
 
 
-@given(st.lists(st.text(max_size=20), max_size=50))
-def test_names_round_trip(names: list[str]) -> None:
-    """Empty ones and any alphabet."""
-    assert blocks.unpack_names(memoryview(blocks.pack_names(names)), len(names)) == names
+@given(names=st.lists(st.text(max_size=20), min_size=1, max_size=50), data=st.data())
+def test_names_round_trip(names: list[str], data: st.DataObject) -> None:
+    """Empty ones and any alphabet, and some of them alone."""
+    wanted = np.array(data.draw(st.lists(st.integers(0, len(names) - 1), unique=True)), np.int32)
+    codes, told = blocks.unpack_names(memoryview(blocks.pack_names(wanted, names)), len(wanted))
+    assert codes.tolist() == wanted.tolist()
+    assert told == [names[code] for code in wanted]
 
 
 def test_the_payload_order_is_widest_first_and_keeps_the_order_of_equals() -> None:
