@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
@@ -49,6 +50,7 @@ from rollup_assets.storage.manifests import (
     new_attempt,
 )
 from rollup_assets.storage.objects import PART_BYTES
+from rollup_assets.storage.spill import spill_folder
 from rollup_assets.verification import verify
 from rollup_assets_tests.iceberg.staging import batches_from, load, pipeline_in, rollup_rows, rows_of, stage_rollups
 from rollup_assets_tests.s3 import S3Folder, requests
@@ -542,6 +544,31 @@ def test_scratch_of_processes_that_are_gone_is_deleted(tmp_path: Path) -> None:
         assert [(leftover.kind, leftover.path, leftover.bytes) for leftover in report.deleted] == [(SCRATCH, str(gone), 7)]
         assert not gone.exists()
         assert alive.exists()
+
+
+def test_scratch_of_a_process_that_was_killed_before_it_had_its_lock_is_deleted_once_it_is_a_day_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = pipeline_in(tmp_path)
+    scratch = tmp_path / "scratch"
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", killed)
+        # Whoever is killed deletes nothing.
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt), spill_folder(scratch):
+                pass
+    new, old = sorted(scratch.iterdir())
+    write(scratch / ".spill-notes" / "mine")
+    age(scratch / ".spill-notes", 2)
+    age(old, 2)
+    report = clean(pipeline.settings, older_than=0, delete=True)
+    assert [(leftover.kind, leftover.path) for leftover in report.deleted] == [(SCRATCH, str(old))]
+    assert sorted(scratch.iterdir()) == sorted([new, scratch / ".spill-notes"])
 
 
 def test_what_killed_commands_have_copied_is_deleted_once_it_is_a_day_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

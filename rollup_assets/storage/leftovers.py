@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 
 from rollup_assets.storage.filesystems import FoundFile, Place, in_parallel, is_unfinished
 from rollup_assets.storage.manifests import Manifest, Stage
-from rollup_assets.storage.spill import abandoned_folders
+from rollup_assets.storage.spill import UNLOCKED, abandoned_folders
 
 Taken = TypeVar("Taken")
 
@@ -166,15 +166,18 @@ class LeftFolder:
 
 
 def left_folders(home: Path, before: int | None, now: int) -> list[LeftFolder]:
-    """Spilled data of processes that have ended, and what commands have left that were killed.
+    """Spilled data of processes that have ended, and what processes have left that were killed as they began, or commands.
 
-    Nobody knows whose the latter are, so they have to be a day old in any case.
+    Nobody knows whose the latter two are, so they have to be a day old in any case.
     """
-    scratch = [(folder, before) for folder in abandoned_folders(home / "scratch")]
+    scratch = home / "scratch"
     a_day_ago = now - _DAY_MS if before is None else min(before, now - _DAY_MS)
-    temporary = [(folder, a_day_ago) for folder in _folders(home) if _TEMPORARY_FOLDER.fullmatch(folder.name)]
+    begun = [folder for folder in _folders(scratch) if UNLOCKED.fullmatch(folder.name)]
+    temporary = [folder for folder in _folders(home) if _TEMPORARY_FOLDER.fullmatch(folder.name)]
+    limits = [(folder, before) for folder in abandoned_folders(scratch)]
+    limits += [(folder, a_day_ago) for folder in (*begun, *temporary)]
     found = []
-    for folder, limit in (*scratch, *temporary):
+    for folder, limit in limits:
         sizes = list(_sizes(folder))
         newest = max((modified for _, modified in sizes), default=now)
         if limit is None or newest < limit:

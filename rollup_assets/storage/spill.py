@@ -6,19 +6,26 @@ What the blocks hold stays out (``storage.blocks``).
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 from rollup_assets.engines.base import Buffer
+from rollup_assets.errors import StorageError
 from rollup_assets.failpoints import failpoint
 
 # The operating system takes at most IOV_MAX buffers a call, 1024 on Linux.
 _BUFFERS_PER_WRITE = 1000
 _PREFIX, _LOCK = "spill-", "lock"
+UNLOCKED = re.compile(f"\\.{_PREFIX}[0-9a-f]{{32}}")
+"""Names of the spill folders whose processes do not hold their lock yet, or were killed before they did."""
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 
 
 @contextlib.contextmanager
@@ -26,6 +33,9 @@ def spill_folder(scratch: Path) -> Iterator[Path]:
     """A new folder, deleted in the end. Whoever made it holds a lock in it, by which others know that it is in use.
 
     A lock and not the process's number: that means something else in another container, and somebody else after a restart.
+
+    Raises:
+        StorageError: the file system has no locks.
     """
     folder = scratch / f"{_PREFIX}{uuid.uuid4().hex}"
     # Under another name until the lock is held, as it would be taken for an abandoned one.
@@ -33,12 +43,21 @@ def spill_folder(scratch: Path) -> Iterator[Path]:
     try:
         unlocked.mkdir(parents=True)
         with (unlocked / _LOCK).open("xb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            _lock(lock, scratch)
             unlocked.rename(folder)
             yield folder
     finally:
         for made in (unlocked, folder):
             shutil.rmtree(made, ignore_errors=True)
+
+
+def _lock(file: IO[bytes], scratch: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        raise StorageError(f"no file can be locked in {scratch} ({error.strerror}): set ROLLUP_HOME to a folder on a local disk") from error
 
 
 def abandoned_folders(scratch: Path) -> list[Path]:
@@ -52,10 +71,10 @@ def _in_use(folder: Path) -> bool:
     try:
         with (folder / _LOCK).open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):  # held, or another user's
-        return True
     except FileNotFoundError:  # somebody is deleting it, or was
         return False
+    except OSError:  # held, another user's, or nobody can tell
+        return True
     return False
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rollup_assets.errors import StorageError
 from rollup_assets.storage import spill
 from rollup_assets.storage.spill import SpilledBlocks, SpillFile, abandoned_folders, spill_folder
 
@@ -144,3 +146,31 @@ def test_a_folder_is_seen_by_others_only_once_its_lock_is_held(tmp_path: Path, m
         assert abandoned_folders(tmp_path) == [folder], "half deleted"
     assert locked == [[]]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL])
+def test_a_file_system_without_locks_is_said_with_the_setting(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spill.fcntl, "flock", _raising(number))
+    with pytest.raises(StorageError, match=rf"{tmp_path}.*{os.strerror(number)}.*ROLLUP_HOME .*local disk"), spill_folder(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_else_a_lock_fails_of_is_not_taken_for_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spill.fcntl, "flock", _raising(errno.EIO))
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)), spill_folder(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("number", [errno.EWOULDBLOCK, errno.EACCES, errno.ENOLCK, errno.EIO])
+def test_a_folder_of_which_nobody_can_tell_is_in_use(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with spill_folder(tmp_path):
+        monkeypatch.setattr(spill.fcntl, "flock", _raising(number))
+        assert abandoned_folders(tmp_path) == []
+
+
+def _raising(number: int) -> Callable[..., None]:
+    def flock(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return flock
