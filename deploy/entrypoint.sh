@@ -16,6 +16,12 @@ if [ -n "${DAGSTER_POSTGRES_PASSWORD_FILE:-}" ]; then
   unset password
 fi
 
+# Spark's client takes a token from the environment alone. An empty file is none.
+if [ -s "${SPARK_CONNECT_AUTHENTICATE_TOKEN_FILE:-}" ]; then
+  SPARK_CONNECT_AUTHENTICATE_TOKEN=$(cat "$SPARK_CONNECT_AUTHENTICATE_TOKEN_FILE")
+  export SPARK_CONNECT_AUTHENTICATE_TOKEN
+fi
+
 # Runs are processes of the code location. Those of an earlier one at this address are gone, and nobody else can say so.
 case "$*" in
   "dagster api grpc "*) python -m rollup_assets.defs.lost_runs ;;

@@ -228,6 +228,19 @@ def test_whatever_asks_a_server_elsewhere_reaches_out() -> None:
     assert merged["configs"].keys() == {"authorities"}
 
 
+@pytest.mark.parametrize(("given", "file"), [({}, "/dev/null"), ({"SPARK_CONNECT_TOKEN": ".secrets/token"}, ".secrets/token")], ids=str)
+def test_the_token_of_a_spark_connect_server_is_a_file_that_runs_alone_have(given: dict[str, str], file: str) -> None:
+    """Compose refuses to start anything if a secret's file does not exist."""
+    merged = outside({"ROLLUP_SPARK_REMOTE": "sc://spark.example.com:15002", **given})
+    assert {name: secret["file"] for name, secret in merged["secrets"].items() if name not in compose()["secrets"]} == {
+        "spark_connect_token": file
+    }
+    service = merged["services"]["code-location"]
+    assert service["environment"]["SPARK_CONNECT_AUTHENTICATE_TOKEN_FILE"] == "/run/secrets/spark_connect_token"
+    assert [name for name, each in merged["services"].items() if "spark_connect_token" in each.get("secrets", ())] == ["code-location"]
+    assert set(SERVICES["code-location"]["secrets"]) < set(service["secrets"])
+
+
 def test_the_settings_of_servers_elsewhere_are_valid(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     authorities = tmp_path / "authorities.pem"
     authorities.touch()

@@ -188,6 +188,16 @@ def test_the_entrypoint_writes_the_password_file_that_libpq_takes(tmp_path: Path
     assert "a:b" not in done.stdout
 
 
+@pytest.mark.parametrize(("content", "lines"), [("a b'$c\n", ["SPARK_CONNECT_AUTHENTICATE_TOKEN=a b'$c"]), ("", []), (None, [])])
+def test_the_entrypoint_hands_spark_the_token_of_a_secret_that_has_one(tmp_path: Path, content: str | None, lines: list[str]) -> None:
+    secret = Path("/dev/null") if content is None else tmp_path / "secret"
+    if content is not None:
+        secret.write_text(content)
+    done = entrypoint(tmp_path, "env", SPARK_CONNECT_AUTHENTICATE_TOKEN_FILE=str(secret))
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stdout.splitlines() if line.startswith("SPARK_CONNECT_AUTHENTICATE_TOKEN=")] == lines
+
+
 def test_the_entrypoint_copies_compiled_kernels_to_where_they_can_be_used(tmp_path: Path) -> None:
     (tmp_path / "built").mkdir()
     (tmp_path / "built" / "kernel.nbi").write_text("compiled")
