@@ -7,13 +7,10 @@ metric and organization as well a row group of it. Printing the answer stays out
 
 from __future__ import annotations
 
-import tempfile
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from rollup_assets.errors import QueryError
 from rollup_assets.settings import Settings
-from rollup_assets.storage.leftovers import TEMPORARY
 from rollup_assets.storage.storage_errors import explains_storage_errors
 
 if TYPE_CHECKING:
@@ -62,16 +59,13 @@ def query(settings: Settings, sql: str) -> pa.Table:
             )
         # The table's own number: settings may have come to say another one since.
         shards = int(table.properties.get(SHARDS_PROPERTY, settings.shards))
-        with (
-            _temporary_folder(settings) as scratch,
-            duckdb.connect(
-                config={
-                    "threads": settings.threads,
-                    "memory_limit": f"{settings.memory // 2**20}MiB",
-                    "temp_directory": scratch,
-                }
-            ) as db,
-        ):
+        config = {
+            "threads": settings.threads,
+            "memory_limit": f"{settings.memory // 2**20}MiB",
+            # Nothing is spilled: a folder that DuckDB may spill to is one that a statement may write to (COPY, also below a WITH).
+            "temp_directory": "",
+        }
+        with duckdb.connect(config=config) as db:
             # The statement may come from a program that passes on what others typed. Not above: without access, no folder can be set.
             db.execute("SET enable_external_access = false")
             db.execute("SET TimeZone = 'UTC'")
@@ -83,17 +77,13 @@ def query(settings: Settings, sql: str) -> pa.Table:
                 # A statement such as SET has no answer.
                 found = pa.table({}) if answer is None else answer.to_arrow_table()
                 return found.rename_columns(_distinct(found.column_names))
+            except duckdb.OutOfMemoryException:
+                raise QueryError(
+                    f"the statement needs more than ROLLUP_MEMORY={settings.memory // 2**20}MiB, and spills nothing to disk; set it "
+                    "higher, or ask for less at a time, such as for one metric or one day"
+                ) from None
             except duckdb.Error as error:
                 raise QueryError(str(error)) from None
-
-
-def _temporary_folder(settings: Settings) -> AbstractContextManager[str]:
-    """For what does not fit into memory, as DuckDB would take the current folder, whatever that is; none where the home is read-only."""
-    try:
-        settings.home.mkdir(parents=True, exist_ok=True)
-        return tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=settings.home)
-    except OSError:
-        return nullcontext("")
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
