@@ -12,10 +12,23 @@ from rollup_assets.storage.manifests import Manifest
 REJECTED = "rejected"
 ROLLED_BACK_TO = "rolled_back_to"
 
+_UNKNOWN = "rolled back to "
+"""Begins what stands for the digest of rows of unknown origin."""
+
 
 def rejected_digests(receipt: Manifest | None) -> tuple[str, ...]:
     """Digests of the rollups that are not to be published again."""
     return () if receipt is None else tuple(receipt.counters.get(REJECTED, ()))
+
+
+def digest_of_unknown(target: int | None) -> str:
+    """What a receipt says in place of a digest where it is not known which rollups the rows are of that came back, if there are any."""
+    return f"{_UNKNOWN}{target}"
+
+
+def is_known(digest: str) -> bool:
+    """Whether it is the digest of rollups, which can be rejected; not what stands for one."""
+    return not digest.startswith(_UNKNOWN)
 
 
 def is_begun(receipt: Manifest | None) -> bool:

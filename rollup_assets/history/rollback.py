@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from rollup_assets.batches import Batch
 from rollup_assets.errors import RollbackError, UnknownSnapshotError
-from rollup_assets.history.rejections import REJECTED, ROLLED_BACK_TO, rejected_digests
+from rollup_assets.history.rejections import REJECTED, ROLLED_BACK_TO, digest_of_unknown, is_known, rejected_digests
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.settings import format_duration
 from rollup_assets.steps.planning import changed_settings, rollup_parameters
@@ -229,7 +229,8 @@ def _affected(pipeline: Pipeline, table: Table, choice: _Choice, done: Snapshot 
         unwanted = {*rejected_digests(receipt)}
         unwanted |= {receipt.digest} if receipt is not None else set()
         unwanted |= {digest} if publish is not None and (digest := said(publish, DIGEST_PROPERTY)) else set()
-        rejected = sorted(unwanted - {digest_of(origin)})
+        # The receipt of a rollback that is run again may have no digest, and would be taken for one whose rollback has not ended.
+        rejected = sorted(digest for digest in unwanted - {digest_of(origin)} if is_known(digest))
         found.append(_Affected(batch, receipt, rollups, origin, rejected, range_counts(table, batch).rows))
     return found
 
@@ -361,7 +362,7 @@ def _note(
             rolled_back_to=choice.target_id,
         )
         write_record(pipeline.stage, one.batch, record)
-    receipt = _receipt(pipeline, one, table, counts, snapshot_id, attempt, one.restored or f"rolled back to {choice.target_id}")
+    receipt = _receipt(pipeline, one, table, counts, snapshot_id, attempt, one.restored or digest_of_unknown(choice.target_id))
     pipeline.stage.write(
         receipt.model_copy(update={"counters": {**receipt.counters, ROLLED_BACK_TO: choice.target_id}}),
         one.batch,

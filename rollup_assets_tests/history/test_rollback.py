@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 from rollup_assets.batches import Batch
 from rollup_assets.errors import PublishError, PublishHaltError, RollbackError, UnknownPartitionError, UnknownSnapshotError
 from rollup_assets.history import rollback as history
+from rollup_assets.history.migrate import migrate
+from rollup_assets.history.rejections import REJECTED, is_begun, rejected_digests
 from rollup_assets.history.rollback import rollback
 from rollup_assets.iceberg import publish as publishing
 from rollup_assets.iceberg.catalog import open_catalog
@@ -49,6 +52,18 @@ def state(pipeline: Pipeline, batch: Batch) -> str:
 
 def everything(pipeline: Pipeline) -> list[tuple[Any, ...]]:
     return rows_of(load(pipeline), "id", "resolution", "logical_timestamp", "sum_rollup", "metric", "metric_shard_id")
+
+
+def assert_has_ended(pipeline: Pipeline, what: str, batches: list[Batch]) -> None:
+    """Running it again leaves every receipt as it is, and no migration takes the rollback for one that was begun."""
+    receipts = [pipeline.stage.read(ROLLUP_TABLE, batch) for batch in batches]
+    other = dataclasses.replace(pipeline, settings=pipeline.settings.model_copy(update={"shards": 8}))
+    for _ in range(2):
+        assert not rollback(pipeline, what).changed
+        assert [pipeline.stage.read(ROLLUP_TABLE, batch) for batch in batches] == receipts
+        assert not any(is_begun(receipt) for receipt in receipts)
+        found = migrate(other)
+        assert (found.begun, found.rolled_back) == ((), tuple(batch.key for batch in batches))
 
 
 def files_on_disk(pipeline: Pipeline) -> set[str]:
@@ -88,6 +103,24 @@ def test_the_first_publish_of_a_partition_is_undone_by_emptying_it(pipeline: Pip
     assert (done.target, done.changed) == (None, True)
     assert rows_of(load(pipeline)) == []
     assert state(pipeline, batch) == "rolled back"
+    assert_has_ended(pipeline, batch.key, [batch])
+
+
+@pytest.mark.parametrize("is_named", [False, True])
+def test_a_receipt_that_took_its_rollback_for_begun_is_mended_by_running_it_again(pipeline: Pipeline, *, is_named: bool) -> None:
+    """Earlier versions rejected what stands for the digest of rows that are not known, of the partition or of the whole table."""
+    first, second = batches_from(pipeline, 2)
+    target = publish_value(pipeline, first, 1).snapshot_id
+    publish_value(pipeline, second, 2)
+    what = second.key if is_named else str(target)
+    rollback(pipeline, what)
+    receipt = pipeline.stage.read(ROLLUP_TABLE, second)
+    assert receipt is not None
+    both = sorted([*rejected_digests(receipt), receipt.digest])
+    pipeline.stage.write(receipt.model_copy(update={"counters": {**receipt.counters, REJECTED: both}}), second)
+    rollback(pipeline, what)
+    assert pipeline.stage.read(ROLLUP_TABLE, second) == receipt
+    assert_has_ended(pipeline, what, [second])
 
 
 def test_rolled_back_content_is_published_again_only_if_it_changes_or_by_force(pipeline: Pipeline) -> None:
@@ -507,6 +540,7 @@ def test_a_rollback_of_the_table_that_is_killed_is_finished_by_running_it_again(
         assert "until their inputs change" in (publish(pipeline, batch).refused or "")
         assert state(pipeline, batch) == "rolled back"
     assert value_by_batch(pipeline) == {first.key: {1}}
+    assert_has_ended(pipeline, str(target), [first, second, third])
 
 
 def test_a_begun_rollback_can_be_given_up_by_force(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
