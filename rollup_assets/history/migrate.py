@@ -122,18 +122,8 @@ def migrate(
             f"{', '.join(found.rolled_back)} of {settings.table} were rolled back, and would be made anew from raw data that was not "
             "wanted; nothing was changed. Correct the raw data and publish them with the old settings first, or publish them with --force"
         )
-    if gone and not drop:
-        raise MigrationError(
-            f"{settings.table} has rows of {_shown(gone)}, whose raw data is gone from {settings.raw}, all of it or some; nothing was "
-            "changed. Bring it back, or publish them with the old settings first if it was to go; or let whatever cannot be made anew go "
-            f"with `{COMMAND} --drop`"
-        )
-    if not_ended and not drop:
-        raise MigrationError(
-            f"{settings.table} has rows of {_shown(found.not_ended)} (ROLLUP_BATCH={format_duration(settings.batch)}), which cannot be "
-            f"made anew before {not_ended[-1].end_time:%Y-%m-%d %H:%M} UTC, when that batch has ended; nothing was changed. Migrate then, "
-            f"or do without these rows until they are published by a backfill after that, with `{COMMAND} --drop`"
-        )
+    if (gone or not_ended) and not drop:
+        raise MigrationError(_would_go(pipeline, gone, not_ended))
     for batch in batches:
         _make(pipeline, batch, progress)
         on_partition(batch.key)
@@ -152,6 +142,25 @@ def _existing_table(pipeline: Pipeline, catalog: Catalog) -> Table:
 
 def _shown(partitions: Sequence[str]) -> str:
     return ", ".join(partitions[:_NAMED]) + (f" and {len(partitions) - _NAMED} more" if len(partitions) > _NAMED else "")
+
+
+def _would_go(pipeline: Pipeline, gone: Sequence[str], not_ended: Sequence[Batch]) -> str:
+    """Why nothing was migrated, as rows cannot be made anew: all that ``--drop`` lets go, whatever the reason."""
+    settings = pipeline.settings
+    rows, remedies = [], []
+    last_resort = "or let whatever cannot be made anew go"
+    if gone:
+        rows.append(f"of {_shown(gone)}, whose raw data is gone from {settings.raw}, all of it or some")
+        remedies.append("Bring the raw data back, or publish these partitions with the old settings first if it was to go; ")
+    if not_ended:
+        end = f"{not_ended[-1].end_time:%Y-%m-%d %H:%M} UTC"
+        named = f"{_shown([batch.key for batch in not_ended])} (ROLLUP_BATCH={format_duration(settings.batch)})"
+        rows.append(f"of {named}, which cannot be made anew before {end}, when that batch has ended")
+        remedies.append(f"{'migrate' if gone else 'Migrate'} after {end}; ")
+        last_resort += ", where the batch has not ended until a backfill publishes it after that"
+    return (
+        f"{settings.table} has rows {', and '.join(rows)}; nothing was changed. {''.join(remedies)}{last_resort}, with `{COMMAND} --drop`"
+    )
 
 
 def _total_rows(table: Table) -> int:
@@ -185,13 +194,16 @@ def _batches(pipeline: Pipeline, with_raw: Collection[Batch], last: Batch | None
 def _without_raw(pipeline: Pipeline, table: Table, raw: Mapping[Batch, set[str]]) -> list[str]:
     """Partitions (of the new length) that points of the table's windows lie in, and whose raw files are not all there; in order.
 
-    A window that ends exactly where a batch begins has its points in the batch before, or a point at that moment. Where it is not
-    recorded which files there were, as for batches of another length, a file in the batch's own folder has to do: a folder that it also
-    reads is another one's, too.
+    A window that ends exactly where a batch begins has its points in the batch before, if there is one, or a point at that moment.
+    Where it is not recorded which files there were, as for batches of another length, a file in the batch's own folder has to do: a
+    folder that it also reads is another one's, too.
     """
     calendar = pipeline.calendar
-    labels = _finest_labels(table, calendar)
-    concerned = sorted({calendar.containing(moment) for label in labels for moment in (label - 1, label)})
+    around = {
+        (calendar.containing(label if label == calendar.start else label - 1), calendar.containing(label))
+        for label in _finest_labels(table, calendar)
+    }
+    concerned = sorted({batch for both in around for batch in both})
     recorded: dict[Batch, set[str]] = {}
     if _length_of(pipeline, table) == calendar.length:
         paths = for_each(pipeline, lambda batch: _made_from(pipeline.stage, batch), concerned)
@@ -199,8 +211,7 @@ def _without_raw(pipeline: Pipeline, table: Table, raw: Mapping[Batch, set[str]]
     gone = {batch for batch, files in recorded.items() if not files <= raw.get(batch, set())}
     has_raw = {*pipeline.landing_zone.landed(), *recorded} - gone
     found = set()
-    for label in labels:
-        batch, before = calendar.containing(label), calendar.containing(label - 1)
+    for before, batch in around:
         if before not in gone and batch in gone:
             found.add(batch)
         elif before in gone or has_raw.isdisjoint((batch, before)):

@@ -385,6 +385,25 @@ def test_rows_of_a_longer_batch_that_has_not_ended_are_named(tmp_path: Path, mak
     assert verify(new.settings).agrees
 
 
+def test_all_rows_that_would_go_are_named_before_they_may(tmp_path: Path, make_pipeline: MakePipeline) -> None:
+    """Raw data that is gone does not hide a batch that has not ended; a window at the beginning of the first one is of no other."""
+    old = make_pipeline(tmp_path)
+    batches = batches_from(old, 5)
+    for batch in batches[::2]:
+        land(old, batch)
+    make(old, batches)
+    first, _, _, _, fifth = batches
+    (Path(old.landing_zone.folder(first).path) / "a.parquet").unlink()
+    new = make_pipeline(tmp_path, batch="2h", lookback="1h")
+    before = content(old)
+    found = migrate(new, now=fifth.end_time)
+    assert (found.dropped, found.not_ended) == ((first.key,), (fifth.key,))
+    reason = rf"rows of {first.key}, whose raw data is gone.*, and of {fifth.key} .*before 2026-01-01 06:00 UTC.*--yes --drop"
+    with pytest.raises(MigrationError, match=reason):
+        migrate(new, dry_run=False, now=fifth.end_time)
+    assert content(old) == before
+
+
 def test_a_window_that_a_longer_batch_only_carries_over_is_named_too(tmp_path: Path, make_pipeline: MakePipeline) -> None:
     """It is of the coarsest resolution alone: the batch before had no point in its last minutes."""
     old = make_pipeline(tmp_path)
