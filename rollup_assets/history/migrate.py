@@ -16,6 +16,7 @@ from rollup_assets.batches import Batch, BatchCalendar
 from rollup_assets.engines.base import Progress
 from rollup_assets.errors import MigrationError, NotStagedError, StaleInputError
 from rollup_assets.history.rejections import ROLLED_BACK_TO, is_begun, rejected_digests
+from rollup_assets.iceberg.acknowledged import SEQUENCE_NUMBER
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.scope import for_each
 from rollup_assets.settings import format_duration, parse_duration
@@ -27,6 +28,7 @@ from rollup_assets.storage.storage_errors import explains_storage_errors
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
     from pyiceberg.table import Table
+    from pyiceberg.table.snapshots import Snapshot
 
     from rollup_assets.iceberg.locks import TableLock
     from rollup_assets.iceberg.reading import LiveFile
@@ -316,7 +318,7 @@ def _carry_out(pipeline: Pipeline, catalog: Catalog, lock: TableLock, batches: S
     from rollup_assets.iceberg.migration import MigratedTable, settings_of_table
     from rollup_assets.iceberg.publish import CODE_VERSION_PROPERTY, bring_about
     from rollup_assets.iceberg.snapshots import MIGRATED_PROPERTY
-    from rollup_assets.steps.publish import check_stage, current_rollups
+    from rollup_assets.steps.publish import check_stage, current_rollups, were_in_table
 
     settings = pipeline.settings
     table = _existing_table(pipeline, catalog)
@@ -326,7 +328,11 @@ def _carry_out(pipeline: Pipeline, catalog: Catalog, lock: TableLock, batches: S
         raise MigrationError(
             f"the stage was changed during the migration ({error}). The table is as it was: run `{COMMAND}` again"
         ) from error
-    goal = MigratedTable(settings, {batch: rollups.files for batch, rollups in made.items()}, settings_of_table(table, settings), COMMAND)
+    staged = {batch: rollups.files for batch, rollups in made.items()}
+    # Batches that those of another length lie between keep what is staged, and a migration back would publish the same files again.
+    receipts = zip(made, for_each(pipeline, lambda batch: pipeline.stage.read(ROLLUP_TABLE, batch), list(made)), strict=True)
+    known = {batch for batch, receipt in receipts if were_in_table(receipt, made[batch], table)}
+    goal = MigratedTable(settings, staged, settings_of_table(table, settings), COMMAND, known)
 
     def still_current() -> None:
         for batch, rollups in made.items():
@@ -360,18 +366,33 @@ def _note(pipeline: Pipeline, batch: Batch, rollups: Manifest, table: Table, sna
 
 
 def _finish(pipeline: Pipeline, table: Table) -> None:
-    """Write the receipts that a migration did not come to, as it was killed after its commit: those of other settings than the table's."""
-    from rollup_assets.iceberg.publish import ATTEMPT_PROPERTY
+    """Write the receipts that a migration did not come to, as it was killed after its commit.
+
+    These are of other settings than the table's, or of an earlier commit.
+    """
+    from rollup_assets.iceberg.publish import ATTEMPT_PROPERTY, StagedFiles
     from rollup_assets.iceberg.reading import live_files
     from rollup_assets.iceberg.snapshots import MIGRATED_PROPERTY, ancestors, said
 
     migration = next((one for one in ancestors(table, table.current_snapshot()) if said(one, MIGRATED_PROPERTY)), None)
     if migration is None:
         return
-    live = {file.path for file in live_files(table)}
-    wanted = content_parameters(pipeline.settings)
+    left: dict[Batch, Manifest] = {}
     for batch in [found for name in pipeline.stage.partitions(ROLLUPS) if (found := pipeline.calendar.of_folder(name)) is not None]:
         rollups, receipt = pipeline.stage.read(ROLLUPS, batch), pipeline.stage.read(ROLLUP_TABLE, batch)
-        is_old = receipt is None or any(receipt.parameters.get(name) != value for name, value in wanted.items())
-        if rollups is not None and is_old and all(file.path in live for file in rollups.files):
+        if rollups is not None and (receipt is None or _is_from_before(receipt, pipeline, migration)):
+            left[batch] = rollups
+    if not left:
+        return
+    staged = StagedFiles(pipeline.settings, (file for rollups in left.values() for file in rollups.files))
+    present = {staged.found_as(file) for file in live_files(table)}
+    for batch, rollups in left.items():
+        if all(file.path in present for file in rollups.files):
             _note(pipeline, batch, rollups, table, migration.snapshot_id, said(migration, ATTEMPT_PROPERTY) or "")
+
+
+def _is_from_before(receipt: Manifest, pipeline: Pipeline, migration: Snapshot) -> bool:
+    number = receipt.counters.get(SEQUENCE_NUMBER)
+    if number is not None and number < (migration.sequence_number or 0):
+        return True
+    return any(receipt.parameters.get(name) != value for name, value in content_parameters(pipeline.settings).items())

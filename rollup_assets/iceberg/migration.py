@@ -6,14 +6,14 @@ Staging and rolling up what replaces them, and whether that may be, stay out (:m
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rollup_assets.batches import Batch
 from rollup_assets.errors import TableMismatchError
 from rollup_assets.iceberg.plans import Plan
-from rollup_assets.iceberg.publish import rewritten_files, staged_data_files
+from rollup_assets.iceberg.publish import StagedFiles, rewritten_files, staged_data_files
 from rollup_assets.iceberg.reading import RangeCounts, live_files, range_counts
 from rollup_assets.iceberg.table import (
     BATCH_PROPERTY,
@@ -80,6 +80,8 @@ class MigratedTable:
     before: Mapping[str, str]
     """The table's own settings as the migration began, by property."""
     command: str
+    were_in_table: Collection[Batch] = ()
+    """Those whose staged files the table's snapshots may call deleted."""
 
     @property
     def name(self) -> str:
@@ -115,18 +117,31 @@ class MigratedTable:
         check_structure(table, self.settings)
 
     def plan(self, table: Table) -> Plan:
-        """Every other file goes, every staged one comes."""
+        """Every other file goes, every staged one comes; as a copy if it may have been in the table before."""
         new = {name: value for name, value in own_properties(self.settings).items() if table.properties.get(name) != value}
         plan = Plan(rewritten_files(self.settings), properties=new)
-        wanted = {file.path for files in self.staged.values() for file in files}
+        wanted = StagedFiles(self.settings, (file for files in self.staged.values() for file in files))
         present: set[str] = set()
-        for live in live_files(table):
-            if live.path in wanted and not live.has_deletes:
-                present.add(live.path)
-            else:
-                plan.removed.append(live.task.file)
-        for batch, files in self.staged.items():
-            plan.added += staged_data_files(self.settings, table, batch, [file for file in files if file.path not in present])
+        removed: set[str] = set()
+        try:
+            for live in live_files(table):
+                staged = wanted.found_as(live)
+                if staged is not None and staged not in present:
+                    present.add(staged)
+                else:
+                    plan.removed.append(live.task.file)
+                    removed.add(live.path)
+            for batch, files in self.staged.items():
+                missing = [file for file in files if file.path not in present]
+                for file, data_file in zip(missing, staged_data_files(self.settings, table, batch, missing), strict=True):
+                    # Removed now: somebody deleted rows of it.
+                    if batch in self.were_in_table or file.path in removed:
+                        plan.copy(table, file.path, file.digest)
+                    else:
+                        plan.added.append(data_file)
+        except BaseException:
+            plan.discard()
+            raise
         return plan
 
     def snapshot_in_place(self, table: Table) -> int | None:

@@ -134,15 +134,15 @@ class Plan:
             shutil.copyfileobj(source, stream)
         self.added.append(data_file(table, place.uri))
 
-    def digest_of_copy(self, path: str) -> str:
-        """What the name of a copy in the plan's folder says of its bytes, which may not be so any more; empty if it is of no such copy."""
-        place = self.folder.at(path)
-        return place.name.rpartition("-")[0] if self.folder.contains(place) else ""
-
     def _new_file(self, prefix: str = "") -> Place:
         place = self.folder / f"{prefix}{uuid.uuid4().hex}.parquet"
         self.written.append(place)
         return place
+
+
+def digest_of_copy(place: Place) -> str:
+    """What the name of a copy (:meth:`Plan.copy`) says of its bytes, which may not be so any more; empty for files that are none."""
+    return place.name.rpartition("-")[0]
 
 
 def _by_partition(rows: pa.Table) -> list[pa.Table]:

@@ -14,7 +14,7 @@ import random
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ from rollup_assets.errors import (
 from rollup_assets.failpoints import failpoint
 from rollup_assets.iceberg import protocol
 from rollup_assets.iceberg.locks import TableLock
-from rollup_assets.iceberg.plans import Goal, Plan
+from rollup_assets.iceberg.plans import Goal, Plan, digest_of_copy
 from rollup_assets.iceberg.protocol import Action, Outcome, State
 from rollup_assets.iceberg.reading import LiveFile, RangeCounts, as_live_file, live_files, range_counts, range_predicate
 from rollup_assets.iceberg.table import check_table, data_location
@@ -301,21 +301,21 @@ def _current_plan(publication: _Publication) -> Plan:
 
 def _plan(goal: _StagedRange, table: Table) -> Plan:
     plan = Plan(rewritten_files(goal.settings, goal.batch))
-    wanted = {file.path: file for file in goal.staged}
-    copied = {file.digest: file.path for file in goal.staged}
+    wanted = StagedFiles(goal.settings, goal.staged)
     present: set[str] = set()
     removed: set[str] = set()
     try:
         for live in live_files(table, goal.batch):
-            staged = live.path if live.path in wanted else copied.get(plan.digest_of_copy(live.path))
             if not live.within(goal.batch):
                 plan.split(table, live, goal.predicate, goal.name)
-            elif staged is not None and staged not in present and not live.has_deletes and _is_whole(goal, live, wanted[staged]):
+                continue
+            staged = wanted.found_as(live)
+            if staged is not None and staged not in present:
                 present.add(staged)
             else:
                 plan.removed.append(live.task.file)
                 removed.add(live.path)
-        missing = [file for path, file in wanted.items() if path not in present]
+        missing = [file for file in goal.staged if file.path not in present]
         for file, data_file in zip(missing, _staged_data_files(goal, table, missing), strict=True):
             # Removed now: somebody deleted rows of it.
             if goal.were_in_table or file.path in removed:
@@ -328,19 +328,41 @@ def _plan(goal: _StagedRange, table: Table) -> Plan:
     return plan
 
 
-def _is_whole(goal: _StagedRange, live: LiveFile, staged: StagedFile) -> bool:
-    """Whether a copy has the bytes of the staged file. Those of the staged file itself are looked at where it is made anew by force."""
-    if live.path == staged.path:
-        return True
+class StagedFiles:
+    """Staged files, and which of them the table has: each as itself, or as a copy of its bytes."""
+
+    def __init__(self, settings: Settings, files: Iterable[StagedFile]) -> None:
+        self._data = data_location(settings)
+        self._copies = _rewritten(settings)
+        self._by_path = {file.path: file for file in files}
+        self._by_digest = {file.digest: file for file in self._by_path.values()}
+
+    def found_as(self, live: LiveFile) -> str | None:
+        """Path of the staged file that a file of the table is, or is a copy of; None if it is neither, or not all of it is left."""
+        if live.has_deletes:
+            return None
+        if live.path in self._by_path:
+            # Its bytes are looked at where it is made anew by force.
+            return live.path
+        place = self._data.at(live.path)
+        staged = self._by_digest.get(digest_of_copy(place)) if self._copies.contains(place) else None
+        return staged.path if staged is not None and _is_whole(place, staged) else None
+
+
+def _is_whole(copy: Place, staged: StagedFile) -> bool:
     try:
-        return has_digest(data_location(goal.settings).at(live.path), staged.digest)
+        return has_digest(copy, staged.digest)
     except FileNotFoundError:
         return False
 
 
 def rewritten_files(settings: Settings, batch: Batch | None = None) -> Place:
     """The folder of files that are made of the table's own, for a batch or for the table as a whole."""
-    return data_location(settings) / "rewritten" / ("table" if batch is None else batch.folder)
+    return _rewritten(settings) / ("table" if batch is None else batch.folder)
+
+
+def _rewritten(settings: Settings) -> Place:
+    return data_location(settings) / "rewritten"
 
 
 def staged_data_files(settings: Settings, table: Table, batch: Batch, files: Sequence[StagedFile]) -> list[DataFile]:

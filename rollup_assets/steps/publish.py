@@ -133,7 +133,7 @@ def _publish_staged(
         still_current=lambda: check_stage(pipeline, batch, rollups),
         lock=lock,
         table=table,
-        were_in_table=receipt is not None and _were_in_table(receipt, rollups, table),
+        were_in_table=were_in_table(receipt, rollups, table),
     )
     if receipt is not None and keeps_receipt(is_of_staged=is_of_staged, changed=replacement.changed):
         return Published(receipt, receipt.counters["snapshot_id"], unchanged=True), replacement.table
@@ -255,10 +255,12 @@ def _is_receipt_of(receipt: Manifest, rollups: Manifest) -> bool:
     return receipt.digest == rollups.digest and receipt.counters.get("staged_attempt") == rollups.attempt
 
 
-def _were_in_table(receipt: Manifest, rollups: Manifest, table: Table) -> bool:
+def were_in_table(receipt: Manifest | None, rollups: Manifest, table: Table) -> bool:
     """Whether these very files may have been in the table before: they were published, and may have been rolled back since."""
     from rollup_assets.iceberg.acknowledged import is_of_table
 
+    if receipt is None:
+        return False
     published = _is_receipt_of(receipt, rollups) or rollups.digest in rejected_digests(receipt)
     return published and is_of_table(table, receipt.counters)
 

@@ -24,7 +24,7 @@ from rollup_assets.storage.manifests import REPARTITIONED, ROLLUP_TABLE
 from rollup_assets.verification import verify
 from rollup_assets_tests.conftest import MakePipeline
 from rollup_assets_tests.history.published import snapshots
-from rollup_assets_tests.iceberg.staging import batches_from, load
+from rollup_assets_tests.iceberg.staging import batches_from, live_and_deleted_paths, load
 from rollup_assets_tests.iceberg.test_publish import commits
 from rollup_assets_tests.landing import write_rows
 from rollup_assets_tests.naive import RawRow
@@ -360,6 +360,48 @@ def test_another_batch_length(tmp_path: Path, make_pipeline: MakePipeline, fresh
         (batch.key, "published") for batch in batches
     ]
     assert verify(new.settings).agrees
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_a_migration_back_brings_what_is_still_staged_as_copies(
+    tmp_path: Path, make_pipeline: MakePipeline, monkeypatch: pytest.MonkeyPatch, *, is_killed: bool
+) -> None:
+    """The second hour begins no longer batch, and was staged all the time. Engines that expire snapshots would delete its files."""
+    old = make_pipeline(tmp_path)
+    first, second, third = batches_from(old, 3)
+    for batch in (first, second):
+        land(old, batch, f"{batch.folder}.parquet")
+    make(old, [first, second, third])
+    before = content(old)
+    new = make_pipeline(tmp_path, batch="2h", lookback="1h")
+    short, long = (Path(old.landing_zone.folder(batch).path) / f"{second.folder}.parquet" for batch in (second, first))
+    short.rename(long)
+    end = batches_from(new, 2)[-1].end_time
+    migrate(new, dry_run=False, now=end)
+    long.rename(short)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if is_killed:
+        with monkeypatch.context() as patch:
+            patch.setattr("rollup_assets.history.migrate._note", killed)
+            with pytest.raises(KeyboardInterrupt):
+                migrate(old, dry_run=False, now=end)
+    migrate(old, dry_run=False, now=end)
+    live, deleted = live_and_deleted_paths(load(old))
+    assert not live & deleted
+    assert content(old) == before
+    made = snapshots(old)
+    for batch in (first, second, third):
+        receipt = old.stage.read(ROLLUP_TABLE, batch)
+        assert receipt is not None
+        assert receipt.counters["snapshot_id"] == made[-1]
+        assert publish(old, batch).unchanged
+        assert publish(old, batch, force=True).unchanged
+    assert snapshots(old) == made
+    assert live_and_deleted_paths(load(old)) == (live, deleted)
+    assert verify(old.settings).agrees
 
 
 def test_rows_of_a_longer_batch_that_has_not_ended_are_named(tmp_path: Path, make_pipeline: MakePipeline) -> None:
