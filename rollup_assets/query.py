@@ -59,7 +59,7 @@ def query(settings: Settings, sql: str) -> pa.Table:
             )
         # The table's own number: settings may have come to say another one since.
         shards = int(table.properties.get(SHARDS_PROPERTY, settings.shards))
-        config = {
+        config: dict[str, str | bool | int | float | list[str]] = {
             "threads": settings.threads,
             "memory_limit": f"{settings.memory // 2**20}MiB",
             # Nothing is spilled: a folder that DuckDB may spill to is one that a statement may write to (COPY, also below a WITH).
