@@ -189,6 +189,15 @@ def test_the_code_location_has_memory_for_all_runs_at_once() -> None:
     assert size(service["mem_limit"]) >= needed
 
 
+def test_backfills_leave_a_run_and_a_place_in_each_pool_for_the_newest_batch() -> None:
+    concurrency = yaml.safe_load((ROOT / "deploy/dagster.yaml").read_text())["concurrency"]
+    runs, places = concurrency["runs"]["max_concurrent_runs"], concurrency["pools"]["default_limit"]
+    (backfills,) = (each["limit"] for each in concurrency["runs"]["tag_concurrency_limits"] if each["key"] == "dagster/backfill")
+    assert backfills < runs
+    assert backfills < places
+    assert places >= runs, "a run that waits at a pool holds its place in the queue, and a core"
+
+
 # ----------------------------------------------------------------------------------------------------------------- elsewhere
 
 ELSEWHERE = {
