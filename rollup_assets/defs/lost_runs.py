@@ -2,8 +2,8 @@
 
 Dagster's ``DefaultRunLauncher`` makes runs processes of the code location, which looks after them. When that ends, by a restart of its
 container for instance, nobody is left to say that they have ended too: they would count as going on, and keep their places in the run
-queue and the pools. Reported as failed, they are launched again where ``run_retries`` is on. Runs of ``rollups backfill`` stay out; it
-closes its own (``rollup_assets.defs.backfill``).
+queue and the pools. Reported as failed, they are launched again where ``run_retries`` is on; those that somebody was terminating are
+reported as canceled, and stay ended. Runs of ``rollups backfill`` stay out; it closes its own (``rollup_assets.defs.backfill``).
 """
 
 from __future__ import annotations
@@ -19,15 +19,19 @@ UNFINISHED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.Dags
 
 
 def close_lost_runs(instance: dg.DagsterInstance, host: str, port: int) -> tuple[str, ...]:
-    """Report the unfinished runs of the code location at this address as failed; returns their ids.
+    """Report the unfinished runs of the code location at this address as failed, or as canceled; returns their ids.
 
     Right only while nothing listens there.
     """
+    said = "The code location ended before this run did. Finished partitions stand."
     closed = []
     for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
         address = json.loads(run.tags.get(GRPC_INFO_TAG, "{}"))
         if (address.get("host"), address.get("port")) == (host, port):
-            instance.report_run_failed(run, "The code location ended before this run did. Finished partitions stand.")
+            if run.status == dg.DagsterRunStatus.CANCELING:
+                instance.report_run_canceled(run, said)
+            else:
+                instance.report_run_failed(run, said)
             closed.append(run.run_id)
     return tuple(closed)
 

@@ -39,3 +39,17 @@ def test_only_unfinished_runs_of_this_address_are_closed_and_they_will_be_retrie
         assert closed.status == dg.DagsterRunStatus.FAILURE
         assert closed.tags["dagster/will_retry"] == "true"
         assert [instance.get_run_by_id(run.run_id).status for run in kept] == [run.status for run in kept]  # type: ignore[union-attr]
+
+
+def test_a_run_that_somebody_terminated_is_not_launched_again(tmp_path: Path) -> None:
+    (tmp_path / "dagster.yaml").write_text(RETRIES)
+    tags = {lost_runs.GRPC_INFO_TAG: json.dumps({"host": "code", "port": 4000})}
+    run = dg.DagsterRun("batches", tags=tags, status=dg.DagsterRunStatus.STARTED)
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        instance.add_run(run)
+        instance.report_run_canceling(run)
+        assert lost_runs.close_lost_runs(instance, "code", 4000) == (run.run_id,)
+        closed = instance.get_run_by_id(run.run_id)
+    assert closed is not None
+    assert closed.status == dg.DagsterRunStatus.CANCELED
+    assert "dagster/will_retry" not in closed.tags
