@@ -4,12 +4,14 @@ Left to itself, a run over a range of partitions gives the whole range one data 
 partition fails them all. So each partition reports itself here, with its data version and what it was made from; what Dagster would
 record at the end of the range is suppressed. What is reported (metadata, checks) stays out.
 
-This is the one module that relies on something Dagster keeps private (1.13): the metadata key :data:`SUPPRESS_OWN_EVENT` and the class
-that says which materialization a check looked at. ``rollup_assets_tests/defs/test_report.py`` notices when either changes.
+This module relies on something Dagster keeps private (1.13), as ``defs.run_launcher`` and ``defs.lost_runs`` do: the metadata key
+:data:`SUPPRESS_OWN_EVENT` and the class that says which materialization a check looked at. ``rollup_assets_tests/defs/test_report.py``
+notices when either changes.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import threading
 import time
@@ -36,6 +38,8 @@ NOT_THERE = "none"
 
 LOG_PROGRESS_EVERY = 10.0
 """Seconds between two progress lines of a stage: each line is a row in Dagster's event log."""
+_LOOKED_BACK = 1000
+"""Events of one partition."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +94,7 @@ class PartitionReport:
     def made(self, made: Made) -> None:
         """A partition of an asset is in place."""
         failpoint(f"event.{made.asset}")
-        tags = {
-            "dagster/data_version": made.data_version,
-            "dagster/code_version": CODE_VERSION,
-            "dagster/data_version_is_user_provided": "true",
-        }
-        for upstream, versions in made.read.items():
-            tags[f"dagster/input_data_version/{upstream}"] = _version_of_all(versions)
-            tags[f"dagster/input_event_pointer/{upstream}"] = str(self._pointer(upstream, versions))
+        tags = provenance(self._context.instance, made.data_version, made.read, self._latest)
         self._context.log_event(dg.AssetMaterialization(made.asset, partition=self.partition, metadata=made.metadata, tags=tags))
         self._found.pop((made.asset, self.partition), None)
         for outcome in made.checks:
@@ -130,27 +127,37 @@ class PartitionReport:
     def _latest(self, asset: str, partition: str) -> dg.EventLogRecord | None:
         """The latest event of a partition, looked up once: a look costs half of what recording an event does.
 
-        Not for longer than one report: of several partitions of an input, none may have been made anew unnoticed (:meth:`_pointer`).
+        Not for longer than one report: of several partitions of an input, none may have been made anew unnoticed (:func:`_pointer`).
         """
         if (asset, partition) not in self._found:
             self._found[asset, partition] = _latest(self._context.instance, asset, partition)
         return self._found[asset, partition]
 
-    def _pointer(self, upstream: str, versions: Mapping[str, str | None]) -> int:
-        """The event up to which the inputs' versions are those that were read.
 
-        Dagster calls a partition stale if an input has a later event whose version differs from the last one up to the pointer. There
-        is one pointer for all partitions of an input, so it may not go past any event that already tells another version than the one
-        read. And it is never 0 ("NULL"): Dagster would then compare a first event with itself and find nothing new.
-        """
-        seen: list[int] = []
-        newer: list[int] = []
-        for partition, version in versions.items():
-            record = self._latest(upstream, partition)
-            if record is None:
-                continue
-            (seen if _version_in(record) == version else newer).append(record.storage_id)
-        return max(1, min(newer) - 1 if newer else max(seen, default=1))
+def provenance(
+    instance: dg.DagsterInstance,
+    data_version: str,
+    read: Mapping[str, Mapping[str, str | None]],
+    latest: Callable[[str, str], dg.EventLogRecord | None] | None = None,
+) -> dict[str, str]:
+    """The tags of a materialization by which Dagster tells whether its partition is stale, and why.
+
+    Args:
+        instance: where events are recorded.
+        data_version: of the partition.
+        read: upstream asset -> partition -> data version that was read (None: not there).
+        latest: the latest event of an asset's partition, where the caller knows it; None: it is looked up.
+    """
+    latest = latest or functools.partial(_latest, instance)
+    tags = {
+        "dagster/data_version": data_version,
+        "dagster/code_version": CODE_VERSION,
+        "dagster/data_version_is_user_provided": "true",
+    }
+    for upstream, versions in read.items():
+        tags[f"dagster/input_data_version/{upstream}"] = _version_of_all(versions)
+        tags[f"dagster/input_event_pointer/{upstream}"] = str(_pointer(instance, upstream, versions, latest))
+    return tags
 
 
 def each_partition(
@@ -270,11 +277,42 @@ def _version_of_all(versions: Mapping[str, str | None]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
+def _pointer(
+    instance: dg.DagsterInstance, upstream: str, versions: Mapping[str, str | None], latest: Callable[[str, str], dg.EventLogRecord | None]
+) -> int:
+    """The event up to which the versions of an input's partitions are those that were read.
+
+    Dagster calls a partition stale if an input has a later event whose version differs from the last one up to the pointer. There
+    is one pointer for all partitions of an input, so it may not go past any event that already tells another version than the one
+    read. And it is never 0 ("NULL"): Dagster would then compare a first event with itself and find nothing new.
+    """
+    seen: list[int] = []
+    newer: list[int] = []
+    for partition, version in versions.items():
+        record = latest(upstream, partition)
+        if record is None:
+            continue
+        if _version_in(record) == version:
+            seen.append(record.storage_id)
+        else:
+            # Not the latest one alone: a rollback, for instance, goes back past all that has been recorded since.
+            for other in _events(instance, upstream, partition, _LOOKED_BACK):
+                if _version_in(other) == version:
+                    break
+                newer.append(other.storage_id)
+    return max(1, min(newer) - 1 if newer else max(seen, default=1))
+
+
 def _latest(instance: dg.DagsterInstance, asset: str, partition: str) -> dg.EventLogRecord | None:
-    """The event that Dagster takes a partition's data version from: the latest materialization, of raw data the latest observation."""
+    """The event that Dagster takes a partition's data version from."""
+    return next(iter(_events(instance, asset, partition, 1)), None)
+
+
+def _events(instance: dg.DagsterInstance, asset: str, partition: str, limit: int) -> Sequence[dg.EventLogRecord]:
+    """A partition's events that tell its data version, latest first: materializations, of raw data observations."""
     wanted = dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[partition])
     fetch = instance.fetch_observations if asset == RAW_DATAPOINTS else instance.fetch_materializations
-    return next(iter(fetch(wanted, limit=1).records), None)
+    return fetch(wanted, limit=limit).records
 
 
 def _version_in(record: dg.EventLogRecord) -> str | None:

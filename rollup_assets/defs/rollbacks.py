@@ -7,10 +7,10 @@ import dagster as dg
 from rollup_assets.defs import metadata
 from rollup_assets.defs.backfill import open_dagster_home
 from rollup_assets.defs.records import home_of, not_opened
+from rollup_assets.defs.report import provenance
 from rollup_assets.errors import DagsterHomeError, RollupError
 from rollup_assets.history.rollback import RolledBack
 from rollup_assets.settings import Settings
-from rollup_assets.steps.results import CODE_VERSION
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.manifests import ROLLUP_TABLE, Stage
 
@@ -43,9 +43,6 @@ def _record(settings: Settings, done: RolledBack, instance: dg.DagsterInstance) 
             # As text: a snapshot id has more bits than a browser shows.
             "rolled_back_to": str(done.target) if done.target is not None else "before the first snapshot",
         }
-        tags = {
-            "dagster/data_version": receipt.digest,
-            "dagster/code_version": CODE_VERSION,
-            "dagster/data_version_is_user_provided": "true",
-        }
+        # As a run says it: without its input's version, the pages would call the partition stale for an input that is new.
+        tags = provenance(instance, receipt.digest, receipt.upstream)
         instance.report_runless_asset_event(dg.AssetMaterialization(ROLLUP_TABLE, partition=partition.partition, metadata=shown, tags=tags))

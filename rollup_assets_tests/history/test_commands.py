@@ -136,6 +136,36 @@ def test_the_check_of_what_was_rolled_back_warns(run: Run, tmp_path: Path, make_
     assert "were rolled back" in str(record.asset_materialization.metadata["rolled_back"].value)
 
 
+def test_the_pages_call_what_was_rolled_back_stale_until_it_is_what_is_staged_again(
+    run: Run, tmp_path: Path, make_pipeline: MakePipeline
+) -> None:
+    import dagster as dg
+    from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleCauseCategory, StaleStatus
+    from dagster._core.loader import LoadingContextForTest
+
+    from rollup_assets.definitions import build_definitions
+
+    pipeline = make_pipeline(tmp_path, **SMALL)
+    (batch,) = batches_from(pipeline, 1)
+
+    def stale() -> tuple[StaleStatus, list[StaleCauseCategory]]:
+        with dg.DagsterInstance.from_config(str(tmp_path / "dagster")) as instance:
+            graph = build_definitions(pipeline.settings).resolve_asset_graph()
+            resolver = CachingStaleStatusResolver(instance, graph, LoadingContextForTest(instance))
+            table = dg.AssetKey(ROLLUP_TABLE)
+            return resolver.get_status(table, batch.key), [cause.category for cause in resolver.get_stale_causes(table, batch.key)]
+
+    for name, value in (("a.parquet", 5), ("b.parquet", 6), ("b.parquet", 6)):  # the last run changes nothing, and records it
+        write_rows(pipeline, batch, name, [RawRow(7, 1, "m", batch.start + 60_000 * value, value)])
+        run("backfill", batch.key, batch.key)
+    assert stale() == (StaleStatus.FRESH, [])
+    undone = snapshots(pipeline)[-1]
+    run("rollback", batch.key)
+    assert stale() == (StaleStatus.STALE, [StaleCauseCategory.DATA])
+    run("rollback", batch.key, "--to", undone)
+    assert stale() == (StaleStatus.FRESH, [])
+
+
 @pytest.mark.scenario("K4")
 def test_dagster_is_told_by_the_second_try_where_the_first_was_killed(
     run: Run, tmp_path: Path, make_pipeline: MakePipeline, monkeypatch: pytest.MonkeyPatch
