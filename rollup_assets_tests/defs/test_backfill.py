@@ -151,6 +151,13 @@ def test_runs_are_those_of_the_job_and_recorded_where_the_ui_looks(bare: Setting
         assert all(run.is_success for run in runs)
 
 
+def test_a_new_home_lets_no_more_runs_go_at_once_than_memory_is_there_for(new_home: Path) -> None:
+    with dg.DagsterInstance.from_config(str(new_home)) as instance:
+        runs = instance.get_concurrency_config().run_queue_config
+    assert runs is not None
+    assert runs.max_concurrent_runs == 2
+
+
 def test_a_home_that_is_there_keeps_its_configuration(bare: Settings) -> None:
     settings = bare
     settings.dagster_home.mkdir(parents=True)
