@@ -1,0 +1,37 @@
+"""The run launcher of a deployment (``deploy/dagster.yaml``): ``DefaultRunLauncher``, for which a code location that stops fails no run.
+
+A code location that was told to stop serves on until its runs have ended, and starts no others. Dagster's queue takes back the runs of a
+code location that it cannot reach, but not those that one refuses so: it would fail them, and their retries within seconds. How often
+it tries again, and how long it waits in between, stay out (``run_coordinator`` in the same file).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import dagster as dg
+from dagster._core.errors import DagsterLaunchFailedError, DagsterUserCodeUnreachableError
+
+if TYPE_CHECKING:
+    from dagster._core.launcher import LaunchRunContext
+
+STOPPING = "Tried to start a run on a server after telling it to shut down"
+"""What a code location answers then; private to Dagster as the errors are, a test notices when it changes."""
+
+
+class RequeuingRunLauncher(dg.DefaultRunLauncher):
+    """Says of a code location that is stopping that it cannot be reached, so that the queue keeps the run."""
+
+    def launch_run(self, context: LaunchRunContext) -> None:
+        """Start a run as a process of its code location.
+
+        Raises:
+            DagsterUserCodeUnreachableError: the code location is stopping, or not there.
+            DagsterLaunchFailedError: it cannot start this run.
+        """
+        try:
+            super().launch_run(context)
+        except DagsterLaunchFailedError as error:
+            if STOPPING not in str(error):
+                raise
+            raise DagsterUserCodeUnreachableError("the code location is stopping, and starts no run any more") from error
