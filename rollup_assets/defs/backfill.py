@@ -35,6 +35,8 @@ from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLU
 
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 BACKFILL_TAG, HOST_TAG, PROCESS_TAG = "rollups/backfill", "rollups/host", "rollups/process"
+LOCATION_TAG = "rollups/code_location"
+"""Host and port of the code location in whose container a backfill runs; none elsewhere."""
 PARENT_TAG = "dagster/parent_run_id"
 UNFINISHED = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 # Dagster's "new user experience" asks for an e-mail address in the way of everything else; telemetry would leave the machine.
@@ -185,11 +187,21 @@ def close_dead_runs(instance: dg.DagsterInstance) -> tuple[str, ...]:
     """
     closed = []
     for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED, tags={HOST_TAG: socket.gethostname()})):
-        pid, _, began = run.tags.get(PROCESS_TAG, "").partition("@")
-        if PARENT_TAG not in run.tags and pid.isdigit() and _began(int(pid)) != began:
+        if PARENT_TAG not in run.tags and _has_ended(run):
+            pid = run.tags[PROCESS_TAG].partition("@")[0]
             instance.report_run_failed(run, f"Process {pid} of `rollups backfill` ended before this run did. Finished partitions stand.")
             closed.append(run.run_id)
     return tuple(closed)
+
+
+def ended_with_code_location(run: dg.DagsterRun, location: str) -> bool:
+    """Whether a run is that of a backfill in the container of this code location, and gone.
+
+    Asked in the container that takes its place, under a name of its own, or starts once more, under the same one.
+    """
+    if run.tags.get(LOCATION_TAG) != location or PARENT_TAG in run.tags:
+        return False
+    return run.tags.get(HOST_TAG) != socket.gethostname() or _has_ended(run)
 
 
 @dataclass(slots=True)
@@ -247,6 +259,8 @@ class _Runner:
                 HOST_TAG: socket.gethostname(),
                 PROCESS_TAG: f"{os.getpid()}@{_began(os.getpid())}",
             }
+            if location := _code_location_beside():
+                self._tags[LOCATION_TAG] = location
         return self._job
 
     def _config(self, assets: Sequence[str]) -> dict[str, Any]:
@@ -299,6 +313,27 @@ def _failure(result: dg.ExecuteInProcessResult) -> str:
         if event.is_failure and event.message:
             return event.message
     return "it recorded no reason"
+
+
+def _has_ended(run: dg.DagsterRun) -> bool:
+    """Whether the process of a backfill's run is gone; of one of this machine."""
+    pid, _, began = run.tags.get(PROCESS_TAG, "").partition("@")
+    return pid.isdigit() and _began(int(pid)) != began
+
+
+def _code_location_beside() -> str | None:
+    """The code location that listens in the same container, as with ``docker compose exec``; None if none does.
+
+    The settings alone do not tell: another container may have the same ones, and outlives the code location.
+    """
+    host, port = os.environ.get("DAGSTER_CODE_HOST"), os.environ.get("DAGSTER_CODE_PORT", "")
+    if not host or not port.isdigit():
+        return None
+    try:
+        socket.create_connection(("127.0.0.1", int(port)), timeout=1).close()
+    except OSError:
+        return None
+    return f"{host}:{port}"
 
 
 def _began(pid: int) -> str | None:

@@ -3,7 +3,8 @@
 Dagster's ``DefaultRunLauncher`` makes runs processes of the code location, which looks after them. When that ends, by a restart of its
 container for instance, nobody is left to say that they have ended too: they would count as going on, and keep their places in the run
 queue and the pools. Reported as failed, they are launched again where ``run_retries`` is on; those that somebody was terminating are
-reported as canceled, and stay ended. Runs of ``rollups backfill`` stay out; it closes its own (``rollup_assets.defs.backfill``).
+reported as canceled, and stay ended. Runs of a ``rollups backfill`` in the same container are closed too, and Dagster cannot launch them
+again; those of another machine stay out, since the next backfill there closes them (``rollup_assets.defs.backfill``).
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import json
 import os
 
 import dagster as dg
+
+from rollup_assets.defs.backfill import ended_with_code_location
 
 GRPC_INFO_TAG = ".dagster/grpc_info"
 """Host and port of the code location that a run is a process of; private to Dagster, a test notices when it changes."""
@@ -27,7 +30,8 @@ def close_lost_runs(instance: dg.DagsterInstance, host: str, port: int) -> tuple
     closed = []
     for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
         address = json.loads(run.tags.get(GRPC_INFO_TAG, "{}"))
-        if (address.get("host"), address.get("port")) == (host, port):
+        launched = (address.get("host"), address.get("port")) == (host, port)
+        if launched or ended_with_code_location(run, f"{host}:{port}"):
             if run.status == dg.DagsterRunStatus.CANCELING:
                 instance.report_run_canceled(run, said)
             else:

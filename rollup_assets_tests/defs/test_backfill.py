@@ -325,6 +325,22 @@ def test_the_runs_of_killed_backfills_are_closed_and_no_others(process: str) -> 
     assert status == (dg.DagsterRunStatus.FAILURE if closes else dg.DagsterRunStatus.STARTED)
 
 
+@pytest.mark.parametrize("listens", [True, False])
+def test_runs_in_the_container_of_a_code_location_say_so(settings: Settings, monkeypatch: pytest.MonkeyPatch, *, listens: bool) -> None:
+    """Another container with the same settings, in which nothing listens, outlives it."""
+    land(settings, 0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        monkeypatch.setenv("DAGSTER_CODE_HOST", "code")
+        monkeypatch.setenv("DAGSTER_CODE_PORT", str(port))
+        if not listens:
+            server.close()
+        result = fill(settings, 0, 0)
+    with dg.DagsterInstance.local_temp(str(settings.dagster_home)) as instance:
+        told = {run.tags.get(backfill.LOCATION_TAG) for run in instance.get_runs(dg.RunsFilter(run_ids=list(result.runs)))}
+    assert told == {f"code:{port}" if listens else None}
+
+
 def test_a_new_home_has_its_databases_before_several_processes_open_it_at_once(tmp_path: Path) -> None:
     """Web server, daemon and code server start together; whichever finds SQLite's tables half made does not load."""
     home = backfill.ensure_dagster_home(load_settings(home=tmp_path))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 from pathlib import Path
 
 import dagster as dg
 import pytest
 from dagster._core.storage.tags import GRPC_INFO_TAG as DAGSTERS
 
-from rollup_assets.defs import lost_runs
+from rollup_assets.defs import backfill, lost_runs
 
 RETRIES = "run_retries: {enabled: true, max_retries: 2, retry_on_asset_or_op_failure: false}\ntelemetry: {enabled: false}\n"
 
@@ -53,3 +55,25 @@ def test_a_run_that_somebody_terminated_is_not_launched_again(tmp_path: Path) ->
     assert closed is not None
     assert closed.status == dg.DagsterRunStatus.CANCELED
     assert "dagster/will_retry" not in closed.tags
+
+
+@pytest.mark.parametrize(
+    ("changed", "closes"),
+    [
+        ({}, True),
+        ({backfill.HOST_TAG: socket.gethostname()}, True),
+        ({backfill.HOST_TAG: socket.gethostname(), backfill.PROCESS_TAG: "alive"}, False),
+        ({backfill.LOCATION_TAG: "elsewhere:4000"}, False),
+        ({backfill.LOCATION_TAG: ""}, False),
+        ({"dagster/parent_run_id": "4711"}, False),
+    ],
+    ids=["new container", "same container", "alive", "other code location", "beside none", "re-executed"],
+)
+def test_a_backfill_that_was_killed_with_the_container_of_the_code_location_is_closed(changed: dict[str, str], *, closes: bool) -> None:
+    tags = {backfill.HOST_TAG: "replaced", backfill.PROCESS_TAG: f"{os.getpid()}@1", backfill.LOCATION_TAG: "code:4000", **changed}
+    if tags[backfill.PROCESS_TAG] == "alive":
+        tags[backfill.PROCESS_TAG] = f"{os.getpid()}@{backfill._began(os.getpid())}"
+    run = dg.DagsterRun("batches", tags=tags, status=dg.DagsterRunStatus.STARTED)
+    with dg.DagsterInstance.ephemeral() as instance:
+        instance.add_run(run)
+        assert lost_runs.close_lost_runs(instance, "code", 4000) == ((run.run_id,) if closes else ())
