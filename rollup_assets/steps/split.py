@@ -261,9 +261,7 @@ def _split_rows(task: SplitTask, number: int, rows: RawRows, names: _TaskNames, 
 
 def _quarantine(task: SplitTask, number: int, file: InputFile, rows: RawRows, emit: Emit, reasons: dict[str, int]) -> None:
     """Emit the rows that are quarantined, and count them by reason."""
-    quarantined = quarantined_rows(rows, file.path, task.value_column)
-    if not quarantined.num_rows:
-        return
-    for counted in quarantined.column("reason").value_counts().to_pylist():
-        reasons[counted["values"]] = reasons.get(counted["values"], 0) + counted["counts"]
-    emit(task.quarantine_bucket, Header(blocks.QUARANTINED, number, quarantined.num_rows).pack(), [serialized(quarantined)])
+    for quarantined in quarantined_rows(rows, file.path, task.value_column):
+        for counted in quarantined.column("reason").value_counts().to_pylist():
+            reasons[counted["values"]] = reasons.get(counted["values"], 0) + counted["counts"]
+        emit(task.quarantine_bucket, Header(blocks.QUARANTINED, number, quarantined.num_rows).pack(), [serialized(quarantined)])

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rollup_assets.batches import Batch
 from rollup_assets.storage import encodings
-from rollup_assets.storage.arrays import milliseconds
+from rollup_assets.storage.arrays import mask, milliseconds
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.manifests import Manifest, Stage, StagedFile
 from rollup_assets.storage.parquet import ParquetFileWriter
@@ -21,6 +22,10 @@ from rollup_assets.storage.raw_files import ELSEWHERE, ROW_REASONS, RawRows
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+# A row takes about 70 bytes, several times: taken, packed and on its way.
+_ROWS_AT_ONCE = 1 << 16
+_REPEATED = ("reason", "file", "metric")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +71,33 @@ def quarantine_schema(value_column: str) -> pa.Schema:
     )
 
 
-def quarantined_rows(rows: RawRows, path: str, value_column: str) -> pa.RecordBatch:
-    """The rows with a quarantine reason, as they were read from the raw file ``path``."""
+def _packed_schema(value_column: str) -> pa.Schema:
+    """The same in memory: texts that repeat are there once, however long they are and however many rows have them."""
+    import pyarrow as pa
+
+    schema = quarantine_schema(value_column)
+    for name in _REPEATED:
+        place = schema.get_field_index(name)
+        schema = schema.set(place, schema.field(place).with_type(pa.dictionary(pa.int32(), pa.string())))
+    return schema
+
+
+def quarantined_rows(rows: RawRows, path: str, value_column: str) -> Iterator[pa.RecordBatch]:
+    """The rows with a quarantine reason, as they were read from the raw file ``path``, a limited number at a time."""
+    if rows.reason is None:
+        return
+    places = np.flatnonzero((rows.reason != 0) & (rows.reason != ELSEWHERE))
+    for first in range(0, len(places), _ROWS_AT_ONCE):
+        yield _packed(rows, places[first : first + _ROWS_AT_ONCE], path, value_column)
+
+
+def _packed(rows: RawRows, places: NDArray[np.int64], path: str, value_column: str) -> pa.RecordBatch:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    schema = quarantine_schema(value_column)
-    if rows.reason is None:
-        return pa.RecordBatch.from_pylist([], schema=schema)
-    places = np.flatnonzero((rows.reason != 0) & (rows.reason != ELSEWHERE))
-    taken = rows.table.take(pa.array(places))
+    assert rows.reason is not None
+    schema = _packed_schema(value_column)
+    taken = rows.table.drop_columns(["metric"]).take(pa.array(places))
 
     def column(name: str) -> pa.Array:
         return taken.column(name).combine_chunks()
@@ -86,14 +108,14 @@ def quarantined_rows(rows: RawRows, path: str, value_column: str) -> pa.RecordBa
         received = column("receive_timestamp")
         receive = pc.if_else(received.is_valid(), pa.array(milliseconds(received)), pa.scalar(None, pa.int64()))
     columns = [
-        pa.array([ROW_REASONS[code - 1] for code in rows.reason[places].tolist()], pa.string()),
-        pa.array([path] * len(places), pa.string()),
+        pa.DictionaryArray.from_arrays(pa.array(rows.reason[places].astype(np.int32) - 1), pa.array(ROW_REASONS, pa.string())),
+        pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(places), np.int32)), pa.array([path], pa.string())),
         pa.array(rows.position + places),
         pa.array(np.ones(len(places), np.int64)),
         pa.nulls(len(places), pa.string()),
         column("id").cast(pa.int64()),
         column("org_id").cast(pa.int64()),
-        column("metric").cast(pa.string()),
+        _names_of(rows, places),
         pc.if_else(column("logical_timestamp").is_valid(), pa.array(rows.time[places]), pa.scalar(None, pa.int64())),
         column(value_column).cast(schema.field(value_column).type),
         receive,
@@ -101,12 +123,24 @@ def quarantined_rows(rows: RawRows, path: str, value_column: str) -> pa.RecordBa
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
+def _names_of(rows: RawRows, places: NDArray[np.int64]) -> pa.DictionaryArray:
+    """The metric of some rows; the dictionary has their names and no others of the row group's."""
+    import pyarrow as pa
+
+    codes = rows.metric[places]
+    is_null = mask(rows.table.column("metric").is_null().combine_chunks())[places]
+    if rows.names.null_count:
+        is_null |= mask(rows.names.is_null())[codes]
+    known = pa.array(codes, mask=is_null).dictionary_encode()
+    return pa.DictionaryArray.from_arrays(known.indices, rows.names.take(known.dictionary))
+
+
 def bad_file_row(bad: BadFile, value_column: str) -> pa.RecordBatch:
     """One row that stands for a whole file."""
     import pyarrow as pa
 
     row = {"reason": bad.reason, "file": bad.path, "rows": bad.rows, "detail": bad.detail}
-    return pa.RecordBatch.from_pylist([row], schema=quarantine_schema(value_column))
+    return pa.RecordBatch.from_pylist([row], schema=_packed_schema(value_column))
 
 
 def serialized(batch: pa.RecordBatch) -> pa.Buffer:
@@ -124,7 +158,7 @@ class QuarantineWriter:
 
     def __init__(self, folder: Place, attempt: str, value_column: str) -> None:
         self._path = f"{attempt}/quarantined-00000.parquet"
-        self._schema = quarantine_schema(value_column)
+        self._schema = _packed_schema(value_column)
         self._writer = ParquetFileWriter(folder / self._path, self._schema, encodings.QUARANTINED)
         self._pending: list[pa.RecordBatch] = []
 
@@ -144,13 +178,27 @@ class QuarantineWriter:
         table = pa.Table.from_batches(self._pending, self._schema)
         whole = table.num_rows if everything else table.num_rows // group * group
         for first in range(0, whole, group):
-            self._writer.write(table.slice(first, min(group, whole - first)).combine_chunks())
+            self._writer.write(_row_group(table.slice(first, min(group, whole - first))))
         self._pending = table.slice(whole).to_batches()
 
     def close(self) -> StagedFile:
         """Finish the file."""
         self._flush(everything=True)
         return self._writer.close(self._path)
+
+
+def _row_group(rows: pa.Table) -> pa.Table:
+    """The rows in one piece, whose dictionaries have what the rows have, in their order, however the rows came."""
+    import pyarrow as pa
+
+    whole = rows.unify_dictionaries().combine_chunks()
+    for name in _REPEATED:
+        column = whole.column(name).combine_chunks()
+        codes = column.indices.dictionary_encode()
+        ordered = pa.DictionaryArray.from_arrays(codes.indices, column.dictionary.take(codes.dictionary))
+        place = whole.schema.get_field_index(name)
+        whole = whole.set_column(place, whole.schema.field(place), ordered)
+    return whole
 
 
 def tallies(stage: Stage, batch: Batch, quarantined: Manifest) -> list[Tally]:

@@ -236,6 +236,50 @@ def test_a_page_that_claims_more_than_there_is_ends_in_quarantine(tmp_path: Path
     assert bounded(path, 256 * 2**20, 300 * 2**20)[0] == "unreadable_file"
 
 
+# A batch of a few rows loads and compiles everything before.
+QUARANTINING = """
+import sys
+from pathlib import Path
+from rollup_assets.errors import QuarantineError
+from rollup_assets.pipeline import Pipeline
+from rollup_assets.settings import load_settings
+from rollup_assets.steps.repartition import stage_batch
+
+def memory(kind):
+    return int(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(kind)).split()[1]) << 10
+
+pipeline = Pipeline.from_settings(load_settings(home=sys.argv[1], memory="256MiB", threads=1))
+first = pipeline.calendar.first
+for batch in (first, pipeline.calendar.shifted(first, 1)):
+    before = memory("VmRSS")
+    try:
+        stage_batch(pipeline, batch)
+    except QuarantineError as error:
+        print(memory("VmHWM") - before, error, sep="\\n")
+"""
+
+
+@pytest.mark.scenario("B1", "D2")
+@pytest.mark.parametrize("length", [500, 2_100])
+def test_a_long_name_of_many_quarantined_rows_takes_no_memory_for_each(length: int, tmp_path: Path, make_pipeline: MakePipeline) -> None:
+    """2 GB of one name in a file of 250 KB: more than an array of texts holds, and once the reason why staging crashed."""
+    pipeline = make_pipeline(tmp_path)
+    write_rows(pipeline, pipeline.calendar.first, "a.parquet", [RawRow(None, 1, "bad", pipeline.calendar.first.start, 1)])
+    batch = pipeline.calendar.shifted(pipeline.calendar.first, 1)
+    assert batch is not None
+    rows = 1 << 20
+    names = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array(["m" * length]))
+    zeros = pa.array([0] * rows, pa.int64())
+    table = pa.table({"id": zeros, "org_id": zeros, "metric": names, "logical_timestamp": zeros, "long_value": zeros})
+    write_table(pipeline, batch, "hostile.parquet", table, rows)
+    done = subprocess.run([sys.executable, "-c", QUARANTINING, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, (done.returncode, done.stderr)
+    *_, grown, message = done.stdout.splitlines()
+    assert "1048576 outside_batch; in " in message
+    assert "hostile.parquet (1048576)" in message
+    assert int(grown) < MEMORY
+
+
 # -------------------------------------------------------------------------------------------------------------------- fuzz
 
 FUZZ = """
