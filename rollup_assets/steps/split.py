@@ -6,6 +6,7 @@ Runs on any engine; what it emits is sorted by ``steps.sort``. Which files there
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ from rollup_assets.storage.raw_files import (
     COPIED_FILE,
     ELSEWHERE,
     SCHEMA_MISMATCH,
+    TOO_LARGE,
     RawFile,
     RawRows,
     UnreadableFileError,
@@ -260,8 +262,23 @@ def _split_rows(task: SplitTask, number: int, rows: RawRows, names: _TaskNames, 
 
 
 def _quarantine(task: SplitTask, number: int, file: InputFile, rows: RawRows, emit: Emit, reasons: dict[str, int]) -> None:
-    """Emit the rows that are quarantined, and count them by reason."""
-    for quarantined in quarantined_rows(rows, file.path, task.value_column):
+    """Emit the rows that are quarantined, and count them by reason.
+
+    Raises:
+        UnreadableFileError: they are too much for Arrow.
+    """
+    for quarantined in _quarantined_rows(rows, file.path, task.value_column):
         for counted in quarantined.column("reason").value_counts().to_pylist():
             reasons[counted["values"]] = reasons.get(counted["values"], 0) + counted["counts"]
         emit(task.quarantine_bucket, Header(blocks.QUARANTINED, number, quarantined.num_rows).pack(), [serialized(quarantined)])
+
+
+def _quarantined_rows(rows: RawRows, path: str, value_column: str) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+
+    try:
+        yield from quarantined_rows(rows, path, value_column)
+    except pa.ArrowException as error:
+        # The file was read without a fault: what is left are the bounds of Arrow's own, of arrays and of memory.
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
+        raise UnreadableFileError(f"bad rows from row {rows.position} on cannot be quarantined one by one ({reason})", TOO_LARGE) from error

@@ -7,7 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -797,6 +797,26 @@ def test_a_null_typed_column_is_another_schema(tmp_path: Path) -> None:
     write_table(pipeline, batch, "a.parquet", table.set_column(2, "metric", pa.nulls(3)))
     with pytest.raises(QuarantineError, match=r"a\.parquet"):
         stage(pipeline, batch)
+
+
+@pytest.mark.scenario("B1")
+def test_bad_rows_that_are_too_much_for_arrow_make_their_file_bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of Arrow's own would name no file, and nothing would be quarantined."""
+    from rollup_assets.steps import split
+
+    def refuse(*_: object) -> NoReturn:
+        raise pa.ArrowInvalid("offset overflow\nmore of it")
+
+    pipeline = pipeline_of(ONE_BATCH, tmp_path, quarantine_files=1)
+    batch = first_batch(pipeline)
+    write_rows(pipeline, batch, "a.parquet", plenty(10))
+    path = write_rows(pipeline, batch, "b.parquet", [*plenty(5), good(TODAY - 1)])
+    monkeypatch.setattr(split, "quarantined_rows", refuse)
+    result = stage(pipeline, batch)
+    assert (result.repartitioned.counters["rows_accepted"], result.quarantined.counters["bad_files"]) == (10, 1)
+    [row] = staged.quarantined(pipeline, batch, result.quarantined)
+    assert (row["file"], row["reason"]) == (path, "too_large")
+    assert row["detail"] == "bad rows from row 0 on cannot be quarantined one by one (offset overflow)"
 
 
 @pytest.mark.scenario("B1")
