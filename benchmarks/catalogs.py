@@ -117,7 +117,7 @@ def stage(pipeline: Pipeline, batch: Batch, files: int, *, series: int = _SERIES
     for asset in (REPARTITIONED, PARTIAL_POINTS):
         made = Manifest(
             asset=asset, partition=batch.key, attempt=new_attempt(), code_version=CODE_VERSION,
-            parameters=content_parameters(settings), digest=content_digest((), {}),
+            parameters=content_parameters(settings, batch), digest=content_digest((), {}),
         )  # fmt: skip
         pipeline.stage.write(made, batch)
         upstream[asset] = {batch.key: made.digest}

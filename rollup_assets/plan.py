@@ -111,7 +111,7 @@ class _StageToBe(StageReadOnce):
                 partition=batch.key,
                 attempt=_NOT_KNOWN_YET,
                 code_version=CODE_VERSION,
-                parameters=content_parameters(pipeline.settings),
+                parameters=content_parameters(pipeline.settings, batch),
                 counters={"rows_accepted": rows},
                 digest=_NOT_KNOWN_YET,
             )

@@ -108,7 +108,7 @@ def _status(pipeline: Pipeline, batch: Batch) -> PartitionStatus:
     if staged is not None:
         result.staged = True
         result.points = staged.repartitioned.counters["rows_accepted"]
-        result.stale += outdated(pipeline, files, staged)
+        result.stale += outdated(pipeline, batch, files, staged)
     if quarantined is not None:
         result.rows_read = quarantined.counters["rows_read"]
         result.quarantined = quarantined.counters["rows_quarantined"]

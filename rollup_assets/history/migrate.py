@@ -380,7 +380,7 @@ def _finish(pipeline: Pipeline, table: Table) -> None:
     left: dict[Batch, Manifest] = {}
     for batch in [found for name in pipeline.stage.partitions(ROLLUPS) if (found := pipeline.calendar.of_folder(name)) is not None]:
         rollups, receipt = pipeline.stage.read(ROLLUPS, batch), pipeline.stage.read(ROLLUP_TABLE, batch)
-        if rollups is not None and (receipt is None or _is_from_before(receipt, pipeline, migration)):
+        if rollups is not None and (receipt is None or _is_from_before(receipt, pipeline, batch, migration)):
             left[batch] = rollups
     if not left:
         return
@@ -391,8 +391,8 @@ def _finish(pipeline: Pipeline, table: Table) -> None:
             _note(pipeline, batch, rollups, table, migration.snapshot_id, said(migration, ATTEMPT_PROPERTY) or "")
 
 
-def _is_from_before(receipt: Manifest, pipeline: Pipeline, migration: Snapshot) -> bool:
+def _is_from_before(receipt: Manifest, pipeline: Pipeline, batch: Batch, migration: Snapshot) -> bool:
     number = receipt.counters.get(SEQUENCE_NUMBER)
     if number is not None and number < (migration.sequence_number or 0):
         return True
-    return any(receipt.parameters.get(name) != value for name, value in content_parameters(pipeline.settings).items())
+    return any(receipt.parameters.get(name) != value for name, value in content_parameters(pipeline.settings, batch).items())

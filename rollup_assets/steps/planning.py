@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
+from rollup_assets.batches import Batch
 from rollup_assets.engines.base import Engine
 from rollup_assets.settings import Settings, format_duration
 from rollup_assets.storage.raw_limits import DEFAULT_LIMITS
@@ -23,6 +24,7 @@ POINTS_PER_GROUP = 8_000_000
 FEWEST_POINTS_FOR_TWO_GROUPS = 1_000_000
 PARQUET_ENCODING = "parquet_encoding"
 RAW_LIMITS = "raw_limits"
+START = "start"
 _SETTINGS_OF_LIMITS = {"rows": "RAW_FILE_ROWS", "group_bytes": "RAW_GROUP_SIZE", "name_bytes": "RAW_NAME_SIZE"}
 _DURATIONS = ("batch", "lookback", "raw_future")
 
@@ -53,11 +55,18 @@ def split_tasks(files: Sequence[File], engine: Engine) -> list[tuple[File, ...]]
     return tasks
 
 
-def content_parameters(settings: Settings) -> dict[str, object]:
-    """The settings that decide which rows staged files hold."""
+def content_parameters(settings: Settings, batch: Batch) -> dict[str, object]:
+    """The settings that decide which rows staged files of a batch hold."""
     # Left out where they are the defaults, so that what was staged before there were any stays current.
     limits = None if settings.raw_limits == DEFAULT_LIMITS else dataclasses.asdict(settings.raw_limits)
-    chosen = {RAW_LIMITS: limits, "raw_lateness": settings.raw_lateness or None, "raw_future": settings.raw_future}
+    first = settings.calendar.first
+    chosen = {
+        RAW_LIMITS: limits,
+        "raw_lateness": settings.raw_lateness or None,
+        "raw_future": settings.raw_future,
+        # Of those that come late into the folder, the ones before the start are quarantined here instead of staged elsewhere.
+        START: first.key if batch.start - settings.raw_lateness * settings.batch < first.start else None,
+    }
     return {**_table_parameters(settings), **{name: value for name, value in chosen.items() if value is not None}}
 
 
@@ -99,7 +108,8 @@ def changed_settings(wanted: Mapping[str, object], found: Mapping[str, Any]) -> 
 
 def _as_setting(name: str, value: Any) -> str:
     if value is None:
-        return "0" if name == "raw_lateness" else "not set"
+        # The start is noted where it matters: near by, and since it is noted at all.
+        return {"raw_lateness": "0", START: "another"}.get(name, "not set")
     if name == "resolutions":
         return ",".join(format_duration(resolution) for resolution in value)
     return format_duration(value) if name in _DURATIONS else str(value)

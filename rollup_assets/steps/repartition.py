@@ -79,7 +79,7 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
         return count_rows(root / one.file.path, one.bounds, settings.raw_limits) if one.copy_of is None else 0
 
     known_rows = sum(in_parallel(rows_to_decode, read, local=root.is_local))
-    parameters = content_parameters(settings)
+    parameters = content_parameters(settings, batch)
     sort_task = SortTask(
         batch=batch,
         shards=settings.shards,
@@ -210,7 +210,7 @@ def reasons_to_stage(pipeline: Pipeline, batch: Batch, files: list[InputFile], s
     """Why staging these files would do anything; empty if files, parameters and code are those of the manifests, and nothing got lost."""
     if staged is None:
         return ["not staged yet"]
-    reasons = outdated(pipeline, files, staged)
+    reasons = outdated(pipeline, batch, files, staged)
     if not reasons:
         manifests = (staged.repartitioned, staged.partial_points, staged.quarantined)
         reasons = [lost for manifest in manifests for lost in lost_files(pipeline.stage, manifest, batch)]
@@ -221,9 +221,9 @@ def reasons_to_stage(pipeline: Pipeline, batch: Batch, files: list[InputFile], s
     return reasons
 
 
-def outdated(pipeline: Pipeline, files: list[InputFile], staged: StagedBatch) -> list[str]:
+def outdated(pipeline: Pipeline, batch: Batch, files: list[InputFile], staged: StagedBatch) -> list[str]:
     """What has changed since a batch was staged, as far as manifests and a listing tell."""
-    parameters = content_parameters(pipeline.settings)
+    parameters = content_parameters(pipeline.settings, batch)
     reasons: dict[str, None] = {}
     for manifest in (staged.repartitioned, staged.partial_points, staged.quarantined):
         if version_of(list(manifest.inputs)) != version_of(files):

@@ -198,11 +198,14 @@ def find_inputs(pipeline: Pipeline, batch: Batch) -> RollupInputs | Waiting:
             f"rollups of {batch} need {', '.join(f'{PARTIAL_POINTS} {before}' for before in missing)}: raw files are there but not staged; "
             f"run `rollups backfill {first} {last}`"
         )
-    parameters = content_parameters(pipeline.settings)
     staged = [(of, manifest) for of, manifest in ((batch, datapoints), (batch, own), *earlier) if manifest]
-    others = [(of, manifest) for of, manifest in staged if manifest.parameters != parameters]
+    others = [(of, manifest) for of, manifest in staged if manifest.parameters != content_parameters(pipeline.settings, of)]
     if others:
-        changed = dict.fromkeys(setting for _, manifest in others for setting in changed_settings(parameters, manifest.parameters))
+        changed = dict.fromkeys(
+            setting
+            for of, manifest in others
+            for setting in changed_settings(content_parameters(pipeline.settings, of), manifest.parameters)
+        )
         # From the first of them: a backfill that begins later would find the ones before it as they are now.
         raise StaleInputError(
             f"{', '.join(f'{manifest.asset} {of}' for of, manifest in others)} {'was' if len(others) == 1 else 'were'} staged with other "

@@ -86,7 +86,7 @@ def stage_upstream(pipeline: Pipeline, batch: Batch, version: str = "1") -> dict
             partition=of.key,
             attempt=new_attempt(),
             code_version="1",
-            parameters=content_parameters(pipeline.settings),
+            parameters=content_parameters(pipeline.settings, of),
             counters=counters,
             digest=content_digest((), counters),
         )
