@@ -211,5 +211,5 @@ def _make_shard(path: str, shard: int, batch: Batch, resolutions: tuple[int, ...
     points = ShardPoints(np.empty(0, np.int32), times, values, none, np.empty(0, np.int32), none)
     order, kept = np.arange(count), np.diff(np.append(start, rows))
     kernels.first_and_last_points(order, start, kept, points, batch.start, partial)
-    kernels.exact_partial_points(order, start, kept, points, batch.length, np.array(resolutions, np.int64), lookback, partial)
+    kernels.exact_partial_points(order, start, kept, points, batch.length, np.array(resolutions, np.int64), lookback, 0, partial)
     writer.write(shard, partial, ordered)

@@ -75,17 +75,26 @@ def fold_complete(integers: Array, values: Array, level: int, resolutions: Array
 
 @kernel
 def exact_partial_points(
-    order: Array, start: Array, kept: Array, points: ShardPoints, batch_length: int, resolutions: Array, lookback: int, out: PartialPoints
+    order: Array,
+    start: Array,
+    kept: Array,
+    points: ShardPoints,
+    batch_length: int,
+    resolutions: Array,
+    lookback: int,
+    begin_at: int,
+    out: PartialPoints,
 ) -> tuple[int, int]:
     """The windows of :func:`partial_points` for int64 values, without details: exact whatever the order of additions.
 
     One pass over each series from its end, a stretch between two resolutions' windows after the other (11 -> 2 ns a point against folding
-    finest windows). ``out``'s first and last points are the caller's.
+    finest windows). ``out``'s first and last points are the caller's. Series from place ``begin_at`` on; returns the first (series, level)
+    that leaves int64 on the way, or (-1, -1). In the order of time it may not: that is for :func:`partial_points` to say.
     """
     times = points.time
     values = points.value
     levels = len(resolutions)
-    for j in range(len(order)):
+    for j in range(begin_at, len(order)):
         code = order[j]
         begin = start[code]
         stop = begin + kept[code]

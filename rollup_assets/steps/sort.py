@@ -275,7 +275,20 @@ class _ShardSorter:
         resolutions = np.array(self.task.resolutions, np.int64)
         kernels.first_and_last_points(order, start, kept, points, batch.start, partial)
         if value == np.int64 and not details:
-            series, level = kernels.exact_partial_points(order, start, kept, points, batch.length, resolutions, lookback, partial)
+            series, level = kernels.exact_partial_points(order, start, kept, points, batch.length, resolutions, lookback, 0, partial)
+            while series >= 0:
+                # Whether that is an error is for the order of time to say, in which this kernel does not add.
+                one = slice(series, series + 1)
+                again = kernels.PartialPoints._make(column[..., one].copy() for column in partial)
+                found, level = kernels.partial_points(
+                    order[one], start, kept, points, rank, batch.length, resolutions, lookback, False, again
+                )
+                if found >= 0:
+                    break
+                partial.integers[..., one], partial.values[..., one] = again.integers, again.values
+                series, level = kernels.exact_partial_points(
+                    order, start, kept, points, batch.length, resolutions, lookback, series + 1, partial
+                )
         else:
             series, level = kernels.partial_points(order, start, kept, points, rank, batch.length, resolutions, lookback, details, partial)
         if series >= 0:

@@ -41,7 +41,7 @@ def run(
     kernels.first_and_last_points(order, begins, counts, sorted_points, start, out)
     if exact:
         return (
-            kernels.exact_partial_points(order, begins, counts, sorted_points, grid.length, resolutions, grid.lookback, out),
+            kernels.exact_partial_points(order, begins, counts, sorted_points, grid.length, resolutions, grid.lookback, 0, out),
             out,
             ordered,
         )

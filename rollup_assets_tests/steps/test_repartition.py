@@ -936,6 +936,32 @@ def test_an_overflowing_open_window_names_series_and_window(tmp_path: Path) -> N
     assert "2026-01-01" in str(raised.value)
 
 
+@pytest.mark.scenario("B3")
+@pytest.mark.parametrize("receive", [None, TODAY])
+def test_only_the_order_of_time_makes_an_overflow_of_an_open_window(receive: int | None, tmp_path: Path) -> None:
+    """With details or without, and with other series around. Sums that start with the last minute would leave int64 on the way."""
+    pipeline = pipeline_of(ONE_BATCH, tmp_path)
+    batch = first_batch(pipeline)
+    values = ((5, 2**62), (6, -(2**61)), (7, -(2**61)), (8, 0), (59.99, 2**62))
+    fits = [RawRow(series, 1, "cpu", TODAY + int(minute * MINUTE), value, receive) for series in (8, 9) for minute, value in values]
+    rows = [*plenty(20), *fits, *(good(TODAY + HOUR - 1000 * index, index, series=77) for index in range(1, 9))]
+    path = write_rows(pipeline, batch, "a.parquet", rows)
+    assert_staged(pipeline, batch, {path: rows}, stage(pipeline, batch))
+    leaves = [RawRow(9, 1, "cpu", TODAY + index, 2**62, receive) for index in (1, 2)]
+    write_rows(pipeline, batch, "b.parquet", leaves)
+    with pytest.raises(RollupOverflowError, match="series 9, the 1h window"):
+        stage(pipeline, batch)
+
+
+def test_an_open_window_that_fits_again_may_pass_and_is_right(tmp_path: Path) -> None:
+    """In the order of time it leaves int64 and comes back; without receive times only the results count."""
+    pipeline = pipeline_of(ONE_BATCH, tmp_path)
+    batch = first_batch(pipeline)
+    rows = [good(TODAY + 1, 2**62), good(TODAY + 2, 2**62), good(batch.end - 1000, -(2**62))]
+    path = write_rows(pipeline, batch, "a.parquet", rows)
+    assert_staged(pipeline, batch, {path: rows}, stage(pipeline, batch))
+
+
 def test_wide_rows_of_one_file_do_not_mix_up_row_numbers(tmp_path: Path) -> None:
     """Row numbers are positions in the file, across row groups."""
     pipeline = pipeline_of(ONE_BATCH, tmp_path, quarantine_limit=1.0)
