@@ -20,7 +20,7 @@ from rollup_assets.iceberg.acknowledged import SEQUENCE_NUMBER
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.scope import for_each
 from rollup_assets.settings import format_duration, parse_duration
-from rollup_assets.steps.planning import content_parameters
+from rollup_assets.steps.planning import OF_TABLE, rollup_parameters
 from rollup_assets.steps.results import CODE_VERSION, Waiting
 from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Manifest, Stage
 from rollup_assets.storage.storage_errors import explains_storage_errors
@@ -380,7 +380,7 @@ def _finish(pipeline: Pipeline, table: Table) -> None:
     left: dict[Batch, Manifest] = {}
     for batch in [found for name in pipeline.stage.partitions(ROLLUPS) if (found := pipeline.calendar.of_folder(name)) is not None]:
         rollups, receipt = pipeline.stage.read(ROLLUPS, batch), pipeline.stage.read(ROLLUP_TABLE, batch)
-        if rollups is not None and (receipt is None or _is_from_before(receipt, pipeline, batch, migration)):
+        if rollups is not None and (receipt is None or _is_from_before(receipt, pipeline, migration)):
             left[batch] = rollups
     if not left:
         return
@@ -391,8 +391,9 @@ def _finish(pipeline: Pipeline, table: Table) -> None:
             _note(pipeline, batch, rollups, table, migration.snapshot_id, said(migration, ATTEMPT_PROPERTY) or "")
 
 
-def _is_from_before(receipt: Manifest, pipeline: Pipeline, batch: Batch, migration: Snapshot) -> bool:
+def _is_from_before(receipt: Manifest, pipeline: Pipeline, migration: Snapshot) -> bool:
     number = receipt.counters.get(SEQUENCE_NUMBER)
     if number is not None and number < (migration.sequence_number or 0):
         return True
-    return any(receipt.parameters.get(name) != value for name, value in content_parameters(pipeline.settings, batch).items())
+    wanted = rollup_parameters(pipeline.settings)
+    return any(receipt.parameters.get(name) != wanted[name] for name in OF_TABLE)

@@ -14,7 +14,7 @@ from rollup_assets.errors import RollbackError, UnknownSnapshotError
 from rollup_assets.history.rejections import REJECTED, ROLLED_BACK_TO, digest_of_unknown, is_known, rejected_digests
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.settings import format_duration
-from rollup_assets.steps.planning import changed_settings, rollup_parameters
+from rollup_assets.steps.planning import OF_TABLE, changed_settings, rollup_parameters
 from rollup_assets.steps.results import CODE_VERSION
 from rollup_assets.storage.manifests import ROLLUP_TABLE, ROLLUPS, Manifest
 from rollup_assets.storage.storage_errors import explains_storage_errors
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from rollup_assets.history.records import Origin
     from rollup_assets.iceberg.locks import TableLock
     from rollup_assets.iceberg.reading import RangeCounts
-
-_OF_TABLE = ("shards", "resolutions", "batch")
-"""Parameters that a migration changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +201,7 @@ def _require_same_settings(pipeline: Pipeline, table: Table, choice: _Choice) ->
             "and publish it"
         )
     now = rollup_parameters(pipeline.settings)
-    changed = changed_settings({name: now[name] for name in _OF_TABLE}, {name: record.parameters.get(name) for name in _OF_TABLE})
+    changed = changed_settings({name: now[name] for name in OF_TABLE}, {name: record.parameters.get(name) for name in OF_TABLE})
     if changed:
         raise RollbackError(
             f"the table was migrated after snapshot {choice.target_id}, which is of other settings: {', '.join(changed)}; {mend}"

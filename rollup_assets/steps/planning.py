@@ -25,6 +25,8 @@ FEWEST_POINTS_FOR_TWO_GROUPS = 1_000_000
 PARQUET_ENCODING = "parquet_encoding"
 RAW_LIMITS = "raw_limits"
 START = "start"
+OF_TABLE = ("shards", "resolutions", "batch")
+"""Parameters that a migration of the table changes."""
 _SETTINGS_OF_LIMITS = {"rows": "RAW_FILE_ROWS", "group_bytes": "RAW_GROUP_SIZE", "name_bytes": "RAW_NAME_SIZE"}
 _DURATIONS = ("batch", "lookback", "raw_future")
 

@@ -261,6 +261,22 @@ def test_rows_that_arrived_late_do_not_stand_for_a_folder_that_is_gone(tmp_path:
     assert migrate(new, now=batches[-1].end_time).dropped == ()
 
 
+def test_migrating_again_leaves_what_was_published_since_alone(tmp_path: Path, make_pipeline: MakePipeline) -> None:
+    """With folders of arrival, too, whose lateness is a parameter of what is staged and of no receipt."""
+    old = make_pipeline(tmp_path, raw_lateness=1)
+    first, second = batches_from(old, 2)
+    for batch in (first, second):
+        land(old, batch)
+    make(old, [first, second])
+    new = make_pipeline(tmp_path, raw_lateness=1, **OTHER)
+    assert migrate(new, dry_run=False, now=second.end_time).snapshot_id is not None
+    write_rows(new, second, "more.parquet", [RawRow(9, 1, "m", second.start + 7 * MINUTE, 5)])
+    make(new, [first, second])
+    receipts = [new.stage.read(ROLLUP_TABLE, batch) for batch in (first, second)]
+    assert migrate(new, dry_run=False, now=second.end_time).changes == {}
+    assert [new.stage.read(ROLLUP_TABLE, batch) for batch in (first, second)] == receipts
+
+
 def test_rows_of_an_hour_that_left_only_its_last_window_open_are_missed_too(tmp_path: Path, make_pipeline: MakePipeline) -> None:
     """The hour after it, which has them, has raw data."""
     old = make_pipeline(tmp_path)
