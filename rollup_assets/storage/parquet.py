@@ -218,6 +218,11 @@ class StagedParquet:
             if self._file.metadata.num_rows != file.rows:
                 raise ValueError(f"it has {self._file.metadata.num_rows} rows, its manifest says {file.rows}")
         self.row_groups: int = self._file.num_row_groups
+        self.columns: list[str] = self._file.schema_arrow.names
+
+    def rows(self, row_group: int) -> int:
+        """Rows of a row group."""
+        return int(self._file.metadata.row_group(row_group).num_rows)
 
     def read(self, row_group: int, columns: tuple[str, ...] | None = None) -> pa.Table:
         """A row group, or some of its columns."""

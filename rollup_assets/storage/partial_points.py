@@ -7,7 +7,7 @@ dimensions change within the batch or receive times are known. What they mean st
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -162,9 +162,9 @@ class PartialPointsReader:
         """Everything about a shard; ``metrics`` gives each name its code."""
         from rollup_assets.kernels.partial import PartialPoints
 
-        tables = list(self._tables(shard, None))
-        details = any("lag_sum" in name for table in tables for name in table.column_names)
-        count = sum(table.num_rows for table in tables)
+        groups = list(self._groups(shard))
+        details = any("lag_sum" in name for opened, _ in groups for name in opened.columns)
+        count = sum(opened.rows(group) for opened, group in groups)
         levels = len(self._layout.resolutions)
         width = len(_INTEGERS) if details else _PLAIN
         value = np.dtype(self._layout.value_dtype)
@@ -173,7 +173,9 @@ class PartialPointsReader:
         integers = np.empty((levels, width, count), np.int64)
         values = np.empty((levels, len(_VALUES), count), value)
         at = 0
-        for table in tables:
+        # A shard may have millions of series: no more than one row group is there twice.
+        for opened, group in groups:
+            table = opened.read(group)
             rows = slice(at, at + table.num_rows)
             for name, target in zip(_SERIES, series, strict=True):
                 target[rows] = _column(table, name, metrics)
@@ -184,6 +186,7 @@ class PartialPointsReader:
                 for place, name in enumerate(_VALUES):
                     values[level, place, rows] = _column(table, f"{name}_{suffix}", metrics)
             at += table.num_rows
+            del table
         ids, org, metric, first_time, first_value, last_time, last_value = series
         return PartialPoints(ids, org, metric, first_time, first_value, last_time, last_value, integers, values)
 
@@ -198,7 +201,7 @@ class PartialPointsReader:
     def _columns(
         self, shard: int, names: tuple[str, str, str], metrics: MetricNames | None
     ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-        tables = list(self._tables(shard, names))
+        tables = [opened.read(group, names) for opened, group in self._groups(shard)]
         kinds = {"metric": np.dtype(np.int32), "last_value": np.dtype(self._layout.value_dtype)}
         first, second, third = (
             np.concatenate([np.empty(0, kinds.get(name, np.dtype(np.int64))), *(_column(table, name, metrics) for table in tables)])
@@ -206,10 +209,11 @@ class PartialPointsReader:
         )
         return first, second, third
 
-    def _tables(self, shard: int, columns: tuple[str, ...] | None) -> Any:
+    def _groups(self, shard: int) -> Iterator[tuple[StagedParquet, int]]:
+        """The shard's row groups, in order, with the file that each is in."""
         for place, file in self._files:
             for group in (group for group, owner in enumerate(file.shards) if owner == shard):
-                yield self._open(place, file).read(group, columns)
+                yield self._open(place, file), group
 
     def _open(self, place: Place, file: StagedFile) -> StagedParquet:
         # The footer of a file that 4 to 16 shards share takes as long to read as a shard's rows.

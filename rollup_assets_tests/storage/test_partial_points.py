@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,12 @@ import pytest
 
 from rollup_assets.batches import BatchCalendar
 from rollup_assets.kernels.partial import PartialPoints
+from rollup_assets.storage import partial_points as storage
 from rollup_assets.storage.encodings import PARTIAL_POINTS_ROW_GROUP
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.manifests import PARTIAL_POINTS, Manifest, Stage, StagedFile
 from rollup_assets.storage.metric_names import MetricNames
+from rollup_assets.storage.parquet import StagedParquet
 from rollup_assets.storage.partial_points import PartialPointsLayout, PartialPointsReader, PartialPointsWriter
 from rollup_assets_tests.naive import INT64_MAX, INT64_MIN
 
@@ -136,6 +140,26 @@ def test_several_shards_of_both_kinds_share_two_files(tmp_path: Path) -> None:
     assert [file.shards for file in written.files] == [(4, 6), (5, 7)]
     for shard, (expected, names) in shards.items():
         assert_same(*written.read(shard), expected, names)
+
+
+def test_one_row_group_at_a_time_is_held_beside_the_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of a shard's at once took as much memory as the arrays, beside them."""
+    monkeypatch.setattr(storage, "PARTIAL_POINTS_ROW_GROUP", 10)
+    expected = made(35)
+    written = Written(tmp_path, [(3, expected, NAMES)])
+    assert written.files[0].shards == (3, 3, 3, 3)
+    read, held = StagedParquet.read, []
+
+    def watched(file: StagedParquet, row_group: int, columns: tuple[str, ...] | None = None) -> pa.Table:
+        gc.collect()
+        assert not any(table() for table in held)
+        table = read(file, row_group, columns)
+        held.append(weakref.ref(table))
+        return table
+
+    monkeypatch.setattr(StagedParquet, "read", watched)
+    assert_same(*written.read(3), expected, NAMES)
+    assert len(held) == 4
 
 
 def test_a_shard_that_was_not_written_is_empty(tmp_path: Path) -> None:
