@@ -24,6 +24,7 @@ POINTS_PER_GROUP = 8_000_000
 FEWEST_POINTS_FOR_TWO_GROUPS = 1_000_000
 PARQUET_ENCODING = "parquet_encoding"
 RAW_LIMITS = "raw_limits"
+LATENESS = "raw_lateness"
 START = "start"
 OF_TABLE = ("shards", "resolutions", "batch")
 """Parameters that a migration of the table changes."""
@@ -64,7 +65,7 @@ def content_parameters(settings: Settings, batch: Batch) -> dict[str, object]:
     first = settings.calendar.first
     chosen = {
         RAW_LIMITS: limits,
-        "raw_lateness": settings.raw_lateness or None,
+        LATENESS: settings.raw_lateness or None,
         "raw_future": settings.raw_future,
         # Of those that come late into the folder, the ones before the start are quarantined here instead of staged elsewhere.
         START: first.key if batch.start - settings.raw_lateness * settings.batch < first.start else None,
@@ -103,6 +104,10 @@ def changed_settings(wanted: Mapping[str, object], found: Mapping[str, Any]) -> 
             allowed, before = ({**defaults, **limits} if isinstance(limits, Mapping) else defaults for limits in (now, then))
             limits = changed_parameters(allowed, before)
             changed += [f"ROLLUP_{_SETTINGS_OF_LIMITS[limit]} (now {today}, then {once})" for limit, today, once in limits]
+        elif name == START:
+            # Noted only where it matters, which is for the lateness to say, too.
+            if wanted.get(LATENESS) == found.get(LATENESS):
+                changed.append(f"ROLLUP_START (now {now or 'another'}, then {then or 'another, or not noted'})")
         else:
             changed.append(f"ROLLUP_{name.upper()} (now {_as_setting(name, now)}, then {_as_setting(name, then)})")
     return changed
@@ -110,8 +115,7 @@ def changed_settings(wanted: Mapping[str, object], found: Mapping[str, Any]) -> 
 
 def _as_setting(name: str, value: Any) -> str:
     if value is None:
-        # The start is noted where it matters: near by, and since it is noted at all.
-        return {"raw_lateness": "0", START: "another"}.get(name, "not set")
+        return "0" if name == LATENESS else "not set"
     if name == "resolutions":
         return ",".join(format_duration(resolution) for resolution in value)
     return format_duration(value) if name in _DURATIONS else str(value)

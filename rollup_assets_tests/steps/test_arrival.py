@@ -321,19 +321,20 @@ def test_another_lateness_or_future_stages_anew_and_says_why(tmp_path: Path) -> 
 def test_another_start_stages_what_is_near_it_anew(starts: tuple[int, int], tmp_path: Path) -> None:
     """A row before one start is a point of an earlier batch after the other: not both, and not neither."""
     old, new = (pipeline_of(dataclasses.replace(FOUR, start=at(hour)), tmp_path, raw_lateness=1, quarantine_limit=1.0) for hour in starts)
-    hours = [old.calendar.containing(at(hour)) for hour in range(4)]
-    folders: Folders = {at(0): {}, at(1): {}, at(2): {}, at(3): {}}
+    batches = [old.calendar.containing(at(hour)) for hour in range(4)]
+    folders: Folders = {batch.start: {} for batch in batches}
     for hour, content in ((1, [good(at(1, 1)), good(at(1) - 5)]), (2, [good(at(2, 1), 2)]), (3, [good(at(3, 1), 3)])):
-        folders[at(hour)][write_rows(old, hours[hour], f"{hour}.parquet", content)] = content
-    before = {hour: stage_batch(old, hour) for hour in hours if hour >= old.calendar.first}
-    for hour, result in before.items():
-        assert_staged(old, hour, folders, result)
-    for hour in (hour for hour in hours if hour >= new.calendar.first):
-        result = stage_batch(new, hour)
-        assert_staged(new, hour, folders, result)
-        assert result.unchanged == (hour in before and hour not in hours[:2]), hour
-    with pytest.raises(StaleInputError, match=r"ROLLUP_START \(now (2026-01-01-01:00, then another|another, then 2026-01-01-01:00)\)"):
-        find_inputs(old, hours[1])
+        folders[at(hour)][write_rows(old, batches[hour], f"{hour}.parquet", content)] = content
+    before = batches[starts[0] :]
+    for batch in before:
+        assert_staged(old, batch, folders, stage_batch(old, batch))
+    for batch in batches[starts[1] :]:
+        result = stage_batch(new, batch)
+        assert_staged(new, batch, folders, result)
+        assert result.unchanged == (batch in before and batch not in batches[:2])
+    now_and_then = ("another", "2026-01-01-01:00") if starts == (0, 1) else ("2026-01-01-01:00", "another, or not noted")
+    with pytest.raises(StaleInputError, match=r"ROLLUP_START \(now {}, then {}\)".format(*now_and_then)):
+        find_inputs(old, batches[1])
 
 
 def test_a_batch_without_a_folder_of_its_own_is_staged_and_waited_for_like_any_other(tmp_path: Path) -> None:

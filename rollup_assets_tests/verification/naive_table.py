@@ -54,14 +54,17 @@ def land_and_stage(
 
 def stage(pipeline: Pipeline, asset: str, batch: Batch, counters: dict[str, Any]) -> None:
     """A manifest without files."""
-    settings = pipeline.settings
+    settings, first = pipeline.settings, pipeline.calendar.first
+    by_arrival = settings.raw_lateness > 0 and asset not in (ROLLUPS, ROLLUP_TABLE)
+    is_near_the_start = batch.start < first.start + settings.raw_lateness * settings.batch
     parameters = {
         "shards": settings.shards,
         "resolutions": list(settings.resolutions),
         "lookback": settings.lookback,
         "batch": settings.batch,
         "value_type": settings.value_type,
-        **({"raw_lateness": settings.raw_lateness} if settings.raw_lateness and asset not in (ROLLUPS, ROLLUP_TABLE) else {}),
+        **({"raw_lateness": settings.raw_lateness} if by_arrival else {}),
+        **({"start": first.key} if by_arrival and is_near_the_start else {}),
         **({"parquet_encoding": settings.parquet_encoding} if asset in (ROLLUPS, ROLLUP_TABLE) else {}),
     }
     pipeline.stage.write(
