@@ -278,7 +278,7 @@ def _quarantined_rows(rows: RawRows, path: str, value_column: str) -> Iterator[p
 
     try:
         yield from quarantined_rows(rows, path, value_column)
-    except pa.ArrowException as error:
-        # The file was read without a fault: what is left are the bounds of Arrow's own, of arrays and of memory.
+    except (pa.ArrowInvalid, pa.ArrowCapacityError) as error:
+        # The file was read without a fault: what is left are the bounds of Arrow's own arrays. Memory that is missing is no fault of it.
         reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
         raise UnreadableFileError(f"bad rows from row {rows.position} on cannot be quarantined one by one ({reason})", TOO_LARGE) from error

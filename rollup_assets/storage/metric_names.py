@@ -57,10 +57,13 @@ class MetricNames:
 
 
 class ToldNames:
-    """Which names the reader of each bucket has been told, so that each is told once, and no reader of more than it needs."""
+    """Which names the reader of each bucket has been told, so that each is told once, and no reader of more than it needs.
+
+    A bit for each name and bucket: with a million names and 128 buckets these are 16 MB.
+    """
 
     def __init__(self, buckets: int) -> None:
-        self._told = [np.zeros(0, np.bool_)] * buckets
+        self._told = [np.zeros(0, np.uint8)] * buckets
         self._count = [0] * buckets
 
     def news_for(self, bucket: int, names: Sequence[str], used: NDArray[Any]) -> NDArray[np.int32]:
@@ -71,13 +74,15 @@ class ToldNames:
         if self._count[bucket] == len(names):
             return np.empty(0, np.int32)
         told = self._told[bucket]
-        if len(told) < len(names):
-            told = self._told[bucket] = np.concatenate([told, np.zeros(len(names), np.bool_)])
-        # Every name to everybody is names x buckets x tasks: 50,000 of them took 11.7 instead of 0.9 CPU s, 544 instead of 7 MB.
-        news = np.flatnonzero(~told[: len(names)]) if len(names) <= _FEW else np.unique(used[~told[used]])
-        told[news] = True
+        missing = (len(names) + 7) // 8 - len(told)
+        if missing > 0:
+            told = self._told[bucket] = np.concatenate([told, np.zeros(missing + len(told) // 4, np.uint8)])
+        # Every name to everybody is names x buckets x tasks: 50,000 of them took 11.7 instead of 0.8 CPU s, 544 instead of 7 MB.
+        codes = np.arange(len(names)) if len(names) <= _FEW else used
+        news = np.unique(codes[told[codes >> 3] >> (codes & 7).astype(np.uint8) & 1 == 0]).astype(np.int32)
+        np.bitwise_or.at(told, news >> 3, np.uint8(1) << (news & 7).astype(np.uint8))
         self._count[bucket] += len(news)
-        return news.astype(np.int32)
+        return news
 
 
 def dictionary_array(codes: NDArray[Any], names: Sequence[str]) -> pa.Array:

@@ -819,6 +819,21 @@ def test_bad_rows_that_are_too_much_for_arrow_make_their_file_bad(tmp_path: Path
     assert row["detail"] == "bad rows from row 0 on cannot be quarantined one by one (offset overflow)"
 
 
+def test_memory_that_is_missing_is_no_fault_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be bad on one machine and good on another."""
+    from rollup_assets.steps import split
+
+    def fail(*_: object) -> NoReturn:
+        raise pa.ArrowMemoryError("malloc of size 4096 failed")
+
+    pipeline = pipeline_of(ONE_BATCH, tmp_path, quarantine_files=1)
+    batch = first_batch(pipeline)
+    write_rows(pipeline, batch, "a.parquet", [*plenty(5), good(TODAY - 1)])
+    monkeypatch.setattr(split, "quarantined_rows", fail)
+    with pytest.raises(MemoryError, match="malloc"):
+        stage(pipeline, batch)
+
+
 @pytest.mark.scenario("B1")
 def test_bad_files_up_to_the_setting_are_tolerated(tmp_path: Path) -> None:
     """Two allowed: two pass, three fail. A mismatching file's rows still count in the share."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -32,3 +34,18 @@ def test_a_reader_is_told_every_name_of_its_rows_once(few: int, blocks: list[tup
             assert len(known[bucket]) == len({*known[bucket]})
             if len(names) > few:
                 assert {*news.tolist()} <= {*codes.tolist()}
+
+
+def test_many_names_and_buckets_take_a_bit_each() -> None:
+    """A bool for each of a million names and 1,024 buckets would be a gigabyte."""
+    names = [""] * 1_000_000
+    told = ToldNames(1024)
+    tracemalloc.start()
+    try:
+        for known in (names[:500_000], names):
+            for bucket in range(1024):
+                assert told.news_for(bucket, known, np.array([len(known) - 1])).tolist() == [len(known) - 1]
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 200e6
