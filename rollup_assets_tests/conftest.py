@@ -128,7 +128,7 @@ def _no_settings_from_outside() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _java_that_starts_quickly() -> Iterator[None]:
-    """Spark's processes live for seconds here, too short for what the second compiler makes (41 tests on Spark: 174 -> 114 CPU s)."""
+    """Spark's processes live for seconds here, too short for what the second compiler makes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JDK_JAVA_OPTIONS", os.environ.get("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1"))
         yield

@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rollup_assets.batches import Batch
-from rollup_assets.storage.manifests import Manifest, StagedFile
+from rollup_assets.storage.manifests import Manifest, Stage, StagedFile
 from rollup_assets_tests.naive import Point, Row, Rows
 
 if TYPE_CHECKING:
+    import pytest
+
     from rollup_assets.pipeline import Pipeline
+
+
+def manifests_read(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Batch]]:
+    """A list that gets asset and batch of every manifest read from now on: each is a request where the stage is a bucket."""
+    read: list[tuple[str, Batch]] = []
+
+    def counted(stage: Stage, asset: str, batch: Batch, original: Callable[..., Manifest | None] = Stage.read) -> Manifest | None:
+        read.append((asset, batch))
+        return original(stage, asset, batch)
+
+    monkeypatch.setattr(Stage, "read", counted)
+    return read
 
 
 def table(pipeline: Pipeline, batch: Batch, manifest: Manifest, file: StagedFile) -> pa.Table:

@@ -17,9 +17,10 @@ from rollup_assets.batches import Batch
 from rollup_assets.history.rejections import REJECTED
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps.rollup import RollupInputs, find_inputs
-from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Manifest, Stage
+from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Manifest
 from rollup_assets_tests.conftest import MakePipeline
 from rollup_assets_tests.landing import write_bytes
+from rollup_assets_tests.staged import manifests_read
 from rollup_assets_tests.verification import naive_table
 
 SETTLE = dt.timedelta(minutes=2)
@@ -413,14 +414,7 @@ def test_what_was_asked_for_stays_remembered_while_it_cannot_be_made(world: Worl
 
 def test_a_look_reads_five_manifests_of_a_partition_and_each_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is a request where the stage is a bucket."""
-    read: list[tuple[str, Batch]] = []
-    original = Stage.read
-
-    def counted(stage: Stage, asset: str, batch: Batch) -> Manifest | None:
-        read.append((asset, batch))
-        return original(stage, asset, batch)
-
-    monkeypatch.setattr(Stage, "read", counted)
+    read = manifests_read(monkeypatch)
     assert world.asked() == ([], [])
     assert len(read) == len(set(read)) == 5 * HOURS
 

@@ -12,10 +12,11 @@ from rollup_assets.pipeline import Pipeline
 from rollup_assets.status import PartitionStatus, status
 from rollup_assets.storage import s3
 from rollup_assets.storage.filesystems import Place
-from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Manifest, Stage
+from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS
 from rollup_assets_tests.conftest import MakePipeline
 from rollup_assets_tests.landing import write_bytes, write_rows
 from rollup_assets_tests.naive import RawRow
+from rollup_assets_tests.staged import manifests_read
 from rollup_assets_tests.verification.naive_table import land_and_stage, receipt, stage
 
 LATER = dt.datetime(2026, 6, 1, tzinfo=dt.UTC)
@@ -171,14 +172,7 @@ def test_a_listing_reads_five_manifests_of_a_partition_and_each_once(
     for batch in of:
         published(pipeline, batch)
     land(pipeline, of[4], "late.parquet")
-    read: list[tuple[str, Batch]] = []
-    original = Stage.read
-
-    def counted(stage: Stage, asset: str, batch: Batch) -> Manifest | None:
-        read.append((asset, batch))
-        return original(stage, asset, batch)
-
-    monkeypatch.setattr(Stage, "read", counted)
+    read = manifests_read(monkeypatch)
     if stored == "elsewhere":
         monkeypatch.setattr(Place, "is_local", False)
         monkeypatch.setattr(s3, "_THREADS", 2)

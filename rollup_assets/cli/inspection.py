@@ -67,8 +67,7 @@ def sql(
 
     The columns: `rollups sql "describe rollups"`. `logical_timestamp` is the end of a window, which covers (label - resolution, label];
     the window that ends with a batch appears with the next one. Times are UTC. A statement sees the table and nothing else: it reads and
-    writes no files, reaches no network and loads no extensions. It may take `ROLLUP_MEMORY`, and
-    spills nothing to disk.
+    writes no files, reaches no network and loads no extensions. It may take `ROLLUP_MEMORY`, and spills nothing to disk.
 
     For example:
 

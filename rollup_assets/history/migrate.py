@@ -370,9 +370,10 @@ def _finish(pipeline: Pipeline, table: Table) -> None:
 
     These are of other settings than the table's, or of an earlier commit.
     """
-    from rollup_assets.iceberg.publish import ATTEMPT_PROPERTY, StagedFiles
+    from rollup_assets.iceberg.publish import ATTEMPT_PROPERTY
     from rollup_assets.iceberg.reading import live_files
     from rollup_assets.iceberg.snapshots import MIGRATED_PROPERTY, ancestors, said
+    from rollup_assets.iceberg.staged_files import StagedFiles
 
     migration = next((one for one in ancestors(table, table.current_snapshot()) if said(one, MIGRATED_PROPERTY)), None)
     if migration is None:

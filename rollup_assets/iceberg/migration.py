@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from rollup_assets.batches import Batch
 from rollup_assets.errors import TableMismatchError
 from rollup_assets.iceberg.plans import Plan
-from rollup_assets.iceberg.publish import StagedFiles, rewritten_files, staged_data_files
+from rollup_assets.iceberg.publish import staged_data_files
 from rollup_assets.iceberg.reading import RangeCounts, live_files, range_counts
+from rollup_assets.iceberg.staged_files import StagedFiles, add_staged, rewritten_files
 from rollup_assets.iceberg.table import (
     BATCH_PROPERTY,
     RESOLUTIONS_PROPERTY,
@@ -121,24 +122,12 @@ class MigratedTable:
         new = {name: value for name, value in own_properties(self.settings).items() if table.properties.get(name) != value}
         plan = Plan(rewritten_files(self.settings), properties=new)
         wanted = StagedFiles(self.settings, (file for files in self.staged.values() for file in files))
-        present: set[str] = set()
-        removed: set[str] = set()
         try:
-            for live in live_files(table):
-                staged = wanted.found_as(live)
-                if staged is not None and staged not in present:
-                    present.add(staged)
-                else:
-                    plan.removed.append(live.task.file)
-                    removed.add(live.path)
+            present = wanted.keep(plan, live_files(table))
             for batch, files in self.staged.items():
                 missing = [file for file in files if file.path not in present]
-                for file, data_file in zip(missing, staged_data_files(self.settings, table, batch, missing), strict=True):
-                    # Removed now: somebody deleted rows of it.
-                    if batch in self.were_in_table or file.path in removed:
-                        plan.copy(table, file.path, file.digest)
-                    else:
-                        plan.added.append(data_file)
+                data_files = staged_data_files(self.settings, table, batch, missing)
+                add_staged(plan, table, missing, data_files, were_in_table=batch in self.were_in_table)
         except BaseException:
             plan.discard()
             raise

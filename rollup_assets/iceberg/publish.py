@@ -14,7 +14,7 @@ import random
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -31,13 +31,13 @@ from rollup_assets.errors import (
 from rollup_assets.failpoints import failpoint
 from rollup_assets.iceberg import protocol
 from rollup_assets.iceberg.locks import TableLock
-from rollup_assets.iceberg.plans import Goal, Plan, digest_of_copy
+from rollup_assets.iceberg.plans import Goal, Plan
 from rollup_assets.iceberg.protocol import Action, Outcome, State
-from rollup_assets.iceberg.reading import LiveFile, RangeCounts, as_live_file, live_files, range_counts, range_predicate
-from rollup_assets.iceberg.table import check_table, data_location
+from rollup_assets.iceberg.reading import RangeCounts, as_live_file, live_files, range_counts, range_predicate
+from rollup_assets.iceberg.staged_files import StagedFiles, add_staged, rewritten_files
+from rollup_assets.iceberg.table import check_table
 from rollup_assets.iceberg.transactions import begin
-from rollup_assets.storage.filesystems import Place
-from rollup_assets.storage.manifests import StagedFile, has_digest
+from rollup_assets.storage.manifests import StagedFile
 from rollup_assets.storage.parquet import unpack_footer
 from rollup_assets.threads import thread_pool
 
@@ -301,68 +301,20 @@ def _current_plan(publication: _Publication) -> Plan:
 
 def _plan(goal: _StagedRange, table: Table) -> Plan:
     plan = Plan(rewritten_files(goal.settings, goal.batch))
-    wanted = StagedFiles(goal.settings, goal.staged)
-    present: set[str] = set()
-    removed: set[str] = set()
     try:
+        within = []
         for live in live_files(table, goal.batch):
-            if not live.within(goal.batch):
+            if live.within(goal.batch):
+                within.append(live)
+            else:
                 plan.split(table, live, goal.predicate, goal.name)
-                continue
-            staged = wanted.found_as(live)
-            if staged is not None and staged not in present:
-                present.add(staged)
-            else:
-                plan.removed.append(live.task.file)
-                removed.add(live.path)
+        present = StagedFiles(goal.settings, goal.staged).keep(plan, within)
         missing = [file for file in goal.staged if file.path not in present]
-        for file, data_file in zip(missing, _staged_data_files(goal, table, missing), strict=True):
-            # Removed now: somebody deleted rows of it.
-            if goal.were_in_table or file.path in removed:
-                plan.copy(table, file.path, file.digest)
-            else:
-                plan.added.append(data_file)
+        add_staged(plan, table, missing, _staged_data_files(goal, table, missing), were_in_table=goal.were_in_table)
     except BaseException:
         plan.discard()
         raise
     return plan
-
-
-class StagedFiles:
-    """Staged files, and which of them the table has: each as itself, or as a copy of its bytes."""
-
-    def __init__(self, settings: Settings, files: Iterable[StagedFile]) -> None:
-        self._data = data_location(settings)
-        self._copies = _rewritten(settings)
-        self._by_path = {file.path: file for file in files}
-        self._by_digest = {file.digest: file for file in self._by_path.values()}
-
-    def found_as(self, live: LiveFile) -> str | None:
-        """Path of the staged file that a file of the table is, or is a copy of; None if it is neither, or not all of it is left."""
-        if live.has_deletes:
-            return None
-        if live.path in self._by_path:
-            # Its bytes are looked at where it is made anew by force.
-            return live.path
-        place = self._data.at(live.path)
-        staged = self._by_digest.get(digest_of_copy(place)) if self._copies.contains(place) else None
-        return staged.path if staged is not None and _is_whole(place, staged) else None
-
-
-def _is_whole(copy: Place, staged: StagedFile) -> bool:
-    try:
-        return has_digest(copy, staged.digest)
-    except FileNotFoundError:
-        return False
-
-
-def rewritten_files(settings: Settings, batch: Batch | None = None) -> Place:
-    """The folder of files that are made of the table's own, for a batch or for the table as a whole."""
-    return _rewritten(settings) / ("table" if batch is None else batch.folder)
-
-
-def _rewritten(settings: Settings) -> Place:
-    return data_location(settings) / "rewritten"
 
 
 def staged_data_files(settings: Settings, table: Table, batch: Batch, files: Sequence[StagedFile]) -> list[DataFile]:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from rollup_assets.batches import Batch
 from rollup_assets.errors import RollbackError
 from rollup_assets.iceberg.plans import Plan
-from rollup_assets.iceberg.publish import rewritten_files
 from rollup_assets.iceberg.reading import LiveFile, RangeCounts, changed_files, range_counts, range_predicate, read_file
 from rollup_assets.iceberg.snapshots import newest_change
+from rollup_assets.iceberg.staged_files import rewritten_files
 from rollup_assets.iceberg.table import check_table
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from rollup_assets.storage.manifests import QUARANTINED, REPARTITIONED
 from rollup_assets.verification import Verification, verify
 from rollup_assets_tests.conftest import MakePipeline
 from rollup_assets_tests.landing import TICKS_PER_MS, Shape, batches_of, pipeline_of, table_of, write_bytes, write_rows, write_table
-from rollup_assets_tests.naive import RawRow
+from rollup_assets_tests.naive import Point, RawRow
 from rollup_assets_tests.verification.naive_table import append, arrow_of, content_of, land_and_stage, receipt, replace, rows_of, stage
 from rollup_assets_tests.worked_example import EXAMPLE, GRID, RAW_ROWS
 
@@ -352,6 +352,17 @@ SHAPES = [
 ]
 
 
+def assert_agrees(pipeline: Pipeline, batch: Batch, points: Sequence[Point], count: int) -> None:
+    """Published as the model says, nothing is wrong, and so many points were read."""
+    receipt(pipeline, batch)
+    append(pipeline, arrow_of(pipeline, rows_of(pipeline, points, [batch])))
+    found = verify(pipeline.settings, [batch])
+    assert found.differences == []
+    assert found.partitions[0].problems == []
+    assert found.agrees, found
+    assert found.partitions[0].points == count
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_every_accepted_type_is_converted(tmp_path: Path, make_pipeline: MakePipeline, shape: Shape) -> None:
     """All shapes of raw files give the same points, also side by side in one batch."""
@@ -385,12 +396,7 @@ def test_the_types_of_the_first_file_are_not_those_of_the_next(
     wide = [dataclasses.replace(row, id=2**40 + series, value=large) for series, row in enumerate(narrow)]
     first = table_of(narrow, pipeline.settings.value_column, shape)
     points = land_and_stage(pipeline, {batch: {"a.parquet": narrow, "b.parquet": wide}}, {"a.parquet": first})
-    receipt(pipeline, batch)
-    append(pipeline, arrow_of(pipeline, rows_of(pipeline, points, [batch])))
-    found = verify(pipeline.settings, [batch])
-    assert found.differences == []
-    assert found.agrees, found
-    assert found.partitions[0].points == 8
+    assert_agrees(pipeline, batch, points, 8)
 
 
 def test_timestamps_finer_than_a_millisecond_are_floored(tmp_path: Path, make_pipeline: MakePipeline) -> None:
@@ -441,13 +447,7 @@ def test_times_beyond_those_of_duckdb_are_times(tmp_path: Path, make_pipeline: M
     rows[:5] = [*wild, dataclasses.replace(rows[4], **{name: None})]
     others = [RawRow(series, 2, "m", batch.start, series) for series in range(20, 24)]
     points = land_and_stage(pipeline, {batch: {"a.parquet": others, "b.parquet": rows}}, {"b.parquet": table})
-    receipt(pipeline, batch)
-    append(pipeline, arrow_of(pipeline, rows_of(pipeline, points, [batch])))
-    found = verify(pipeline.settings, [batch])
-    assert found.differences == []
-    assert found.partitions[0].problems == []
-    assert found.agrees
-    assert found.partitions[0].points == (9 if name == "ts" else 14)
+    assert_agrees(pipeline, batch, points, 9 if name == "ts" else 14)
 
 
 def test_fields_of_other_columns_may_have_the_names_of_ours(tmp_path: Path, make_pipeline: MakePipeline) -> None:
@@ -458,12 +458,7 @@ def test_fields_of_other_columns_may_have_the_names_of_ours(tmp_path: Path, make
     host = pa.array([{"id": 1, "of": {"metric": "m", "id": 2}, "receive_timestamp": 3}] * 4)
     nested = table_of(rows).add_column(0, "host", host).append_column("tags", pa.array([[{"org_id": 1}]] * 4))
     points = land_and_stage(pipeline, {batch: {"a.parquet": rows}}, {"a.parquet": nested})
-    receipt(pipeline, batch)
-    append(pipeline, arrow_of(pipeline, rows_of(pipeline, points, [batch])))
-    found = verify(pipeline.settings, [batch])
-    assert found.differences == []
-    assert found.agrees, found
-    assert found.partitions[0].points == 4
+    assert_agrees(pipeline, batch, points, 4)
 
 
 def bad_file(kind: str, pipeline: Pipeline, batch: Batch) -> str:

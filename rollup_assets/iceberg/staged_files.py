@@ -1,0 +1,81 @@
+"""Which staged files the table has, each as itself or as a copy of its bytes, and how those that it lacks come into a plan.
+
+Iceberg's metadata of the files, and whether they are what their manifest says, stay out (:mod:`rollup_assets.iceberg.publish`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from rollup_assets.batches import Batch
+from rollup_assets.iceberg.plans import Plan, digest_of_copy
+from rollup_assets.iceberg.reading import LiveFile
+from rollup_assets.iceberg.table import data_location
+from rollup_assets.storage.filesystems import Place
+from rollup_assets.storage.manifests import StagedFile, has_digest
+
+if TYPE_CHECKING:
+    from pyiceberg.manifest import DataFile
+    from pyiceberg.table import Table
+
+    from rollup_assets.settings import Settings
+
+
+class StagedFiles:
+    """Staged files that a table is to have."""
+
+    def __init__(self, settings: Settings, files: Iterable[StagedFile]) -> None:
+        self._data = data_location(settings)
+        self._copies = _rewritten(settings)
+        self._by_path = {file.path: file for file in files}
+        self._by_digest = {file.digest: file for file in self._by_path.values()}
+
+    def found_as(self, live: LiveFile) -> str | None:
+        """Path of the staged file that a file of the table is, or is a copy of; None if it is neither, or not all of it is left."""
+        if live.has_deletes:
+            return None
+        if live.path in self._by_path:
+            # Its bytes are looked at where it is made anew by force.
+            return live.path
+        place = self._data.at(live.path)
+        staged = self._by_digest.get(digest_of_copy(place)) if self._copies.contains(place) else None
+        return staged.path if staged is not None and _is_whole(place, staged) else None
+
+    def keep(self, plan: Plan, live: Iterable[LiveFile]) -> set[str]:
+        """Plan to remove all of the table's files but one for each staged one; returns the paths of those that are there."""
+        present: set[str] = set()
+        for file in live:
+            staged = self.found_as(file)
+            if staged is None or staged in present:
+                plan.removed.append(file.task.file)
+            else:
+                present.add(staged)
+        return present
+
+
+def add_staged(plan: Plan, table: Table, files: Sequence[StagedFile], data_files: Sequence[DataFile], *, were_in_table: bool) -> None:
+    """Plan to add staged files that the table lacks; as copies if its snapshots may call them deleted, as the plan's own will."""
+    removed = {file.file_path for file in plan.removed}
+    for file, data_file in zip(files, data_files, strict=True):
+        # Removed now: somebody deleted rows of it.
+        if were_in_table or file.path in removed:
+            plan.copy(table, file.path, file.digest)
+        else:
+            plan.added.append(data_file)
+
+
+def rewritten_files(settings: Settings, batch: Batch | None = None) -> Place:
+    """The folder of files that are made of the table's own, for a batch or for the table as a whole."""
+    return _rewritten(settings) / ("table" if batch is None else batch.folder)
+
+
+def _rewritten(settings: Settings) -> Place:
+    return data_location(settings) / "rewritten"
+
+
+def _is_whole(copy: Place, staged: StagedFile) -> bool:
+    try:
+        return has_digest(copy, staged.digest)
+    except FileNotFoundError:
+        return False
