@@ -22,7 +22,7 @@ from rollup_assets.scope import for_each
 from rollup_assets.settings import format_duration, parse_duration
 from rollup_assets.steps.planning import OF_TABLE, rollup_parameters
 from rollup_assets.steps.results import CODE_VERSION, Waiting
-from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Manifest, Stage
+from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, InputFile, Manifest, Stage
 from rollup_assets.storage.storage_errors import explains_storage_errors
 
 if TYPE_CHECKING:
@@ -127,6 +127,7 @@ def migrate(
     if (gone or not_ended) and not drop:
         raise MigrationError(_would_go(pipeline, gone, not_ended))
     for batch in batches:
+        _remember_inputs(pipeline.stage, batch)
         _make(pipeline, batch, progress)
         on_partition(batch.key)
     with table_lock(settings) as lock, open_catalog(settings, writing=True) as catalog:
@@ -222,21 +223,30 @@ def _without_raw(pipeline: Pipeline, table: Table, raw: Mapping[Batch, set[str]]
 
 
 def _made_from(stage: Stage, batch: Batch) -> set[str]:
-    """Paths of the raw files that the table's rows of a batch were made from; none where that is not known.
-
-    The stage knows it better than the record of the publish, as long as it has what was published: raw files that were merged bring the
-    same content, which is not published again.
-    """
+    """Paths of the raw files that the table's rows of a batch were made from; none where that is not known."""
     from rollup_assets.history.records import read_record
 
-    receipt, rollups, staged = (stage.read(asset, batch) for asset in (ROLLUP_TABLE, ROLLUPS, REPARTITIONED))
+    receipt = stage.read(ROLLUP_TABLE, batch)
     if receipt is None:
-        return set() if staged is None else {file.path for file in staged.inputs}
-    is_published = rollups is not None and rollups.digest == receipt.digest
-    if rollups and staged and is_published and rollups.upstream.get(REPARTITIONED, {}).get(batch.key) == staged.digest:
-        return {file.path for file in staged.inputs}
-    record = read_record(stage, batch, receipt.counters.get("attempt", ""))
-    return set() if record is None else {file.path for file in record.inputs.get(batch.key) or ()}
+        staged = stage.read(REPARTITIONED, batch)
+        files = None if staged is None else staged.inputs
+    else:
+        files = _inputs_of_published(stage, batch, receipt)
+        record = None if files is not None else read_record(stage, batch, receipt.counters.get("attempt", ""))
+        files = files if record is None else record.inputs.get(batch.key)
+    return {file.path for file in files or ()}
+
+
+def _inputs_of_published(stage: Stage, batch: Batch, receipt: Manifest) -> tuple[InputFile, ...] | None:
+    """The raw files of what a receipt is of, if that is still staged; None otherwise.
+
+    As long as it is, the stage knows them better than the record of the publish: raw files that were merged or renamed bring the same
+    content, which is not published again.
+    """
+    rollups, staged = (stage.read(asset, batch) for asset in (ROLLUPS, REPARTITIONED))
+    if rollups is None or staged is None or rollups.digest != receipt.digest:
+        return None
+    return staged.inputs if rollups.upstream.get(REPARTITIONED, {}).get(batch.key) == staged.digest else None
 
 
 def _length_of(pipeline: Pipeline, table: Table) -> int:
@@ -302,6 +312,17 @@ def _rolled_back(pipeline: Pipeline, table: Table) -> list[Manifest]:
 
 
 # --------------------------------------------------------------------------------------------------------------------- carrying out
+
+
+def _remember_inputs(stage: Stage, batch: Batch) -> None:
+    """Bring the record of what is published up to date: once the batch is staged anew, an interrupted migration has only that to go by."""
+    from rollup_assets.history.records import read_record, write_record
+
+    receipt = stage.read(ROLLUP_TABLE, batch)
+    inputs = None if receipt is None else _inputs_of_published(stage, batch, receipt)
+    record = None if receipt is None or inputs is None else read_record(stage, batch, receipt.counters.get("attempt", ""))
+    if record is not None and record.inputs.get(batch.key) != inputs:
+        write_record(stage, batch, record.model_copy(update={"inputs": {**record.inputs, batch.key: inputs}}))
 
 
 def _make(pipeline: Pipeline, batch: Batch, progress: Progress | None) -> None:

@@ -230,13 +230,26 @@ def test_rows_whose_raw_data_is_gone_in_part_are_named(old: Pipeline, tmp_path: 
 
 
 def test_raw_files_that_were_merged_are_not_missed(old: Pipeline, tmp_path: Path, make_pipeline: MakePipeline) -> None:
-    """Their content is the same, so that nothing is published that would be made from the new file."""
+    """Their content is the same, so that nothing is published that would be made from the new file.
+
+    Nor once a migration has been interrupted after it staged them with the new settings.
+    """
     first = batches_from(old, 1)[0]
     (Path(old.landing_zone.folder(first).path) / "a.parquet").unlink()
     land(old, first, "merged.parquet")
+    before = snapshots(old)
     make(old, batches_from(old, 3))
+    assert snapshots(old) == before
     new = make_pipeline(tmp_path, **OTHER)
     assert migrate(new, now=now(new)).dropped == ()
+
+    def stop(_key: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        migrated(new, on_partition=stop)
+    assert migrated(new).dropped == ()
+    assert verify(new.settings).agrees
 
 
 def test_rows_that_arrived_late_do_not_stand_for_a_folder_that_is_gone(tmp_path: Path, make_pipeline: MakePipeline) -> None:
