@@ -99,7 +99,7 @@ def migrate(
             return Migration({}, (), _total_rows(table), ())
         raw = _raw_files(pipeline)
         last = pipeline.calendar.last_ended(now or dt.datetime.now(dt.UTC))
-        batches = _batches(pipeline, raw, last)
+        batches = _batches(pipeline, pipeline.landing_zone.reading(raw), last)
         gone, not_ended = _without_raw(pipeline, table, raw), _not_ended(pipeline, table, last)
         held = _rolled_back(pipeline, table)
         found = Migration(
@@ -176,10 +176,11 @@ def _total_rows(table: Table) -> int:
 
 
 def _raw_files(pipeline: Pipeline) -> dict[Batch, set[str]]:
-    """Paths of the raw files that each batch would be made from, for those that have any; in order."""
-    batches = pipeline.landing_zone.batches()
-    found = zip(batches, for_each(pipeline, pipeline.landing_zone.files, batches), strict=True)
-    return {batch: {file.path for file in files} for batch, files in found if files}
+    """Paths of the raw files in the own folder of each batch, for those that have any; listed once, however many batches read it."""
+    zone = pipeline.landing_zone
+    folders = sorted({folder for batch in zone.batches() for folder in zone.folders(batch)})
+    found = zip(folders, for_each(pipeline, zone.folder_files, folders), strict=True)
+    return {folder: {file.path for file in files} for folder, files in found if files}
 
 
 def _batches(pipeline: Pipeline, with_raw: Collection[Batch], last: Batch | None) -> list[Batch]:
@@ -207,12 +208,19 @@ def _without_raw(pipeline: Pipeline, table: Table, raw: Mapping[Batch, set[str]]
         for label in _finest_labels(table, calendar)
     }
     concerned = sorted({batch for both in around for batch in both})
-    recorded: dict[Batch, set[str]] = {}
+
+    def has_all(batch: Batch) -> bool | None:
+        """Whether all files are there that its rows were made from; None where these are not known."""
+        folders = [raw.get(folder, set()) for folder in pipeline.landing_zone.folders(batch)]
+        paths = _made_from(pipeline.stage, batch)
+        return all(any(path in folder for folder in folders) for path in paths) if paths else None
+
+    recorded: dict[Batch, bool] = {}
     if _length_of(pipeline, table) == calendar.length:
-        paths = for_each(pipeline, lambda batch: _made_from(pipeline.stage, batch), concerned)
-        recorded = {batch: files for batch, files in zip(concerned, paths, strict=True) if files}
-    gone = {batch for batch, files in recorded.items() if not files <= raw.get(batch, set())}
-    has_raw = {*pipeline.landing_zone.landed(), *recorded} - gone
+        judged = zip(concerned, for_each(pipeline, has_all, concerned), strict=True)
+        recorded = {batch: is_there for batch, is_there in judged if is_there is not None}
+    gone = {batch for batch, is_there in recorded.items() if not is_there}
+    has_raw = {*raw, *recorded} - gone
     found = set()
     for before, batch in around:
         if before not in gone and batch in gone:

@@ -20,7 +20,8 @@ from rollup_assets.status import status
 from rollup_assets.steps.publish import publish
 from rollup_assets.steps.repartition import stage_batch
 from rollup_assets.steps.rollup import roll_up
-from rollup_assets.storage.manifests import REPARTITIONED, ROLLUP_TABLE
+from rollup_assets.storage.landing_zone import LandingZone
+from rollup_assets.storage.manifests import REPARTITIONED, ROLLUP_TABLE, InputFile
 from rollup_assets.verification import verify
 from rollup_assets_tests.conftest import MakePipeline
 from rollup_assets_tests.history.published import snapshots
@@ -272,6 +273,28 @@ def test_rows_that_arrived_late_do_not_stand_for_a_folder_that_is_gone(tmp_path:
     assert migrate(new, now=batches[-1].end_time).dropped == tuple(batch.key for batch in batches[:3])
     make(old, batches)
     assert migrate(new, now=batches[-1].end_time).dropped == ()
+
+
+def test_a_folder_that_several_batches_read_is_listed_once(
+    tmp_path: Path, make_pipeline: MakePipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Years of folders, each with many files, are in memory then."""
+    old = make_pipeline(tmp_path, raw_lateness=2)
+    batches = batches_from(old, 4)
+    for batch in batches:
+        land(old, batch, f"{batch.folder}.parquet")
+    make(old, batches)
+    listed: list[Batch] = []
+    original = LandingZone.folder_files
+
+    def counted(zone: LandingZone, batch: Batch) -> list[InputFile]:
+        listed.append(batch)
+        return original(zone, batch)
+
+    monkeypatch.setattr(LandingZone, "folder_files", counted)
+    assert migrate(make_pipeline(tmp_path, raw_lateness=2, **OTHER), now=batches[-1].end_time).dropped == ()
+    assert set(batches) < set(listed)
+    assert len(listed) == len(set(listed))
 
 
 def test_migrating_again_leaves_what_was_published_since_alone(tmp_path: Path, make_pipeline: MakePipeline) -> None:
