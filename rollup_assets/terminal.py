@@ -289,6 +289,9 @@ def print_migration(console: Console, found: Migration) -> None:
         say(f"{setting}: {old} → [bold]{new}[/]")
     for partition in found.dropped:
         say(f"[red]raw data gone[/] {partition}: rows of it {'are gone, too' if found.snapshot_id else 'would go, too'}")
+    for partition in found.uncertain:
+        went = "its rows are gone, too" if found.snapshot_id else "its rows would go, too"
+        say(f"[red]no raw file in its own folder[/] {partition}: {went}, unless they came late, in other folders")
     for partition in found.not_ended:
         missing = "are missing" if found.snapshot_id else "would be missing"
         say(f"[red]not ended[/] {partition}: its rows {missing} until it has ended and is published")
@@ -300,7 +303,7 @@ def print_migration(console: Console, found: Migration) -> None:
         say(f"[green]migrated[/] as snapshot {found.snapshot_id}: {count}, {found.rows_before:,} rows → {found.rows_after or 0:,}")
     else:
         say(f"{count} would be staged and rolled up again, and then replace {found.rows_before:,} rows in one snapshot")
-        drop = found.dropped or found.not_ended
+        drop = found.dropped or found.uncertain or found.not_ended
         say("nothing was changed; `rollups migrate --yes` does it" + (", with --drop where rows cannot be made anew" if drop else ""))
 
 

@@ -49,6 +49,9 @@ class Migration:
     """Rows of the table."""
     dropped: tuple[str, ...]
     """Partitions with rows in the table whose raw data is gone, all of it or some: rows of theirs go."""
+    uncertain: tuple[str, ...] = ()
+    """Partitions with rows in the table that have no raw file in their own folder, where it is not known whether they ever had one: their
+    rows may have come late, in those of others."""
     rolled_back: tuple[str, ...] = ()
     """Partitions that stand in the way: what was rolled back would be made anew."""
     begun: tuple[str, ...] = ()
@@ -100,13 +103,15 @@ def migrate(
         raw = _raw_files(pipeline)
         last = pipeline.calendar.last_ended(now or dt.datetime.now(dt.UTC))
         batches = _batches(pipeline, pipeline.landing_zone.reading(raw), last)
-        gone, not_ended = _without_raw(pipeline, table, raw), _not_ended(pipeline, table, last)
+        gone, uncertain = _without_raw(pipeline, table, raw)
+        not_ended = _not_ended(pipeline, table, last)
         held = _rolled_back(pipeline, table)
         found = Migration(
             changes,
             tuple(batch.key for batch in batches),
             _total_rows(table),
-            tuple(gone),
+            tuple(batch.key for batch in gone),
+            uncertain=tuple(batch.key for batch in uncertain),
             rolled_back=tuple(receipt.partition for receipt in held),
             begun=tuple(receipt.partition for receipt in held if is_begun(receipt)),
             not_ended=tuple(batch.key for batch in not_ended),
@@ -124,8 +129,8 @@ def migrate(
             f"{', '.join(found.rolled_back)} of {settings.table} were rolled back, and would be made anew from raw data that was not "
             "wanted; nothing was changed. Correct the raw data and publish them with the old settings first, or publish them with --force"
         )
-    if (gone or not_ended) and not drop:
-        raise MigrationError(_would_go(pipeline, gone, not_ended))
+    if (gone or uncertain or not_ended) and not drop:
+        raise MigrationError(_would_go(pipeline, found, not_ended))
     for batch in batches:
         _remember_inputs(pipeline.stage, batch)
         _make(pipeline, batch, progress)
@@ -147,23 +152,26 @@ def _shown(partitions: Sequence[str]) -> str:
     return ", ".join(partitions[:_NAMED]) + (f" and {len(partitions) - _NAMED} more" if len(partitions) > _NAMED else "")
 
 
-def _would_go(pipeline: Pipeline, gone: Sequence[str], not_ended: Sequence[Batch]) -> str:
-    """Why nothing was migrated, as rows cannot be made anew: all that ``--drop`` lets go, whatever the reason."""
+def _would_go(pipeline: Pipeline, found: Migration, not_ended: Sequence[Batch]) -> str:
+    """Why nothing was migrated, as rows cannot be made anew, or may not be: all that ``--drop`` lets go, whatever the reason."""
     settings = pipeline.settings
     rows, remedies = [], []
     last_resort = "or let whatever cannot be made anew go"
-    if gone:
-        rows.append(f"of {_shown(gone)}, whose raw data is gone from {settings.raw}, all of it or some")
-        remedies.append("Bring the raw data back, or publish these partitions with the old settings first if it was to go; ")
+    if found.dropped:
+        rows.append(f"of {_shown(found.dropped)}, whose raw data is gone from {settings.raw}, all of it or some")
+        remedies.append("bring the raw data back, or publish these partitions with the old settings first if it was to go")
+    if found.uncertain:
+        named = _shown(found.uncertain)
+        rows.append(f"of {named}, whose own folders in {settings.raw} have no file: whether they ever had one cannot be told")
+        remedies.append("see whether these rows came late, in other folders, and bring the raw data back if not")
     if not_ended:
         end = f"{not_ended[-1].end_time:%Y-%m-%d %H:%M} UTC"
-        named = f"{_shown([batch.key for batch in not_ended])} (ROLLUP_BATCH={format_duration(settings.batch)})"
+        named = f"{_shown(found.not_ended)} (ROLLUP_BATCH={format_duration(settings.batch)})"
         rows.append(f"of {named}, which cannot be made anew before {end}, when that batch has ended")
-        remedies.append(f"{'migrate' if gone else 'Migrate'} after {end}; ")
+        remedies.append(f"migrate after {end}")
         last_resort += ", where the batch has not ended until a backfill publishes it after that"
-    return (
-        f"{settings.table} has rows {', and '.join(rows)}; nothing was changed. {''.join(remedies)}{last_resort}, with `{COMMAND} --drop`"
-    )
+    mend = "; ".join([*remedies, last_resort])
+    return f"{settings.table} has rows {', and '.join(rows)}; nothing was changed. {mend[0].upper()}{mend[1:]}, with `{COMMAND} --drop`"
 
 
 def _total_rows(table: Table) -> int:
@@ -195,12 +203,13 @@ def _batches(pipeline: Pipeline, with_raw: Collection[Batch], last: Batch | None
     return sorted(batch for batch in found if last is not None and batch <= last)
 
 
-def _without_raw(pipeline: Pipeline, table: Table, raw: Mapping[Batch, set[str]]) -> list[str]:
-    """Partitions (of the new length) that points of the table's windows lie in, and whose raw files are not all there; in order.
+def _without_raw(pipeline: Pipeline, table: Table, raw: Mapping[Batch, set[str]]) -> tuple[list[Batch], list[Batch]]:
+    """Batches (of the new length) that points of the table's windows lie in, and whose raw files are not all there; in order.
+
+    Then those of which that cannot be told: it is not recorded which files there were, as for batches of another length, and there is
+    none in the batch's own folder, but in one that it also reads.
 
     A window that ends exactly where a batch begins has its points in the batch before, if there is one, or a point at that moment.
-    Where it is not recorded which files there were, as for batches of another length, a file in the batch's own folder has to do: a
-    folder that it also reads is another one's, too.
     """
     calendar = pipeline.calendar
     around = {
@@ -221,13 +230,17 @@ def _without_raw(pipeline: Pipeline, table: Table, raw: Mapping[Batch, set[str]]
         recorded = {batch: is_there for batch, is_there in judged if is_there is not None}
     gone = {batch for batch, is_there in recorded.items() if not is_there}
     has_raw = {*raw, *recorded} - gone
-    found = set()
+    with_raw = pipeline.landing_zone.reading(raw)
+    missing: set[Batch] = set()
+    uncertain: set[Batch] = set()
     for before, batch in around:
-        if before not in gone and batch in gone:
-            found.add(batch)
-        elif before in gone or has_raw.isdisjoint((batch, before)):
-            found.add(before)
-    return [batch.key for batch in sorted(found)]
+        if before in gone:
+            missing.add(before)
+        elif batch in gone:
+            missing.add(batch)
+        elif has_raw.isdisjoint((before, batch)):
+            (missing if with_raw.isdisjoint((before, batch)) else uncertain).add(before)
+    return sorted(missing), sorted(uncertain - missing)
 
 
 def _made_from(stage: Stage, batch: Batch) -> set[str]:

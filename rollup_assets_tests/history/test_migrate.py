@@ -25,7 +25,7 @@ from rollup_assets.storage.manifests import REPARTITIONED, ROLLUP_TABLE, InputFi
 from rollup_assets.verification import verify
 from rollup_assets_tests.conftest import MakePipeline
 from rollup_assets_tests.history.published import snapshots
-from rollup_assets_tests.iceberg.staging import batches_from, live_and_deleted_paths, load
+from rollup_assets_tests.iceberg.staging import batches_from, live_and_deleted_paths, load, rows_of
 from rollup_assets_tests.iceberg.test_publish import commits
 from rollup_assets_tests.landing import write_rows
 from rollup_assets_tests.naive import RawRow
@@ -324,7 +324,8 @@ def test_rows_of_an_hour_that_left_only_its_last_window_open_are_missed_too(tmp_
     assert migrate(make_pipeline(tmp_path, **OTHER), now=second.end_time).dropped == (first.key,)
 
 
-def test_where_nothing_is_recorded_the_folder_of_the_batch_has_to_be_there(tmp_path: Path, make_pipeline: MakePipeline) -> None:
+def test_where_nothing_is_recorded_a_batch_without_a_file_of_its_own_is_uncertain(tmp_path: Path, make_pipeline: MakePipeline) -> None:
+    """A folder after it that it reads is there. Without that one, its raw data is gone."""
     old = make_pipeline(tmp_path, raw_lateness=2)
     first, second = batches_from(old, 2)
     for folder in (first, second):
@@ -333,7 +334,31 @@ def test_where_nothing_is_recorded_the_folder_of_the_batch_has_to_be_there(tmp_p
     make(old, [first, second])
     (Path(old.landing_zone.folder(first).path) / "a.parquet").unlink()
     Path(old.stage.root.path).rename(tmp_path / "lost")
-    assert migrate(make_pipeline(tmp_path, raw_lateness=2, **OTHER), now=second.end_time).dropped == (first.key,)
+    new = make_pipeline(tmp_path, raw_lateness=2, **OTHER)
+    found = migrate(new, now=second.end_time)
+    assert (found.dropped, found.uncertain) == ((), (first.key,))
+    (Path(old.landing_zone.folder(second).path) / "a.parquet").unlink()
+    found = migrate(new, now=second.end_time)
+    assert (found.dropped, found.uncertain) == ((first.key, second.key), ())
+
+
+def test_longer_batches_whose_rows_all_came_late_are_not_called_gone(tmp_path: Path, make_pipeline: MakePipeline) -> None:
+    """Nobody can tell, so that it is asked for once; nothing of them goes."""
+    old = make_pipeline(tmp_path, raw_lateness=2)
+    batches = batches_from(old, 6)
+    land(old, batches[0])
+    rows = [RawRow(1, 1, "m", batch.start + minute * MINUTE, minute) for batch in batches[2:5] for minute in (7, 59)]
+    write_rows(old, batches[4], "a.parquet", rows)
+    make(old, batches)
+    new = make_pipeline(tmp_path, raw_lateness=2, batch="2h", lookback="1h")
+    end, before = batches[-1].end_time, rows_of(load(old), "id", "resolution", "logical_timestamp")
+    found = migrate(new, now=end)
+    assert (found.dropped, found.uncertain) == ((), (batches[2].key,))
+    with pytest.raises(MigrationError, match=rf"rows of {batches[2].key}, whose own folders in .* cannot be told; nothing.*--yes --drop"):
+        migrate(new, dry_run=False, now=end)
+    migrate(new, dry_run=False, now=end, drop=True)
+    assert rows_of(load(new), "id", "resolution", "logical_timestamp") == before
+    assert verify(new.settings).agrees
 
 
 @pytest.mark.usefixtures("old")
