@@ -1,7 +1,8 @@
 """Content that was rolled back: a batch's receipt remembers its digest, so that it does not come back by itself.
 
-A receipt names the rejected digests before the table is changed, and the snapshot that was gone back to afterwards: a rollback that was
-killed in between is thus known, and nothing publishes what it was about to take away.
+A receipt names the rejected digests before the table is changed, marked as begun; the receipt that takes its place afterwards has no such
+mark, and names the snapshot that was gone back to. A rollback that was killed in between is thus known, and nothing publishes what it was
+about to take away.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from rollup_assets.batches import Batch
 from rollup_assets.storage.manifests import Manifest
 
 REJECTED = "rejected"
+BEGUN = "rollback_begun"
 ROLLED_BACK_TO = "rolled_back_to"
 
 _UNKNOWN = "rolled back to "
@@ -32,8 +34,11 @@ def is_known(digest: str) -> bool:
 
 
 def is_begun(receipt: Manifest | None) -> bool:
-    """Whether a rollback has not ended: the receipt is still that of the content which is to be undone."""
-    return receipt is not None and receipt.digest in rejected_digests(receipt)
+    """Whether a rollback has not ended.
+
+    Receipts of earlier versions have no mark: there it has not if the receipt is still that of the content which is to be undone.
+    """
+    return receipt is not None and (BEGUN in receipt.counters or receipt.digest in rejected_digests(receipt))
 
 
 def still_rejected(receipt: Manifest | None, published: Manifest) -> list[str]:
@@ -45,7 +50,7 @@ def refusal(receipt: Manifest | None, rollups: Manifest, batch: Batch) -> str | 
     """Why these rollups are not published; None if nothing speaks against it."""
     if receipt is None or rollups.digest not in rejected_digests(receipt):
         return None
-    if receipt.digest == rollups.digest:
+    if is_begun(receipt):
         return (
             f"a rollback of {batch} was begun and has not ended; run it again, or publish the rollups all the same with "
             f"`rollups backfill {batch} {batch} --force`"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from rollup_assets.batches import Batch
 from rollup_assets.errors import RollbackError, UnknownSnapshotError
-from rollup_assets.history.rejections import REJECTED, ROLLED_BACK_TO, digest_of_unknown, is_known, rejected_digests
+from rollup_assets.history.rejections import BEGUN, REJECTED, ROLLED_BACK_TO, digest_of_unknown, is_known, rejected_digests
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.settings import format_duration
 from rollup_assets.steps.planning import OF_TABLE, changed_settings, rollup_parameters
@@ -321,18 +321,17 @@ def _done_before(table: Table, choice: _Choice) -> Snapshot | None:
 
 
 def _reject(pipeline: Pipeline, one: _Affected, table: Table) -> None:
-    """Say in the receipt which content is not wanted, before the table is changed."""
+    """Say in the receipt which content is not wanted, and that the rollback has begun, before the table is changed."""
     from rollup_assets.iceberg.reading import range_counts
 
-    if one.receipt is not None:
-        if sorted(rejected_digests(one.receipt)) != one.rejected:
-            counters = {**one.receipt.counters, REJECTED: one.rejected}
-            pipeline.stage.write(one.receipt.model_copy(update={"counters": counters}), one.batch)
-    elif one.rejected:
+    receipt = one.receipt
+    if receipt is None and one.rejected:
         snapshot = table.current_snapshot()
         counts = range_counts(table, one.batch)
-        found = _receipt(pipeline, one, table, counts, None if snapshot is None else snapshot.snapshot_id, "", one.rejected[0])
-        pipeline.stage.write(found, one.batch)
+        receipt = _receipt(pipeline, one, table, counts, None if snapshot is None else snapshot.snapshot_id, "", one.rejected[0])
+    if receipt is not None and (one.rejected or rejected_digests(receipt)):
+        counters = {**receipt.counters, REJECTED: one.rejected, BEGUN: True}
+        pipeline.stage.write(receipt.model_copy(update={"counters": counters}), one.batch)
 
 
 def _note(

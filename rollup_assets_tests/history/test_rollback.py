@@ -511,6 +511,37 @@ def test_a_rollback_that_is_killed_is_finished_by_running_it_again(pipeline: Pip
 
 
 @pytest.mark.scenario("K3", "K4")
+@pytest.mark.parametrize("killed_at", ["rollup_assets.iceberg.publish._apply", "rollup_assets.history.rollback._note"])
+def test_a_rollback_that_is_killed_is_known_also_where_the_publish_it_undoes_was_killed(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, killed_at: str
+) -> None:
+    """The receipt is still that of the content which comes back."""
+    (batch,) = batches_from(pipeline, 1)
+    publish_value(pipeline, batch, 1)
+    stage_value(pipeline, batch, value=99)
+
+    def killed(*_: object, **__: object) -> Any:
+        raise KeyboardInterrupt
+
+    for place, run in (
+        ("rollup_assets.history.records.write_record", lambda: publish(pipeline, batch)),
+        (killed_at, lambda: rollback(pipeline, batch.key)),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, killed)
+            with pytest.raises(KeyboardInterrupt):
+                run()
+    assert is_begun(pipeline.stage.read(ROLLUP_TABLE, batch))
+    assert "begun and has not ended" in (publish(pipeline, batch).refused or "")
+    other = dataclasses.replace(pipeline, settings=pipeline.settings.model_copy(update={"shards": 8}))
+    assert migrate(other).begun == (batch.key,)
+    rollback(pipeline, batch.key)
+    assert value_by_batch(pipeline) == {batch.key: {1}}
+    assert "until their inputs change" in (publish(pipeline, batch).refused or "")
+    assert_has_ended(pipeline, batch.key, [batch])
+
+
+@pytest.mark.scenario("K3", "K4")
 @pytest.mark.parametrize("receipts", [0, 1, 2])
 def test_a_rollback_of_the_table_that_is_killed_is_finished_by_running_it_again(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, receipts: int
