@@ -126,7 +126,7 @@ def migrate(
         )
     if found.rolled_back:
         raise MigrationError(
-            f"{', '.join(found.rolled_back)} of {settings.table} were rolled back, and would be made anew from raw data that was not "
+            f"{_shown(found.rolled_back)} of {settings.table} were rolled back, and would be made anew from raw data that was not "
             "wanted; nothing was changed. Correct the raw data and publish them with the old settings first, or publish them with --force"
         )
     if (gone or uncertain or not_ended) and not drop:
@@ -323,13 +323,15 @@ def _labels(table: Table, files: Sequence[LiveFile], calendar: BatchCalendar) ->
 def _rolled_back(pipeline: Pipeline, table: Table) -> list[Manifest]:
     """Receipts of partitions whose rows are not those of their raw data, and rightly so, or are about to be."""
     calendar = BatchCalendar(pipeline.calendar.start, _length_of(pipeline, table))
-    held = []
-    for name in pipeline.stage.partitions(ROLLUP_TABLE):
-        batch = calendar.of_folder(name)
-        receipt = None if batch is None else pipeline.stage.read(ROLLUP_TABLE, batch)
+
+    def held(batch: Batch) -> Manifest | None:
+        receipt = pipeline.stage.read(ROLLUP_TABLE, batch)
         if receipt is not None and (is_begun(receipt) or (rejected_digests(receipt) and ROLLED_BACK_TO in receipt.counters)):
-            held.append(receipt)
-    return held
+            return receipt
+        return None
+
+    batches = [batch for name in pipeline.stage.partitions(ROLLUP_TABLE) if (batch := calendar.of_folder(name)) is not None]
+    return [receipt for receipt in for_each(pipeline, held, batches) if receipt is not None]
 
 
 # --------------------------------------------------------------------------------------------------------------------- carrying out

@@ -24,8 +24,8 @@ from rollup_assets.storage.landing_zone import LandingZone
 from rollup_assets.storage.manifests import REPARTITIONED, ROLLUP_TABLE, InputFile
 from rollup_assets.verification import verify
 from rollup_assets_tests.conftest import MakePipeline
-from rollup_assets_tests.history.published import snapshots
-from rollup_assets_tests.iceberg.staging import batches_from, live_and_deleted_paths, load, rows_of
+from rollup_assets_tests.history.published import publish_value, snapshots
+from rollup_assets_tests.iceberg.staging import batches_from, live_and_deleted_paths, load, pipeline_in, rows_of
 from rollup_assets_tests.iceberg.test_publish import commits
 from rollup_assets_tests.landing import write_rows
 from rollup_assets_tests.naive import RawRow
@@ -397,6 +397,16 @@ def test_what_was_rolled_back_does_not_come_back_by_a_migration(
     assert migrate(new, now=now(new)).begun == ()
     with pytest.raises(MigrationError, match=rf"{first.key} of metrics.rollups were rolled back"):
         migrated(new)
+
+
+def test_of_many_partitions_that_were_rolled_back_the_first_are_named(tmp_path: Path) -> None:
+    """As of all that stand in the way of a migration."""
+    old = pipeline_in(tmp_path, resolutions="1h")
+    batches = batches_from(old, 12)
+    target, *_ = [publish_value(old, batch, 1).snapshot_id for batch in batches]
+    rollback(old, str(target))
+    with pytest.raises(MigrationError, match=rf"{batches[10]} and 1 more of metrics.rollups were rolled back"):
+        migrate(pipeline_in(tmp_path, resolutions="1h", shards=8), dry_run=False)
 
 
 def test_there_is_no_way_back_across_a_migration_but_a_difference(old: Pipeline, tmp_path: Path, make_pipeline: MakePipeline) -> None:
