@@ -22,6 +22,7 @@ from rollup_assets.scope import for_each
 from rollup_assets.settings import format_duration, parse_duration
 from rollup_assets.steps.planning import OF_TABLE, rollup_parameters
 from rollup_assets.steps.results import CODE_VERSION, Waiting
+from rollup_assets.storage.filesystems import in_parallel
 from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, InputFile, Manifest, Stage
 from rollup_assets.storage.storage_errors import explains_storage_errors
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from rollup_assets.iceberg.locks import TableLock
     from rollup_assets.iceberg.reading import LiveFile
+    from rollup_assets.steps.publish import Inputs
 
 COMMAND = "rollups migrate --yes"
 _NAMED = 10
@@ -395,11 +397,11 @@ def _note(pipeline: Pipeline, batch: Batch, rollups: Manifest, table: Table, sna
     """Record and receipt of one batch, as a publish writes them."""
     from rollup_assets.history.records import record_of_commit, write_record
     from rollup_assets.iceberg.reading import RangeCounts
-    from rollup_assets.steps.publish import current_rollups, receipt_of
+    from rollup_assets.steps.publish import receipt_of
 
     snapshot = None if snapshot_id is None else table.snapshot_by_id(snapshot_id)
     if snapshot is not None:
-        write_record(pipeline.stage, batch, record_of_commit(rollups, current_rollups(pipeline, batch)[1], batch, table, snapshot))
+        write_record(pipeline.stage, batch, record_of_commit(rollups, _inputs(pipeline, rollups), batch, table, snapshot))
     rows: dict[int, int] = {}
     files: dict[int, int] = {}
     for file in rollups.files:
@@ -407,6 +409,15 @@ def _note(pipeline: Pipeline, batch: Batch, rollups: Manifest, table: Table, sna
         files[file.resolution or 0] = files.get(file.resolution or 0, 0) + 1
     receipt = receipt_of(pipeline, batch, rollups, table, snapshot_id, attempt, RangeCounts(rows, files))
     pipeline.stage.write(receipt, batch)
+
+
+def _inputs(pipeline: Pipeline, rollups: Manifest) -> Inputs:
+    """The raw files of rollups that are in the table, by partition; without partitions that were staged anew since, whatever with."""
+    used = [(asset, pipeline.batch(key), digest) for asset, partitions in rollups.upstream.items() for key, digest in partitions.items()]
+    current = list(in_parallel(lambda one: pipeline.stage.read(one[0], one[1]), used, local=pipeline.stage.root.is_local))
+    now = [(of.key, manifest, digest) for (_, of, digest), manifest in zip(used, current, strict=True)]
+    changed = {key for key, manifest, digest in now if (None if manifest is None else manifest.digest) != digest}
+    return {key: None if manifest is None else manifest.inputs for key, manifest, _ in now if key not in changed}
 
 
 def _finish(pipeline: Pipeline, table: Table) -> None:
@@ -422,11 +433,16 @@ def _finish(pipeline: Pipeline, table: Table) -> None:
     migration = next((one for one in ancestors(table, table.current_snapshot()) if said(one, MIGRATED_PROPERTY)), None)
     if migration is None:
         return
-    left: dict[Batch, Manifest] = {}
-    for batch in [found for name in pipeline.stage.partitions(ROLLUPS) if (found := pipeline.calendar.of_folder(name)) is not None]:
+
+    def without_receipt(batch: Batch) -> Manifest | None:
         rollups, receipt = pipeline.stage.read(ROLLUPS, batch), pipeline.stage.read(ROLLUP_TABLE, batch)
-        if rollups is not None and (receipt is None or _is_from_before(receipt, pipeline, migration)):
-            left[batch] = rollups
+        if rollups is None or not _is_of_settings(rollups, pipeline):
+            return None
+        return rollups if receipt is None or _is_from_before(receipt, pipeline, migration) else None
+
+    batches = [batch for name in pipeline.stage.partitions(ROLLUPS) if (batch := pipeline.calendar.of_folder(name)) is not None]
+    found = zip(batches, for_each(pipeline, without_receipt, batches), strict=True)
+    left = {batch: rollups for batch, rollups in found if rollups is not None}
     if not left:
         return
     staged = StagedFiles(pipeline.settings, (file for rollups in left.values() for file in rollups.files))
@@ -438,7 +454,11 @@ def _finish(pipeline: Pipeline, table: Table) -> None:
 
 def _is_from_before(receipt: Manifest, pipeline: Pipeline, migration: Snapshot) -> bool:
     number = receipt.counters.get(SEQUENCE_NUMBER)
-    if number is not None and number < (migration.sequence_number or 0):
-        return True
+    is_older = number is not None and number < (migration.sequence_number or 0)
+    return is_older or not _is_of_settings(receipt, pipeline)
+
+
+def _is_of_settings(manifest: Manifest, pipeline: Pipeline) -> bool:
+    """Whether it is of the table's shards, resolutions and batch length."""
     wanted = rollup_parameters(pipeline.settings)
-    return any(receipt.parameters.get(name) != wanted[name] for name in OF_TABLE)
+    return all(manifest.parameters.get(name) == wanted[name] for name in OF_TABLE)

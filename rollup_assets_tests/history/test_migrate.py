@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from rollup_assets.batches import Batch
 from rollup_assets.errors import MigrationError, RollbackError, RollupError, TableMismatchError
 from rollup_assets.history.diff import diff
 from rollup_assets.history.migrate import Migration, migrate
+from rollup_assets.history.records import read_record
 from rollup_assets.history.rollback import rollback
 from rollup_assets.iceberg.table import ensure_table
 from rollup_assets.pipeline import Pipeline
@@ -21,7 +23,7 @@ from rollup_assets.steps.publish import publish
 from rollup_assets.steps.repartition import stage_batch
 from rollup_assets.steps.rollup import roll_up
 from rollup_assets.storage.landing_zone import LandingZone
-from rollup_assets.storage.manifests import REPARTITIONED, ROLLUP_TABLE, InputFile
+from rollup_assets.storage.manifests import REPARTITIONED, ROLLUP_TABLE, ROLLUPS, InputFile
 from rollup_assets.verification import verify
 from rollup_assets_tests.conftest import MakePipeline
 from rollup_assets_tests.history.published import publish_value, snapshots
@@ -188,6 +190,59 @@ def test_a_migration_that_is_killed_after_its_commit_is_finished_by_running_it_a
         assert receipt.parameters["shards"] == 8
         assert publish(new, batch).unchanged
     assert len(snapshots(new)) == before + 1
+    assert verify(new.settings).agrees
+
+
+@pytest.mark.scenario("K4")
+@pytest.mark.usefixtures("old")
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_what_is_staged_after_the_commit_keeps_no_receipt_from_being_written(
+    tmp_path: Path, make_pipeline: MakePipeline, monkeypatch: pytest.MonkeyPatch, *, is_killed: bool
+) -> None:
+    """The receipts say what is in the table, as they do where the migration was killed; what was staged is published as ever."""
+    new = make_pipeline(tmp_path, **OTHER)
+    batches = batches_from(new, 3)
+
+    def stage_more(apply: Callable[[], Any], _number: int) -> Any:
+        done = apply()
+        write_rows(new, batches[0], "late.parquet", [RawRow(9, 1, "m", batches[0].start + 7 * MINUTE, 5)])
+        stage_batch(new, batches[0])
+        return done
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with commits(monkeypatch, stage_more), monkeypatch.context() as patch:
+        if is_killed:
+            patch.setattr("rollup_assets.history.migrate._note", killed)
+        with pytest.raises(KeyboardInterrupt) if is_killed else contextlib.nullcontext():
+            migrated(new)
+    migrated(new)
+    for batch in batches:
+        receipt, rollups = new.stage.read(ROLLUP_TABLE, batch), new.stage.read(ROLLUPS, batch)
+        assert receipt is not None
+        assert rollups is not None
+        assert receipt.digest == rollups.digest
+        record = read_record(new.stage, batch, receipt.attempt)
+        assert record is not None
+        # What was staged since is not what the rows were made from.
+        assert not any("late" in file.path for file in record.inputs.get(batch.key) or ())
+    make(new, batches)
+    assert verify(new.settings).agrees
+
+
+def test_migrating_again_takes_no_empty_batch_of_the_old_length_for_one_of_the_new(tmp_path: Path, make_pipeline: MakePipeline) -> None:
+    """It begins when one of the new length does, which has not ended."""
+    old = make_pipeline(tmp_path)
+    first, second, third = batches_from(old, 3)
+    land(old, first)
+    make(old, [first, second, third])
+    new = make_pipeline(tmp_path, batch="2h", lookback="1h")
+    for _ in range(2):
+        migrate(new, dry_run=False, now=third.start_time)
+    receipt = new.stage.read(ROLLUP_TABLE, third)
+    assert receipt is not None
+    assert receipt.parameters["batch"] == old.settings.batch
     assert verify(new.settings).agrees
 
 
