@@ -7,14 +7,15 @@ is not done again when a migration is interrupted and run again.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rollup_assets.batches import Batch, BatchCalendar
 from rollup_assets.engines.base import Progress
-from rollup_assets.errors import MigrationError, NotStagedError, StaleInputError
+from rollup_assets.errors import MigrationError, NotStagedError, StageCorruptError, StaleInputError
 from rollup_assets.history.rejections import ROLLED_BACK_TO, is_begun, rejected_digests
 from rollup_assets.iceberg.acknowledged import SEQUENCE_NUMBER
 from rollup_assets.pipeline import Pipeline
@@ -368,12 +369,12 @@ def _carry_out(pipeline: Pipeline, catalog: Catalog, lock: TableLock, batches: S
 
     settings = pipeline.settings
     table = _existing_table(pipeline, catalog)
-    try:
-        made = {batch: current_rollups(pipeline, batch)[0] for batch in batches}
-    except (NotStagedError, StaleInputError) as error:
-        raise MigrationError(
-            f"the stage was changed during the migration ({error}). The table is as it was: run `{COMMAND}` again"
-        ) from error
+
+    def current(batch: Batch) -> Manifest:
+        with _as_it_was_made(batch):
+            return current_rollups(pipeline, batch)[0]
+
+    made = dict(zip(batches, for_each(pipeline, current, batches), strict=True))
     staged = {batch: rollups.files for batch, rollups in made.items()}
     # Batches that those of another length lie between keep what is staged, and a migration back would publish the same files again.
     receipts = zip(made, for_each(pipeline, lambda batch: pipeline.stage.read(ROLLUP_TABLE, batch), list(made)), strict=True)
@@ -382,15 +383,32 @@ def _carry_out(pipeline: Pipeline, catalog: Catalog, lock: TableLock, batches: S
 
     def still_current() -> None:
         for batch, rollups in made.items():
-            check_stage(pipeline, batch, rollups)
+            with _as_it_was_made(batch):
+                check_stage(pipeline, batch, rollups)
 
     said = ", ".join(f"{name}={new}" for name, (_, new) in found.changes.items())
     properties = {MIGRATED_PROPERTY: said, CODE_VERSION_PROPERTY: CODE_VERSION}
-    replacement = bring_about(catalog, settings, goal, properties, still_current, lock=lock, table=table)
+    try:
+        replacement = bring_about(catalog, settings, goal, properties, still_current, lock=lock, table=table)
+    except StageCorruptError as error:
+        # All files are there with their size, and would not be made anew by a migration; the backfill that is named has the old settings.
+        raise MigrationError(f"{error} with the old settings, then `{COMMAND}` again; the table is as it was") from error
     for batch, rollups in made.items():
         _note(pipeline, batch, rollups, replacement.table, replacement.snapshot_id, replacement.attempt)
     rows = sum(replacement.counts.rows.values())
     return replace(found, snapshot_id=replacement.snapshot_id, rows_after=rows)
+
+
+@contextlib.contextmanager
+def _as_it_was_made(batch: Batch) -> Iterator[None]:
+    """What is staged for a batch is looked at: the backfills that errors name are refused while the table is of other settings."""
+    try:
+        yield
+    except (NotStagedError, StaleInputError, StageCorruptError) as error:
+        raise MigrationError(
+            f"the stage was changed during the migration: what was made for {batch} is lost or no longer up to date. The table is as it "
+            f"was: run `{COMMAND}` again"
+        ) from error
 
 
 def _note(pipeline: Pipeline, batch: Batch, rollups: Manifest, table: Table, snapshot_id: int | None, attempt: str) -> None:

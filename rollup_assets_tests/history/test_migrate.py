@@ -35,6 +35,7 @@ from rollup_assets_tests.test_cli import plain, runner
 
 OTHER: dict[str, Any] = {"shards": 8, "resolutions": "1m,10m,1h"}
 MINUTE = 60_000
+AGAIN = "`rollups migrate --yes` again"
 
 
 def land(pipeline: Pipeline, batch: Batch, name: str = "a.parquet", value: int = 5) -> Path:
@@ -617,10 +618,62 @@ def test_somebody_who_stages_with_the_old_settings_meanwhile_is_noticed(old: Pip
         if key == third.key:
             stage_batch(old, first)
 
-    with pytest.raises(MigrationError, match=r"the stage was changed during the migration.*rollups migrate --yes` again"):
+    with pytest.raises(MigrationError, match=rf"the stage was changed during the migration: what was made for {first}.*{AGAIN}") as raised:
         migrated(new, on_partition=interfere)
+    assert "backfill" not in str(raised.value)
     assert content(old) == before
     assert migrated(new).snapshot_id is not None
+
+
+def test_staged_files_that_get_lost_meanwhile_are_made_anew_by_migrating_again(
+    old: Pipeline, tmp_path: Path, make_pipeline: MakePipeline
+) -> None:
+    """A backfill with the new settings, which a publish would ask for, is refused."""
+    new = make_pipeline(tmp_path, **OTHER)
+    first, _, third = batches_from(new, 3)
+    before = content(old)
+
+    def lose(key: str) -> None:
+        rollups = new.stage.read(ROLLUPS, first)
+        if key == third.key and rollups is not None:
+            new.stage.place(rollups, rollups.files[0], first).delete_file()
+
+    with pytest.raises(MigrationError, match=rf"the stage was changed during the migration: what was made for {first}.*{AGAIN}") as raised:
+        migrated(new, on_partition=lose)
+    assert "backfill" not in str(raised.value)
+    assert content(old) == before
+    assert migrated(new).snapshot_id is not None
+    assert verify(new.settings).agrees
+
+
+def test_a_staged_file_that_is_damaged_meanwhile_is_made_anew_with_the_old_settings(
+    old: Pipeline, tmp_path: Path, make_pipeline: MakePipeline
+) -> None:
+    """It has its size, so that migrating again would not make it anew."""
+    new = make_pipeline(tmp_path, **OTHER)
+    first, _, third = batches_from(new, 3)
+    before = content(old)
+
+    def damage(key: str) -> None:
+        rollups = new.stage.read(ROLLUPS, first)
+        if key == third.key and rollups is not None:
+            file = rollups.files[0]
+            new.stage.place(rollups, file, first).write_bytes(bytes(file.size))
+            # As of a file whose footer is too large to be kept.
+            unread = tuple(one.model_copy(update={"footer": None}) for one in rollups.files)
+            new.stage.write(rollups.model_copy(update={"files": unread}), first)
+
+    mend = rf"cannot be published.*run `rollups backfill {first} {first} --force` with the old settings, then {AGAIN}"
+    for on_partition in (damage, lambda _key: None):
+        with pytest.raises(MigrationError, match=mend):
+            migrated(new, on_partition=on_partition)
+    assert content(old) == before
+    stage_batch(old, first, force=True)
+    roll_up(old, first, force=True)
+    publish(old, first, force=True)
+    assert content(old) == before
+    assert migrated(new).snapshot_id is not None
+    assert verify(new.settings).agrees
 
 
 def test_a_table_without_rows_gets_the_new_settings(tmp_path: Path, make_pipeline: MakePipeline) -> None:
