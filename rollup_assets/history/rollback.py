@@ -182,8 +182,10 @@ def _require_same_settings(pipeline: Pipeline, table: Table, choice: _Choice) ->
     from rollup_assets.iceberg.snapshots import MIGRATED_PROPERTY, ancestors, is_migration, said
 
     mend = "mend the raw data and publish it, or set the settings back and run `rollups migrate`"
+    # What another engine has set aside comes from the same migration if it was made after it.
+    migration = next((snapshot.snapshot_id for snapshot in ancestors(table, choice.target) if is_migration(snapshot)), None)
     for snapshot in ancestors(table, table.current_snapshot()):
-        if snapshot.snapshot_id == choice.target_id:
+        if snapshot.snapshot_id in (choice.target_id, migration):
             return
         if is_migration(snapshot):
             raise RollbackError(

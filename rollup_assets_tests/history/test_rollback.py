@@ -367,6 +367,37 @@ def test_a_snapshot_that_another_engine_has_set_aside_can_come_back(pipeline: Pi
     assert value_by_batch(pipeline) == {first.key: {1}, second.key: {2}}
 
 
+def migrated(pipeline: Pipeline, batch: Batch) -> int | None:
+    """Give the table these settings, and one batch; returns the snapshot."""
+    staged = stage_value(pipeline, batch, 1)
+    with open_catalog(pipeline.settings, writing=True) as catalog:
+        table = catalog.load_table(pipeline.settings.table)
+        before = settings_of_table(table, pipeline.settings)
+        goal = MigratedTable(pipeline.settings, {batch: staged.files}, before, "rollups migrate --yes")
+        return bring_about(catalog, pipeline.settings, goal, {MIGRATED_PROPERTY: "ROLLUP_RESOLUTIONS=10m,1h"}, table=table).snapshot_id
+
+
+def test_a_snapshot_that_was_set_aside_after_a_migration_can_come_back(tmp_path: Path) -> None:
+    """It is of the table's settings; one from before the migration is not, wherever it is kept."""
+    old = pipeline_in(tmp_path, resolutions="5m,1h")
+    first, second, third = batches_from(old, 3)
+    kept = publish_value(old, first, 1).snapshot_id
+    before = publish_value(old, second, 2).snapshot_id
+    assert kept is not None
+    load(old).manage_snapshots().rollback_to_snapshot(kept).commit()
+    new = pipeline_in(tmp_path, resolutions="10m,1h")
+    migrated(new, first)
+    kept = publish_value(new, second, 2).snapshot_id
+    aside = publish_value(new, third, 3).snapshot_id
+    assert kept is not None
+    load(new).manage_snapshots().rollback_to_snapshot(kept).commit()
+    with pytest.raises(RollbackError, match="was migrated to ROLLUP_RESOLUTIONS=10m,1h by snapshot"):
+        rollback(new, str(before))
+    assert value_by_batch(new) == {first.key: {1}, second.key: {2}}
+    assert rollback(new, str(aside)).changed
+    assert value_by_batch(new) == {first.key: {1}, second.key: {2}, third.key: {3}}
+
+
 def tagged_and_cut_off(tmp_path: Path, batch: Batch) -> str:
     """A snapshot that a tag keeps, while those between it and the current one expire."""
     pipeline = pipeline_in(tmp_path, resolutions="5m,1h", keep_snapshots=2)
@@ -397,16 +428,12 @@ def test_a_tagged_snapshot_of_other_settings_does_not_come_back_once_the_migrati
     first, second = batches_from(pipeline_in(tmp_path), 2)
     tagged = tagged_and_cut_off(tmp_path, first)
     new = pipeline_in(tmp_path, resolutions="10m,1h", keep_snapshots=2)
-    staged = stage_value(new, first, 1)
-    with open_catalog(new.settings, writing=True) as catalog:
-        table = catalog.load_table(new.settings.table)
-        goal = MigratedTable(new.settings, {first: staged.files}, settings_of_table(table, new.settings), "rollups migrate --yes")
-        migration = bring_about(catalog, new.settings, goal, {MIGRATED_PROPERTY: "ROLLUP_RESOLUTIONS=10m,1h"}, table=table)
+    migration = migrated(new, first)
     with pytest.raises(RollbackError, match="was migrated to ROLLUP_RESOLUTIONS=10m,1h by snapshot"):
         rollback(new, tagged)
     for value in (2, 3):
         publish_value(new, second, value)
-    assert migration.snapshot_id not in snapshots(new)
+    assert migration not in snapshots(new)
     before = everything(new)
     for what, to in ((tagged, None), (first.key, tagged)):
         with pytest.raises(RollbackError, match=r"migrated after snapshot.*ROLLUP_RESOLUTIONS \(now 10m,1h, then 5m,1h\)"):
