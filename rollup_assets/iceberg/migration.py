@@ -15,7 +15,7 @@ from rollup_assets.errors import TableMismatchError
 from rollup_assets.iceberg.plans import Plan
 from rollup_assets.iceberg.publish import staged_data_files
 from rollup_assets.iceberg.reading import RangeCounts, live_files, range_counts
-from rollup_assets.iceberg.staged_files import StagedFiles, add_staged, rewritten_files
+from rollup_assets.iceberg.staged_files import bring, rewritten_files
 from rollup_assets.iceberg.table import (
     BATCH_PROPERTY,
     RESOLUTIONS_PROPERTY,
@@ -121,13 +121,16 @@ class MigratedTable:
         """Every other file goes, every staged one comes; as a copy if it may have been in the table before."""
         new = {name: value for name, value in own_properties(self.settings).items() if table.properties.get(name) != value}
         plan = Plan(rewritten_files(self.settings), properties=new)
-        wanted = StagedFiles(self.settings, (file for files in self.staged.values() for file in files))
         try:
-            present = wanted.keep(plan, live_files(table))
-            for batch, files in self.staged.items():
-                missing = [file for file in files if file.path not in present]
-                data_files = staged_data_files(self.settings, table, batch, missing)
-                add_staged(plan, table, missing, data_files, were_in_table=batch in self.were_in_table)
+            bring(
+                plan,
+                table,
+                self.settings,
+                self.staged,
+                live_files(table),
+                lambda batch, missing: staged_data_files(self.settings, table, batch, missing),
+                self.were_in_table,
+            )
         except BaseException:
             plan.discard()
             raise

@@ -34,7 +34,7 @@ from rollup_assets.iceberg.locks import TableLock
 from rollup_assets.iceberg.plans import Goal, Plan
 from rollup_assets.iceberg.protocol import Action, Outcome, State
 from rollup_assets.iceberg.reading import RangeCounts, as_live_file, live_files, range_counts, range_predicate
-from rollup_assets.iceberg.staged_files import StagedFiles, add_staged, rewritten_files
+from rollup_assets.iceberg.staged_files import bring, rewritten_files
 from rollup_assets.iceberg.table import check_table
 from rollup_assets.iceberg.transactions import begin
 from rollup_assets.storage.manifests import StagedFile
@@ -308,9 +308,16 @@ def _plan(goal: _StagedRange, table: Table) -> Plan:
                 within.append(live)
             else:
                 plan.split(table, live, goal.predicate, goal.name)
-        present = StagedFiles(goal.settings, goal.staged).keep(plan, within)
-        missing = [file for file in goal.staged if file.path not in present]
-        add_staged(plan, table, missing, _staged_data_files(goal, table, missing), were_in_table=goal.were_in_table)
+        were_in_table = [goal.batch] if goal.were_in_table else []
+        bring(
+            plan,
+            table,
+            goal.settings,
+            {goal.batch: goal.staged},
+            within,
+            lambda _, missing: _staged_data_files(goal, table, missing),
+            were_in_table,
+        )
     except BaseException:
         plan.discard()
         raise

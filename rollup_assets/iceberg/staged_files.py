@@ -5,7 +5,7 @@ Iceberg's metadata of the files, and whether they are what their manifest says, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rollup_assets.batches import Batch
@@ -42,27 +42,38 @@ class StagedFiles:
         staged = self._by_digest.get(digest_of_copy(place)) if self._copies.contains(place) else None
         return staged.path if staged is not None and _is_whole(place, staged) else None
 
-    def keep(self, plan: Plan, live: Iterable[LiveFile]) -> set[str]:
-        """Plan to remove all of the table's files but one for each staged one; returns the paths of those that are there."""
-        present: set[str] = set()
-        for file in live:
-            staged = self.found_as(file)
-            if staged is None or staged in present:
-                plan.removed.append(file.task.file)
-            else:
-                present.add(staged)
-        return present
 
+def bring(
+    plan: Plan,
+    table: Table,
+    settings: Settings,
+    staged: Mapping[Batch, Sequence[StagedFile]],
+    live: Iterable[LiveFile],
+    data_files: Callable[[Batch, Sequence[StagedFile]], Sequence[DataFile]],
+    were_in_table: Collection[Batch],
+) -> None:
+    """Plan that the table has each staged file once, as itself or as a copy, and none of its ``live`` files besides.
 
-def add_staged(plan: Plan, table: Table, files: Sequence[StagedFile], data_files: Sequence[DataFile], *, were_in_table: bool) -> None:
-    """Plan to add staged files that the table lacks; as copies if its snapshots may call them deleted, as the plan's own will."""
-    removed = {file.file_path for file in plan.removed}
-    for file, data_file in zip(files, data_files, strict=True):
-        # Removed now: somebody deleted rows of it.
-        if were_in_table or file.path in removed:
-            plan.copy(table, file.path, file.digest)
+    ``data_files`` makes the metadata of those that it lacks. They come as copies if its snapshots may call them deleted: where they
+    ``were_in_table`` before, or are removed by the plan itself.
+    """
+    wanted = StagedFiles(settings, (file for files in staged.values() for file in files))
+    present: set[str] = set()
+    for found in live:
+        path = wanted.found_as(found)
+        if path is None or path in present:
+            plan.removed.append(found.task.file)
         else:
-            plan.added.append(data_file)
+            present.add(path)
+    # Those that are staged and removed: somebody has deleted rows of them.
+    removed = {file.file_path for file in plan.removed}
+    for batch, files in staged.items():
+        missing = [file for file in files if file.path not in present]
+        for file, data_file in zip(missing, data_files(batch, missing), strict=True):
+            if batch in were_in_table or file.path in removed:
+                plan.copy(table, file.path, file.digest)
+            else:
+                plan.added.append(data_file)
 
 
 def rewritten_files(settings: Settings, batch: Batch | None = None) -> Place:
