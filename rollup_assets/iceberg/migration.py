@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rollup_assets.batches import Batch
 from rollup_assets.errors import TableMismatchError
-from rollup_assets.iceberg.plans import Plan
+from rollup_assets.iceberg.plans import Copies, Plan
 from rollup_assets.iceberg.publish import staged_data_files
 from rollup_assets.iceberg.reading import RangeCounts, live_files, range_counts
 from rollup_assets.iceberg.staged_files import bring, rewritten_files
@@ -83,6 +83,7 @@ class MigratedTable:
     command: str
     were_in_table: Collection[Batch] = ()
     """Those whose staged files the table's snapshots may call deleted."""
+    copies: Copies = field(default_factory=Copies)
 
     @property
     def name(self) -> str:
@@ -120,7 +121,7 @@ class MigratedTable:
     def plan(self, table: Table) -> Plan:
         """Every other file goes, every staged one comes; as a copy if it may have been in the table before."""
         new = {name: value for name, value in own_properties(self.settings).items() if table.properties.get(name) != value}
-        plan = Plan(rewritten_files(self.settings), properties=new)
+        plan = Plan(rewritten_files(self.settings), properties=new, copies=self.copies.known(table))
         try:
             bring(
                 plan,

@@ -5,6 +5,7 @@ What is to be removed and added is decided by those who plan; here no row is los
 
 from __future__ import annotations
 
+import errno
 import shutil
 import uuid
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from rollup_assets.errors import PublishError
 from rollup_assets.iceberg.reading import LiveFile, RangeCounts, count_live_rows, read_file, require_intact
 from rollup_assets.storage.filesystems import Place
+from rollup_assets.threads import thread_pool
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table
 
 _DAY_MICROSECONDS = 86_400_000_000
+# Each takes a piece that was read, and up to 32 MiB that are on their way to a store.
+_COPIED_AT_ONCE = 8
+_COPIED_BYTES = 8 << 20
 
 
 class Goal(Protocol):
@@ -62,6 +67,27 @@ class Goal(Protocol):
 
 
 @dataclass(slots=True)
+class Copies:
+    """Copies that the plans of one commit make: a plan after one that came to nothing has them again.
+
+    Only as long as the table's history goes back to where the first of these plans was made: a commit that is not in it has not landed
+    then. Otherwise it may have, and snapshots may call its files deleted.
+    """
+
+    _since: int | None = None
+    _made: dict[str, DataFile] = field(default_factory=dict)
+
+    def known(self, table: Table) -> dict[str, DataFile]:
+        """Those that a plan for the table may have, by the path that each was made of; the plan adds what it makes."""
+        from rollup_assets.iceberg.snapshots import ancestors
+
+        current = table.current_snapshot()
+        if all(one.snapshot_id != self._since for one in ancestors(table, current)):
+            self._since, self._made = None if current is None else current.snapshot_id, {}
+        return self._made
+
+
+@dataclass(slots=True)
 class Plan:
     """One snapshot: the files it removes and the files it adds."""
 
@@ -71,6 +97,8 @@ class Plan:
     added: list[DataFile] = field(default_factory=list)
     properties: dict[str, str] = field(default_factory=dict)
     """Properties that the table gets with it."""
+    copies: dict[str, DataFile] = field(default_factory=dict)
+    """:meth:`Copies.known`."""
     written: list[Place] = field(default_factory=list)
     """Files made for this plan: if it is not committed, nothing names them."""
 
@@ -79,10 +107,12 @@ class Plan:
         """Whether there is nothing to commit."""
         return not self.removed and not self.added and not self.properties
 
-    def discard(self) -> None:
-        """Delete what was made for it."""
+    def discard(self, *, for_good: bool = True) -> None:
+        """Delete what was made for it; where another plan follows, that one has the copies."""
+        kept: set[str] = set() if for_good else {file.file_path for file in self.copies.values()}
         for place in self.written:
-            place.delete_file()
+            if place.uri not in kept:
+                place.delete_file()
 
     def split(self, table: Table, live: LiveFile, predicate: BooleanExpression, scope: str) -> None:
         """Replace a file that holds other rows too by one without those of the predicate; leave it alone if it has none of them.
@@ -121,18 +151,36 @@ class Plan:
                 pq.write_table(part.cast(schema_to_pyarrow(table.schema())), stream, compression="zstd", write_page_checksum=True)
             self.added.append(data_file(table, place.uri))
 
-    def copy(self, table: Table, path: str, digest: str = "") -> None:
-        """Add a file under a new name, byte for byte; the name says the digest of the bytes, where it is known.
+    def copy(self, table: Table, files: Mapping[str, str]) -> None:
+        """Add files under new names, byte for byte, several at once; the names say the digests of the bytes, where they are known.
 
         A path that is both removed and added by the snapshots of a table would be deleted from disk by engines that expire snapshots by
         their delete entries.
+
+        Args:
+            table: that gets them.
+            files: path → digest; empty where it is not known.
+
+        Raises:
+            FileNotFoundError: one is gone, whose path is the error's ``filename``.
         """
+        lacking = [path for path in files if path not in self.copies]
+        with thread_pool(max(1, min(_COPIED_AT_ONCE, len(lacking))), "copies") as pool:
+            made = pool.map(lambda path: self._copied(table, path, files[path]), lacking)
+            self.copies.update(zip(lacking, made, strict=True))
+        self.added += [self.copies[path] for path in files]
+
+    def _copied(self, table: Table, path: str, digest: str) -> DataFile:
         from rollup_assets.iceberg.data_files import data_file
 
-        place = self._new_file(f"{digest}-" if digest else "")
-        with place.at(path).open_input() as source, place.open_output() as stream:
-            shutil.copyfileobj(source, stream)
-        self.added.append(data_file(table, place.uri))
+        source = self.folder.at(path)
+        try:
+            place = self._new_file(f"{digest}-" if digest else "")
+            with source.open_input() as content, place.open_output() as stream:
+                shutil.copyfileobj(content, stream, _COPIED_BYTES)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(errno.ENOENT, "is gone", path) from error
+        return data_file(table, place.uri)
 
     def _new_file(self, prefix: str = "") -> Place:
         place = self.folder / f"{prefix}{uuid.uuid4().hex}.parquet"

@@ -31,7 +31,7 @@ from rollup_assets.errors import (
 from rollup_assets.failpoints import failpoint
 from rollup_assets.iceberg import protocol
 from rollup_assets.iceberg.locks import TableLock
-from rollup_assets.iceberg.plans import Goal, Plan
+from rollup_assets.iceberg.plans import Copies, Goal, Plan
 from rollup_assets.iceberg.protocol import Action, Outcome, State
 from rollup_assets.iceberg.reading import RangeCounts, as_live_file, live_files, range_counts, range_predicate
 from rollup_assets.iceberg.staged_files import bring, rewritten_files
@@ -134,6 +134,7 @@ class _StagedRange:
     """The table's snapshots may call files of these deleted."""
     data_files: dict[str, DataFile] = field(default_factory=dict)
     """Metadata of staged files, read from their footers once."""
+    copies: Copies = field(default_factory=Copies)
 
     @property
     def name(self) -> str:
@@ -277,7 +278,7 @@ def _make_plan(publication: _Publication, _state: State) -> Outcome:
 
 def _discard_plan(publication: _Publication, _state: State) -> Outcome:
     assert publication.plan is not None
-    publication.plan.discard()
+    publication.plan.discard(for_good=False)
     return Outcome.DISCARDED
 
 
@@ -300,7 +301,7 @@ def _current_plan(publication: _Publication) -> Plan:
 
 
 def _plan(goal: _StagedRange, table: Table) -> Plan:
-    plan = Plan(rewritten_files(goal.settings, goal.batch))
+    plan = Plan(rewritten_files(goal.settings, goal.batch), copies=goal.copies.known(table))
     try:
         within = []
         for live in live_files(table, goal.batch):

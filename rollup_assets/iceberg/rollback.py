@@ -5,12 +5,13 @@ Which snapshot that is, and what follows from it, is decided in :mod:`rollup_ass
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rollup_assets.batches import Batch
 from rollup_assets.errors import RollbackError
-from rollup_assets.iceberg.plans import Plan
+from rollup_assets.iceberg.plans import Copies, Plan
 from rollup_assets.iceberg.reading import LiveFile, RangeCounts, changed_files, range_counts, range_predicate, read_file
 from rollup_assets.iceberg.snapshots import newest_change
 from rollup_assets.iceberg.staged_files import rewritten_files
@@ -38,6 +39,7 @@ class EarlierRows:
     target: Snapshot | None
     seen: int | None
     command: str
+    copies: Copies = field(default_factory=Copies)
     _expected: dict[int, int] = field(default_factory=dict)
 
     @property
@@ -77,7 +79,7 @@ class EarlierRows:
                 f"{self.settings.table} was changed while {self.name} was prepared, so nothing was rolled back; look at it with "
                 f"`rollups diff`, and run `{self.command}` again"
             )
-        plan = Plan(rewritten_files(self.settings, self.batch))
+        plan = Plan(rewritten_files(self.settings, self.batch), copies=self.copies.known(table))
         now, then = changed_files(table, table.current_snapshot(), self.target, self.batch)
         try:
             for live in now:
@@ -85,26 +87,35 @@ class EarlierRows:
                     plan.removed.append(live.task.file)
                 else:
                     plan.split(table, live, self.predicate, f"batch {self.batch.key}")
-            for file in then:
-                self._bring_back(table, file, plan)
+            self._bring_back(table, then, plan)
             self._expected = {} if self.target is None else self.counts(table, self.target.snapshot_id).rows
         except BaseException:
             plan.discard()
             raise
         return plan
 
-    def _bring_back(self, table: Table, file: LiveFile, plan: Plan) -> None:
-        try:
+    def _bring_back(self, table: Table, files: Iterable[LiveFile], plan: Plan) -> None:
+        whole: dict[str, str] = {}
+        for file in files:
             if self._is_all_of_it(table, file):
-                plan.copy(table, file.path)
-            else:
+                whole[file.path] = ""
+                continue
+            try:
                 plan.write(table, read_file(table, file, self.predicate))
-        except FileNotFoundError as error:
-            target = None if self.target is None else self.target.snapshot_id
-            raise RollbackError(
-                f"{file.path}, which snapshot {target} of {self.settings.table} needs, is gone, so nothing was rolled back; choose another "
-                "snapshot, or publish the partition from raw data with `rollups backfill`"
-            ) from error
+            except FileNotFoundError as error:
+                raise self._gone(file.path) from error
+        if whole:
+            try:
+                plan.copy(table, whole)
+            except FileNotFoundError as error:
+                raise self._gone(error.filename) from error
+
+    def _gone(self, path: str) -> RollbackError:
+        target = None if self.target is None else self.target.snapshot_id
+        return RollbackError(
+            f"{path}, which snapshot {target} of {self.settings.table} needs, is gone, so nothing was rolled back; choose another "
+            "snapshot, or publish the partition from raw data with `rollups backfill`"
+        )
 
     def _is_all_of_it(self, table: Table, file: LiveFile) -> bool:
         return (

@@ -67,13 +67,16 @@ def bring(
             present.add(path)
     # Those that are staged and removed: somebody has deleted rows of them.
     removed = {file.file_path for file in plan.removed}
+    copied: dict[str, str] = {}
     for batch, files in staged.items():
         missing = [file for file in files if file.path not in present]
         for file, data_file in zip(missing, data_files(batch, missing), strict=True):
             if batch in were_in_table or file.path in removed:
-                plan.copy(table, file.path, file.digest)
+                copied[file.path] = file.digest
             else:
                 plan.added.append(data_file)
+    if copied:
+        plan.copy(table, copied)
 
 
 def rewritten_files(settings: Settings, batch: Batch | None = None) -> Place:

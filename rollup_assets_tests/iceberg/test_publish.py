@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -742,6 +743,80 @@ def test_a_copy_that_is_damaged_is_replaced_by_force(damage: Callable[[Path], An
     assert_published(pipeline, (batch, 1))
 
 
+def test_copies_are_made_several_at_once_and_in_large_pieces(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A piece is a request, where the table is in a bucket; others wait for the lock meanwhile."""
+    (batch,) = batches_from(pipeline, 1)
+    publish_value(pipeline, batch, 1)
+    load(pipeline).delete()
+    both, original, pieces = threading.Barrier(2), shutil.copyfileobj, list[int]()
+
+    def copied(source: Any, target: Any, length: int = 0) -> None:
+        pieces.append(length)
+        both.wait(10)
+        original(source, target, length)
+
+    monkeypatch.setattr(shutil, "copyfileobj", copied)
+    assert not publish(pipeline, batch).unchanged
+    assert len(pieces) == 2
+    assert min(pieces) >= 8 << 20
+    assert_published(pipeline, (batch, 1))
+
+
+def rewritten(pipeline: Pipeline) -> list[Path]:
+    """Copies and other files that were made of the table's own, whether it has them or not."""
+    return list(Path(load(pipeline).location(), "data", "rewritten").rglob("*.parquet"))
+
+
+@pytest.mark.parametrize("problem", ["refused", "lock lost"])
+def test_copies_of_a_plan_that_came_to_nothing_are_used_by_the_next_one(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, problem: str
+) -> None:
+    (batch,) = batches_from(pipeline, 1)
+    publish_value(pipeline, batch, 1)
+    load(pipeline).delete()
+    held = iter([problem != "lock lost"])
+    monkeypatch.setattr(TableLock, "is_held", lambda _: next(held, True))
+
+    def refuse_the_first(apply: Commit, number: int) -> Any:
+        if problem == "refused" and number == 1:
+            raise ConnectionError("connection refused")
+        return apply()
+
+    copied, original = list[Any](), shutil.copyfileobj
+    monkeypatch.setattr(shutil, "copyfileobj", lambda *arguments: copied.append(arguments) or original(*arguments))
+    with plans(monkeypatch) as planned, commits(monkeypatch, refuse_the_first):
+        assert not publish(pipeline, batch).unchanged
+    assert (len(planned), len(copied)) == (2, 2)
+    live, deleted = live_and_deleted_paths(load(pipeline))
+    assert {str(path) for path in rewritten(pipeline)} == live
+    assert not live & deleted
+    assert_published(pipeline, (batch, 1))
+
+
+def test_copies_of_a_commit_that_may_have_landed_unseen_are_not_used_again(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It landed, its answer was lost, another engine took its rows out and let the snapshot expire: its paths are called deleted."""
+    (batch,) = batches_from(pipeline, 1)
+    publish_value(pipeline, batch, 1)
+    load(pipeline).delete()
+
+    def lose_the_first(apply: Commit, number: int) -> Any:
+        found = apply()
+        if number == 1:
+            load(pipeline).delete()
+            expired = [snapshot.snapshot_id for snapshot in load(pipeline).snapshots()[:-1]]
+            load(pipeline).maintenance.expire_snapshots().by_ids(expired).commit()
+            raise ConnectionError("connection reset")
+        return found
+
+    with plans(monkeypatch) as planned, commits(monkeypatch, lose_the_first):
+        assert not publish(pipeline, batch).unchanged
+    assert len(planned) == 2
+    live, deleted = live_and_deleted_paths(load(pipeline))
+    assert deleted
+    assert not live & deleted
+    assert_published(pipeline, (batch, 1))
+
+
 def test_files_of_a_table_that_was_dropped_are_added_as_they_are(pipeline: Pipeline) -> None:
     (batch,) = batches_from(pipeline, 1)
     publish_value(pipeline, batch, 1)
@@ -761,5 +836,5 @@ def test_nothing_is_left_behind_by_a_plan_that_fails(pipeline: Pipeline, monkeyp
     monkeypatch.setattr(publishing, "_staged_data_files", lambda *_: (_ for _ in ()).throw(MemoryError()))
     with pytest.raises(MemoryError):
         publish(pipeline, second)
-    assert not list(Path(load(pipeline).location(), "data", "rewritten").rglob("*.parquet"))
+    assert not rewritten(pipeline)
     assert_published(pipeline, (first, 1), (second, 1))
