@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from rollup_assets.errors import PublishError
 from rollup_assets.iceberg.reading import LiveFile, RangeCounts, count_live_rows, read_file, require_intact
 from rollup_assets.storage.filesystems import Place
+from rollup_assets.storage.manifests import digest_of
 from rollup_assets.threads import thread_pool
 
 if TYPE_CHECKING:
@@ -152,14 +153,14 @@ class Plan:
             self.added.append(data_file(table, place.uri))
 
     def copy(self, table: Table, files: Mapping[str, str]) -> None:
-        """Add files under new names, byte for byte, several at once; the names say the digests of the bytes, where they are known.
+        """Add files under new names, byte for byte, several at once; the names say the digests of the bytes.
 
         A path that is both removed and added by the snapshots of a table would be deleted from disk by engines that expire snapshots by
         their delete entries.
 
         Args:
             table: that gets them.
-            files: path → digest; empty where it is not known.
+            files: path → digest; empty where it is not known: the file is then read twice.
 
         Raises:
             FileNotFoundError: one is gone, whose path is the error's ``filename``.
@@ -175,7 +176,7 @@ class Plan:
 
         source = self.folder.at(path)
         try:
-            place = self._new_file(f"{digest}-" if digest else "")
+            place = self._new_file(f"{digest or digest_of(source)}-")
             with source.open_input() as content, place.open_output() as stream:
                 shutil.copyfileobj(content, stream, _COPIED_BYTES)
         except FileNotFoundError as error:

@@ -109,13 +109,18 @@ def content_digest(files: tuple[StagedFile, ...], counters: dict[str, Any]) -> s
     return hashlib.blake2b(json.dumps(content, sort_keys=True, separators=(",", ":")).encode(), digest_size=16).hexdigest()
 
 
-def has_digest(place: Place, digest: str) -> bool:
-    """Whether a file has the bytes of a :class:`StagedFile`'s digest; all of them are read."""
+def digest_of(place: Place) -> str:
+    """The digest of a file's bytes as in :class:`StagedFile`; all of them are read."""
     found = xxhash.xxh3_128()
     with place.open_input() as stream:
         while content := stream.read(_READ_BYTES):
             found.update(content)
-    return found.hexdigest() == digest
+    return found.hexdigest()
+
+
+def has_digest(place: Place, digest: str) -> bool:
+    """Whether a file has the bytes of a :class:`StagedFile`'s digest; all of them are read."""
+    return digest_of(place) == digest
 
 
 def new_attempt() -> str:
