@@ -56,14 +56,17 @@ class State:
         return self.action in (Action.END, Action.GIVE_UP)
 
 
-def trusts_receipt(*, is_of_staged: bool, rows_agree: Callable[[], bool], force: bool) -> bool:
-    """Whether there is nothing to publish: the receipt is of these files, and the table has as many rows as they, asked only then."""
-    return is_of_staged and not force and rows_agree()
+def trusts_receipt(*, receipt_holds: bool, rows_agree: Callable[[], bool], force: bool) -> bool:
+    """Whether there is nothing to publish: the receipt holds, and the table has as many rows as the staged files, asked only then.
+
+    It holds if it is of these files, they are wanted, and the table still comes from the snapshot that it names.
+    """
+    return receipt_holds and not force and rows_agree()
 
 
-def keeps_receipt(*, is_of_staged: bool, changed: bool) -> bool:
-    """Whether the receipt that is there still says what is true after a publish."""
-    return is_of_staged and not changed
+def keeps_receipt(*, receipt_holds: bool, changed: bool) -> bool:
+    """Whether the receipt that is there still says what is true after a publish: it held before, and nothing has changed since."""
+    return receipt_holds and not changed
 
 
 def publishes_again(*, changed: bool, is_newest: Callable[[], bool]) -> bool:

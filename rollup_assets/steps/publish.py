@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table
 
     from rollup_assets.iceberg.locks import TableLock
+    from rollup_assets.iceberg.publish import Replacement
     from rollup_assets.iceberg.reading import RangeCounts
 
 Inputs = Mapping[str, Sequence[InputFile] | None]
@@ -92,38 +93,19 @@ def _publish_staged(
     pipeline: Pipeline, batch: Batch, catalog: Catalog, lock: TableLock, *, run_id: str, force: bool
 ) -> tuple[Published, Table]:
     """Publish what is staged now; the table as it was looked at last."""
-    from rollup_assets.history.records import record_of_publish, write_record
-    from rollup_assets.iceberg.acknowledged import is_set_aside
     from rollup_assets.iceberg.protocol import keeps_receipt, trusts_receipt
     from rollup_assets.iceberg.publish import replace_range, summary_properties
-    from rollup_assets.iceberg.table import ensure_table, remember_resolutions
 
     rollups, inputs = current_rollups(pipeline, batch)
-    # Before the table: where no lock keeps others away, it is as new as the receipt then.
-    receipt = pipeline.stage.read(ROLLUP_TABLE, batch)
-    # What is lost when a standby takes over is the last commit, and nobody asks for its batch again: who comes after it does.
-    before = [(each, pipeline.stage.read(ROLLUP_TABLE, each)) for each in pipeline.calendar.earlier(batch, 1)]
-    table = ensure_table(pipeline.settings, catalog)
-    remember_resolutions(table, pipeline.settings)
-    for published, acknowledged in () if force else ((batch, receipt), *before):
-        if acknowledged is not None:
-            check_history(acknowledged, table, published)
-    refused = refusal(receipt, rollups, batch)
-    if receipt is not None and refused is not None and not force:
-        return Published(receipt, receipt.counters["snapshot_id"], unchanged=True, refused=refused), table
-    set_aside = receipt is not None and is_set_aside(table, receipt.counters)
-    is_of_staged = receipt is not None and refused is None and not set_aside and _is_receipt_of(receipt, rollups)
-    if receipt is not None and trusts_receipt(
-        is_of_staged=is_of_staged, rows_agree=lambda: _rows_agree(rollups, table, batch), force=force
-    ):
-        return Published(receipt, receipt.counters["snapshot_id"], unchanged=True), table
-    if receipt is not None and set_aside:
-        _log.warning(
-            "batch %s: the current snapshot does not come from %s, which published it: the table was rolled back, or another engine's "
-            "commit has set it aside. Whatever else was published since then has to be published again, too: see `rollups verify`",
-            batch.key,
-            receipt.counters["snapshot_id"],
-        )
+    receipt, table = _receipt_and_table(pipeline, batch, catalog, force=force)
+    receipt_holds = False
+    if receipt is not None:
+        refused = refusal(receipt, rollups, batch)
+        if refused is not None and not force:
+            return _unchanged(receipt, refused), table
+        receipt_holds = _receipt_holds(receipt, rollups, table, batch) and refused is None
+        if trusts_receipt(receipt_holds=receipt_holds, rows_agree=lambda: _rows_agree(rollups, table, batch), force=force):
+            return _unchanged(receipt), table
     replacement = replace_range(
         catalog,
         pipeline.settings,
@@ -135,8 +117,56 @@ def _publish_staged(
         table=table,
         were_in_table=were_in_table(receipt, rollups, table),
     )
-    if receipt is not None and keeps_receipt(is_of_staged=is_of_staged, changed=replacement.changed):
-        return Published(receipt, receipt.counters["snapshot_id"], unchanged=True), replacement.table
+    if receipt is not None and keeps_receipt(receipt_holds=receipt_holds, changed=replacement.changed):
+        return _unchanged(receipt), replacement.table
+    return _recorded(pipeline, batch, rollups, inputs, receipt, replacement), replacement.table
+
+
+def _receipt_and_table(pipeline: Pipeline, batch: Batch, catalog: Catalog, *, force: bool) -> tuple[Manifest | None, Table]:
+    """The batch's receipt, if it has one, and the table, which is made if need be.
+
+    Raises:
+        PublishHaltError: the table has forgotten what the receipt says, or that of the batch before; not asked with ``force``.
+    """
+    from rollup_assets.iceberg.table import ensure_table, remember_resolutions
+
+    # Before the table: where no lock keeps others away, it is as new as the receipt then.
+    receipt = pipeline.stage.read(ROLLUP_TABLE, batch)
+    # What is lost when a standby takes over is the last commit, and nobody asks for its batch again: who comes after it does.
+    before = [(each, pipeline.stage.read(ROLLUP_TABLE, each)) for each in pipeline.calendar.earlier(batch, 1)]
+    table = ensure_table(pipeline.settings, catalog)
+    remember_resolutions(table, pipeline.settings)
+    for published, acknowledged in () if force else ((batch, receipt), *before):
+        if acknowledged is not None:
+            check_history(acknowledged, table, published)
+    return receipt, table
+
+
+def _receipt_holds(receipt: Manifest, rollups: Manifest, table: Table, batch: Batch) -> bool:
+    """Whether the receipt is of these rollups, and the table still comes from the snapshot that it names; warns if it does not."""
+    from rollup_assets.iceberg.acknowledged import is_set_aside
+
+    if is_set_aside(table, receipt.counters):
+        _log.warning(
+            "batch %s: the current snapshot does not come from %s, which published it: the table was rolled back, or another engine's "
+            "commit has set it aside. Whatever else was published since then has to be published again, too: see `rollups verify`",
+            batch.key,
+            receipt.counters["snapshot_id"],
+        )
+        return False
+    return _is_receipt_of(receipt, rollups)
+
+
+def _unchanged(receipt: Manifest, refused: str | None = None) -> Published:
+    return Published(receipt, receipt.counters["snapshot_id"], unchanged=True, refused=refused)
+
+
+def _recorded(
+    pipeline: Pipeline, batch: Batch, rollups: Manifest, inputs: Inputs, before: Manifest | None, replacement: Replacement
+) -> Published:
+    """Write down what was published: the record, then the receipt, which takes the place of the one ``before``."""
+    from rollup_assets.history.records import record_of_publish, write_record
+
     record = record_of_publish(rollups, inputs, batch, replacement.table, replacement.attempt)
     if record is not None:
         write_record(pipeline.stage, batch, record)
@@ -148,11 +178,11 @@ def _publish_staged(
         replacement.snapshot_id,
         replacement.attempt,
         replacement.counts,
-        rejected=still_rejected(receipt, rollups),
+        rejected=still_rejected(before, rollups),
         timings=replacement.timings,
     )
     pipeline.stage.write(receipt, batch)
-    return Published(receipt, replacement.snapshot_id, unchanged=False), replacement.table
+    return Published(receipt, replacement.snapshot_id, unchanged=False)
 
 
 def current_rollups(pipeline: Pipeline, batch: Batch) -> tuple[Manifest, Inputs]:

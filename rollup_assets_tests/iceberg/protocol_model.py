@@ -448,7 +448,7 @@ def _looked_at_receipt(world: World, number: int, rules: Rules) -> World:
     publisher = world.publishers[number]
     expected = world.results_of(publisher.generation)
     if protocol.trusts_receipt(
-        is_of_staged=publisher.receipt == publisher.generation,
+        receipt_holds=publisher.receipt == publisher.generation,
         rows_agree=lambda: not rules.compares_rows or len(world.head.results(publisher.batch)) == len(expected),
         force=False,
     ):
@@ -465,7 +465,7 @@ def _with_receipt(world: World, number: int) -> World:
     publisher = world.publishers[number]
     assert publisher.state is not None
     changed = publisher.state.changed
-    if not protocol.keeps_receipt(is_of_staged=publisher.receipt == publisher.generation, changed=changed):
+    if not protocol.keeps_receipt(receipt_holds=publisher.receipt == publisher.generation, changed=changed):
         world = world._replace(receipts=_replaced(world.receipts, publisher.batch, publisher.generation))
     if changed:
         return _with(world, number, publisher._replace(at="look"))
