@@ -37,7 +37,7 @@ from rollup_assets.iceberg.reading import RangeCounts, as_live_file, live_files,
 from rollup_assets.iceberg.staged_files import bring, rewritten_files
 from rollup_assets.iceberg.table import check_table
 from rollup_assets.iceberg.transactions import begin
-from rollup_assets.storage.manifests import StagedFile
+from rollup_assets.storage.manifests import Manifest, StagedFile
 from rollup_assets.storage.parquet import unpack_footer
 from rollup_assets.threads import thread_pool
 
@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 ATTEMPT_PROPERTY = "rollup.attempt"
 BATCH_PROPERTY = "rollup.batch"
 DIGEST_PROPERTY = "rollup.digest"
+STAGED_PROPERTY = "rollup.staged-attempt"
+"""Which files the snapshot has published: the same content may be staged in others later."""
 RUN_PROPERTY = "rollup.run-id"
 CODE_VERSION_PROPERTY = "rollup.code-version"
 
@@ -512,7 +514,12 @@ _DOERS: dict[Action, Callable[[_Publication, State], Outcome]] = {
 }
 
 
-def summary_properties(batch: Batch, digest: str, run_id: str, code_version: str) -> dict[str, Any]:
+def summary_properties(batch: Batch, rollups: Manifest, run_id: str, code_version: str) -> dict[str, Any]:
     """What a snapshot's summary says about the batch it publishes."""
-    properties = {BATCH_PROPERTY: batch.key, DIGEST_PROPERTY: digest, CODE_VERSION_PROPERTY: code_version}
+    properties = {
+        BATCH_PROPERTY: batch.key,
+        DIGEST_PROPERTY: rollups.digest,
+        STAGED_PROPERTY: rollups.attempt,
+        CODE_VERSION_PROPERTY: code_version,
+    }
     return properties | ({RUN_PROPERTY: run_id} if run_id else {})

@@ -111,7 +111,7 @@ def _publish_staged(
         pipeline.settings,
         batch,
         rollups.files,
-        summary_properties(batch, rollups.digest, run_id, CODE_VERSION),
+        summary_properties(batch, rollups, run_id, CODE_VERSION),
         still_current=lambda: check_stage(pipeline, batch, rollups),
         lock=lock,
         table=table,
@@ -286,9 +286,16 @@ def _is_receipt_of(receipt: Manifest, rollups: Manifest) -> bool:
 
 
 def were_in_table(receipt: Manifest | None, rollups: Manifest, table: Table) -> bool:
-    """Whether these very files may have been in the table before: they were published, and may have been rolled back since."""
-    from rollup_assets.iceberg.acknowledged import is_of_table
+    """Whether these very files may have been in the table before: they were published, and may have been taken out of it since.
 
+    A publish that was killed after its commit has left no receipt; its snapshot says what it was of, until it expires.
+    """
+    from rollup_assets.iceberg.acknowledged import is_of_table
+    from rollup_assets.iceberg.publish import STAGED_PROPERTY
+    from rollup_assets.iceberg.snapshots import said
+
+    if any(said(snapshot, STAGED_PROPERTY) == rollups.attempt for snapshot in table.snapshots()):
+        return True
     if receipt is None:
         return False
     published = _is_receipt_of(receipt, rollups) or rollups.digest in rejected_digests(receipt)

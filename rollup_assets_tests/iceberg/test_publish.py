@@ -25,6 +25,7 @@ from rollup_assets.iceberg.publish import ATTEMPT_PROPERTY
 from rollup_assets.iceberg.table import ensure_table
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps.publish import publish
+from rollup_assets.storage.manifests import ROLLUP_TABLE
 from rollup_assets_tests.iceberg.staging import (
     batches_from,
     live_and_deleted_paths,
@@ -741,6 +742,23 @@ def test_a_copy_that_is_damaged_is_replaced_by_force(damage: Callable[[Path], An
     assert damaged in deleted
     assert live > set(whole)
     assert_published(pipeline, (batch, 1))
+
+
+@pytest.mark.parametrize("was_published", [False, True], ids=["first publish", "later publish"])
+def test_files_of_a_publish_that_was_killed_before_its_receipt_come_back_as_copies(pipeline: Pipeline, *, was_published: bool) -> None:
+    """Only the table's own snapshots say then that it has had them."""
+    (batch,) = batches_from(pipeline, 1)
+    receipt = publish_value(pipeline, batch, 1).receipt if was_published else None
+    publish_value(pipeline, batch, 2)
+    if receipt is None:
+        (pipeline.stage.folder(ROLLUP_TABLE, batch) / "manifest.json").delete_file()
+    else:
+        pipeline.stage.write(receipt, batch)
+    load(pipeline).delete()
+    assert not publish(pipeline, batch).unchanged
+    live, deleted = live_and_deleted_paths(load(pipeline))
+    assert not live & deleted
+    assert_published(pipeline, (batch, 2))
 
 
 def test_copies_are_made_several_at_once_and_in_large_pieces(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
