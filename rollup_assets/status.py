@@ -26,6 +26,11 @@ from rollup_assets.steps.rollup import find_inputs
 from rollup_assets.storage.manifests import QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Manifest, StageReadOnce
 from rollup_assets.storage.storage_errors import explains_storage_errors
 
+# Of a partition.
+_MANIFESTS = 5
+# Partitions whose manifests are held, besides those before them that they read: more than are looked at at once.
+_SIDE_BY_SIDE = 64
+
 
 @dataclass(slots=True)
 class PartitionStatus:
@@ -81,8 +86,10 @@ def status(settings: Settings, batches: Iterable[Batch] | None = None, *, now: d
     A partition that has not ended at ``now`` (default: the clock) is only listed if it has raw files or is asked for.
     """
     pipeline = Pipeline.from_settings(settings)
-    # Every manifest is read once: those of a partition are asked for by the ones after it, too.
-    pipeline = replace(pipeline, stage=StageReadOnce(pipeline.stage.root))
+    # Every manifest is read once: those of a partition are asked for by the ones after it, too. Those of a table's whole life are too
+    # much to hold: they keep the footers of its files.
+    most = _MANIFESTS * (_SIDE_BY_SIDE + settings.reach)
+    pipeline = replace(pipeline, stage=StageReadOnce(pipeline.stage.root, most))
     chosen = list(batches) if batches is not None else _known(pipeline, now or dt.datetime.now(dt.UTC))
     return for_each(pipeline, lambda batch: _status(pipeline, batch), chosen)
 

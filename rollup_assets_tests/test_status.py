@@ -12,7 +12,7 @@ from rollup_assets.pipeline import Pipeline
 from rollup_assets.status import PartitionStatus, status
 from rollup_assets.storage import s3
 from rollup_assets.storage.filesystems import Place
-from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS
+from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, StageReadOnce
 from rollup_assets_tests.conftest import MakePipeline
 from rollup_assets_tests.landing import write_bytes, write_rows
 from rollup_assets_tests.naive import RawRow
@@ -182,6 +182,26 @@ def test_a_listing_reads_five_manifests_of_a_partition_and_each_once(
     # Three of them read the folder of the late file.
     assert [one.state for one in found] == ["published", "published", "stale", "stale", "stale", "published"]
     assert len(read) == len(set(read)) == 5 * len(of)
+
+
+def test_a_listing_holds_the_manifests_of_neighbours_only(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a table's whole life are gigabytes; each is read once all the same."""
+    of = batches(pipeline, 12)
+    stage_good(pipeline, *of)
+    for batch in of:
+        published(pipeline, batch)
+    read = manifests_read(monkeypatch)
+    stages: list[StageReadOnce] = []
+
+    def kept(root: Place, most: int) -> StageReadOnce:
+        stages.append(StageReadOnce(root, most))
+        return stages[-1]
+
+    monkeypatch.setattr("rollup_assets.status.StageReadOnce", kept)
+    monkeypatch.setattr("rollup_assets.status._SIDE_BY_SIDE", 1)
+    assert {found.state for found in status(pipeline.settings, of)} == {"published"}
+    assert len(read) == len(set(read)) == 5 * len(of)
+    assert len(stages[0].known) == 5 * (1 + pipeline.settings.reach) < len(read)
 
 
 def test_partitions_that_read_a_folder_by_arrival_time_are_listed_with_those_after_them(

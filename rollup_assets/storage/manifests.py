@@ -293,9 +293,10 @@ class Stage:
 class StageReadOnce(Stage):
     """The stage as it was when somebody looked at it: every manifest is read once. For those who look and do not write.
 
-    Methods may be called from any thread.
+    ``most``: how many are held, all unless given; then one may be read again after as many others. Methods may be called from any thread.
     """
 
+    most: int | None = None
     known: dict[tuple[str, Batch], Manifest | None] = field(default_factory=dict)
     locks: dict[tuple[str, Batch], threading.Lock] = field(default_factory=dict)
 
@@ -303,10 +304,17 @@ class StageReadOnce(Stage):
         """The manifest of a partition, as it was when it was first asked for."""
         # Those who ask while it is being read wait for that: neighbours want the same ones at the same time.
         with self.locks.setdefault((asset, batch), threading.Lock()):
-            if (asset, batch) not in self.known:
+            try:
+                found = self.known[asset, batch]
+            except KeyError:
                 # Slots make this class anew, so that super() would look in the wrong one.
-                self.known[asset, batch] = Stage.read(self, asset, batch)
-            return self.known[asset, batch]
+                found = self.known[asset, batch] = Stage.read(self, asset, batch)
+        if self.most is not None:
+            # Those that were read first. The list is made in one piece, whatever other threads do.
+            for one in list(self.known)[: -self.most]:
+                self.known.pop(one, None)
+                self.locks.pop(one, None)
+        return found
 
 
 def _is_absolute(file: StagedFile) -> bool:

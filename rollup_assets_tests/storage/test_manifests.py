@@ -16,7 +16,10 @@ from rollup_assets.batches import Batch, BatchCalendar
 from rollup_assets.errors import StageCorruptError
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.manifests import (
+    PARTIAL_POINTS,
     REPARTITIONED,
+    ROLLUP_TABLE,
+    ROLLUPS,
     InputFile,
     Manifest,
     Stage,
@@ -26,6 +29,7 @@ from rollup_assets.storage.manifests import (
     new_attempt,
 )
 from rollup_assets.threads import thread_pool
+from rollup_assets_tests.staged import manifests_read
 
 BATCH = BatchCalendar(1_767_225_600_000, 3_600_000).batch("2026-01-01-09:00")
 FOLDER = "repartitioned_datapoints/2026-01-01-0900"
@@ -302,3 +306,25 @@ def test_a_manifest_that_several_threads_ask_for_at_once_is_read_once(stage: Sta
         found = list(threads.map(lambda _: once.read(REPARTITIONED, BATCH), range(4)))
     assert found == [original(stage, REPARTITIONED, BATCH)] * 4
     assert read == [REPARTITIONED]
+
+
+def test_no_more_manifests_are_held_than_wanted(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that were read first go; whoever asks for one of them again has it read again."""
+    stage.commit(attempt(stage, {"a": b"1"}), BATCH)
+    read = manifests_read(monkeypatch)
+    once = StageReadOnce(stage.root, most=2)
+    for asset in (REPARTITIONED, PARTIAL_POINTS, REPARTITIONED, ROLLUPS, PARTIAL_POINTS, REPARTITIONED):
+        assert (once.read(asset, BATCH) is not None) == (asset == REPARTITIONED)
+        assert len(once.known) <= 2
+        assert once.known.keys() == once.locks.keys()
+    assert [asset for asset, _ in read] == [REPARTITIONED, PARTIAL_POINTS, ROLLUPS, REPARTITIONED]
+
+
+def test_many_threads_that_ask_for_more_manifests_than_are_held_get_theirs(stage: Stage) -> None:
+    """What one has read may go before it looks at it."""
+    stage.commit(attempt(stage, {"a": b"1"}), BATCH)
+    once = StageReadOnce(stage.root, most=1)
+    assets = (REPARTITIONED, PARTIAL_POINTS, ROLLUPS, ROLLUP_TABLE) * 50
+    with thread_pool(4, "readers") as threads:
+        found = list(threads.map(lambda asset: once.read(asset, BATCH), assets))
+    assert [manifest is not None for manifest in found] == [asset == REPARTITIONED for asset in assets]
