@@ -59,6 +59,8 @@ def catalog_init(
 ) -> None:
     """Make the tables of a PostgreSQL catalog, and grant the role of the runs the least it needs. Safe to run again.
 
+    Other catalogs need none of it: then nothing is done, and the exit status is 0.
+
     The admin's password comes from ROLLUP_CATALOG_ADMIN_PASSWORD or ROLLUP_CATALOG_ADMIN_PASSWORD_FILE.
 
     For example:
@@ -67,11 +69,17 @@ def catalog_init(
     - `rollups catalog init --admin catalog_owner --schema iceberg`
     - `rollups catalog init --print-sql | psql --host db --username postgres catalog`
     """
+    from rollup_assets.iceberg.catalog import is_postgres
     from rollup_assets.iceberg.database import catalog_names, initialize, script
+    from rollup_assets.iceberg.faults import shown
 
     settings = settings_of()
     if print_sql:
         typer.echo(script(catalog_names(settings, role=role, schema=schema)), nl=False)
+        return
+    if not is_postgres(settings):
+        # A deployment runs this before each start, whatever its catalog is.
+        typer.echo(f"nothing to do: {shown(settings)} is not a PostgreSQL database, and needs no init")
         return
     names = initialize(settings, admin=admin, role=role, schema=schema)
     typer.echo(f"the catalog's tables are in schema {names.schema} of database {names.database}, and {names.role} may use them")

@@ -188,6 +188,16 @@ def test_the_command_tells_what_is_wrong_without_a_traceback() -> None:
     assert "Traceback" not in done.output
 
 
+@pytest.mark.parametrize("catalog", ["rest+https://catalog.example.com/iceberg", "sqlite:////data/catalog.db"])
+def test_the_command_has_nothing_to_do_for_other_catalogs(catalog: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A deployment waits for it to succeed, whatever its catalog is. There is no SQL to print, however."""
+    monkeypatch.setenv("ROLLUP_CATALOG", catalog)
+    done = CliRunner().invoke(app, ["catalog", "init", "--admin", "catalog_owner"])
+    said = f"nothing to do: ROLLUP_CATALOG={catalog} is not a PostgreSQL database, and needs no init\n"
+    assert (done.exit_code, done.stdout) == (0, said)
+    assert CliRunner().invoke(app, ["catalog", "init", "--print-sql"]).exit_code == 1
+
+
 def test_the_documented_sql_is_what_the_command_runs() -> None:
     documented = re.findall(r"^```sql\n(BEGIN;.*?)^```", (ROOT / "docs/production.md").read_text(), re.MULTILINE | re.DOTALL)
     assert documented == [script(CatalogNames("catalog", "public", "rollups"))]
