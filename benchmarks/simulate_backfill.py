@@ -42,8 +42,8 @@ class Options:
     partitions_per_run: int = 24
     runs: int = 2
     """Runs of a backfill at once (``tag_concurrency_limits``)."""
-    staging: int = 3
-    publishing: int = 3
+    staging: int = 4
+    publishing: int = 4
     """Places in the two pools."""
     swing: float = 0.5
     """The busiest hour of the day has so much more than the average, the quietest so much less."""

@@ -135,7 +135,7 @@ def test_the_wheel_deployed_publishes_a_backfill_of_the_ui_and_ends_with_ctrl_c(
     dagster = found["instance"]
     assert dagster["runQueueConfig"]["maxConcurrentRuns"] == 3
     assert "dagster/backfill" in dagster["runQueueConfig"]["tagConcurrencyLimitsYaml"]
-    assert {pool["concurrencyKey"]: pool["limit"] for pool in dagster["concurrencyLimits"]} == {"staging": 3, "publishing": 3}
+    assert {pool["concurrencyKey"]: pool["limit"] for pool in dagster["concurrencyLimits"]} == {"staging": 4, "publishing": 4}
     daemons = {each["daemonType"] for each in dagster["daemonHealth"]["allDaemonStatuses"] if each["required"] and each["healthy"]}
     assert {"BACKFILL", "QUEUED_RUN_COORDINATOR", "MONITORING", "EVENT_LOG_CONSUMER"} <= daemons
 
