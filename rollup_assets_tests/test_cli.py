@@ -13,12 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
 from rollup_assets.cli import app
+from rollup_assets.settings import machine_memory, parse_size
 from rollup_assets_tests.verification.naive_table import content_of, replace
 
 Run = Callable[..., Any]
@@ -106,6 +108,27 @@ def test_help_imports_nothing_heavy() -> None:
     code = "import sys, rollup_assets.cli; print(*sys.modules)"
     modules = set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
     assert not modules & {"dagster", "pyarrow", "duckdb", "pyiceberg", "numba", "numpy", "pydantic"}
+
+
+# -------------------------------------------------------------------------------------------------------------------- dev
+
+
+@pytest.mark.parametrize("given", ["", "3GiB"])
+def test_dev_shares_memory_among_the_runs_that_go_at_once(run: Run, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    """Web server, daemon and code server need some, too; the doctor calls more than this too much."""
+    monkeypatch.setenv("ROLLUP_MEMORY", given)
+    passed: list[dict[str, str]] = []
+    monkeypatch.setattr("os.execve", lambda *arguments: passed.append(arguments[2]))
+    run("dev")
+    (environment,) = passed
+    with dg.DagsterInstance.from_config(environment["DAGSTER_HOME"]) as instance:
+        queue = instance.get_concurrency_config().run_queue_config
+    assert queue is not None
+    memory = parse_size(environment["ROLLUP_MEMORY"])
+    if given:
+        assert memory == parse_size(given)
+    else:
+        assert queue.max_concurrent_runs * memory <= 0.8 * machine_memory()
 
 
 # --------------------------------------------------------------------------------------------------------------- generate

@@ -40,6 +40,8 @@ def dev(
 ) -> None:
     """Open the Dagster UI on the data of ROLLUP_HOME, with the runs that `rollups backfill` recorded.
 
+    Two runs go at once. Unless ROLLUP_MEMORY is set, each uses a quarter of the machine's memory for its data.
+
     For example:
 
     - `ROLLUP_HOME=.rollups/demo rollups dev`
@@ -49,12 +51,18 @@ def dev(
     import sys
 
     with quick_imports():
-        from rollup_assets.defs.backfill import ensure_dagster_home
+        from rollup_assets.defs.backfill import RUNS_AT_ONCE, ensure_dagster_home
     from rollup_assets.settings import project_root
 
     settings = settings_of()
     workspace = project_root() / "workspace.yaml"
     location = ["-w", str(workspace)] if workspace.is_file() else ["-m", "rollup_assets.definitions"]
-    environment = {**os.environ, "ROLLUP_HOME": str(settings.home), "DAGSTER_HOME": str(ensure_dagster_home(settings))}
+    environment = {
+        **os.environ,
+        "ROLLUP_HOME": str(settings.home),
+        "DAGSTER_HOME": str(ensure_dagster_home(settings)),
+        # Unless it is set: of the default, which is for one run, web server, daemon and code server would be left nothing.
+        "ROLLUP_MEMORY": os.environ.get("ROLLUP_MEMORY") or str(settings.memory // RUNS_AT_ONCE),
+    }
     command = [sys.executable, "-m", "dagster", "dev", *location, "--port", str(port), "--host", host]
     os.execve(sys.executable, command, environment)

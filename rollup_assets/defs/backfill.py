@@ -40,8 +40,9 @@ LOCATION_TAG = "rollups/code_location"
 PARENT_TAG = "dagster/parent_run_id"
 UNFINISHED = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 # Dagster's "new user experience" asks for an e-mail address in the way of everything else; telemetry would leave the machine.
-# Of the runs that the UI, schedule and sensor ask for, ten would go at once, each with half of the machine's memory (ROLLUP_MEMORY).
-NEW_HOME = "nux:\n  enabled: false\ntelemetry:\n  enabled: false\nconcurrency:\n  runs:\n    max_concurrent_runs: 2\n"
+# Of the runs that the UI, schedule and sensor ask for, ten would go at once. `rollups dev` shares the machine's memory among these.
+RUNS_AT_ONCE = 2
+NEW_HOME = f"nux:\n  enabled: false\ntelemetry:\n  enabled: false\nconcurrency:\n  runs:\n    max_concurrent_runs: {RUNS_AT_ONCE}\n"
 # Dagster's capture of a process's output would take the terminal away from a progress bar.
 KEEP_TERMINAL = {"compute_logs": {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}}
 

@@ -155,7 +155,7 @@ def test_a_new_home_lets_no_more_runs_go_at_once_than_memory_is_there_for(new_ho
     with dg.DagsterInstance.from_config(str(new_home)) as instance:
         runs = instance.get_concurrency_config().run_queue_config
     assert runs is not None
-    assert runs.max_concurrent_runs == 2
+    assert runs.max_concurrent_runs == backfill.RUNS_AT_ONCE
 
 
 def test_a_home_that_is_there_keeps_its_configuration(bare: Settings) -> None:
