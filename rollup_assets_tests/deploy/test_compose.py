@@ -225,6 +225,16 @@ def test_what_stays_here_is_waited_for_and_nothing_else_is(profiles: set[str]) -
             assert wanted["condition"] == SERVICES[name]["depends_on"][other]["condition"]
 
 
+def test_profiles_are_asked_for_in_one_way_that_every_command_follows() -> None:
+    """With ``--profile`` on its command line Compose ignores ``COMPOSE_PROFILES``, and starts nothing of the profiles there."""
+    profiles = {profile for service in outside({})["services"].values() for profile in service.get("profiles", ())}
+    documents = [FILE, OUTSIDE, *ROOT.glob("docs/*.md"), ROOT / "README.md"]
+    asked = [names for file in documents for names in re.findall(r"COMPOSE_PROFILES=([\w,-]+)", file.read_text())]
+    assert {name for names in asked for name in names.split(",")} == profiles
+    assert "object-storage,viewers" in asked
+    assert not [file.name for file in documents if re.search(r"docker compose [^`\n]*--profile|--profile \w", file.read_text())]
+
+
 def test_whatever_asks_a_server_elsewhere_reaches_out() -> None:
     merged = outside(ELSEWHERE)
     asking = {name for name, service in merged["services"].items() if "example.com" in str(service.get("environment"))}
