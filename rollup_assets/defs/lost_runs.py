@@ -4,7 +4,8 @@ Dagster's ``DefaultRunLauncher`` makes runs processes of the code location, whic
 container for instance, nobody is left to say that they have ended too: they would count as going on, and keep their places in the run
 queue and the pools. Reported as failed, they are launched again where ``run_retries`` is on; those that somebody was terminating are
 reported as canceled, and stay ended. Runs of a ``rollups backfill`` in the same container are closed too, and Dagster cannot launch them
-again; those of another machine stay out, since the next backfill there closes them (``rollup_assets.defs.backfill``).
+again. Those of another machine stay out, since the next backfill there closes them (``rollup_assets.defs.backfill``); so do those of a
+container of their own, which nobody closes: its name never comes again.
 """
 
 from __future__ import annotations
