@@ -157,11 +157,18 @@ def test_who_has_not_signed_in_is_sent_to_sign_in(proxy: Proxy, path: str, who: 
 def test_the_sign_in_is_told_where_it_is_and_by_whom_it_is_asked(proxy: Proxy, path: str, asked: str) -> None:
     """It makes the address that people come back to from these headers, so no client may choose them."""
     _SignIn.asked.clear()
-    forged = {"X-Forwarded-Host": "evil.example", "X-Forwarded-Proto": "http", "X-Forwarded-For": "192.0.2.1"}
+    expected = {
+        "Host": HOST,
+        "X-Forwarded-Host": HOST,
+        "X-Forwarded-Proto": "https",
+        "X-Forwarded-For": "127.0.0.1",
+        "X-Forwarded-Uri": path,
+        "X-Real-IP": "127.0.0.1",
+    }
+    forged = {name: "evil.example" for name in expected if name != "Host"}
     proxy.ask(path, "operator", **forged)
     (headers,) = _SignIn.asked.values()
     assert list(_SignIn.asked) == [asked]
-    expected = {"Host": HOST, "X-Forwarded-Host": HOST, "X-Forwarded-Proto": "https", "X-Forwarded-For": "127.0.0.1"}
     assert {name: headers.get_all(name) for name in expected} == {name: [value] for name, value in expected.items()}
 
 
