@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from rollup_assets.errors import RollupError
-from rollup_assets.settings import Settings
+
+if TYPE_CHECKING:
+    from rollup_assets.settings import Settings
 
 State = Literal["ok", "warning", "failed", "skipped"]
 

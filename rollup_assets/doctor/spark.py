@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rollup_assets.doctor.findings import Chain, Check, Found, failed, skipped
+from rollup_assets.doctor.findings import Chain, Check, Found, skipped
 from rollup_assets.doctor.probes import probe_file, some_file
 from rollup_assets.doctor.tasks import what_is_wrong_with_data, who
 from rollup_assets.engines.base import NoProgress
@@ -24,7 +25,6 @@ TASKS = 2
 # A job that is stopped tells more than a check that is given up.
 _BEFORE_DEADLINE = 3.0
 _UNUSED = "ROLLUP_ENGINE=local needs none"
-_ACCESS = "let the user that Spark's workers run as read raw data, and read and write stage and warehouse"
 
 
 def chains(deadline: float) -> list[Chain]:
@@ -83,15 +83,13 @@ class _Spark:
         with contextlib.ExitStack() as stack:
             try:
                 file = some_file(raw)
-                ours = tuple(stack.enter_context(probe_file(place)) for place in (stage, warehouse))
+                probes = tuple(stack.enter_context(probe_file(place)) for place in (stage, warehouse))
             except (StorageError, OSError):
                 return skipped("raw data, stage or warehouse cannot be reached from here either")
-            problems = self._run(settings, what_is_wrong_with_data, [(raw, file, ours)] * TASKS)
+            problems: list[Found | None] = self._run(settings, what_is_wrong_with_data, [(raw, file, probes)] * TASKS)
         for problem in problems:
-            if problem:
-                text, ours, remedy = problem.rpartition("; ")
-                # What a worker's operating system refuses has no remedy of ours behind it.
-                return failed(f"on Spark's workers: {text or problem}", remedy if ours else _ACCESS)
+            if problem is not None:
+                return dataclasses.replace(problem, text=f"on Spark's workers: {problem.text}")
         return Found("the workers read raw data, and read and write stage and warehouse")
 
     def _run(self, settings: Settings, task: Any, items: list[Any]) -> list[Any]:

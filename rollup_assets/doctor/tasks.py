@@ -6,10 +6,13 @@ import platform
 import socket
 
 from rollup_assets import __version__
+from rollup_assets.doctor.findings import Found, failed, told
 from rollup_assets.doctor.probes import probe
 from rollup_assets.engines.base import TaskContext
 from rollup_assets.errors import StorageError
 from rollup_assets.storage.filesystems import Place
+
+_ACCESS = "let the user that Spark's workers run as read raw data, and read and write stage and warehouse"
 
 
 def who(_: int, __: TaskContext) -> str:
@@ -17,8 +20,8 @@ def who(_: int, __: TaskContext) -> str:
     return f"rollup_assets {__version__}, Python {platform.python_version()}, on {socket.gethostname()}"
 
 
-def what_is_wrong_with_data(item: tuple[Place, Place | None, tuple[Place, ...]], _: TaskContext) -> str:
-    """A sentence, empty if nothing is.
+def what_is_wrong_with_data(item: tuple[Place, Place | None, tuple[Place, ...]], _: TaskContext) -> Found | None:
+    """What this worker cannot do, with what mends it; None if it can do everything.
 
     ``item``: raw data, which is listed; a file in it, which is read; the driver's probes, beside each of which one is written.
     """
@@ -34,6 +37,8 @@ def what_is_wrong_with_data(item: tuple[Place, Place | None, tuple[Place, ...]],
             if not theirs.exists():
                 raise StorageError(f"{theirs.uri}, just written by the driver, is not there; use a place that driver and workers share")
             probe(theirs.beside(""))
-    except (StorageError, OSError) as error:
-        return str(error).splitlines()[0]
-    return ""
+    except StorageError as error:
+        return told(error)
+    except OSError as error:
+        return failed((str(error).splitlines() or [type(error).__name__])[0], _ACCESS if isinstance(error, PermissionError) else "")
+    return None
