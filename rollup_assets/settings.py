@@ -44,6 +44,9 @@ _PASSWORDS = ("catalog_password", "catalog_admin_password")
 _SECRET = re.compile(
     r"(^|[^a-z])(ssl)?(password|passwd|pwd|passphrase|token|credential|credentials|secret|authorization|(access|secret|account|private)-key(-id)?)$"
 )
+# Behind host and port come parameters, among them a user_id, which may be an address with an @. What follows a colon and is no port is a
+# password, whatever characters are in it.
+_CONNECT_SERVER = re.compile(r"(\w+://)?[^/;?:@]*(:[0-9]+)?[/;?]")
 # Folders that a batch reads before or after its own: more are a mistake, such as a lateness in minutes.
 _MOST_FOLDERS = 1_000
 # No ISO weeks: a week's year beside a calendar year repeats folders years apart.
@@ -530,13 +533,14 @@ def _has_password(uri: str) -> bool:
 def _check_spark_remote(uri: str) -> None:
     parameters = (part.partition("=") for part in re.split("[;?&]", uri))
     named = any(equals and _SECRET.search(name.strip().lower()) for name, equals, _ in parameters)
-    # The parameters begin behind "/;", and a user_id among them may be an address with an @.
-    if named or _has_password(uri.partition("/;")[0]):
+    if named or (_has_password(uri) and not _CONNECT_SERVER.match(uri)):
         raise ValueError(
             "ROLLUP_SPARK_REMOTE holds a password; take it out of the URI, and set SPARK_CONNECT_AUTHENTICATE_TOKEN to the token"
         )
-    if not uri.startswith("sc://"):
-        raise ValueError(f"ROLLUP_SPARK_REMOTE={uri} is not a Spark Connect server; write sc://host:15002")
+    if not re.fullmatch(r"sc://[^/;?]+(/.*)?", uri):
+        raise ValueError(
+            f"ROLLUP_SPARK_REMOTE={uri} is not a Spark Connect server; write sc://host:15002, with parameters sc://host:15002/;name=value"
+        )
 
 
 def _check_catalog_properties(properties: dict[str, str]) -> None:

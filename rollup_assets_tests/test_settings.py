@@ -710,7 +710,12 @@ def test_spark_properties_may_be_a_json_object() -> None:
         ),
         ("spark_conf", "{broken", r"^ROLLUP_SPARK_CONF: it begins like a JSON object and is none \(.*\); write pairs such as"),
         ("spark_task_memory", "100MiB", r"^ROLLUP_SPARK_TASK_MEMORY=104857600 is below 256MiB; raise it$"),
-        ("spark_remote", "spark://host", r"^ROLLUP_SPARK_REMOTE=spark://host is not a Spark Connect server; write sc://host:15002$"),
+        ("spark_remote", "spark://host", r"^ROLLUP_SPARK_REMOTE=spark://host is not a Spark Connect server; write sc://host:15002, with"),
+        (
+            "spark_remote",
+            "sc://host:15002;user_id=bob@example.org",
+            r"^ROLLUP_SPARK_REMOTE=sc://host:15002;user_id=bob@example.org is not .*, with parameters sc://host:15002/;name=value$",
+        ),
     ],
 )
 def test_spark_settings_that_make_no_sense_are_refused(setting: str, text: str, sentence: str) -> None:
