@@ -6,9 +6,6 @@ published, in which runs, and what became of each; how it is shown, and exit cod
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +22,7 @@ from rollup_assets.defs.jobs import JOB_NAME
 from rollup_assets.defs.partitions import PARTITIONS_PER_RUN
 from rollup_assets.defs.records import home_of, not_opened, require_usable
 from rollup_assets.defs.report import PartitionOutcome, Watcher
+from rollup_assets.defs.run_processes import close_runs, ended_on_this_machine, tags_of_this_process
 from rollup_assets.engines.base import Progress
 from rollup_assets.errors import PublishHaltError, RollupError
 from rollup_assets.iceberg.table import prepare_table, refuse_other_settings
@@ -34,11 +32,7 @@ from rollup_assets.settings import Settings
 from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLUP_TABLE
 
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
-BACKFILL_TAG, HOST_TAG, PROCESS_TAG = "rollups/backfill", "rollups/host", "rollups/process"
-LOCATION_TAG = "rollups/code_location"
-"""Host and port of the code location in whose container a backfill runs; none elsewhere."""
-PARENT_TAG = "dagster/parent_run_id"
-UNFINISHED = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+BACKFILL_TAG = "rollups/backfill"
 # Dagster's "new user experience" asks for an e-mail address in the way of everything else; telemetry would leave the machine.
 # Of the runs that the UI, schedule and sensor ask for, ten would go at once. `rollups dev` shares the machine's memory among these.
 RUNS_AT_ONCE = 2
@@ -124,7 +118,7 @@ def run_backfill(
             on_partition(outcome)
 
     with open_dagster_home(settings) as instance:
-        closed = close_dead_runs(instance)
+        closed = close_runs(instance, ended_on_this_machine, "The process of this `rollups backfill`")
         runner = _Runner(settings, instance, Watcher(progress, watch), state, force)
         runner.run(STAGED, missing_before(pipeline, scope.asked[0]))
         for begin in range(0, len(scope.asked), PARTITIONS_PER_RUN):
@@ -180,31 +174,6 @@ def open_dagster_home(settings: Settings) -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-def close_dead_runs(instance: dg.DagsterInstance) -> tuple[str, ...]:
-    """Report unfinished runs of backfills whose process is gone as failed; returns their ids.
-
-    A killed process cannot say that its run has ended, and Dagster would show it as going on for ever. Only processes of this machine
-    can be looked for. Runs that were re-executed in the UI have the tags of the first one, whose process is another: they stay out.
-    """
-    closed = []
-    for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED, tags={HOST_TAG: socket.gethostname()})):
-        if PARENT_TAG not in run.tags and _has_ended(run):
-            pid = run.tags[PROCESS_TAG].partition("@")[0]
-            instance.report_run_failed(run, f"Process {pid} of `rollups backfill` ended before this run did. Finished partitions stand.")
-            closed.append(run.run_id)
-    return tuple(closed)
-
-
-def ended_with_code_location(run: dg.DagsterRun, location: str) -> bool:
-    """Whether a run is that of a backfill in the container of this code location, and gone.
-
-    Asked in the container that takes its place, under a name of its own, or starts once more, under the same one.
-    """
-    if run.tags.get(LOCATION_TAG) != location or PARENT_TAG in run.tags:
-        return False
-    return run.tags.get(HOST_TAG) != socket.gethostname() or _has_ended(run)
-
-
 @dataclass(slots=True)
 class _Runner:
     """Executes range runs of the job, one after the other."""
@@ -255,13 +224,7 @@ class _Runner:
 
         if self._job is None:
             self._job = build_definitions(self.settings, watcher=self.watcher).resolve_job_def(JOB_NAME)
-            self._tags = {
-                BACKFILL_TAG: uuid.uuid4().hex[:8],
-                HOST_TAG: socket.gethostname(),
-                PROCESS_TAG: f"{os.getpid()}@{_began(os.getpid())}",
-            }
-            if location := _code_location_beside():
-                self._tags[LOCATION_TAG] = location
+            self._tags = {BACKFILL_TAG: uuid.uuid4().hex[:8], **tags_of_this_process()}
         return self._job
 
     def _config(self, assets: Sequence[str]) -> dict[str, Any]:
@@ -314,36 +277,3 @@ def _failure(result: dg.ExecuteInProcessResult) -> str:
         if event.is_failure and event.message:
             return event.message
     return "it recorded no reason"
-
-
-def _has_ended(run: dg.DagsterRun) -> bool:
-    """Whether the process of a backfill's run is gone; of one of this machine."""
-    pid, _, began = run.tags.get(PROCESS_TAG, "").partition("@")
-    return pid.isdigit() and _began(int(pid)) != began
-
-
-def _code_location_beside() -> str | None:
-    """The code location that listens in the same container, as with ``docker compose exec``; None if none does.
-
-    The settings alone do not tell: another container may have the same ones, and outlives the code location.
-    """
-    host, port = os.environ.get("DAGSTER_CODE_HOST"), os.environ.get("DAGSTER_CODE_PORT", "")
-    if not host or not port.isdigit():
-        return None
-    try:
-        socket.create_connection(("127.0.0.1", int(port)), timeout=1).close()
-    except OSError:
-        return None
-    return f"{host}:{port}"
-
-
-def _began(pid: int) -> str | None:
-    """When a process of this machine began, as text that tells it from a later one with the same id; None if there is none."""
-    try:
-        # The 22nd field, counted behind the name, which may hold spaces and parentheses.
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except FileNotFoundError:
-        if Path("/proc/self/stat").exists():
-            return None
-    found = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    return found.stdout.strip() or None

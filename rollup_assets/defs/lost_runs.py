@@ -4,7 +4,7 @@ Dagster's ``DefaultRunLauncher`` makes runs processes of the code location, whic
 container for instance, nobody is left to say that they have ended too: they would count as going on, and keep their places in the run
 queue and the pools. Reported as failed, they are launched again where ``run_retries`` is on; those that somebody was terminating are
 reported as canceled, and stay ended. Runs of a ``rollups backfill`` in the same container are closed too, and Dagster cannot launch them
-again. Those of another machine stay out, since the next backfill there closes them (``rollup_assets.defs.backfill``); so do those of a
+again. Those of another machine stay out, since the next backfill there closes them; so do those of a
 container of their own, which nobody closes: its name never comes again.
 """
 
@@ -15,11 +15,10 @@ import os
 
 import dagster as dg
 
-from rollup_assets.defs.backfill import ended_with_code_location
+from rollup_assets.defs.run_processes import close_runs, ended_with_code_location
 
 GRPC_INFO_TAG = ".dagster/grpc_info"
 """Host and port of the code location that a run is a process of; private to Dagster, a test notices when it changes."""
-UNFINISHED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 
 
 def close_lost_runs(instance: dg.DagsterInstance, host: str, port: int) -> tuple[str, ...]:
@@ -27,18 +26,14 @@ def close_lost_runs(instance: dg.DagsterInstance, host: str, port: int) -> tuple
 
     Right only while nothing listens there.
     """
-    said = "The code location ended before this run did. Finished partitions stand."
-    closed = []
-    for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
+
+    def is_gone(run: dg.DagsterRun) -> bool:
         address = json.loads(run.tags.get(GRPC_INFO_TAG, "{}"))
-        launched = (address.get("host"), address.get("port")) == (host, port)
-        if launched or ended_with_code_location(run, f"{host}:{port}"):
-            if run.status == dg.DagsterRunStatus.CANCELING:
-                instance.report_run_canceled(run, said)
-            else:
-                instance.report_run_failed(run, said)
-            closed.append(run.run_id)
-    return tuple(closed)
+        # One that is asked for again has the address of the first one before it is launched itself.
+        launched = run.status != dg.DagsterRunStatus.NOT_STARTED and (address.get("host"), address.get("port")) == (host, port)
+        return launched or ended_with_code_location(run, f"{host}:{port}")
+
+    return close_runs(instance, is_gone, "The code location")
 
 
 def main() -> None:

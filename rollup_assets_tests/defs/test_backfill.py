@@ -7,15 +7,13 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 
-from rollup_assets.defs import backfill
+from rollup_assets.defs import backfill, run_processes
 from rollup_assets.defs.backfill import BackfillResult, run_backfill
 from rollup_assets.defs.report import PartitionOutcome
 from rollup_assets.defs.rollbacks import record_rollback
@@ -297,34 +295,6 @@ def test_partitions_that_do_not_exist_are_refused_before_anything_is_made(bare: 
     assert not bare.dagster_home.exists()
 
 
-def dead_process() -> int:
-    """Id of a process that has ended."""
-    with subprocess.Popen([sys.executable, "-c", ""]) as process:
-        process.wait()
-    return process.pid
-
-
-@pytest.mark.parametrize("process", ["dead", "reused", "alive", "elsewhere", "re-executed"])
-def test_the_runs_of_killed_backfills_are_closed_and_no_others(process: str) -> None:
-    pid, began = os.getpid(), backfill._began(os.getpid())
-    tags = {
-        backfill.HOST_TAG: "elsewhere" if process == "elsewhere" else socket.gethostname(),
-        backfill.PROCESS_TAG: {"alive": f"{pid}@{began}", "reused": f"{pid}@1", "elsewhere": "1@1"}.get(
-            process, f"{dead_process()}@{began}"
-        ),
-        # Dagster copies the tags of the run that is executed again, those of its process among them.
-        **({"dagster/parent_run_id": "4711"} if process == "re-executed" else {}),
-    }
-    with dg.DagsterInstance.ephemeral() as instance:
-        run = dg.DagsterRun("batches", tags=tags, status=dg.DagsterRunStatus.STARTED)
-        instance.add_run(run)
-        closed = backfill.close_dead_runs(instance)
-        status = instance.get_run_by_id(run.run_id).status  # type: ignore[union-attr]
-    closes = process in ("dead", "reused")
-    assert closed == ((run.run_id,) if closes else ())
-    assert status == (dg.DagsterRunStatus.FAILURE if closes else dg.DagsterRunStatus.STARTED)
-
-
 @pytest.mark.parametrize("listens", [True, False])
 def test_runs_in_the_container_of_a_code_location_say_so(settings: Settings, monkeypatch: pytest.MonkeyPatch, *, listens: bool) -> None:
     """Another container with the same settings, in which nothing listens, outlives it."""
@@ -337,7 +307,7 @@ def test_runs_in_the_container_of_a_code_location_say_so(settings: Settings, mon
             server.close()
         result = fill(settings, 0, 0)
     with dg.DagsterInstance.local_temp(str(settings.dagster_home)) as instance:
-        told = {run.tags.get(backfill.LOCATION_TAG) for run in instance.get_runs(dg.RunsFilter(run_ids=list(result.runs)))}
+        told = {run.tags.get(run_processes.LOCATION_TAG) for run in instance.get_runs(dg.RunsFilter(run_ids=list(result.runs)))}
     assert told == {f"code:{port}" if listens else None}
 
 

@@ -11,7 +11,7 @@ import dagster as dg
 import pytest
 from dagster._core.storage.tags import GRPC_INFO_TAG as DAGSTERS
 
-from rollup_assets.defs import backfill, lost_runs
+from rollup_assets.defs import lost_runs, run_processes
 
 RETRIES = "run_retries: {enabled: true, max_retries: 2, retry_on_asset_or_op_failure: false}\ntelemetry: {enabled: false}\n"
 
@@ -24,10 +24,10 @@ def test_the_tag_is_dagsters() -> None:
 def test_only_unfinished_runs_of_this_address_are_closed_and_they_will_be_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "dagster.yaml").write_text(RETRIES)
     ours, others = ({lost_runs.GRPC_INFO_TAG: json.dumps({"host": host, "port": 4000})} for host in ("code", "elsewhere"))
-    started, success = dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.SUCCESS
+    started, success, asked_again = dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.NOT_STARTED
     lost, *kept = (
         dg.DagsterRun("batches", tags=tags, status=status)
-        for tags, status in ((ours, started), (others, started), (ours, success), ({}, started))
+        for tags, status in ((ours, started), (others, started), (ours, success), (ours, asked_again), ({}, started))
     )
     with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
         for run in (lost, *kept):
@@ -61,18 +61,23 @@ def test_a_run_that_somebody_terminated_is_not_launched_again(tmp_path: Path) ->
     ("changed", "closes"),
     [
         ({}, True),
-        ({backfill.HOST_TAG: socket.gethostname()}, True),
-        ({backfill.HOST_TAG: socket.gethostname(), backfill.PROCESS_TAG: "alive"}, False),
-        ({backfill.LOCATION_TAG: "elsewhere:4000"}, False),
-        ({backfill.LOCATION_TAG: ""}, False),
+        ({run_processes.HOST_TAG: socket.gethostname()}, True),
+        ({run_processes.HOST_TAG: socket.gethostname(), run_processes.PROCESS_TAG: "alive"}, False),
+        ({run_processes.LOCATION_TAG: "elsewhere:4000"}, False),
+        ({run_processes.LOCATION_TAG: ""}, False),
         ({"dagster/parent_run_id": "4711"}, False),
     ],
     ids=["new container", "same container", "alive", "other code location", "beside none", "re-executed"],
 )
 def test_a_backfill_that_was_killed_with_the_container_of_the_code_location_is_closed(changed: dict[str, str], *, closes: bool) -> None:
-    tags = {backfill.HOST_TAG: "replaced", backfill.PROCESS_TAG: f"{os.getpid()}@1", backfill.LOCATION_TAG: "code:4000", **changed}
-    if tags[backfill.PROCESS_TAG] == "alive":
-        tags[backfill.PROCESS_TAG] = f"{os.getpid()}@{backfill._began(os.getpid())}"
+    tags = {
+        run_processes.HOST_TAG: "replaced",
+        run_processes.PROCESS_TAG: f"{os.getpid()}@1",
+        run_processes.LOCATION_TAG: "code:4000",
+        **changed,
+    }
+    if tags[run_processes.PROCESS_TAG] == "alive":
+        tags[run_processes.PROCESS_TAG] = f"{os.getpid()}@{run_processes.began(os.getpid())}"
     run = dg.DagsterRun("batches", tags=tags, status=dg.DagsterRunStatus.STARTED)
     with dg.DagsterInstance.ephemeral() as instance:
         instance.add_run(run)

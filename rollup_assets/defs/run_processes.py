@@ -1,0 +1,101 @@
+"""Which process a run belongs to, whether that is gone, and what becomes of the run then.
+
+A killed process cannot say that its run has ended, and Dagster would show it as going on for ever. Runs of ``rollups backfill`` carry what
+tells their process from any other. Who looks for processes that are gone, and which runs a code location has launched, stays out
+(``defs.backfill``, ``defs.lost_runs``).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import dagster as dg
+
+HOST_TAG, PROCESS_TAG = "rollups/host", "rollups/process"
+LOCATION_TAG = "rollups/code_location"
+"""Host and port of the code location in whose container a backfill runs; none elsewhere."""
+PARENT_TAG = "dagster/parent_run_id"
+UNFINISHED = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+
+
+def tags_of_this_process() -> dict[str, str]:
+    """The tags of runs that are executed in this process."""
+    tags = {HOST_TAG: socket.gethostname(), PROCESS_TAG: f"{os.getpid()}@{began(os.getpid())}"}
+    if location := _code_location_beside():
+        tags[LOCATION_TAG] = location
+    return tags
+
+
+def ended_on_this_machine(run: dg.DagsterRun) -> bool:
+    """Whether a run is that of a backfill of this machine, or container, and gone."""
+    return _has_process(run) and run.tags.get(HOST_TAG) == socket.gethostname() and _has_ended(run)
+
+
+def ended_with_code_location(run: dg.DagsterRun, location: str) -> bool:
+    """Whether a run is that of a backfill in the container of this code location, and gone.
+
+    Asked in the container that takes its place, under a name of its own, or starts once more, under the same one.
+    """
+    if not _has_process(run) or run.tags.get(LOCATION_TAG) != location:
+        return False
+    return run.tags.get(HOST_TAG) != socket.gethostname() or _has_ended(run)
+
+
+def close_runs(instance: dg.DagsterInstance, is_gone: Callable[[dg.DagsterRun], bool], process: str) -> tuple[str, ...]:
+    """Report unfinished runs whose process is gone as failed, those that somebody was terminating as canceled; returns their ids.
+
+    Args:
+        instance: where runs are recorded.
+        is_gone: whether that is so of an unfinished run.
+        process: what is gone, as the run's page says it.
+    """
+    said = f"{process} ended before this run did. Finished partitions stand."
+    closed = []
+    for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
+        if is_gone(run):
+            report = instance.report_run_canceled if run.status == dg.DagsterRunStatus.CANCELING else instance.report_run_failed
+            report(run, said)
+            closed.append(run.run_id)
+    return tuple(closed)
+
+
+def began(pid: int) -> str | None:
+    """When a process of this machine began, as text that tells it from a later one with the same id; None if there is none."""
+    try:
+        # The 22nd field, counted behind the name, which may hold spaces and parentheses.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except FileNotFoundError:
+        if Path("/proc/self/stat").exists():
+            return None
+    found = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return found.stdout.strip() or None
+
+
+def _has_process(run: dg.DagsterRun) -> bool:
+    """Whether the tags are a run's own. One that was re-executed in the UI has those of the first one, whose process is another."""
+    return PROCESS_TAG in run.tags and PARENT_TAG not in run.tags
+
+
+def _has_ended(run: dg.DagsterRun) -> bool:
+    """Whether the process of a backfill's run is gone; of one of this machine."""
+    pid, _, then = run.tags[PROCESS_TAG].partition("@")
+    return pid.isdigit() and began(int(pid)) != then
+
+
+def _code_location_beside() -> str | None:
+    """The code location that listens in the same container, as with ``docker compose exec``; None if none does.
+
+    The settings alone do not tell: another container may have the same ones, and outlives the code location.
+    """
+    host, port = os.environ.get("DAGSTER_CODE_HOST"), os.environ.get("DAGSTER_CODE_PORT", "")
+    if not host or not port.isdigit():
+        return None
+    try:
+        socket.create_connection(("127.0.0.1", int(port)), timeout=1).close()
+    except OSError:
+        return None
+    return f"{host}:{port}"
