@@ -11,7 +11,6 @@ notices when either changes.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import threading
 import time
@@ -39,7 +38,10 @@ NOT_THERE = "none"
 LOG_PROGRESS_EVERY = 10.0
 """Seconds between two progress lines of a stage: each line is a row in Dagster's event log."""
 _LOOKED_BACK = 1000
-"""Events of one partition."""
+"""So many events of a partition are looked through for the version that was read; none has as many in years. Where it is in none of them,
+the pointer stands before them all."""
+Events = Callable[[str, str, int], Sequence[dg.EventLogRecord]]
+"""The latest events of an asset's partition, at most so many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,21 +84,21 @@ class PartitionReport:
     def __init__(self, context: dg.AssetExecutionContext, partition: str) -> None:
         self.partition = partition
         self._context = context
-        self._found: dict[tuple[str, str], dg.EventLogRecord | None] = {}
+        self._latest: dict[tuple[str, str], Sequence[dg.EventLogRecord]] = {}
 
     def observed(self, asset: str, data_version: str, metadata: Mapping[str, Any]) -> None:
         """An external asset was seen in this version."""
         self._context.log_event(
             dg.AssetObservation(asset, partition=self.partition, metadata=metadata, tags={"dagster/data_version": data_version})
         )
-        self._found.pop((asset, self.partition), None)
+        self._latest.pop((asset, self.partition), None)
 
     def made(self, made: Made) -> None:
         """A partition of an asset is in place."""
         failpoint(f"event.{made.asset}")
-        tags = provenance(self._context.instance, made.data_version, made.read, self._latest)
+        tags = provenance(made.data_version, made.read, self._events)
         self._context.log_event(dg.AssetMaterialization(made.asset, partition=self.partition, metadata=made.metadata, tags=tags))
-        self._found.pop((made.asset, self.partition), None)
+        self._latest.pop((made.asset, self.partition), None)
         for outcome in made.checks:
             self.checked(outcome)
 
@@ -119,36 +121,40 @@ class PartitionReport:
 
     def _target(self, asset: str) -> AssetCheckEvaluationTargetMaterializationData | None:
         """The partition's latest materialization, which its checks are about."""
-        record = self._latest(asset, self.partition)
-        return record and AssetCheckEvaluationTargetMaterializationData(
-            storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp
+        latest = self._events(asset, self.partition, 1)
+        if not latest:
+            return None
+        return AssetCheckEvaluationTargetMaterializationData(
+            storage_id=latest[0].storage_id, run_id=latest[0].run_id, timestamp=latest[0].timestamp
         )
 
-    def _latest(self, asset: str, partition: str) -> dg.EventLogRecord | None:
-        """The latest event of a partition, looked up once: a look costs half of what recording an event does.
+    def _events(self, asset: str, partition: str, limit: int) -> Sequence[dg.EventLogRecord]:
+        """The latest events of a partition; the very latest looked up once: a look costs half of what recording an event does.
 
         Not for longer than one report: of several partitions of an input, none may have been made anew unnoticed (:func:`_pointer`).
         """
-        if (asset, partition) not in self._found:
-            self._found[asset, partition] = _latest(self._context.instance, asset, partition)
-        return self._found[asset, partition]
+        if limit > 1:
+            return partition_events(self._context.instance, asset, partition, limit)
+        if (asset, partition) not in self._latest:
+            self._latest[asset, partition] = partition_events(self._context.instance, asset, partition, 1)
+        return self._latest[asset, partition]
 
 
-def provenance(
-    instance: dg.DagsterInstance,
-    data_version: str,
-    read: Mapping[str, Mapping[str, str | None]],
-    latest: Callable[[str, str], dg.EventLogRecord | None] | None = None,
-) -> dict[str, str]:
+def partition_events(instance: dg.DagsterInstance, asset: str, partition: str, limit: int) -> Sequence[dg.EventLogRecord]:
+    """A partition's events that tell its data version, latest first: materializations, of raw data observations."""
+    wanted = dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[partition])
+    fetch = instance.fetch_observations if asset == RAW_DATAPOINTS else instance.fetch_materializations
+    return fetch(wanted, limit=limit).records
+
+
+def provenance(data_version: str, read: Mapping[str, Mapping[str, str | None]], events: Events) -> dict[str, str]:
     """The tags of a materialization by which Dagster tells whether its partition is stale, and why.
 
     Args:
-        instance: where events are recorded.
         data_version: of the partition.
         read: upstream asset -> partition -> data version that was read (None: not there).
-        latest: the latest event of an asset's partition, where the caller knows it; None: it is looked up.
+        events: looks up what :func:`partition_events` does.
     """
-    latest = latest or functools.partial(_latest, instance)
     tags = {
         "dagster/data_version": data_version,
         "dagster/code_version": CODE_VERSION,
@@ -156,7 +162,7 @@ def provenance(
     }
     for upstream, versions in read.items():
         tags[f"dagster/input_data_version/{upstream}"] = _version_of_all(versions)
-        tags[f"dagster/input_event_pointer/{upstream}"] = str(_pointer(instance, upstream, versions, latest))
+        tags[f"dagster/input_event_pointer/{upstream}"] = str(_pointer(upstream, versions, events))
     return tags
 
 
@@ -277,9 +283,7 @@ def _version_of_all(versions: Mapping[str, str | None]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _pointer(
-    instance: dg.DagsterInstance, upstream: str, versions: Mapping[str, str | None], latest: Callable[[str, str], dg.EventLogRecord | None]
-) -> int:
+def _pointer(upstream: str, versions: Mapping[str, str | None], events: Events) -> int:
     """The event up to which the versions of an input's partitions are those that were read.
 
     Dagster calls a partition stale if an input has a later event whose version differs from the last one up to the pointer. There
@@ -289,30 +293,16 @@ def _pointer(
     seen: list[int] = []
     newer: list[int] = []
     for partition, version in versions.items():
-        record = latest(upstream, partition)
-        if record is None:
-            continue
-        if _version_in(record) == version:
-            seen.append(record.storage_id)
-        else:
-            # Not the latest one alone: a rollback, for instance, goes back past all that has been recorded since.
-            for other in _events(instance, upstream, partition, _LOOKED_BACK):
+        latest = events(upstream, partition, 1)
+        if latest and _version_in(latest[0]) == version:
+            seen.append(latest[0].storage_id)
+        elif latest:
+            # Not that one alone: a rollback, for instance, goes back past all that has been recorded since.
+            for other in events(upstream, partition, _LOOKED_BACK):
                 if _version_in(other) == version:
                     break
                 newer.append(other.storage_id)
     return max(1, min(newer) - 1 if newer else max(seen, default=1))
-
-
-def _latest(instance: dg.DagsterInstance, asset: str, partition: str) -> dg.EventLogRecord | None:
-    """The event that Dagster takes a partition's data version from."""
-    return next(iter(_events(instance, asset, partition, 1)), None)
-
-
-def _events(instance: dg.DagsterInstance, asset: str, partition: str, limit: int) -> Sequence[dg.EventLogRecord]:
-    """A partition's events that tell its data version, latest first: materializations, of raw data observations."""
-    wanted = dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[partition])
-    fetch = instance.fetch_observations if asset == RAW_DATAPOINTS else instance.fetch_materializations
-    return fetch(wanted, limit=limit).records
 
 
 def _version_in(record: dg.EventLogRecord) -> str | None:

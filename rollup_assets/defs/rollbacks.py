@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+
 import dagster as dg
 
 from rollup_assets.defs import metadata
 from rollup_assets.defs.backfill import open_dagster_home
 from rollup_assets.defs.records import home_of, not_opened
-from rollup_assets.defs.report import provenance
+from rollup_assets.defs.report import partition_events, provenance
 from rollup_assets.errors import DagsterHomeError, RollupError
 from rollup_assets.history.rollback import RolledBack
 from rollup_assets.settings import Settings
@@ -44,5 +46,5 @@ def _record(settings: Settings, done: RolledBack, instance: dg.DagsterInstance) 
             "rolled_back_to": str(done.target) if done.target is not None else "before the first snapshot",
         }
         # As a run says it: without its input's version, the pages would call the partition stale for an input that is new.
-        tags = provenance(instance, receipt.digest, receipt.upstream)
+        tags = provenance(receipt.digest, receipt.upstream, functools.partial(partition_events, instance))
         instance.report_runless_asset_event(dg.AssetMaterialization(ROLLUP_TABLE, partition=partition.partition, metadata=shown, tags=tags))
