@@ -113,22 +113,39 @@ def test_help_imports_nothing_heavy() -> None:
 # -------------------------------------------------------------------------------------------------------------------- dev
 
 
-@pytest.mark.parametrize("given", ["", "3GiB"])
-def test_dev_shares_memory_among_the_runs_that_go_at_once(run: Run, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
-    """Web server, daemon and code server need some, too; the doctor calls more than this too much."""
-    monkeypatch.setenv("ROLLUP_MEMORY", given)
+@pytest.fixture
+def environment_of_dev(run: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, str]]:
+    """``environment_of_dev()``: what ``rollups dev`` starts Dagster with."""
     passed: list[dict[str, str]] = []
     monkeypatch.setattr("os.execve", lambda *arguments: passed.append(arguments[2]))
-    run("dev")
-    (environment,) = passed
+    monkeypatch.delenv("ROLLUP_MEMORY")
+
+    def started() -> dict[str, str]:
+        run("dev")
+        return passed.pop()
+
+    return started
+
+
+def test_dev_shares_memory_among_the_runs_that_go_at_once(environment_of_dev: Callable[[], dict[str, str]]) -> None:
+    """Web server, daemon and code server need some, too; the doctor calls more than this too much."""
+    environment = environment_of_dev()
     with dg.DagsterInstance.from_config(environment["DAGSTER_HOME"]) as instance:
         queue = instance.get_concurrency_config().run_queue_config
     assert queue is not None
-    memory = parse_size(environment["ROLLUP_MEMORY"])
-    if given:
-        assert memory == parse_size(given)
+    assert queue.max_concurrent_runs * parse_size(environment["ROLLUP_MEMORY"]) <= 0.8 * machine_memory()
+
+
+@pytest.mark.parametrize("where", ["environment", "file"])
+def test_dev_leaves_memory_that_was_chosen_as_it_is(
+    environment_of_dev: Callable[[], dict[str, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: str
+) -> None:
+    if where == "environment":
+        monkeypatch.setenv("ROLLUP_MEMORY", "3GiB")
     else:
-        assert queue.max_concurrent_runs * memory <= 0.8 * machine_memory()
+        monkeypatch.setattr("rollup_assets.settings.project_root", lambda: tmp_path)
+        (tmp_path / ".env").write_text("ROLLUP_MEMORY=3GiB\n")
+    assert environment_of_dev().get("ROLLUP_MEMORY") == ("3GiB" if where == "environment" else None)
 
 
 # --------------------------------------------------------------------------------------------------------------- generate

@@ -52,17 +52,14 @@ def dev(
 
     with quick_imports():
         from rollup_assets.defs.backfill import RUNS_AT_ONCE, ensure_dagster_home
-    from rollup_assets.settings import project_root
+    from rollup_assets.settings import MINIMUM_MEMORY, project_root
 
     settings = settings_of()
     workspace = project_root() / "workspace.yaml"
     location = ["-w", str(workspace)] if workspace.is_file() else ["-m", "rollup_assets.definitions"]
-    environment = {
-        **os.environ,
-        "ROLLUP_HOME": str(settings.home),
-        "DAGSTER_HOME": str(ensure_dagster_home(settings)),
-        # Unless it is set: of the default, which is for one run, web server, daemon and code server would be left nothing.
-        "ROLLUP_MEMORY": os.environ.get("ROLLUP_MEMORY") or str(settings.memory // RUNS_AT_ONCE),
-    }
+    environment = {**os.environ, "ROLLUP_HOME": str(settings.home), "DAGSTER_HOME": str(ensure_dagster_home(settings))}
+    if "memory" not in settings.model_fields_set:
+        # Of the default, which is for one run, web server, daemon and code server would be left nothing.
+        environment["ROLLUP_MEMORY"] = str(max(settings.memory // RUNS_AT_ONCE, MINIMUM_MEMORY))
     command = [sys.executable, "-m", "dagster", "dev", *location, "--port", str(port), "--host", host]
     os.execve(sys.executable, command, environment)
