@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from rollup_assets.storage.manifests import Manifest
 
-# Part of every manifest: raise it when a step's output changes for the same input, and everything is made anew.
-CODE_VERSION = "5"
+# Part of every manifest: raise it when a step's output changes for the same input, and everything is made anew. Also when the blocks
+# change that its tasks send to each other: workers with other code are told apart by it.
+CODE_VERSION = "6"
 
 
 @dataclass(frozen=True, slots=True)
