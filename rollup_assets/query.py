@@ -7,16 +7,19 @@ metric and organization as well a row group of it. Printing the answer stays out
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import contextlib
+from typing import TYPE_CHECKING, TypeVar
 
 from rollup_assets.errors import QueryError
 from rollup_assets.settings import Settings
 from rollup_assets.storage.storage_errors import explains_storage_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import pyarrow as pa
+
+Result = TypeVar("Result")
 
 VIEW = "rollups"
 # Iceberg's bucket of a long, murmur3 of its eight bytes, in DuckDB's own words: of a constant it is a constant, which the scan gets as a
@@ -34,11 +37,27 @@ CREATE MACRO shard(id) AS ((murmur3(hashed(id)) & 2147483647) % {shards})::INTEG
 """
 
 
-@explains_storage_errors
-def query(settings: Settings, sql: str) -> pa.Table:
-    """The answer to one statement, which sees the view and nothing else: no files, no network, no extensions. Times are UTC.
+# As many as DuckDB makes at once: a row group of its own.
+_ROWS_AT_ONCE = 122_880
 
-    No two of its columns have the same name: of those that would, all but the first are numbered, such as ``a_1``.
+
+def query(settings: Settings, sql: str) -> pa.Table:
+    """The whole answer to one statement, as :func:`stream` says it; it is in memory besides what the statement takes.
+
+    Raises:
+        QueryError: as :func:`stream`.
+    """
+    import pyarrow as pa
+
+    return stream(settings, sql, lambda schema, batches: pa.Table.from_batches(batches, schema))
+
+
+@explains_storage_errors
+def stream(settings: Settings, sql: str, take: Callable[[pa.Schema, Iterator[pa.RecordBatch]], Result]) -> Result:
+    """What ``take`` makes of the answer to one statement: of its schema and its rows, which are there some at a time, however many.
+
+    The statement sees the view and nothing else: no files, no network, no extensions. Times are UTC. No two columns have the same name: of
+    those that would, all but the first are numbered, such as ``a_1``.
 
     Raises:
         QueryError: there is no table yet, or DuckDB refuses the statement; says why.
@@ -75,15 +94,33 @@ def query(settings: Settings, sql: str) -> pa.Table:
             try:
                 answer = db.sql(sql)
                 # A statement such as SET has no answer.
-                found = pa.table({}) if answer is None else answer.to_arrow_table()
-                return found.rename_columns(_distinct(found.column_names))
-            except duckdb.OutOfMemoryException:
-                raise QueryError(
-                    f"the statement needs more than ROLLUP_MEMORY={settings.memory // 2**20}MiB, and spills nothing to disk; set it "
-                    "higher, or ask for less at a time, such as for one metric or one day"
-                ) from None
+                found = pa.table({}).to_reader() if answer is None else answer.to_arrow_reader(_ROWS_AT_ONCE)
             except duckdb.Error as error:
-                raise QueryError(str(error)) from None
+                raise _refused(settings, error) from None
+            with contextlib.closing(found):
+                names = _distinct(found.schema.names)
+                schema = pa.schema([field.with_name(name) for field, name in zip(found.schema, names, strict=True)])
+                return take(schema, _renamed(settings, found, names))
+
+
+def _renamed(settings: Settings, answer: pa.RecordBatchReader, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    while True:
+        try:
+            batch = answer.read_next_batch()
+        except StopIteration:
+            return
+        except OSError as error:  # what becomes of DuckDB's own on its way through Arrow
+            raise _refused(settings, error) from None
+        yield batch.rename_columns(names)
+
+
+def _refused(settings: Settings, error: Exception) -> QueryError:
+    if "Out of Memory Error" not in str(error):
+        return QueryError(str(error))
+    return QueryError(
+        f"the statement needs more than ROLLUP_MEMORY={settings.memory // 2**20}MiB, and spills nothing to disk; set it higher, or ask for "
+        "less at a time, such as for one metric or one day"
+    )
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

@@ -413,8 +413,8 @@ def print_examination(console: Console, examination: Examination) -> None:
     console.print(f"{verdict}, {_count(warnings, 'warning')}" if warnings else verdict, highlight=False)
 
 
-def print_rows(console: Console, answer: pa.Table) -> None:
-    """The first rows of an answer as a table."""
+def print_rows(console: Console, answer: pa.Table, total: int) -> None:
+    """The first rows of an answer as a table; ``total``: how many it has altogether."""
     import pyarrow.types as pt
 
     table = Table()
@@ -424,8 +424,8 @@ def print_rows(console: Console, answer: pa.Table) -> None:
     for row in answer.slice(0, ROWS_SHOWN).to_pylist():
         table.add_row(*("[dim]null[/]" if value is None else escape(_text(value)) for value in row.values()))
     print_table(console, table, folds_headings=False)
-    if answer.num_rows > ROWS_SHOWN:
-        console.print(f"the first {ROWS_SHOWN} of {answer.num_rows:,} rows; --csv and --json print all")
+    if total > ROWS_SHOWN:
+        console.print(f"the first {ROWS_SHOWN} of {total:,} rows; --csv and --json print all")
 
 
 def _text(value: object) -> str:

@@ -355,6 +355,13 @@ def test_numbers_that_json_does_not_have_are_texts(ready: Run) -> None:
     assert row == {"n": "NaN", "l": [1.5, "Infinity"], "s": {"f": "-Infinity"}, "m": [["m", "Infinity"]], "t": "NaN"}
 
 
+def test_sql_prints_an_answer_without_rows_too(ready: Run) -> None:
+    statement = "select 1 as one where false"
+    assert ready("sql", statement, "--json") == []
+    assert ready("sql", statement, "--csv").stdout == '"one"\n'
+    assert "one" in ready("sql", statement).output
+
+
 def test_sql_prints_one_format_at_a_time() -> None:
     assert CliRunner().invoke(app, ["sql", "select 1", "--csv", "--json"]).exit_code == 2
 

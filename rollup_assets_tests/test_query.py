@@ -9,7 +9,7 @@ import pytest
 
 from rollup_assets.errors import QueryError
 from rollup_assets.pipeline import Pipeline
-from rollup_assets.query import query
+from rollup_assets.query import query, stream
 from rollup_assets_tests.conftest import MakePipeline
 from rollup_assets_tests.naive import Point
 from rollup_assets_tests.verification.naive_table import append, arrow_of, rows_of
@@ -110,6 +110,18 @@ def test_what_does_not_fit_into_memory_is_told_and_not_spilled(pipeline: Pipelin
     with pytest.raises(QueryError, match="more than ROLLUP_MEMORY=64MiB, and spills nothing to disk; set it higher"):
         query(settings, "select count(*) from (select distinct repeat('a', 20) || range from range(3000000))")
     assert [*tmp_path.iterdir()] == [tmp_path / "file"]
+
+
+def test_an_answer_of_any_length_comes_as_it_is_made(pipeline: Pipeline) -> None:
+    """A trillion rows fit nowhere."""
+    settings = pipeline.settings.model_copy(update={"memory": 64 * 2**20, "threads": 1})
+    first = stream(settings, "select range as n, 'text' t, 'text' t from range(1000000000000)", lambda _, batches: next(batches))
+    assert first.slice(2, 1).to_pylist() == [{"n": 2, "t": "text", "t_1": "text"}]
+
+
+def test_what_goes_wrong_in_the_middle_of_an_answer_is_told(pipeline: Pipeline) -> None:
+    with pytest.raises(QueryError, match="row 300000"):
+        query(pipeline.settings, "select case when range = 300000 then error('row ' || range) end from range(400000)")
 
 
 def test_what_duckdb_refuses_is_told_in_its_words(pipeline: Pipeline) -> None:

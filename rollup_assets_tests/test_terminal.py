@@ -53,7 +53,7 @@ def plan(console: Console) -> None:
 
 def rows(console: Console) -> None:
     columns = {"metric name": ["system.cpu.utilization.of.everything"], "sum_rollup": [123_456_789_012_345_678], "max_rollup": [9_876_543]}
-    print_rows(console, pa.table({**columns, **{f"column_{number}": [1_000_000 + number] for number in range(4)}}))
+    print_rows(console, pa.table({**columns, **{f"column_{number}": [1_000_000 + number] for number in range(4)}}), 1)
 
 
 WHOLE: dict[Show, list[str]] = {

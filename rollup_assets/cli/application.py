@@ -9,6 +9,9 @@ from __future__ import annotations
 import datetime as dt
 import json
 import math
+import sys
+import textwrap
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -108,7 +111,20 @@ def progress_bar(silent: bool) -> AbstractContextManager[TerminalProgress | None
 
 def print_json(content: Any) -> None:
     """One JSON document, of numbers that JSON has: the others are the texts ``NaN``, ``Infinity`` and ``-Infinity``."""
-    typer.echo(json.dumps(_finite(content), indent=1, default=_plain, allow_nan=False))
+    typer.echo(_as_json(content))
+
+
+def print_json_rows(rows: Iterable[Mapping[str, Any]]) -> None:
+    """The same document as :func:`print_json` of a list, printed as the rows come."""
+    before = "["
+    for row in rows:
+        sys.stdout.write(f"{before}\n{textwrap.indent(_as_json(row), ' ')}")
+        before = ","
+    typer.echo("[]" if before == "[" else "\n]")
+
+
+def _as_json(content: Any) -> str:
+    return json.dumps(_finite(content), indent=1, default=_plain, allow_nan=False)
 
 
 def _finite(content: Any) -> Any:

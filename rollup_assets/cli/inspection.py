@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,11 +19,15 @@ from rollup_assets.cli.application import (
     batches_of,
     console_of,
     print_json,
+    print_json_rows,
     progress_bar,
     settings_of,
 )
 from rollup_assets.escaping import escape
-from rollup_assets.terminal import print_plan, print_rows, print_status, print_verification
+from rollup_assets.terminal import ROWS_SHOWN, print_plan, print_rows, print_status, print_verification
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @app.command()
@@ -67,31 +73,47 @@ def sql(
 
     The columns: `rollups sql "describe rollups"`. `logical_timestamp` is the end of a window, which covers (label - resolution, label];
     the window that ends with a batch appears with the next one. Times are UTC. A statement sees the table and nothing else: it reads and
-    writes no files, reaches no network and loads no extensions. It may take `ROLLUP_MEMORY`, and spills nothing to disk.
+    writes no files, reaches no network and loads no extensions. It may take `ROLLUP_MEMORY`, and spills nothing to disk. An answer of any
+    length is printed while it is made; what is read ahead of it takes up to 2 GB more.
 
     For example:
 
     - `rollups sql "select resolution, count(*), sum(count_rollup) from rollups group by 1"`
     - `rollups sql "select logical_timestamp, rate_rollup from rollups where id = 7 and resolution = 300000 order by 1" --csv`
     """
-    from rollup_assets.query import query
+    from rollup_assets.query import stream
 
     if as_json and as_csv:
         raise typer.BadParameter("choose one of --json and --csv")
-    answer = query(settings_of(), statement)
-    if as_csv:
-        import sys
+    take = _print_csv if as_csv else _print_json if as_json else _print_table
+    stream(settings_of(), statement, take)
 
-        from pyarrow import csv
 
-        sys.stdout.flush()
-        sink = sys.stdout.buffer
-        csv.write_csv(answer, sink)
-        sink.flush()
-    elif as_json:
-        print_json(answer.to_pylist())
-    else:
-        print_rows(console_of(), answer)
+def _print_csv(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+    from pyarrow import csv
+
+    sys.stdout.flush()
+    sink = sys.stdout.buffer
+    with csv.CSVWriter(sink, schema) as writer:
+        for rows in batches:
+            writer.write_batch(rows)
+    sink.flush()
+
+
+def _print_json(_: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+    print_json_rows(row for rows in batches for row in rows.to_pylist())
+
+
+def _print_table(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+    import pyarrow as pa
+
+    shown: list[pa.RecordBatch] = []
+    total = 0
+    for rows in batches:
+        if total < ROWS_SHOWN:
+            shown.append(rows.slice(0, ROWS_SHOWN - total))
+        total += rows.num_rows
+    print_rows(console_of(), pa.Table.from_batches(shown, schema), total)
 
 
 @app.command()
