@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rollup_assets.engines.base import Blocks
 from rollup_assets.storage import blocks
@@ -39,17 +38,18 @@ class ShardBlocks:
     def __iter__(self) -> Iterator[tuple[Header, Block]]:
         from rollup_assets.kernels.points import Block
 
-        translations: dict[int, NDArray[np.int32]] = {}
+        # Of one task at a time: blocks come in the order of tasks, and each of these is as long as the greatest code of its task.
+        translation, told_by = np.zeros(1, np.int32), -1
         for task, packed, payload in self._source:
             header = Header.unpack(packed)
+            if task != told_by:
+                translation, told_by = np.zeros(1, np.int32), task
             if header.kind == blocks.NAMES:
                 codes, told = blocks.unpack_names(payload, header.rows)
-                known = translations.get(task, np.zeros(1, np.int32))
-                missing = int(codes.max()) + 1 - len(known)
+                missing = int(codes.max()) + 1 - len(translation)
                 if missing > 0:
-                    known = np.concatenate([known, np.zeros(max(missing, len(known)), np.int32)])
-                known[codes] = self.names.codes_of(told)
-                translations[task] = known
+                    translation = np.concatenate([translation, np.zeros(max(missing, len(translation)), np.int32)])
+                translation[codes] = self.names.codes_of(told)
             elif header.kind == blocks.ROWS and (task, header.file) not in self._dropped:
                 ids, times, values, orgs, metrics, lags = header.columns(payload)
-                yield header, Block(ids, times, values, orgs, metrics, lags, translations[task])
+                yield header, Block(ids, times, values, orgs, metrics, lags, translation)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import random
+import tracemalloc
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -94,6 +95,38 @@ def assert_staged(pipeline: Pipeline, batch: Batch, files: dict[str, Sequence[Ra
         open_windows = [partial.open[resolution] for partial in partials.values() if resolution in partial.open]
         assert counters["windows"][str(resolution)] == len(open_windows)
         assert counters["counts"][str(resolution)] == sum(window.count for window in open_windows)
+
+
+def test_translations_of_metric_codes_are_held_for_one_map_task_at_a_time() -> None:
+    """Of 100 tasks each of which has seen a quarter of a million names these would be 100 MB a shard."""
+    from rollup_assets.steps.shard_blocks import ShardBlocks
+    from rollup_assets.storage import blocks
+
+    code, tasks = 250_000, 100
+    names = {code: "cpu"}
+    headers = (blocks.Header(blocks.NAMES, 0, 1).pack(), blocks.Header(blocks.ROWS, 0, 1, value=blocks.INT64, metric=blocks.INT32).pack())
+    payloads = (
+        np.int32(code).tobytes() + np.uint32(3).tobytes() + names[code].encode(),
+        np.array([7, 1, 1], np.int64).tobytes() + np.array([1, code], np.int32).tobytes(),
+    )
+
+    class Source:
+        def __iter__(self) -> Iterator[tuple[int, bytes, memoryview]]:
+            return ((task, header, memoryview(payload)) for task in range(tasks) for header, payload in zip(headers, payloads, strict=True))
+
+        def headers(self) -> Iterator[tuple[int, bytes]]:
+            return ((task, header) for task in range(tasks) for header in headers)
+
+    rows = ShardBlocks(Source())
+    tracemalloc.start()
+    try:
+        found = [int(block.translation[block.metric][0]) for _, block in rows]
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert found == [0] * tasks
+    assert rows.names.names == ["cpu"]
+    assert most < 10e6
 
 
 @pytest.mark.parametrize("in_runs", [False, True])
