@@ -570,6 +570,20 @@ def test_scratch_of_a_process_that_was_killed_before_it_had_its_lock_is_deleted_
     assert sorted(scratch.iterdir()) == sorted([new, scratch / ".spill-notes"])
 
 
+def test_scratch_of_killed_processes_of_a_release_without_locks_is_deleted_once_it_is_a_day_old(tmp_path: Path) -> None:
+    """Its folders were named by the process and 32 hexadecimal digits; nobody can tell whether it still runs."""
+    pipeline = pipeline_in(tmp_path)
+    scratch = tmp_path / "scratch"
+    new, old, foreign = (scratch / name for name in (f"7-{'a' * 32}", f"4711-{'0' * 32}", "2026-notes"))
+    for folder in (new, old, foreign):
+        write(folder / "blocks-0")
+    age(old, 2)
+    age(foreign, 2)
+    report = clean(pipeline.settings, older_than=0, delete=True)
+    assert [(leftover.kind, leftover.path) for leftover in report.deleted] == [(SCRATCH, str(old))]
+    assert {*scratch.iterdir()} == {new, foreign}
+
+
 def test_what_killed_commands_have_copied_is_deleted_once_it_is_a_day_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = pipeline_in(tmp_path, resolutions="1h")
     for batch in batches_from(pipeline, 2):

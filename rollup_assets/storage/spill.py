@@ -23,8 +23,10 @@ from rollup_assets.failpoints import failpoint
 # The operating system takes at most IOV_MAX buffers a call, 1024 on Linux.
 _BUFFERS_PER_WRITE = 1000
 _PREFIX, _LOCK = "spill-", "lock"
-UNLOCKED = re.compile(f"\\.{_PREFIX}[0-9a-f]{{32}}")
-"""Names of the spill folders whose processes do not hold their lock yet, or were killed before they did."""
+_OURS = re.compile(f"{_PREFIX}[0-9a-f]{{32}}")
+UNLOCKED = re.compile(f"\\.{_PREFIX}[0-9a-f]{{32}}|[0-9]+-[0-9a-f]{{32}}")
+"""Names of the spill folders without a lock: their processes do not hold it yet, were killed before they did, or were of an earlier
+version, which named folders by the process."""
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 
 
@@ -64,7 +66,7 @@ def abandoned_folders(scratch: Path) -> list[Path]:
     """The spill folders whose processes have ended without deleting them."""
     if not scratch.is_dir():
         return []
-    return sorted(folder for folder in scratch.iterdir() if folder.name.startswith(_PREFIX) and not _in_use(folder))
+    return sorted(folder for folder in scratch.iterdir() if _OURS.fullmatch(folder.name) and not _in_use(folder))
 
 
 def _in_use(folder: Path) -> bool:

@@ -148,6 +148,13 @@ def test_a_folder_is_seen_by_others_only_once_its_lock_is_held(tmp_path: Path, m
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_only_begins_like_ours_is_somebody_else_s(tmp_path: Path) -> None:
+    for name in ("spill-notes", f"spill-{'a' * 32}-kept", f"spill-{'A' * 32}"):
+        (tmp_path / name).mkdir()
+    (tmp_path / f"spill-{'a' * 32}").mkdir()
+    assert abandoned_folders(tmp_path) == [tmp_path / f"spill-{'a' * 32}"]
+
+
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL])
 def test_a_file_system_without_locks_is_said_with_the_setting(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spill.fcntl, "flock", _raising(number))
