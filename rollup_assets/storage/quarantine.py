@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # A row takes about 70 bytes, several times: taken, packed and on its way.
 _ROWS_AT_ONCE = 1 << 16
+# Of a file with one bad row comes a block of one row, which takes 100 times what the row does.
+_BLOCKS_AT_ONCE = 1024
 _REPEATED = ("reason", "file", "metric")
 
 
@@ -161,15 +163,21 @@ class QuarantineWriter:
         self._schema = _packed_schema(value_column)
         self._writer = ParquetFileWriter(folder / self._path, self._schema, encodings.QUARANTINED)
         self._pending: list[pa.RecordBatch] = []
+        self._rows = 0
+        """Of those that are pending."""
 
     def write(self, payload: memoryview) -> None:
         """Append rows that :func:`serialized` packed; the payload need not stay valid."""
         import pyarrow as pa
 
         with pa.ipc.open_stream(pa.py_buffer(bytes(payload))) as stream:
-            self._pending.extend(stream.read_all().to_batches())
-        if sum(batch.num_rows for batch in self._pending) >= encodings.QUARANTINED_ROW_GROUP:
+            rows = stream.read_all()
+        self._pending += rows.to_batches()
+        self._rows += rows.num_rows
+        if self._rows >= encodings.QUARANTINED_ROW_GROUP:
             self._flush(everything=False)
+        elif len(self._pending) >= _BLOCKS_AT_ONCE:
+            self._pending = _row_group(pa.Table.from_batches(self._pending, self._schema)).to_batches()
 
     def _flush(self, *, everything: bool) -> None:
         import pyarrow as pa
@@ -180,6 +188,7 @@ class QuarantineWriter:
         for first in range(0, whole, group):
             self._writer.write(_row_group(table.slice(first, min(group, whole - first))))
         self._pending = table.slice(whole).to_batches()
+        self._rows = table.num_rows - whole
 
     def close(self) -> StagedFile:
         """Finish the file."""
