@@ -37,6 +37,8 @@ _CONNECT_SECONDS = 5.0
 _JAVA_SECONDS = 20.0
 _PYTHON = "spark.pyspark.python"
 _SUBMIT = "PYSPARK_SUBMIT_ARGS"
+_OF_SETTINGS = re.compile("Could not parse Master URL|IllegalArgumentException|NumberFormatException")
+"""How Spark says that it can make nothing of a master or a property."""
 
 # Settings of a running session; a Connect server takes them too.
 _SESSION = {
@@ -97,15 +99,23 @@ def open_session(settings: Settings, make: Callable[[dict[str, str]], SparkSessi
         with _by_file(session_properties(settings)) as properties:
             return (make or _make)(properties)
     except Exception as error:
-        # Of an exception in Java the first line names the constructor that failed, the second one why; then come pages of Java.
-        reason = str(error).partition("\n: ")[2].partition("\n")[0]
+        reason = _reason(error)
         if not reason:
             raise
-        raise EngineError(f"Spark does not start ({reason}); correct ROLLUP_SPARK_MASTER or ROLLUP_SPARK_CONF") from error
+        mend = "; correct ROLLUP_SPARK_MASTER or ROLLUP_SPARK_CONF" if _OF_SETTINGS.search(reason) else ""
+        raise EngineError(f"Spark does not start ({reason}){mend}") from error
     finally:
         # PySpark takes Ctrl-C for itself, so that Dagster would not learn that a run was terminated; the engine stops its own jobs.
         if in_charge:
             signal.signal(signal.SIGINT, interrupted)
+
+
+def _reason(error: Exception) -> str:
+    """What an exception of Java's says, and what says the one that caused all others; empty if it is none of Java's."""
+    # Its first line names the constructor that failed, the second one what was thrown; the causes are among the pages that follow.
+    thrown = str(error).partition("\n: ")[2].splitlines()
+    causes = [line.removeprefix("Caused by: ") for line in thrown if line.startswith("Caused by: ")]
+    return ", caused by ".join((*thrown[:1], *causes[-1:]))
 
 
 def _make(properties: dict[str, str]) -> SparkSession:

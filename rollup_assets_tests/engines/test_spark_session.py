@@ -9,7 +9,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
@@ -180,6 +180,41 @@ def test_what_spark_refuses_is_one_sentence(tmp_path: Path) -> None:
         "rollup_assets.errors.EngineError: Spark does not start (org.apache.spark.SparkException: Could not parse Master URL: 'local[x]'); "
         "correct ROLLUP_SPARK_MASTER or ROLLUP_SPARK_CONF"
     )
+
+
+@pytest.mark.parametrize(
+    ("thrown", "told"),
+    [
+        (
+            "org.apache.spark.SparkException: Exception thrown in awaitResult: \n\tat org.apache.A.b(A.scala:1)\n"
+            "Caused by: java.io.IOException: Failed to create a temp directory\n\tat java.base/C.d(Unknown Source)\n\t... 7 more\n"
+            "Caused by: java.nio.file.FileSystemException: /tmp/blockmgr: No space left on device\n\tat java.base/E.f(Unknown Source)\n",
+            "(org.apache.spark.SparkException: Exception thrown in awaitResult: , caused by java.nio.file.FileSystemException: "
+            "/tmp/blockmgr: No space left on device)",
+        ),
+        (
+            "java.net.BindException: Cannot assign requested address: Service 'sparkDriver' failed after 16 retries\n\tat java.base/G.h\n",
+            "(java.net.BindException: Cannot assign requested address: Service 'sparkDriver' failed after 16 retries)",
+        ),
+        (
+            "java.lang.NumberFormatException: Size must be specified as bytes (b)\n\tat org.apache.I.j(I.java:2)\n",
+            "(java.lang.NumberFormatException: Size must be specified as bytes (b)); correct ROLLUP_SPARK_MASTER or ROLLUP_SPARK_CONF",
+        ),
+    ],
+    ids=["a full disk", "an address", "a property"],
+)
+def test_settings_are_blamed_for_what_spark_says_of_them_alone(
+    thrown: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what caused it all is told: of an error of ours logs show the message alone."""
+
+    def fail(_: dict[str, str]) -> NoReturn:
+        raise RuntimeError(f"An error occurred while calling None.org.apache.spark.api.java.JavaSparkContext.\n: {thrown}")
+
+    monkeypatch.setattr(spark_session, "prepare", lambda _: None)
+    with pytest.raises(EngineError) as caught:
+        spark_session.open_session(spark_settings(tmp_path), fail)
+    assert str(caught.value) == f"Spark does not start {told}"
 
 
 def test_a_missing_pyspark_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
