@@ -84,12 +84,12 @@ def exact_partial_points(
     lookback: int,
     begin_at: int,
     out: PartialPoints,
-) -> tuple[int, int]:
+) -> int:
     """The windows of :func:`partial_points` for int64 values, without details: exact whatever the order of additions.
 
     One pass over each series from its end, a stretch between two resolutions' windows after the other (11 -> 2 ns a point against folding
-    finest windows). ``out``'s first and last points are the caller's. Series from place ``begin_at`` on; returns the first (series, level)
-    that leaves int64 on the way, or (-1, -1). In the order of time it may not: that is for :func:`partial_points` to say.
+    finest windows). ``out``'s first and last points are the caller's. Series from place ``begin_at`` on; returns the first that leaves
+    int64 on the way, or -1. In the order of time it may not: that is for :func:`partial_points` to say.
     """
     times = points.time
     values = points.value
@@ -140,8 +140,8 @@ def exact_partial_points(
             out.values[level, MAX, j] = largest if is_open else 0
             out.values[level, DELTA, j] = delta
             if wrapped < 0:
-                return j, level
-    return -1, -1
+                return j
+    return -1
 
 
 @kernel
@@ -275,3 +275,31 @@ def partial_points(
         if overflow_level >= 0:
             return j, overflow_level
     return -1, -1
+
+
+def long_partial_points(
+    order: Array,
+    start: Array,
+    kept: Array,
+    points: ShardPoints,
+    metric_rank: Array,
+    batch_length: int,
+    resolutions: Array,
+    lookback: int,
+    out: PartialPoints,
+) -> tuple[int, int]:
+    """:func:`partial_points` for int64 values, without details, by the faster kernel; what leaves int64 there is left to the other one.
+
+    Returns (series, level) of the first overflow, or (-1, -1).
+    """
+    series = -1
+    while True:
+        series = exact_partial_points(order, start, kept, points, batch_length, resolutions, lookback, series + 1, out)
+        if series < 0:
+            return -1, -1
+        one = slice(series, series + 1)
+        again = PartialPoints._make(column[..., one].copy() for column in out)
+        overflowing, level = partial_points(order[one], start, kept, points, metric_rank, batch_length, resolutions, lookback, False, again)
+        if overflowing >= 0:
+            return series, level
+        out.integers[..., one], out.values[..., one] = again.integers, again.values

@@ -275,7 +275,7 @@ class _ShardSorter:
         resolutions = np.array(self.task.resolutions, np.int64)
         kernels.first_and_last_points(order, start, kept, points, batch.start, partial)
         if value == np.int64 and not details:
-            series, level = _exact_partial_points(order, start, kept, points, rank, batch.length, resolutions, lookback, partial)
+            series, level = kernels.long_partial_points(order, start, kept, points, rank, batch.length, resolutions, lookback, partial)
         else:
             series, level = kernels.partial_points(order, start, kept, points, rank, batch.length, resolutions, lookback, details, partial)
         if series >= 0:
@@ -366,38 +366,6 @@ class _ShardSorter:
                     header.lag_base,
                 )
                 spilled.emit(run, part.pack(), [columns[column][first:last] for column in order])
-
-
-def _exact_partial_points(
-    order: NDArray[np.int64],
-    start: NDArray[np.int64],
-    kept: NDArray[np.int64],
-    points: ShardPoints,
-    rank: NDArray[np.int32],
-    batch_length: int,
-    resolutions: NDArray[np.int64],
-    lookback: int,
-    out: PartialPoints,
-) -> tuple[int, int]:
-    """The kernel of that name; what leaves int64 in it is judged again in the order of time, in which it does not add.
-
-    Returns (series, level) of the first overflow, or (-1, -1).
-    """
-    from rollup_assets.kernels import partial as kernels
-
-    series = -1
-    while True:
-        series, _ = kernels.exact_partial_points(order, start, kept, points, batch_length, resolutions, lookback, series + 1, out)
-        if series < 0:
-            return -1, -1
-        one = slice(series, series + 1)
-        again = kernels.PartialPoints._make(column[..., one].copy() for column in out)
-        overflowing, level = kernels.partial_points(
-            order[one], start, kept, points, rank, batch_length, resolutions, lookback, False, again
-        )
-        if overflowing >= 0:
-            return series, level
-        out.integers[..., one], out.values[..., one] = again.integers, again.values
 
 
 def _write_quarantined(task: SortTask, source: Blocks, context: TaskContext, result: SortResult) -> None:

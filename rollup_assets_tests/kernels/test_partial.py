@@ -30,7 +30,7 @@ def test_first_open(times: list[int], after: int) -> None:
 def run(
     points: list[Point], grid: Grid, start: int, *, double: bool, details: bool, exact: bool = False
 ) -> tuple[tuple[int, int], kernels.PartialPoints, list[list[Point]]]:
-    """The kernels on the points of one batch; ``exact``: the one for int64 that needs no order."""
+    """The kernels on the points of one batch; ``exact``: the one for int64 that needs no order, as far as it goes."""
     ordered = in_order(points)
     dtype = np.float64 if double else np.int64
     out = empty_partial_points(ordered, len(grid.resolutions), dtype, details=details)
@@ -39,15 +39,8 @@ def run(
     sorted_points = shard_points(ordered, start, dtype, details=details)
     order, counts, resolutions = np.arange(len(ordered)), int64s(lengths), int64s(grid.resolutions)
     kernels.first_and_last_points(order, begins, counts, sorted_points, start, out)
-    if exact:
-        return (
-            kernels.exact_partial_points(order, begins, counts, sorted_points, grid.length, resolutions, grid.lookback, 0, out),
-            out,
-            ordered,
-        )
-    overflow = kernels.partial_points(
-        order, begins, counts, sorted_points, np.arange(9, dtype=np.int32), grid.length, resolutions, grid.lookback, details, out
-    )
+    arguments = (order, begins, counts, sorted_points, np.arange(9, dtype=np.int32), grid.length, resolutions, grid.lookback)
+    overflow = kernels.long_partial_points(*arguments, out) if exact else kernels.partial_points(*arguments, details, out)
     return overflow, out, ordered
 
 
