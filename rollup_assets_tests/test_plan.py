@@ -350,7 +350,7 @@ def test_digests_of_what_was_staged_alone_are_told_as_old_and_new(site: Site) ->
 def test_settings_and_code_are_told(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = site.fresh(lookback="30m")
     (first, *_) = plan(pipeline, scope(pipeline, 0, 0)).partitions
-    assert first.stage.reasons == ("datapoints: made with lookback = 3600000, which is 1800000 now",)
+    assert first.stage.reasons == ("datapoints: made with another ROLLUP_LOOKBACK (now 30m, then 1h)",)
     pipeline = site.fresh()
     monkeypatch.setattr("rollup_assets.steps.changes.CODE_VERSION", "99")
     (first, *_) = plan(pipeline, scope(pipeline, 0, 0)).partitions

@@ -132,7 +132,7 @@ def test_other_settings_or_code_make_everything_stale(tmp_path: Path, make_pipel
     batch = pipeline.calendar.first
     stage_good(pipeline, batch)
     published(pipeline, batch)
-    assert "made with lookback = 3600000" in one(make_pipeline(tmp_path, lookback="30m"), batch).stale[0]
+    assert "made with another ROLLUP_LOOKBACK (now 30m, then 1h)" in one(make_pipeline(tmp_path, lookback="30m"), batch).stale[0]
     monkeypatch.setattr("rollup_assets.steps.changes.CODE_VERSION", "99")
     assert "made by code version" in one(pipeline, batch).stale[0]
 
@@ -143,7 +143,7 @@ def test_another_encoding_makes_rollups_stale_and_nothing_else(tmp_path: Path, m
     stage_good(pipeline, batch)
     published(pipeline, batch)
     assert one(make_pipeline(tmp_path, parquet_encoding="compatible"), batch).stale == [
-        "rollups: made with parquet_encoding = fast, which is compatible now"
+        "rollups: made with another ROLLUP_PARQUET_ENCODING (now compatible, then fast)"
     ]
 
 

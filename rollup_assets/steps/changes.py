@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rollup_assets.batches import Batch
+from rollup_assets.steps.planning import changed_settings
 from rollup_assets.steps.results import CODE_VERSION
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.manifests import InputFile, Manifest, Stage
@@ -71,12 +72,7 @@ def in_words(changes: Sequence[FileChange]) -> list[str]:
 
 def other_settings(manifest: Manifest, wanted: Mapping[str, object]) -> list[str]:
     """The settings and the code that a partition was made with, where they are not those of today."""
-    found = manifest.parameters
-    reasons = [
-        f"made with {name} = {found.get(name)}, which is {wanted.get(name)} now"
-        for name in sorted(wanted.keys() | found.keys())
-        if found.get(name) != wanted.get(name)
-    ]
+    reasons = [f"made with another {setting}" for setting in changed_settings(wanted, manifest.parameters)]
     if manifest.code_version != CODE_VERSION:
         reasons.append(f"made by code version {manifest.code_version}, this is {CODE_VERSION}")
     return reasons

@@ -6,6 +6,7 @@ The task is in ``steps.roll_up_shards``. Nothing here touches the table: ``steps
 from __future__ import annotations
 
 import functools
+import itertools
 import time
 from dataclasses import dataclass
 
@@ -199,17 +200,17 @@ def find_inputs(pipeline: Pipeline, batch: Batch) -> RollupInputs | Waiting:
             f"run `rollups backfill {first} {last}`"
         )
     staged = [(of, manifest) for of, manifest in ((batch, datapoints), (batch, own), *earlier) if manifest]
-    others = [(of, manifest) for of, manifest in staged if manifest.parameters != content_parameters(pipeline.settings, of)]
-    if others:
-        changed = dict.fromkeys(
-            setting
-            for of, manifest in others
-            for setting in changed_settings(content_parameters(pipeline.settings, of), manifest.parameters)
-        )
+    changed = {
+        (of, manifest.asset): settings
+        for of, manifest in staged
+        if (settings := changed_settings(content_parameters(pipeline.settings, of), manifest.parameters))
+    }
+    if changed:
+        named = dict.fromkeys(itertools.chain.from_iterable(changed.values()))
         # From the first of them: a backfill that begins later would find the ones before it as they are now.
         raise StaleInputError(
-            f"{', '.join(f'{manifest.asset} {of}' for of, manifest in others)} {'was' if len(others) == 1 else 'were'} staged with other "
-            f"settings: {', '.join(changed)}; stage {'it' if len(others) == 1 else 'them'} again with "
-            f"`rollups backfill {min(of for of, _ in others)} {batch}`, or set them back"
+            f"{', '.join(f'{asset} {of}' for of, asset in changed)} {'was' if len(changed) == 1 else 'were'} staged with other "
+            f"settings: {', '.join(named)}; stage {'it' if len(changed) == 1 else 'them'} again with "
+            f"`rollups backfill {min(of for of, _ in changed)} {batch}`, or set them back"
         )
     return RollupInputs(datapoints, own, tuple(earlier))
