@@ -39,6 +39,7 @@ _ADDED = {"sum_rollup": "sum_error", "delta_rollup": "delta_error"}
 # Derived from a sum: what error it may have of its own, as a share of the sum's.
 _DERIVED = {"average_rollup": "e.sum_error / e.count_rollup", "rate_rollup": "e.delta_error / (e.resolution / 1000.0)", "lag_rollup": "0"}
 _COLUMNS = (*_SAME, *_ADDED, *_DERIVED)
+_LATE = ("before_start", "too_late")
 
 
 @explains_storage_errors
@@ -308,9 +309,20 @@ class _Comparison:
         }
         if self._settings.raw_copies == "once":
             claims["copied files"] = (len(seen.copies), staged.counters.get("copied_files", 0))
+        rejected = dict(seen.reasons)
         reasons = {reason: rows for reason, rows in quarantined.counters["reasons"].items() if reason not in FILE_REASONS}
-        for reason in sorted(reasons.keys() | seen.reasons.keys()):
-            claims[f"rows quarantined as {reason}"] = (seen.reasons.get(reason, 0), reasons.get(reason, 0))
+        if any(rejected.get(reason) != reasons.get(reason) for reason in _LATE):
+            # Which of the two it is follows from the start, and a batch far from it stays current as it was staged with another one.
+            late = " or ".join(_LATE)
+            for counts in (rejected, reasons):
+                counts[late] = sum(counts.pop(reason, 0) for reason in _LATE)
+            if rejected[late] == reasons[late]:
+                partition.notes.append(
+                    f"which rows are quarantined as {late} was decided with another ROLLUP_START; to have it decided with the one of "
+                    f"today, run `rollups backfill {batch} {batch} --force`"
+                )
+        for reason in sorted(reasons.keys() | rejected.keys()):
+            claims[f"rows quarantined as {reason}"] = (rejected.get(reason, 0), reasons.get(reason, 0))
         for name, (counted, claimed) in claims.items():
             if counted != claimed:
                 partition.problems.append(f"{name}: raw files have {counted:,}, the manifest says {claimed:,}")

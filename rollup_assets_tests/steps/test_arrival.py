@@ -340,6 +340,29 @@ def test_another_start_stages_what_is_near_it_anew(starts: tuple[int, int], tmp_
         find_inputs(old, batches[1])
 
 
+def test_a_late_row_far_from_another_start_keeps_its_reason_and_verifying_notes_that(tmp_path: Path) -> None:
+    """Its batch stays current: the row is no point of any batch either way."""
+    old, new = (pipeline_of(dataclasses.replace(FOUR, start=at(hour)), tmp_path, raw_lateness=1, quarantine_limit=1.0) for hour in (1, 0))
+    batches = [old.calendar.containing(at(hour)) for hour in (1, 2, 3)]
+    for batch, rows in zip(batches, ([good(at(1, 1))], [good(at(2, 1))], [good(at(3, 1)), good(at(0, 1))]), strict=True):
+        write_rows(old, batch, f"{batch.folder}.parquet", rows)
+    for batch in batches:
+        stage_batch(old, batch)
+    for batch in batches:
+        assert isinstance(roll_up(old, batch), RolledUp)
+        publish(old, batch)
+    last = batches[-1]
+    assert verify(old.settings, [last]).partitions[0].notes == []
+    result = stage_batch(new, last)
+    assert (result.unchanged, result.quarantined.counters["reasons"]) == (True, {"before_start": 1})
+    found = verify(new.settings, [last])
+    assert found.agrees
+    [note] = found.partitions[0].notes
+    assert note.endswith(f"decided with the one of today, run `rollups backfill {last} {last} --force`")
+    assert stage_batch(new, last, force=True).quarantined.counters["reasons"] == {"too_late": 1}
+    assert verify(new.settings, [last]).partitions[0].notes == []
+
+
 def test_a_batch_without_a_folder_of_its_own_is_staged_and_waited_for_like_any_other(tmp_path: Path) -> None:
     """Its points are all late: they lie in the next folder."""
     from rollup_assets.status import status
