@@ -17,7 +17,7 @@ from rollup_assets.history.rejections import refusal
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.scope import Scope, for_each, missing_before
 from rollup_assets.steps.changes import FileChange, InputChange, file_changes
-from rollup_assets.steps.planning import content_parameters
+from rollup_assets.steps.parameters import content_parameters
 from rollup_assets.steps.publish import check_history, reasons_to_publish
 from rollup_assets.steps.repartition import current_stage, is_over_limit, raw_data_is_gone, reasons_to_stage
 from rollup_assets.steps.results import CODE_VERSION, Waiting

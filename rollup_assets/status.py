@@ -17,7 +17,7 @@ from rollup_assets.pipeline import Pipeline
 from rollup_assets.scope import following, for_each
 from rollup_assets.settings import Settings
 from rollup_assets.steps.changes import files_of_another_table, input_changes, other_settings
-from rollup_assets.steps.planning import rollup_parameters
+from rollup_assets.steps.parameters import rollup_parameters
 from rollup_assets.steps.publish import reasons_to_publish
 from rollup_assets.steps.quarantine_limits import allowed_in, is_over
 from rollup_assets.steps.repartition import current_stage, outdated

@@ -21,7 +21,7 @@ from rollup_assets.iceberg.acknowledged import SEQUENCE_NUMBER
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.scope import for_each
 from rollup_assets.settings import format_duration, parse_duration
-from rollup_assets.steps.planning import OF_TABLE, rollup_parameters
+from rollup_assets.steps.parameters import OF_TABLE, rollup_parameters
 from rollup_assets.steps.results import CODE_VERSION, Waiting
 from rollup_assets.storage.filesystems import in_parallel
 from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, InputFile, Manifest, Stage

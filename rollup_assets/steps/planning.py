@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
 
-from rollup_assets.batches import Batch
 from rollup_assets.engines.base import Engine
-from rollup_assets.settings import Settings, format_duration
-from rollup_assets.storage.raw_limits import DEFAULT_LIMITS
 
 
 class _Sized(Protocol):
@@ -22,14 +18,6 @@ File = TypeVar("File", bound=_Sized)
 # Points a file is made for. Two cores have work from twice this on, and data files stay within 128 to 512 MB (16 to 30 bytes a rollup row).
 POINTS_PER_GROUP = 8_000_000
 FEWEST_POINTS_FOR_TWO_GROUPS = 1_000_000
-PARQUET_ENCODING = "parquet_encoding"
-RAW_LIMITS = "raw_limits"
-LATENESS = "raw_lateness"
-START = "start"
-OF_TABLE = ("shards", "resolutions", "batch")
-"""Parameters that a migration of the table changes."""
-_SETTINGS_OF_LIMITS = {"rows": "RAW_FILE_ROWS", "group_bytes": "RAW_GROUP_SIZE", "name_bytes": "RAW_NAME_SIZE"}
-_DURATIONS = ("batch", "lookback", "raw_future")
 
 
 def shard_groups(shards: int, points: int) -> list[list[int]]:
@@ -56,66 +44,3 @@ def split_tasks(files: Sequence[File], engine: Engine) -> list[tuple[File, ...]]
     if pending:
         tasks.append(tuple(pending))
     return tasks
-
-
-def content_parameters(settings: Settings, batch: Batch) -> dict[str, object]:
-    """The settings that decide which rows staged files of a batch hold."""
-    # Left out where they are the defaults, so that what was staged before there were any stays current.
-    limits = None if settings.raw_limits == DEFAULT_LIMITS else dataclasses.asdict(settings.raw_limits)
-    first = settings.calendar.first
-    chosen = {
-        RAW_LIMITS: limits,
-        LATENESS: settings.raw_lateness or None,
-        "raw_future": settings.raw_future,
-        # Of those that come late into the folder, the ones before the start are quarantined here instead of staged elsewhere.
-        START: first.key if batch.start - settings.raw_lateness * settings.batch < first.start else None,
-    }
-    return {**_table_parameters(settings), **{name: value for name, value in chosen.items() if value is not None}}
-
-
-def rollup_parameters(settings: Settings) -> dict[str, object]:
-    """The settings that decide what the files of rollups hold, byte for byte, given what is staged."""
-    return {**_table_parameters(settings), PARQUET_ENCODING: settings.parquet_encoding}
-
-
-def _table_parameters(settings: Settings) -> dict[str, object]:
-    return {
-        "batch": settings.batch,
-        "lookback": settings.lookback,
-        "resolutions": list(settings.resolutions),
-        "shards": settings.shards,
-        "value_type": settings.value_type,
-    }
-
-
-def changed_parameters(wanted: Mapping[str, object], found: Mapping[str, Any]) -> Iterator[tuple[str, object, Any]]:
-    """(name, as it is now, as it was then) of each parameter of a manifest that is another one now; None: not set."""
-    for name in dict.fromkeys((*wanted, *found)):
-        if wanted.get(name) != found.get(name):
-            yield name, wanted.get(name), found.get(name)
-
-
-def changed_settings(wanted: Mapping[str, object], found: Mapping[str, Any]) -> list[str]:
-    """``ROLLUP_LOOKBACK (now 30m, then 1h)`` for each setting behind :func:`changed_parameters`, in words that the setting takes."""
-    changed: list[str] = []
-    for name, now, then in changed_parameters(wanted, found):
-        if name == RAW_LIMITS:
-            defaults = dataclasses.asdict(DEFAULT_LIMITS)
-            allowed, before = ({**defaults, **limits} if isinstance(limits, Mapping) else defaults for limits in (now, then))
-            limits = changed_parameters(allowed, before)
-            changed += [f"ROLLUP_{_SETTINGS_OF_LIMITS[limit]} (now {today}, then {once})" for limit, today, once in limits]
-        elif name == START:
-            # Noted only where it matters, which is for the lateness to say, too.
-            if wanted.get(LATENESS) == found.get(LATENESS):
-                changed.append(f"ROLLUP_START (now {now or 'another'}, then {then or 'another, or not noted'})")
-        else:
-            changed.append(f"ROLLUP_{name.upper()} (now {_as_setting(name, now)}, then {_as_setting(name, then)})")
-    return changed
-
-
-def _as_setting(name: str, value: Any) -> str:
-    if value is None:
-        return "0" if name == LATENESS else "not set"
-    if name == "resolutions":
-        return ",".join(format_duration(resolution) for resolution in value)
-    return format_duration(value) if name in _DURATIONS else str(value)

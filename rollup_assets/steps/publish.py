@@ -18,7 +18,7 @@ from rollup_assets.history.rejections import REJECTED, refusal, rejected_digests
 from rollup_assets.iceberg.table import data_location
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps.changes import files_of_another_table
-from rollup_assets.steps.planning import changed_parameters, rollup_parameters
+from rollup_assets.steps.parameters import changed_parameters, rollup_parameters
 from rollup_assets.steps.results import CODE_VERSION, Published
 from rollup_assets.storage.filesystems import in_parallel
 from rollup_assets.storage.manifests import ROLLUP_TABLE, ROLLUPS, InputFile, Manifest

@@ -18,7 +18,8 @@ from rollup_assets.failpoints import failpoint
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps.attempts import delete_other_tries
 from rollup_assets.steps.changes import file_changes, in_words, lost_files, other_settings
-from rollup_assets.steps.planning import content_parameters, shard_groups, split_tasks
+from rollup_assets.steps.parameters import content_parameters
+from rollup_assets.steps.planning import shard_groups, split_tasks
 from rollup_assets.steps.quarantine_limits import allowed_in, is_over, rows_compared, too_many_files, too_many_rows
 from rollup_assets.steps.results import CODE_VERSION, StagedBatch
 from rollup_assets.steps.sort import SortResult, SortTask, sort_shards

@@ -19,7 +19,8 @@ from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps import checks
 from rollup_assets.steps.attempts import delete_other_tries
 from rollup_assets.steps.changes import InputChange, files_of_another_table, input_changes, lost_files, other_settings
-from rollup_assets.steps.planning import changed_settings, content_parameters, rollup_parameters, shard_groups
+from rollup_assets.steps.parameters import changed_settings, content_parameters, rollup_parameters
+from rollup_assets.steps.planning import shard_groups
 from rollup_assets.steps.results import CODE_VERSION, RolledUp, Waiting
 from rollup_assets.steps.roll_up_shards import RollupResult, RollupTask, checksums, roll_up_shards
 from rollup_assets.storage.filesystems import Place

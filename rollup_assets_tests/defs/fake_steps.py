@@ -23,7 +23,7 @@ from rollup_assets.pipeline import Pipeline
 from rollup_assets.settings import Settings
 from rollup_assets.steps import read_back as read_back_module
 from rollup_assets.steps.checks import require, rollup_outcomes
-from rollup_assets.steps.planning import content_parameters, rollup_parameters
+from rollup_assets.steps.parameters import content_parameters, rollup_parameters
 from rollup_assets.steps.publish import reasons_to_publish
 from rollup_assets.steps.read_back import TableState
 from rollup_assets.steps.results import CODE_VERSION, Published, RolledUp, StagedBatch, Waiting

@@ -19,7 +19,7 @@ from rollup_assets.iceberg.schema import arrow_schema
 from rollup_assets.iceberg.table import data_location
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.settings import Settings, load_settings
-from rollup_assets.steps.planning import content_parameters, rollup_parameters
+from rollup_assets.steps.parameters import content_parameters, rollup_parameters
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.landing_zone import LandingZone
 from rollup_assets.storage.manifests import (
