@@ -24,7 +24,7 @@ from rollup_assets.storage.bounds import Bounds
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.manifests import InputFile
 from rollup_assets.storage.metric_names import MetricNames, ToldNames
-from rollup_assets.storage.quarantine import BadFile, bad_file_row, quarantined_rows, serialized
+from rollup_assets.storage.quarantine import BadFile, bad_file_row, rows_to_quarantine, serialized
 from rollup_assets.storage.raw_files import (
     COPIED_FILE,
     ELSEWHERE,
@@ -267,17 +267,18 @@ def _quarantine(task: SplitTask, number: int, file: InputFile, rows: RawRows, em
     Raises:
         UnreadableFileError: they are too much for Arrow.
     """
-    for quarantined in _quarantined_rows(rows, file.path, task.value_column):
+    for quarantined in _unless_too_large(rows, file.path, task.value_column):
         for counted in quarantined.column("reason").value_counts().to_pylist():
             reasons[counted["values"]] = reasons.get(counted["values"], 0) + counted["counts"]
         emit(task.quarantine_bucket, Header(blocks.QUARANTINED, number, quarantined.num_rows).pack(), [serialized(quarantined)])
 
 
-def _quarantined_rows(rows: RawRows, path: str, value_column: str) -> Iterator[pa.RecordBatch]:
+def _unless_too_large(rows: RawRows, path: str, value_column: str) -> Iterator[pa.RecordBatch]:
+    """The rows to quarantine; where they are too much for Arrow, their file is bad."""
     import pyarrow as pa
 
     try:
-        yield from quarantined_rows(rows, path, value_column)
+        yield from rows_to_quarantine(rows, path, value_column)
     except (pa.ArrowInvalid, pa.ArrowCapacityError) as error:
         # The file was read without a fault: what is left are the bounds of Arrow's own arrays. Memory that is missing is no fault of it.
         reason = (str(error).splitlines() or [type(error).__name__])[0][:300]

@@ -166,16 +166,17 @@ class LeftFolder:
 
 
 def left_folders(home: Path, before: int | None, now: int) -> list[LeftFolder]:
-    """Spilled data of processes that have ended, and what processes have left that were killed as they began, or commands.
+    """What processes that have ended without deleting it have left: folders of spilled data, and temporary folders of commands.
 
-    Nobody knows whose the latter two are, so they have to be a day old in any case.
+    Whether one without a lock is in use nobody knows: temporary folders, and those of processes that were killed before they held their
+    lock, have to be a day old in any case.
     """
     scratch = home / "scratch"
     a_day_ago = now - _DAY_MS if before is None else min(before, now - _DAY_MS)
-    begun = [folder for folder in _folders(scratch) if UNLOCKED.fullmatch(folder.name)]
+    unlocked = [folder for folder in _folders(scratch) if UNLOCKED.fullmatch(folder.name)]
     temporary = [folder for folder in _folders(home) if _TEMPORARY_FOLDER.fullmatch(folder.name)]
     limits = [(folder, before) for folder in abandoned_folders(scratch)]
-    limits += [(folder, a_day_ago) for folder in (*begun, *temporary)]
+    limits += [(folder, a_day_ago) for folder in (*unlocked, *temporary)]
     found = []
     for folder, limit in limits:
         sizes = list(_sizes(folder))
@@ -185,9 +186,9 @@ def left_folders(home: Path, before: int | None, now: int) -> list[LeftFolder]:
     return found
 
 
-def _folders(home: Path) -> list[Path]:
-    """No links to folders: what they lead to is somebody else's."""
-    return sorted(folder for folder in home.iterdir() if folder.is_dir() and not folder.is_symlink()) if home.is_dir() else []
+def _folders(parent: Path) -> list[Path]:
+    """Those in a folder. No links to folders: what they lead to is somebody else's."""
+    return sorted(folder for folder in parent.iterdir() if folder.is_dir() and not folder.is_symlink()) if parent.is_dir() else []
 
 
 def _sizes(folder: Path) -> Iterator[tuple[int, int]]:

@@ -57,7 +57,7 @@ class MetricNames:
 
 
 class ToldNames:
-    """Which names the reader of each bucket has been told, so that each is told once, and no reader of more than it needs.
+    """Which names the reader of each bucket has been told, so that each is told once, and of many only those of the reader's own rows.
 
     A bit for each name and bucket: with a million names and 128 buckets these are 16 MB.
     """

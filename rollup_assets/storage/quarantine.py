@@ -74,7 +74,7 @@ def quarantine_schema(value_column: str) -> pa.Schema:
 
 
 def _packed_schema(value_column: str) -> pa.Schema:
-    """The same in memory: texts that repeat are there once, however long they are and however many rows have them."""
+    """Their schema on the way to the file: texts that repeat are there once, however long they are and however many rows have them."""
     import pyarrow as pa
 
     schema = quarantine_schema(value_column)
@@ -84,7 +84,7 @@ def _packed_schema(value_column: str) -> pa.Schema:
     return schema
 
 
-def quarantined_rows(rows: RawRows, path: str, value_column: str) -> Iterator[pa.RecordBatch]:
+def rows_to_quarantine(rows: RawRows, path: str, value_column: str) -> Iterator[pa.RecordBatch]:
     """The rows with a quarantine reason, as they were read from the raw file ``path``, a limited number at a time."""
     if rows.reason is None:
         return

@@ -844,7 +844,7 @@ def test_bad_rows_that_are_too_much_for_arrow_make_their_file_bad(tmp_path: Path
     batch = first_batch(pipeline)
     write_rows(pipeline, batch, "a.parquet", plenty(10))
     path = write_rows(pipeline, batch, "b.parquet", [*plenty(5), good(TODAY - 1)])
-    monkeypatch.setattr(split, "quarantined_rows", refuse)
+    monkeypatch.setattr(split, "rows_to_quarantine", refuse)
     result = stage(pipeline, batch)
     assert (result.repartitioned.counters["rows_accepted"], result.quarantined.counters["bad_files"]) == (10, 1)
     [row] = staged.quarantined(pipeline, batch, result.quarantined)
@@ -862,7 +862,7 @@ def test_memory_that_is_missing_is_no_fault_of_a_file(tmp_path: Path, monkeypatc
     pipeline = pipeline_of(ONE_BATCH, tmp_path, quarantine_files=1)
     batch = first_batch(pipeline)
     write_rows(pipeline, batch, "a.parquet", [*plenty(5), good(TODAY - 1)])
-    monkeypatch.setattr(split, "quarantined_rows", fail)
+    monkeypatch.setattr(split, "rows_to_quarantine", fail)
     with pytest.raises(MemoryError, match="malloc"):
         stage(pipeline, batch)
 
