@@ -110,7 +110,11 @@ class Plan:
 
     def discard(self, *, for_good: bool = True) -> None:
         """Delete what was made for it; where another plan follows, that one has the copies."""
-        kept: set[str] = set() if for_good else {file.file_path for file in self.copies.values()}
+        if for_good:
+            made = {place.uri for place in self.written}
+            for path in [path for path, file in self.copies.items() if file.file_path in made]:
+                del self.copies[path]
+        kept = {file.file_path for file in self.copies.values()}
         for place in self.written:
             if place.uri not in kept:
                 place.delete_file()

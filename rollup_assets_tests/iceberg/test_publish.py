@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyiceberg.manifest import DataFile
 
 from rollup_assets.batches import Batch
 from rollup_assets.errors import PublishError, PublishHaltError, StaleInputError
@@ -21,11 +22,13 @@ from rollup_assets.iceberg import publish as publishing
 from rollup_assets.iceberg import reading
 from rollup_assets.iceberg.catalog import load_catalog
 from rollup_assets.iceberg.locks import TableLock
+from rollup_assets.iceberg.plans import Plan
 from rollup_assets.iceberg.publish import ATTEMPT_PROPERTY
+from rollup_assets.iceberg.staged_files import rewritten_files
 from rollup_assets.iceberg.table import ensure_table
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps.publish import publish
-from rollup_assets.storage.manifests import ROLLUP_TABLE
+from rollup_assets.storage.manifests import ROLLUP_TABLE, ROLLUPS
 from rollup_assets_tests.iceberg.staging import (
     batches_from,
     live_and_deleted_paths,
@@ -809,6 +812,20 @@ def test_copies_of_a_plan_that_came_to_nothing_are_used_by_the_next_one(
     assert {str(path) for path in rewritten(pipeline)} == live
     assert not live & deleted
     assert_published(pipeline, (batch, 1))
+
+
+@pytest.mark.parametrize("for_good", [True, False])
+def test_a_plan_leaves_the_next_one_no_copy_that_it_deletes(pipeline: Pipeline, *, for_good: bool) -> None:
+    (batch,) = batches_from(pipeline, 1)
+    publish_value(pipeline, batch, 1)
+    staged = pipeline.stage.read(ROLLUPS, batch)
+    assert staged is not None
+    copies: dict[str, DataFile] = {}
+    plan = Plan(rewritten_files(pipeline.settings, batch), copies=copies)
+    plan.copy(load(pipeline), {file.path: file.digest for file in staged.files})
+    plan.discard(for_good=for_good)
+    assert len(copies) == (0 if for_good else 2)
+    assert {file.file_path for file in copies.values()} == {str(path) for path in rewritten(pipeline)}
 
 
 def test_copies_of_a_commit_that_may_have_landed_unseen_are_not_used_again(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
