@@ -16,7 +16,7 @@ from rollup_assets.errors import RollupError
 from rollup_assets.history.rejections import refusal
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.scope import Scope, for_each, missing_before
-from rollup_assets.steps.changes import FileChange, InputChange, file_changes
+from rollup_assets.steps.changes import FileChange, InputChange, file_changes, lost_files
 from rollup_assets.steps.parameters import content_parameters
 from rollup_assets.steps.publish import check_history, reasons_to_publish
 from rollup_assets.steps.repartition import current_stage, is_over_limit, raw_data_is_gone, reasons_to_stage
@@ -187,7 +187,11 @@ def _roll_up_and_publish(pipeline: Pipeline, batch: Batch, staged: PartitionPlan
         return replace(known, problem=str(error))
     if isinstance(inputs, Waiting):
         return replace(known, waiting_for=inputs.waiting_for)
-    rolled = _rolling_up(reasons_to_roll_up(pipeline, batch, inputs, rollups))
+    reasons_to_roll = reasons_to_roll_up(pipeline, batch, inputs, rollups)
+    rolled = _rolling_up(reasons_to_roll)
+    if rollups is not None and rolled.verdict == "if it changes":
+        # Should it not, the step looks whether its files are all there.
+        rolled = _rolling_up([*reasons_to_roll, *lost_files(pipeline.stage, rollups, batch)])
     lost = _lost_inputs(pipeline, batch, inputs) if rolled.verdict != "no" else None
     if lost and rolled.verdict == "yes":
         return replace(known, roll_up=rolled, problem=lost)

@@ -315,6 +315,15 @@ def test_a_lost_file_of_a_partition_that_may_follow_is_foreseen(site: Site) -> N
     assert f"rollups backfill {hour(pipeline, 1)} {hour(pipeline, 1)}" in problem
 
 
+def test_lost_files_of_rollups_are_foreseen_where_what_they_read_may_stay_as_it_is(site: Site) -> None:
+    pipeline = site.fresh()
+    same_again(pipeline, hour(pipeline, 0))
+    lost(ROLLUPS)(pipeline, hour(pipeline, 0))
+    (first, *_) = compared(pipeline, scope(pipeline, 0, 0)).partitions
+    assert first.roll_up.verdict == "yes"
+    assert "of rollups is missing" in first.roll_up.reasons[0]
+
+
 def test_every_kind_of_change_of_raw_files_is_named(site: Site) -> None:
     pipeline = site.fresh()
     batch = hour(pipeline, 1)
