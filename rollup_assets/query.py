@@ -8,18 +8,25 @@ metric and organization as well a row group of it. Printing the answer stays out
 from __future__ import annotations
 
 import contextlib
+import queue
+import time
 from typing import TYPE_CHECKING, TypeVar
 
+from rollup_assets.engines.waiting import wait_for_one
 from rollup_assets.errors import QueryError
 from rollup_assets.settings import Settings
 from rollup_assets.storage.storage_errors import explains_storage_errors
+from rollup_assets.threads import thread_pool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from concurrent.futures import ThreadPoolExecutor
 
     import pyarrow as pa
+    from duckdb import DuckDBPyConnection
 
 Result = TypeVar("Result")
+Given = TypeVar("Given")
 
 VIEW = "rollups"
 # Iceberg's bucket of a long, murmur3 of its eight bytes, in DuckDB's own words: of a constant it is a constant, which the scan gets as a
@@ -39,6 +46,7 @@ CREATE MACRO shard(id) AS ((murmur3(hashed(id)) & 2147483647) % {shards})::INTEG
 
 # As many as DuckDB makes at once: a row group of its own.
 _ROWS_AT_ONCE = 122_880
+_NAP = 0.1
 
 
 def query(settings: Settings, sql: str) -> pa.Table:
@@ -91,27 +99,58 @@ def stream(settings: Settings, sql: str, take: Callable[[pa.Schema, Iterator[pa.
             db.execute(_SHARD.format(shards=shards))
             db.register(VIEW, snapshot_dataset(table))
             db.execute("SET lock_configuration = true")
-            try:
-                answer = db.sql(sql)
-                # A statement such as SET has no answer.
-                found = pa.table({}).to_reader() if answer is None else answer.to_arrow_reader(_ROWS_AT_ONCE)
-            except duckdb.Error as error:
-                raise _refused(settings, error) from None
-            with contextlib.closing(found):
-                names = _distinct(found.schema.names)
-                schema = pa.schema([field.with_name(name) for field, name in zip(found.schema, names, strict=True)])
-                return take(schema, _renamed(settings, found, names))
+            with thread_pool(1, "answer") as pool:
+
+                def interruptible(step: Callable[[], Given]) -> Given:
+                    return _interruptible(db, pool, step)
+
+                try:
+                    found = interruptible(lambda: _answer(db, sql))
+                except duckdb.Error as error:
+                    raise _refused(settings, error) from None
+                with contextlib.closing(found):
+                    names = _distinct(found.schema.names)
+                    schema = pa.schema([field.with_name(name) for field, name in zip(found.schema, names, strict=True)])
+                    return take(schema, _batches(settings, lambda: interruptible(found.read_next_batch), names))
 
 
-def _renamed(settings: Settings, answer: pa.RecordBatchReader, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def _answer(db: DuckDBPyConnection, sql: str) -> pa.RecordBatchReader:
+    import pyarrow as pa
+
+    answer = db.sql(sql)
+    # A statement such as SET has no answer.
+    return pa.table({}).to_reader() if answer is None else answer.to_arrow_reader(_ROWS_AT_ONCE)
+
+
+def _batches(settings: Settings, read: Callable[[], pa.RecordBatch], names: Sequence[str]) -> Iterator[pa.RecordBatch]:
     while True:
         try:
-            batch = answer.read_next_batch()
+            batch = read()
         except StopIteration:
             return
         except OSError as error:  # what becomes of DuckDB's own on its way through Arrow
             raise _refused(settings, error) from None
         yield batch.rename_columns(names)
+
+
+def _interruptible(db: DuckDBPyConnection, pool: ThreadPoolExecutor, step: Callable[[], Given]) -> Given:
+    """What a step of DuckDB's gives, unless Ctrl-C ends it first.
+
+    In the main thread DuckDB 2.0 heeds Ctrl-C in some phases alone, not while it looks for the next rows of an answer that is read through
+    Arrow: minutes, where few rows match.
+    """
+    ended: queue.SimpleQueue[None] = queue.SimpleQueue()
+    running = pool.submit(step)
+    running.add_done_callback(lambda _: ended.put(None))
+    try:
+        wait_for_one(ended)
+    except BaseException:
+        # Again and again: an interrupt that comes before DuckDB has begun is lost.
+        while not running.done():
+            db.interrupt()
+            time.sleep(_NAP)
+        raise
+    return running.result()
 
 
 def _refused(settings: Settings, error: Exception) -> QueryError:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -237,6 +241,22 @@ def test_partitions_of_the_future_cannot_be_backfilled(run: Run) -> None:
 def test_a_setting_that_contradicts_another_is_told_in_one_sentence(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROLLUP_LOOKBACK", "2h")
     assert "shorten the lookback" in plain(run("status", status=2).stderr)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        pytest.param("select count(*) from range(2000000000000) where range < 0", id="before the first row"),
+        pytest.param("select * from range(2000000000000) where range < 300000", id="after some rows"),
+    ],
+)
+def test_a_statement_that_would_take_hours_is_interrupted(ready: Run, statement: str) -> None:
+    began = time.monotonic()
+    timer = threading.Timer(2, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    told = ready("sql", statement, "--csv", status=130)
+    assert plain(told.stderr).strip() == "interrupted"
+    assert time.monotonic() - began < 60
 
 
 @pytest.mark.parametrize("says", ["run [4711] was interrupted; finished partitions stand", ""])

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _BAD_ARGUMENTS = 2
 _INTERRUPTED = 130
+_BY_DUCKDB = "Query interrupted"
+"""What DuckDB 2.0.0 makes of Ctrl-C while a statement runs: a RuntimeError, none of its own."""
 
 
 class _PlainErrors(TyperGroup):
@@ -45,6 +47,11 @@ class _PlainErrors(TyperGroup):
         except KeyboardInterrupt as error:
             # Typer would end without a word.
             print_interrupted(str(error))
+            raise typer.Exit(_INTERRUPTED) from None
+        except RuntimeError as error:
+            if str(error) != _BY_DUCKDB:
+                raise
+            print_interrupted("")
             raise typer.Exit(_INTERRUPTED) from None
 
 

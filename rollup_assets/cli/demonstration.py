@@ -40,7 +40,8 @@ def dev(
 ) -> None:
     """Open the Dagster UI on the data of ROLLUP_HOME, with the runs that `rollups backfill` recorded.
 
-    Two runs go at once. Unless ROLLUP_MEMORY is set, each uses a quarter of the machine's memory for its data.
+    Two runs go at once, unless a DAGSTER_HOME of your own says otherwise. Unless ROLLUP_MEMORY is set, each uses a quarter of the machine's
+    memory for its data.
 
     For example:
 

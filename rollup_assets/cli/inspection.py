@@ -74,7 +74,8 @@ def sql(
     The columns: `rollups sql "describe rollups"`. `logical_timestamp` is the end of a window, which covers (label - resolution, label];
     the window that ends with a batch appears with the next one. Times are UTC. A statement sees the table and nothing else: it reads and
     writes no files, reaches no network and loads no extensions. It may take `ROLLUP_MEMORY`, and spills nothing to disk. An answer of any
-    length is printed while it is made; what is read ahead of it takes up to 2 GB more.
+    length is printed while it is made; what is read ahead of it comes on top, a GB or two. If a statement fails halfway, what was printed
+    is not the answer: the exit status says so.
 
     For example:
 
