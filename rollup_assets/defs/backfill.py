@@ -6,6 +6,7 @@ published, in which runs, and what became of each; how it is shown, and exit cod
 
 from __future__ import annotations
 
+import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -145,15 +146,20 @@ def ensure_dagster_home(settings: Settings) -> Path:
     home = home_of(settings)
     require_usable(home)
     if not home.exists():
+        # Under another name until all of it is there: a half would be taken for a home that is somebody's own.
+        unfinished = home.with_name(f".{home.name}-{uuid.uuid4().hex}")
         try:
-            home.mkdir(parents=True)
-            (home / "dagster.yaml").write_text(NEW_HOME)
+            unfinished.mkdir(parents=True)
+            (unfinished / "dagster.yaml").write_text(NEW_HOME)
             # Makes the databases. Web server, daemon and code server would do so too, all at once, and SQLite's migrations do not stand
             # that: a code server that comes second fails to load.
-            with dg.DagsterInstance.from_config(str(home)) as instance:
+            with dg.DagsterInstance.from_config(str(unfinished)) as instance:
                 instance.get_runs_count()
+            unfinished.rename(home)
         except Exception as error:  # the disk's or the databases'
             raise not_opened(home, error) from error
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
     return home
 
 

@@ -311,6 +311,22 @@ def test_runs_in_the_container_of_a_code_location_say_so(settings: Settings, mon
     assert told == {f"code:{port}" if listens else None}
 
 
+def test_a_home_whose_making_was_interrupted_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load_settings(home=tmp_path)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dg.DagsterInstance, "from_config", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            backfill.ensure_dagster_home(settings)
+    assert not list(tmp_path.iterdir())
+    home = backfill.ensure_dagster_home(settings)
+    assert (home / "dagster.yaml").read_text() == backfill.NEW_HOME
+    assert list(tmp_path.iterdir()) == [home]
+
+
 def test_a_new_home_has_its_databases_before_several_processes_open_it_at_once(tmp_path: Path) -> None:
     """Web server, daemon and code server start together; whichever finds SQLite's tables half made does not load."""
     home = backfill.ensure_dagster_home(load_settings(home=tmp_path))
