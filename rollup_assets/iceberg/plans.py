@@ -71,11 +71,13 @@ class Goal(Protocol):
 class Copies:
     """Copies that the plans of one commit make: a plan after one that came to nothing has them again.
 
-    Only as long as the table's history goes back to where the first of these plans was made: a commit that is not in it has not landed
-    then. Otherwise it may have, and snapshots may call its files deleted.
+    Only as long as the table's history goes back to where the first of these plans was made, and has no branch that is younger: a commit
+    that is not in it has not landed then. Otherwise it may have, and files of its own go when its snapshot does.
     """
 
     _since: int | None = None
+    _aside: frozenset[int] = frozenset()
+    """Snapshots that the current one did not come from, when the first of these plans was made."""
     _made: dict[str, DataFile] = field(default_factory=dict)
 
     def known(self, table: Table) -> dict[str, DataFile]:
@@ -83,8 +85,10 @@ class Copies:
         from rollup_assets.iceberg.snapshots import ancestors
 
         current = table.current_snapshot()
-        if all(one.snapshot_id != self._since for one in ancestors(table, current)):
-            self._since, self._made = None if current is None else current.snapshot_id, {}
+        history = {one.snapshot_id for one in ancestors(table, current)}
+        aside = frozenset(one.snapshot_id for one in table.snapshots()) - history
+        if self._since not in history or not aside <= self._aside:
+            self._since, self._aside, self._made = None if current is None else current.snapshot_id, aside, {}
         return self._made
 
 

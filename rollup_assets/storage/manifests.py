@@ -33,7 +33,7 @@ ELSEWHERE_ROWS = "elsewhere"
 """Counter of rows that are other batches' affair; there where a batch reads other batches' folders."""
 # What was read, not what came of it.
 _OF_READING = frozenset({"rows_read", ELSEWHERE_ROWS, "raw_files", "copied_files", "copies"})
-_READ_BYTES = 1 << 20
+_READ_BYTES = 8 << 20
 
 
 class _Record(BaseModel):
