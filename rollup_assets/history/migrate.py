@@ -101,7 +101,8 @@ def migrate(
         changes = changes_of(table, settings)
         if not changes:
             if not dry_run:
-                _finish(pipeline, table)
+                with table_lock(settings):
+                    _finish(pipeline, _existing_table(pipeline, catalog))
             return Migration({}, (), _total_rows(table), ())
         raw = _raw_files(pipeline)
         last = pipeline.calendar.last_ended(now or dt.datetime.now(dt.UTC))
@@ -441,7 +442,7 @@ def _inputs(pipeline: Pipeline, rollups: Manifest) -> Inputs:
 def _finish(pipeline: Pipeline, table: Table) -> None:
     """Write the receipts that a migration did not come to, as it was killed after its commit.
 
-    These are of other settings than the table's, or of an earlier commit.
+    These are of other settings than the table's, or of an earlier commit. Under the table's lock, as publishes and rollbacks write others.
     """
     from rollup_assets.iceberg.publish import ATTEMPT_PROPERTY
     from rollup_assets.iceberg.reading import live_files
