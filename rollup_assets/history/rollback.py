@@ -297,7 +297,7 @@ def _carry_out(pipeline: Pipeline, catalog: Catalog, lock: TableLock, table: Tab
         changed, snapshot_id, attempt = False, done.snapshot_id, said(done, ATTEMPT_PROPERTY) or ""
     after = {one.batch: range_counts(table, one.batch) for one in affected}
     for one in affected:
-        if one.receipt is None and one.rollups is None:
+        if one.receipt is None and one.rollups is None and not one.rejected:
             # Rows of other writers only.
             continue
         _note(pipeline, one, table, choice, snapshot_id, attempt, after[one.batch])

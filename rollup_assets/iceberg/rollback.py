@@ -114,7 +114,7 @@ class EarlierRows:
         target = None if self.target is None else self.target.snapshot_id
         return RollbackError(
             f"{path}, which snapshot {target} of {self.settings.table} needs, is gone, so nothing was rolled back; choose another "
-            "snapshot, or publish the partition from raw data with `rollups backfill`"
+            "snapshot, or leave the rows as they are with `rollups backfill FROM TO --force` of the partitions concerned"
         )
 
     def _is_all_of_it(self, table: Table, file: LiveFile) -> bool:

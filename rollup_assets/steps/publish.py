@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from rollup_assets.batches import Batch
 from rollup_assets.errors import NotStagedError, PublishHaltError, StageCorruptError, StaleInputError
 from rollup_assets.failpoints import failpoint
-from rollup_assets.history.rejections import REJECTED, refusal, rejected_digests, still_rejected
+from rollup_assets.history.rejections import REJECTED, is_begun, refusal, rejected_digests, still_rejected
 from rollup_assets.iceberg.table import data_location
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps.changes import files_of_another_table
@@ -143,7 +143,10 @@ def _receipt_and_table(pipeline: Pipeline, batch: Batch, catalog: Catalog, *, fo
 
 
 def _receipt_holds(receipt: Manifest, rollups: Manifest, table: Table, batch: Batch) -> bool:
-    """Whether the receipt is of these rollups, and the table still comes from the snapshot that it names; warns if it does not."""
+    """Whether the receipt is of these rollups, and the table still comes from the snapshot that it names; warns if it does not.
+
+    One that a rollback has marked, and that came to nothing, is written anew.
+    """
     from rollup_assets.iceberg.acknowledged import is_set_aside
 
     if is_set_aside(table, receipt.counters):
@@ -154,7 +157,7 @@ def _receipt_holds(receipt: Manifest, rollups: Manifest, table: Table, batch: Ba
             receipt.counters["snapshot_id"],
         )
         return False
-    return _is_receipt_of(receipt, rollups)
+    return _is_receipt_of(receipt, rollups) and not is_begun(receipt)
 
 
 def _unchanged(receipt: Manifest, refused: str | None = None) -> Published:

@@ -15,7 +15,7 @@ from rollup_assets.batches import Batch
 from rollup_assets.errors import PublishError, PublishHaltError, RollbackError, UnknownPartitionError, UnknownSnapshotError
 from rollup_assets.history import rollback as history
 from rollup_assets.history.migrate import migrate
-from rollup_assets.history.rejections import REJECTED, is_begun, rejected_digests
+from rollup_assets.history.rejections import BEGUN, REJECTED, is_begun, rejected_digests
 from rollup_assets.history.rollback import rollback
 from rollup_assets.iceberg import publish as publishing
 from rollup_assets.iceberg.catalog import open_catalog
@@ -26,7 +26,7 @@ from rollup_assets.iceberg.table import ensure_table
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.status import status
 from rollup_assets.steps.publish import publish
-from rollup_assets.storage.manifests import ROLLUP_TABLE
+from rollup_assets.storage.manifests import ROLLUP_TABLE, ROLLUPS
 from rollup_assets_tests.history.published import publish_value, raw_file, snapshots, stage_value
 from rollup_assets_tests.iceberg.staging import (
     batches_from,
@@ -282,6 +282,35 @@ def test_files_that_are_gone_are_named_and_nothing_is_left_behind(pipeline: Pipe
         rollback(pipeline, batch.key)
     assert files_on_disk(pipeline) == before
     assert value_by_batch(pipeline) == {batch.key: {99}}
+    assert publish(pipeline, batch).refused
+    publish(pipeline, batch, force=True)
+    assert not is_begun(pipeline.stage.read(ROLLUP_TABLE, batch))
+    assert value_by_batch(pipeline) == {batch.key: {99}}
+
+
+@pytest.mark.parametrize("force", [True, False])
+def test_a_mark_of_a_rollback_that_came_to_nothing_is_gone_once_the_batch_is_published(pipeline: Pipeline, *, force: bool) -> None:
+    """Where only content of long ago is unwanted, there is nothing to refuse."""
+    (batch,) = batches_from(pipeline, 1)
+    receipt = publish_value(pipeline, batch, 1).receipt
+    marked = receipt.model_copy(update={"counters": {**receipt.counters, REJECTED: ["long ago"], BEGUN: True}})
+    pipeline.stage.write(marked, batch)
+    publish(pipeline, batch, force=force)
+    assert not is_begun(pipeline.stage.read(ROLLUP_TABLE, batch))
+    assert value_by_batch(pipeline) == {batch.key: {1}}
+
+
+def test_a_rollback_ends_where_the_stage_has_nothing(pipeline: Pipeline) -> None:
+    (batch,) = batches_from(pipeline, 1)
+    publish_value(pipeline, batch, 1)
+    publish_value(pipeline, batch, 99)
+    for asset in (ROLLUPS, ROLLUP_TABLE):
+        (pipeline.stage.folder(asset, batch) / "manifest.json").delete_file()
+    rollback(pipeline, batch.key)
+    receipt = pipeline.stage.read(ROLLUP_TABLE, batch)
+    assert receipt is not None
+    assert not is_begun(receipt)
+    assert value_by_batch(pipeline) == {batch.key: {1}}
 
 
 def test_a_dry_run_says_what_would_change_and_changes_nothing(pipeline: Pipeline) -> None:
