@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,13 @@ import pytest
 from rollup_assets.batches import Batch
 from rollup_assets.errors import MigrationError, RollbackError, RollupError, TableMismatchError
 from rollup_assets.history.diff import diff
-from rollup_assets.history.migrate import Migration, migrate
+from rollup_assets.history.migrate import Migration, _note, migrate
 from rollup_assets.history.records import read_record
 from rollup_assets.history.rollback import rollback
+from rollup_assets.iceberg.locks import TableLock, table_lock
 from rollup_assets.iceberg.table import ensure_table
 from rollup_assets.pipeline import Pipeline
+from rollup_assets.settings import Settings
 from rollup_assets.status import status
 from rollup_assets.steps.publish import publish
 from rollup_assets.steps.repartition import stage_batch
@@ -184,7 +186,19 @@ def test_a_migration_that_is_killed_after_its_commit_is_finished_by_running_it_a
     assert tried == [1]
     assert len(snapshots(new)) == before + 1
     assert own(new)["rollup.shards"] == "8"
+    held: list[str] = []
+
+    @contextlib.contextmanager
+    def noted(settings: Settings) -> Iterator[TableLock]:
+        with table_lock(settings) as lock:
+            held.append("taken")
+            yield lock
+            held.append("released")
+
+    monkeypatch.setattr("rollup_assets.iceberg.locks.table_lock", noted)
+    monkeypatch.setattr("rollup_assets.history.migrate._note", lambda *arguments: held.append("written") or _note(*arguments))
     migrated(new)
+    assert (held[0], held.count("written"), held[-1]) == ("taken", 3, "released"), "as publishes and rollbacks write receipts"
     for batch in batches_from(new, 3):
         receipt = new.stage.read(ROLLUP_TABLE, batch)
         assert receipt is not None

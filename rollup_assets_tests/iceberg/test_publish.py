@@ -22,7 +22,7 @@ from rollup_assets.iceberg import publish as publishing
 from rollup_assets.iceberg import reading
 from rollup_assets.iceberg.catalog import load_catalog
 from rollup_assets.iceberg.locks import TableLock
-from rollup_assets.iceberg.plans import Plan
+from rollup_assets.iceberg.plans import Copies, Plan
 from rollup_assets.iceberg.publish import ATTEMPT_PROPERTY
 from rollup_assets.iceberg.staged_files import rewritten_files
 from rollup_assets.iceberg.table import ensure_table
@@ -826,6 +826,20 @@ def test_a_plan_leaves_the_next_one_no_copy_that_it_deletes(pipeline: Pipeline, 
     plan.discard(for_good=for_good)
     assert len(copies) == (0 if for_good else 2)
     assert {file.file_path for file in copies.values()} == {str(path) for path in rewritten(pipeline)}
+
+
+def test_copies_that_a_younger_branch_may_have_are_not_known(pipeline: Pipeline) -> None:
+    """The commit landed, and another engine set it aside before it was looked for: its files go with its snapshot."""
+    first, second = batches_from(pipeline, 2)
+    kept = publish_value(pipeline, first, 1).snapshot_id
+    copies = Copies()
+    made = copies.known(load(pipeline))
+    made["a path"] = DataFile()
+    assert copies.known(load(pipeline)) is made
+    publish_value(pipeline, second, 2)
+    assert copies.known(load(pipeline)) is made
+    load(pipeline).manage_snapshots().rollback_to_snapshot(kept).commit()
+    assert copies.known(load(pipeline)) == {}
 
 
 def test_copies_of_a_commit_that_may_have_landed_unseen_are_not_used_again(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
