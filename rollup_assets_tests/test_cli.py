@@ -259,6 +259,16 @@ def test_a_statement_that_would_take_hours_is_interrupted(ready: Run, statement:
     assert time.monotonic() - began < 60
 
 
+def test_what_duckdb_makes_of_an_interrupt_is_told_as_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in `rollups verify` and `diff`, whose statements run in the main thread."""
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise RuntimeError("Query interrupted")
+
+    monkeypatch.setattr("rollup_assets.verification.verify", interrupted)
+    assert plain(run("verify", status=130).stderr).strip() == "interrupted"
+
+
 @pytest.mark.parametrize("says", ["run [4711] was interrupted; finished partitions stand", ""])
 def test_an_interrupt_is_told_and_has_an_exit_status_of_its_own(run: Run, monkeypatch: pytest.MonkeyPatch, says: str) -> None:
     def interrupted(*_: object, **__: object) -> None:

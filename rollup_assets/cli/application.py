@@ -24,6 +24,8 @@ from rollup_assets.errors import RollupError, SettingsError, UnknownPartitionErr
 from rollup_assets.escaping import escape
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from rollup_assets.batches import Batch
     from rollup_assets.progress import TerminalProgress
     from rollup_assets.settings import Settings
@@ -128,6 +130,18 @@ def print_json_rows(rows: Iterable[Mapping[str, Any]]) -> None:
         sys.stdout.write(f"{before}\n{textwrap.indent(_as_json(row), ' ')}")
         before = ","
     typer.echo("[]" if before == "[" else "\n]")
+
+
+def print_csv(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+    """Rows with a heading, as they come; on standard output as bytes, since texts are UTF-8 whatever the terminal's are."""
+    from pyarrow import csv
+
+    sys.stdout.flush()
+    sink = sys.stdout.buffer
+    with csv.CSVWriter(sink, schema) as writer:
+        for rows in batches:
+            writer.write_batch(rows)
+    sink.flush()
 
 
 def _as_json(content: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +17,7 @@ from rollup_assets.cli.application import (
     app,
     batches_of,
     console_of,
+    print_csv,
     print_json,
     print_json_rows,
     progress_bar,
@@ -86,19 +86,8 @@ def sql(
 
     if as_json and as_csv:
         raise typer.BadParameter("choose one of --json and --csv")
-    take = _print_csv if as_csv else _print_json if as_json else _print_table
+    take = print_csv if as_csv else _print_json if as_json else _print_table
     stream(settings_of(), statement, take)
-
-
-def _print_csv(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
-    from pyarrow import csv
-
-    sys.stdout.flush()
-    sink = sys.stdout.buffer
-    with csv.CSVWriter(sink, schema) as writer:
-        for rows in batches:
-            writer.write_batch(rows)
-    sink.flush()
 
 
 def _print_json(_: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:

@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from rollup_assets.cli.application import AsJson, MaybeFirst, MaybeLast, app, batches_of, console_of, print_json, progress_bar, settings_of
+from rollup_assets.cli.application import (
+    AsJson,
+    MaybeFirst,
+    MaybeLast,
+    app,
+    batches_of,
+    console_of,
+    print_csv,
+    print_json,
+    progress_bar,
+    settings_of,
+)
 from rollup_assets.loading import quick_imports
 from rollup_assets.terminal import print_backfill, print_quarantined, print_quarantined_rows, print_replayed
 
@@ -69,17 +80,7 @@ def show(
     batch = settings.calendar.batch(partition)
     most = limit or None
     if as_csv:
-        import sys
-
-        from pyarrow import csv
-
-        schema, batches = stream_quarantined_rows(settings, batch, reason=reason, file=file, limit=most)
-        sys.stdout.flush()
-        sink = sys.stdout.buffer
-        with csv.CSVWriter(sink, schema) as writer:
-            for rows in batches:
-                writer.write_batch(rows)
-        sink.flush()
+        print_csv(*stream_quarantined_rows(settings, batch, reason=reason, file=file, limit=most))
         return
     found = quarantined_rows(settings, batch, reason=reason, file=file, limit=most)
     if as_json:
