@@ -73,8 +73,10 @@ bench-full: $(READY)
 	$(BENCHMARK) benchmarks.spark --full
 	$(BENCHMARK) benchmarks.seed --repeat 3
 	$(BENCHMARK) benchmarks.sizes --sizes 1,4,36,360
+	$(BENCHMARK) benchmarks.peer_sizes
 	$(BENCHMARK) benchmarks.shapes
 	$(BENCHMARK) benchmarks.skew
+	$(BENCHMARK) benchmarks.storages
 	$(BENCHMARK) benchmarks.publishing --full
 	$(BENCHMARK) benchmarks.orchestration
 	$(BENCHMARK) benchmarks.querying

@@ -37,10 +37,14 @@ class Catalogs:
         from rollup_assets.pipeline import Pipeline
         from rollup_assets.settings import load_settings
 
+        return Pipeline.from_settings(load_settings(**self.options(name, table, **settings)))
+
+    def options(self, name: str, table: str, **settings: Any) -> dict[str, Any]:
+        """The settings of that pipeline, as another process can be given them; the keys of S3 are in the environment."""
         chosen = self.choices[name]
         stage = {"stage": f"{chosen['stage']}/{table}"} if "stage" in chosen else {}
         home = self.folder / "home" / name.split(",", maxsplit=1)[0] / table
-        return Pipeline.from_settings(load_settings(home=str(home), table=f"metrics.{table}", **{**chosen, **stage, **settings}))
+        return {"home": str(home), "table": f"metrics.{table}", **chosen, **stage, **settings}
 
     @contextmanager
     def relayed(self, name: str) -> Iterator[tuple[Catalogs, dict[str, Relay]]]:

@@ -100,12 +100,16 @@ def left_out(shape: str) -> set[tuple[str, str, str]]:
     return found
 
 
-def _fastest(peer: str, task: str, shape: str) -> dict[str, Any] | None:
-    """What was committed of the peer's form with the least median wall time on such points; None unless one has come to its end."""
+def _fastest(peer: str, task: str, shape: str, but: str | None = None) -> dict[str, Any] | None:
+    """What was committed of the peer's form with the least median wall time on such points; None unless one has come to its end.
+
+    ``but``: no form whose name has this in it.
+    """
     path = RESULTS / f"{forms_name(shape, peer)}.json"
     measured = json.loads(path.read_text())["summary"] if path.exists() else []
     known = peer_forms(peer)[task]
     mine = [entry for entry in measured if (entry["engine"], entry["task"]) == (peer, task) and entry["form"] in known]
+    mine = [entry for entry in mine if but is None or but not in entry["form"]]
     return min(mine, key=lambda entry: float(entry["wall"]["median"]), default=None)
 
 
@@ -162,13 +166,13 @@ def forms_name(shape: str, engine: str = "") -> str:
     return "-".join(["forms", *(["spark"] if engine == SPARK else []), *([] if shape == SCRAPES else [shape])])
 
 
-def fastest_form(peer: str, task: str, shape: str = SCRAPES) -> str:
+def fastest_form(peer: str, task: str, shape: str = SCRAPES, but: str | None = None) -> str:
     """The form with the least median wall time when all were measured, on such points or else on dense ones, as committed.
 
-    The first of the peer's list where it was not measured at all.
+    The first of the peer's list where it was not measured at all. ``but``: no measured form whose name has this in it.
     """
     for points in (shape, _LIKE.get(shape, SCRAPES), SCRAPES):
-        if best := _fastest(peer, task, points):
+        if best := _fastest(peer, task, points, but):
             return str(best["form"])
     return next(iter(peer_forms(peer)[task]))
 

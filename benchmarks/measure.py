@@ -34,6 +34,12 @@ def cpu_seconds() -> float:
     return usage.ru_utime + usage.ru_stime + sum(_cpu_of(process) for process in _descendants())
 
 
+def busy_seconds() -> float:
+    """CPU seconds that all processes of the machine have used since it started."""
+    user, nice, system, _, _, irq, softirq, *_ = (int(part) for part in Path("/proc/stat").read_text().splitlines()[0].split()[1:])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+
+
 def peak_bytes_of_tree() -> int:
     """The most memory of this process and of each one below it, added up: what they share counts several times.
 

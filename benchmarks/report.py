@@ -18,7 +18,7 @@ from benchmarks.side_by_side import renewed
 from benchmarks.tables import Results, Target, filled, targets_table
 
 PAGE = Path("docs") / "performance.md"
-SECTIONS = ("stages", "spark", "seed_size", "seed", "sizes", "shapes", "publishing", "querying", "orchestration")
+SECTIONS = ("stages", "spark", "seed_size", "seed", "sizes", "peer_sizes", "shapes", "storages", "publishing", "querying", "orchestration")
 """Modules of ``benchmarks.sections``, in the order of the page."""
 
 

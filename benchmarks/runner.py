@@ -24,6 +24,7 @@ from typing import Any
 
 from benchmarks.contenders import Contender, reset
 from benchmarks.limits import Group, LimitError, limited
+from benchmarks.measure import busy_seconds
 from benchmarks.sites import Site
 from benchmarks.tasks import FIRST, FROM_SORTED, OURS, PEERS, RAW_TO_PUBLISHED, SPARK
 
@@ -63,6 +64,8 @@ class Bench:
     """``ROLLUP_MEMORY`` of this project's runs; the default, half of the machine's, unless given."""
     rollup_shards: int | None = None
     """``ROLLUP_SHARDS`` of this project's runs; the default unless given."""
+    time_limit: float | None = None
+    """Seconds after which a contender's process is given up, warming up included."""
 
     @property
     def full(self) -> Site:
@@ -132,18 +135,22 @@ class Bench:
                     without = {"memory": {"limit": None, "why": str(error)}}
             os.sync()
             read_inputs(inputs, group)
-            answer, usage = self._process(job, environment, group)
+            answer, usage = self._process(job, environment, group, self.time_limit)
             usage |= {"memory": group.usage().to_dict()} if group else without
         written = sum(path.stat().st_size for path in full.output.rglob("*") if path.is_file())
         return {**contender.to_dict(), **usage, **answer, **({"bytes": written} if written else {})}
 
     def _process(
-        self, job: dict[str, Any], environment: dict[str, str] | None = None, group: Group | None = None
+        self,
+        job: dict[str, Any],
+        environment: dict[str, str] | None = None,
+        group: Group | None = None,
+        seconds: float | None = None,
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         whole = {"full": str(self.full.root), "small": str(self.small.root), "threads": self.threads, **job}
         settings = {"ROLLUP_MEMORY": self.rollup_memory, "ROLLUP_SHARDS": self.rollup_shards and str(self.rollup_shards)}
         given = {name: value for name, value in settings.items() if value}
-        return run_process("benchmarks.child", whole, self.work, {**given, **(environment or {})}, group)
+        return run_process("benchmarks.child", whole, self.work, {**given, **(environment or {})}, group, seconds)
 
 
 def _inputs(contender: Contender, site: Site) -> list[str]:
@@ -177,7 +184,7 @@ def run_process(
     whole = {"answer": str(answer), **job}
     settings = {name: value for name, value in os.environ.items() if not name.startswith("ROLLUP_")}
     settings |= {"POLARS_MAX_THREADS": str(job["threads"]), "PYTHONPATH": str(ROOT), **(environment or {})}
-    busy, started = _busy_seconds(), time.perf_counter()
+    busy, started = busy_seconds(), time.perf_counter()
     # `python -P`: the checkout comes from PYTHONPATH alone, the working directory decides nothing.
     command = [sys.executable, "-P", "-m", module, json.dumps(whole)]
     process = subprocess.Popen(
@@ -201,7 +208,7 @@ def run_process(
     wall = time.perf_counter() - started
     process.returncode = os.waitstatus_to_exitcode(status)
     if given_up.is_set():
-        raise TimeLimitError(f"{job} took more than {seconds:g} s and was given up")
+        raise TimeLimitError(f"{job}\ntook more than {seconds:g} s and was given up")
     if group and group.limit and group.usage().killed:
         raise ChildError(f"{job}\nneeds more memory than {group.limit / 2**30:g} GiB, page cache included, and was killed")
     if process.returncode or not answer.exists():
@@ -209,7 +216,7 @@ def run_process(
     told = json.loads(answer.read_text())
     # Java is not waited for by the process that starts it, so its time is not in the process's own.
     cpu = max(usage.ru_utime + usage.ru_stime, told.pop("tree_cpu", 0.0))
-    others = max(0.0, _busy_seconds() - busy - cpu) / (wall * (os.cpu_count() or 1))
+    others = max(0.0, busy_seconds() - busy - cpu) / (wall * (os.cpu_count() or 1))
     costs = {"process_wall": wall, "process_cpu": cpu, "others_share": round(others, 3)}
     return told, costs
 
@@ -350,9 +357,3 @@ def _read_through_inside(group: Group, paths: Sequence[str]) -> None:
     chosen = [path for path, size in zip(paths, sizes, strict=True) if group.limit is None or size <= group.limit // 2]
     if chosen:
         subprocess.run(group.command(["cat", "--", *chosen]), stdout=subprocess.DEVNULL, check=True)
-
-
-def _busy_seconds() -> float:
-    """CPU seconds that all processes of the machine have used since it started."""
-    user, nice, system, _, _, irq, softirq, *_ = (int(part) for part in Path("/proc/stat").read_text().splitlines()[0].split()[1:])
-    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")

@@ -21,10 +21,13 @@ def side_by_side(
     packages: Sequence[str],
     say: Callable[[str], None],
     again: Again | None = None,
+    *,
+    only_before: bool = False,
 ) -> Results:
     """Measure contenders beside each other.
 
-    ``command`` and ``packages`` are what results name; ``again`` chooses who runs in every turn.
+    ``command`` and ``packages`` are what results name; ``again`` chooses who runs in every turn. ``only_before``: nobody starts from
+    sorted points, and this project is the first one, whose answer the others' are compared with.
 
     Raises:
         BusyError: another benchmark uses the folder.
@@ -33,7 +36,7 @@ def side_by_side(
     """
     say(f"{bench.shape}: {bench.rows:,} points, up to {repeat} times {len(wanted)} contenders, {bench.threads} threads; preparing")
     with bench.exclusively():
-        bench.prepare(for_spark=any(contender.engine == SPARK for contender in wanted))
+        bench.prepare(only_before=only_before, for_spark=any(contender.engine == SPARK for contender in wanted))
         found = measure(bench, wanted, repeat, say, again)
     return {
         **circumstances(command, bench, repeat, found.runs, packages),

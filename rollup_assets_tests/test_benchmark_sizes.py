@@ -1,4 +1,4 @@
-"""Cost and memory by size and by shape: the benchmarks run, and their tables and plots show what they measured."""
+"""Cost and memory by size, shape and storage: the benchmarks run, and their tables and plots show what they measured."""
 
 from __future__ import annotations
 
@@ -7,10 +7,17 @@ from typing import Any
 
 import pytest
 
-from benchmarks import limits, tables
-from benchmarks.runner import Bench
+from benchmarks import limits, peer_sizes, storages, tables
+from benchmarks.catalogs import EMBEDDED, POSTGRES, REST, catalogs
+from benchmarks.contenders import Contender, fastest_form, peer_forms
+from benchmarks.peers.duckdb import PARTITIONED
+from benchmarks.runner import Bench, TimeLimitError
+from benchmarks.sections import peer_sizes as peer_section
 from benchmarks.sections import shapes, sizes
-from benchmarks.sizes import measure
+from benchmarks.sections import storages as storage_section
+from benchmarks.sizes import measure, numbers
+from benchmarks.summary import summarized
+from benchmarks.tasks import CLICKHOUSE, DATAFUSION, DUCKDB, OURS, PEERS, POLARS, RAW_TO_1M, RAW_TO_PUBLISHED, WARM
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +90,140 @@ def test_tables_and_plots_show_the_results(results: dict[str, Any], tmp_path: Pa
     for name, (shown, draw) in drawn.items():
         draw(tmp_path / f"{name}.svg")
         assert f"results {tables.digest(shown)}" in (tmp_path / f"{name}.svg").read_text()
+
+
+# ------------------------------------------------------------------------------------------------------ beside the peers
+
+
+def test_peers_run_in_their_fastest_form_and_in_one_for_more_than_memory_holds_beyond_it() -> None:
+    for peer in PEERS:
+        assert peer_sizes.form_at(peer, 36_000_000) == fastest_form(peer, RAW_TO_1M, "sparse")
+        assert peer_sizes.form_at(peer, 360_000_000) in peer_forms(peer)[RAW_TO_1M]
+    assert peer_sizes.form_at(DUCKDB, 360_000_000) == PARTITIONED
+    assert "in memory" in peer_sizes.form_at(POLARS, 36_000_000)
+    assert "in memory" not in peer_sizes.form_at(POLARS, 360_000_000)
+
+
+def _cost(engine: str, task: str, turn: int, seconds: float) -> dict[str, Any]:
+    form = "" if engine == OURS else "a form"
+    costs = {"wall": {"all": seconds}, "cpu": {"all": 2 * seconds}, "peak_bytes": 2**30, "others_share": 0.01}
+    return {"engine": engine, "task": task, "start": WARM, "form": form, "turn": turn, **costs}
+
+
+def _of_size(rows: int, shares: dict[str, float], failed: dict[str, str]) -> dict[str, Any]:
+    """Results of a size: ours takes a second, each peer so many times as long."""
+    runs = [_cost(OURS, RAW_TO_PUBLISHED, turn, 1.0) for turn in range(2)]
+    runs += [_cost(peer, RAW_TO_1M, 0, seconds) for peer, seconds in shares.items()]
+    summary = [{"engine": peer, "form": "a form"} for peer in shares]
+    data = {"rows": rows, "raw_bytes": 10 * rows}
+    return {
+        "data": data,
+        "runs": runs,
+        "summary": summary,
+        "failed": [{"engine": p, "form": "a form", "why": w} for p, w in failed.items()],
+    }
+
+
+def test_a_larger_size_is_not_asked_of_who_failed_or_was_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+    answers = [
+        _of_size(1_000_000, {DUCKDB: 2.0, POLARS: 2.5, DATAFUSION: 6.5, CLICKHOUSE: 5.9}, {}),
+        _of_size(36_000_000, {DUCKDB: 2.0, CLICKHOUSE: 3.0}, {POLARS: "needs more memory"}),
+        _of_size(360_000_000, {DUCKDB: 2.0, CLICKHOUSE: 3.0}, {}),
+    ]
+
+    def measured(_command: str, bench: Bench, wanted: list[Contender], *_: object, only_before: bool) -> dict[str, Any]:
+        assert only_before
+        assert wanted[0] == Contender(OURS, RAW_TO_PUBLISHED), "the others' answers are compared with its own"
+        assert all(each.form == peer_sizes.form_at(each.engine, bench.rows) for each in wanted[1:])
+        asked.append([each.engine for each in wanted[1:]])
+        return answers[len(asked) - 1]
+
+    monkeypatch.setattr(peer_sizes, "side_by_side", measured)
+    benches = [Bench(Path("nowhere"), answer["data"]["rows"], 2, "sparse", rollup_shards=16) for answer in answers]
+    found = peer_sizes.measure(benches, 2)
+    assert asked == [[DUCKDB, POLARS, DATAFUSION, CLICKHOUSE], [DUCKDB, POLARS, CLICKHOUSE], [DUCKDB, CLICKHOUSE]]
+    assert found[0]["not_asked"] == {}
+    assert found[2]["not_asked"] == {
+        DATAFUSION: "at 1 M took 3.2 times as long as the fastest peer",
+        POLARS: "at 36 M needs more memory",
+    }
+    results = {
+        **{"command": peer_section.COMMAND, "date": "2026-01-01", "commit": "0" * 40, "changed": [], "repeat": 2, "versions": {}},
+        **{"machine": {"cpu": "a processor", "cores": 2, "memory_gib": 8, "system": "Linux", "python": "3.11"}},
+        **{"memory": "1GiB", "limit_bytes": 8 << 30, "limit_seconds": 1200.0, "sizes": found},
+    }
+    text = peer_section.beside_peers(results)
+    assert "| 36 M | rollup_assets: raw → published, three resolutions | 1.00 (1.00 to 1.00) |" in text
+    assert "|  | ClickHouse: raw → 1 min | 5.90 (5.90 to 5.90) | 11.80 (11.80 to 11.80) | 1024 |  | 5.90 (5.90 to 5.90) |" in text
+    said = peer_section.settings(results)
+    assert (
+        "- 36 M, 360 MB, 16 shards: DuckDB: a form; ClickHouse: a form; Polars (a form) needs more memory; DataFusion was not asked" in said
+    )
+    assert "8 GiB with the page cache and 1200 s for everyone" in said
+
+
+def test_a_size_is_measured_beside_a_peer_whose_answer_is_ours(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, 6_000, 2, "sparse", 600, memory_limit=2 << 30, rollup_memory="512MiB", rollup_shards=16, time_limit=300.0)
+    (found,) = peer_sizes.measure([bench], 1, only=DUCKDB)
+    assert (found["failed"], found["wrong"], found["shards"]) == ([], [], 16)
+    assert [run["engine"] for run in found["runs"]] == [OURS, DUCKDB]
+    ours, theirs = ((output["rows"], output["digest"]) for output in found["outputs"])
+    assert ours == theirs
+    assert ours[0] > 0
+
+
+def test_who_takes_too_long_is_given_up(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, 6_000, 2, "sparse", 600, time_limit=0.05)
+    with pytest.raises(TimeLimitError, match=r"\ntook more than 0.05 s and was given up"):
+        bench.run(Contender(DUCKDB, RAW_TO_1M, WARM, peer_sizes.form_at(DUCKDB, 6_000)))
+
+
+def test_results_beside_the_peers_are_of_every_size() -> None:
+    """Ours in every turn, a peer at least once, and everyone's answer is the same."""
+    results = tables.read(peer_section.NAME)
+    if results is None:
+        assert peer_section.blocks()["peer-sizes"] == "Not measured yet: `python -m benchmarks.peer_sizes`."
+        return
+    assert [size["data"]["rows"] for size in results["sizes"]] == [int(size * 1e6) for size in numbers(peer_sizes.SIZES)]
+    assert results["repeat"] >= peer_sizes.REPEAT
+    for size in results["sizes"]:
+        assert size["summary"] == summarized(size["runs"])
+        assert len({(output["rows"], output["digest"]) for output in size["outputs"]}) == 1
+        ran = {run["engine"]: len([each for each in size["runs"] if each["engine"] == run["engine"]]) for run in size["runs"]}
+        assert ran[OURS] == results["repeat"]
+        assert any(ran.get(peer) == results["repeat"] for peer in PEERS)
+        assert {*ran, *(each["engine"] for each in size["failed"]), *size["not_asked"]} == {OURS, *PEERS}
+
+
+# ----------------------------------------------------------------------------------------------------------- by storage
+
+
+def test_a_batch_is_the_same_on_every_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Raw points, stage and table on local files, on S3 and PostgreSQL, on S3 with a REST catalog."""
+    bench = Bench(tmp_path, 6_000, 2, "sparse", 600)
+    with catalogs(tmp_path) as on:
+        runs = storages.measure(on, [bench], 1)
+        changed = iter("abc")
+        monkeypatch.setattr(storages, "_run", lambda *_: {**runs[0], "digest": next(changed)})
+        with pytest.raises(ValueError, match="sparse points have other rollups on PostgreSQL, S3 than on SQLite, local files"):
+            storages.measure(on, [bench], 1)
+    assert [(run["shape"], run["storage"]) for run in runs] == [("sparse", name) for name in (EMBEDDED, POSTGRES, REST)]
+    for run in runs:
+        assert set(run["wall"]) == set(run["cpu"]) == set(sizes.STEPS)
+        # As in the batches of other sizes above.
+        assert run["rows"] == 6_000 // 60 * (60 + 12 + 1)
+        assert run["bytes"] == runs[0]["bytes"] > 0
+    text = storage_section.by_storage({"points": {"sparse": {"rows": 6_000, "series": 100}}, "runs": runs})
+    assert [line.split(" | ")[1] for line in text.splitlines()[2:]] == [EMBEDDED, POSTGRES, REST]
+
+
+def test_results_by_storage_are_of_every_storage() -> None:
+    results = tables.read(storage_section.NAME)
+    if results is None:
+        assert storage_section.blocks()["storages"] == "Not measured yet: `python -m benchmarks.storages`."
+        return
+    asked = [(shape, name) for shape in storages.MAIN for name in (EMBEDDED, POSTGRES, REST)]
+    for each in asked:
+        assert len([run for run in results["runs"] if (run["shape"], run["storage"]) == each]) == results["repeat"] >= storages.REPEAT
+    assert len({(run["shape"], run["digest"]) for run in results["runs"]}) == len(storages.MAIN)

