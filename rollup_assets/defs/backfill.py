@@ -6,6 +6,7 @@ published, in which runs, and what became of each; how it is shown, and exit cod
 
 from __future__ import annotations
 
+import errno
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -104,7 +105,7 @@ def run_backfill(
         UnknownPartitionError: a key is malformed or not a partition, its batch has not ended, or ``last`` is before ``first``.
         CatalogError, TableMismatchError: there is no table to publish to; nothing was staged.
         DagsterHomeError: runs cannot be recorded; nothing was staged.
-        KeyboardInterrupt: Ctrl-C or SIGTERM; finished partitions stand.
+        KeyboardInterrupt: Ctrl-C, SIGTERM, or *Terminate* in the UI; finished partitions stand.
     """
     calendar = settings.calendar
     scope = scope_of(calendar, first, last, settings.reach)
@@ -117,6 +118,7 @@ def run_backfill(
         _note(state, outcome)
         if on_partition:
             on_partition(outcome)
+        runner.heed_termination()
 
     with open_dagster_home(settings) as instance:
         closed = close_runs(instance, ended_on_this_machine, "The process of this `rollups backfill`")
@@ -155,12 +157,21 @@ def ensure_dagster_home(settings: Settings) -> Path:
             # that: a code server that comes second fails to load.
             with dg.DagsterInstance.from_config(str(unfinished)) as instance:
                 instance.get_runs_count()
-            unfinished.rename(home)
+            _rename_unless_there(unfinished, home)
         except Exception as error:  # the disk's or the databases'
             raise not_opened(home, error) from error
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
     return home
+
+
+def _rename_unless_there(made: Path, home: Path) -> None:
+    """Another command may have made the same home meanwhile; it is used then."""
+    try:
+        made.rename(home)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
 
 
 @contextmanager
@@ -189,6 +200,7 @@ class _Runner:
     watcher: Watcher
     state: _State
     force: bool
+    _run_id: str = ""
     _job: dg.JobDefinition | None = None
     _tags: dict[str, str] = field(default_factory=dict)
 
@@ -197,17 +209,25 @@ class _Runner:
         for stretch in stretches(batches):
             self._run(assets, stretch)
 
+    def heed_termination(self) -> None:
+        """End the current run as an interrupt does if somebody has terminated it in the UI, which cannot reach this process."""
+        run = self.instance.get_run_by_id(self._run_id)
+        if run is not None and run.status in (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED):
+            raise dg.DagsterExecutionInterruptedError
+
     def _run(self, assets: Sequence[str], batches: Sequence[Batch]) -> None:
         keys = [batch.key for batch in batches]
         if self.state.halted:
             self._not_tried(keys, self.state.halted)
             return
         self.state.reported.clear()
+        self._run_id = str(uuid.uuid4())
         result = self._resolved_job().execute_in_process(
             instance=self.instance,
             asset_selection=[dg.AssetKey(asset) for asset in assets],
             run_config=self._config(assets),
             raise_on_error=False,
+            run_id=self._run_id,
             tags={**self._tags, RANGE_START: keys[0], RANGE_END: keys[-1]},
         )
         self.state.runs.append(result.run_id)
@@ -272,7 +292,7 @@ def _note(state: _State, outcome: PartitionOutcome) -> None:
 
 
 def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
-    """Whether the run ended with Ctrl-C or SIGTERM, which Dagster catches and takes for a failure of the step."""
+    """Whether the run ended with an interrupt, which Dagster catches and takes for a failure of the step."""
     failures = (event.step_failure_data.error for event in result.get_step_failure_events())
     return any(error is not None and error.cls_name == "DagsterExecutionInterruptedError" for error in failures)
 

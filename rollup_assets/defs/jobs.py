@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import dagster as dg
@@ -14,8 +15,14 @@ JOB_NAME = "batches"
 
 def batches_job() -> Any:
     """The graph of one batch as a job, for one partition or a range of them; resolved once the assets are known."""
+    # Its steps differ in that on purpose (``defs.partitions``); every load of the code location would say so.
+    warnings.filterwarnings("ignore", message=f"Asset job {JOB_NAME} materializes assets with varying BackfillPolicies")
     return dg.define_asset_job(
         JOB_NAME,
         selection=[*STAGED, *IN_ORDER],
-        description="Stage, roll up and publish: `dg launch --job batches --partition KEY`, or `rollups backfill FROM TO` for a range.",
+        description=(
+            "Stage, roll up and publish one partition: `dg launch --job batches --partition KEY`. For a range use *Materialize* on the "
+            "assets' pages, or `rollups backfill FROM TO`: a range launched on this page has no trailing partitions, and its runs do not "
+            "wait for each other."
+        ),
     )

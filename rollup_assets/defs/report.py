@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from logging import Logger
@@ -200,6 +201,7 @@ def each_partition(
             context.log.error(_reason_of(key, caught), exc_info=None if isinstance(caught, RollupError) else caught)
             for outcome in caught.outcomes if isinstance(caught, ReconciliationError) else ():
                 report.checked(outcome)
+            _forget_variables(caught)
         if watcher.on_partition:
             watcher.on_partition(PartitionOutcome(key, assets, waiting, error))
         if isinstance(error, PublishHaltError):
@@ -216,6 +218,21 @@ def each_partition(
         yield dg.Output(None, output_name=f"{check.asset_key.to_python_identifier()}_{check.name}")
     for asset in assets:
         yield dg.MaterializeResult(asset_key=asset, metadata={SUPPRESS_OWN_EVENT: True})
+
+
+def _forget_variables(error: BaseException) -> None:
+    """Let go of what the functions held that an error came through: it is kept to the run's end, and with it they would be.
+
+    Of a task that cannot write its shard that is the shard, sorted and not, and an unfinished file, whose disk space is not free either.
+    """
+    links: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while links:
+        link = links.pop()
+        if link is not None and id(link) not in seen:
+            seen.add(id(link))
+            traceback.clear_frames(link.__traceback__)
+            links += [link.__cause__, link.__context__]
 
 
 class LoggedProgress:

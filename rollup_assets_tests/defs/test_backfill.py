@@ -272,6 +272,25 @@ def test_an_interrupt_ends_the_whole_backfill_and_not_just_the_run(settings: Set
     assert recorded(settings, REPARTITIONED) == {hour(0)}
 
 
+def test_a_run_that_is_terminated_in_the_ui_ends_the_backfill_after_its_partition(settings: Settings) -> None:
+    """Dagster cannot reach the process of the command, and only notes what was asked for."""
+    land(settings, 0, 1, 2)
+    told: list[PartitionOutcome] = []
+
+    def terminate(outcome: PartitionOutcome) -> None:
+        told.append(outcome)
+        if len(told) == 2:
+            with dg.DagsterInstance.local_temp(str(settings.dagster_home)) as instance:
+                (run,) = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
+                instance.report_run_canceling(run)
+
+    with pytest.raises(KeyboardInterrupt, match="finished partitions stand"):
+        fill(settings, 0, 2, on_partition=terminate)
+    assert [outcome.partition for outcome in told] == [hour(0), hour(1)]
+    with dg.DagsterInstance.local_temp(str(settings.dagster_home)) as instance:
+        assert [run.status for run in instance.get_runs()] == [dg.DagsterRunStatus.CANCELED]
+
+
 def test_trailing_partitions_that_do_not_exist_yet_are_skipped_and_named(settings: Settings) -> None:
     last = latest(settings)
     result = run_backfill(settings, last.key, last.key)
@@ -324,6 +343,21 @@ def test_a_home_whose_making_was_interrupted_is_made_anew(tmp_path: Path, monkey
     assert not list(tmp_path.iterdir())
     home = backfill.ensure_dagster_home(settings)
     assert (home / "dagster.yaml").read_text() == backfill.NEW_HOME
+    assert list(tmp_path.iterdir()) == [home]
+
+
+def test_a_home_that_another_command_makes_meanwhile_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load_settings(home=tmp_path)
+    make = dg.DagsterInstance.from_config
+
+    def somebody_is_faster(folder: str) -> dg.DagsterInstance:
+        settings.dagster_home.mkdir()
+        (settings.dagster_home / "dagster.yaml").write_text("# theirs")
+        return make(folder)
+
+    monkeypatch.setattr(dg.DagsterInstance, "from_config", somebody_is_faster)
+    home = backfill.ensure_dagster_home(settings)
+    assert (home / "dagster.yaml").read_text() == "# theirs"
     assert list(tmp_path.iterdir()) == [home]
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
+from typing import Any
 
 import dagster as dg
+import numpy as np
 import pytest
 
 from rollup_assets.defs.report import LoggedProgress
+from rollup_assets.errors import StorageError
 from rollup_assets.steps import checks
 from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS
 from rollup_assets_tests.defs import fake_steps
@@ -69,6 +73,26 @@ def test_a_failing_hour_keeps_the_finished_ones_and_is_named_in_the_error(lab: L
     assert hour(1) in message
     assert hour(3) in message
     assert hour(2) not in message
+
+
+def test_what_a_failed_hour_held_is_let_go_before_the_next_one(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its error is kept to the run's end; with it, whatever the functions had that it came through: shards, unfinished files."""
+    held: list[weakref.ref[Any]] = []
+    alive: list[bool] = []
+
+    def stage_batch(*_: object, **__: object) -> None:
+        alive.extend(reference() is not None for reference in held)
+        shard = np.zeros(1)
+        held.append(weakref.ref(shard))
+        try:
+            raise OSError("no space left on the device")
+        except OSError as error:
+            raise StorageError("cannot be written") from error
+
+    lab.land({0: 10, 1: 20})
+    monkeypatch.setattr("rollup_assets.steps.repartition.stage_batch", stage_batch)
+    assert not lab.run(0, 1, STAGING).success
+    assert alive == [False]
 
 
 def test_a_failing_hour_of_publishing_keeps_the_others_published(lab: Lab) -> None:

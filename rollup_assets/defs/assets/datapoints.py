@@ -11,7 +11,7 @@ from pydantic import Field
 from rollup_assets.defs import asset_checks, metadata
 from rollup_assets.defs import resources as res
 from rollup_assets.defs.assets.raw_datapoints import GROUP
-from rollup_assets.defs.partitions import BACKFILL_POLICY, batches
+from rollup_assets.defs.partitions import STAGING_POLICY, batches
 from rollup_assets.defs.report import RAW_DATAPOINTS, LoggedProgress, Made, PartitionReport, Watcher, each_partition
 from rollup_assets.errors import QuarantineError
 from rollup_assets.settings import Settings
@@ -73,7 +73,7 @@ def stage_datapoints(settings: Settings, watcher: Watcher) -> dg.AssetsDefinitio
         ],
         check_specs=asset_checks.check_specs(STAGED, partitions),
         partitions_def=partitions,
-        backfill_policy=BACKFILL_POLICY,
+        backfill_policy=STAGING_POLICY,
     )
     def stage(
         context: dg.AssetExecutionContext, config: StageConfig, storage: res.Storage, catalog: res.Catalog, engine: res.Engine

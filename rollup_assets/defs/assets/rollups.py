@@ -15,7 +15,7 @@ from rollup_assets.batches import Batch
 from rollup_assets.defs import asset_checks, metadata
 from rollup_assets.defs import resources as res
 from rollup_assets.defs.assets.raw_datapoints import GROUP
-from rollup_assets.defs.partitions import BACKFILL_POLICY, batches, own_and_earlier
+from rollup_assets.defs.partitions import PUBLISHING_POLICY, batches, own_and_earlier
 from rollup_assets.defs.report import LoggedProgress, Made, PartitionReport, Watcher, each_partition
 from rollup_assets.errors import NotStagedError, PublishHaltError
 from rollup_assets.history.rejections import refusal
@@ -76,7 +76,7 @@ def roll_up_and_publish(settings: Settings, watcher: Watcher) -> dg.AssetsDefini
         check_specs=asset_checks.check_specs(IN_ORDER, partitions),
         can_subset=True,
         partitions_def=partitions,
-        backfill_policy=BACKFILL_POLICY,
+        backfill_policy=PUBLISHING_POLICY,
     )
     def roll_up(
         context: dg.AssetExecutionContext, config: RollUpConfig, storage: res.Storage, catalog: res.Catalog, engine: res.Engine
