@@ -96,7 +96,9 @@ class Engine(Protocol):
     def map(
         self, task: Callable[[Item, TaskContext], Result], items: Sequence[Item], *, stage: str, rows: int, progress: Progress
     ) -> list[Result]:
-        """Run ``task`` on every item; results in the order of the items. The first error ends the step and is raised as it is."""
+        """Run ``task`` on every item; results in the order of the items. An error ends the step and is raised as it is; tasks that
+        have begun, or on Spark those of the same half, may go on until then.
+        """
 
     def map_shuffle(
         self,

@@ -29,7 +29,7 @@ from rollup_assets import __version__
 from rollup_assets.engines.base import Blocks, Emit, Item, Mapped, Progress, Reduced, Result, TaskContext
 from rollup_assets.engines.shuffled_blocks import PARCEL_BYTES, Inbox, Outbox
 from rollup_assets.engines.waiting import wait_for_one
-from rollup_assets.errors import EngineError, RollupError
+from rollup_assets.errors import EngineError, RollupError, StorageError
 from rollup_assets.steps.results import CODE_VERSION
 from rollup_assets.threads import thread_pool
 
@@ -41,8 +41,9 @@ _RESULTS = "merged boolean, place int, outcome binary"
 _Parcel = tuple[int, int, int, int, list[bytes]]
 """Target, bucket, place, number, and the pieces of the parcel."""
 _PARCELS = "target int, bucket int, place int, number int, parcel binary"
-# Rows of the shuffle that are no parcels: what a map task returned, and the word to a merge task that it has to run.
-_RETURNED, _RUN = -1, -2
+# Rows of the shuffle that are no parcels: what a map task returned, the word to a merge task that it has to run, and that it need not since
+# a map task has failed.
+_RETURNED, _RUN, _FAILED = -1, -2, -3
 # Of a task's memory: what parcels may hold before they are spilled. The rest is for the task's own data.
 _PARCEL_SHARE = 4
 _FEWEST_PARTITIONS = 1
@@ -84,6 +85,8 @@ class _Work:
 
     version: str
     memory: int
+    retried: bool
+    """Whether Spark tries a task again that has failed."""
     content: bytes
 
     def load(self) -> Any:
@@ -158,7 +161,7 @@ class SparkEngine:
         return mapped, [_result(outcomes[True, place]) for place in range(len(groups))]
 
     def _work(self, content: Any) -> _Work:
-        return _Work(_version(), self.task_memory, pickle.dumps(content))
+        return _Work(_version(), self.task_memory, _retries(self._session), pickle.dumps(content))
 
     def _partitions(self, count: int) -> DataFrame:
         """One row a partition, with its number: what a job's tasks are hung on."""
@@ -190,6 +193,16 @@ class SparkEngine:
                         interrupt(tag)
                     time.sleep(_BETWEEN_CANCELS)
                 raise
+
+
+def _retries(session: SparkSession) -> bool:
+    """Whether Spark tries a task again that has failed: a local session does not, unless its master says so."""
+    from pyspark.errors import PySparkException
+
+    try:
+        return not (session.sparkContext.master or "").startswith("local")
+    except PySparkException:  # Spark Connect does not tell
+        return True
 
 
 def _tagging(session: SparkSession) -> tuple[Callable[[str], object], Callable[[str], object]]:
@@ -245,7 +258,12 @@ def _run_tasks(work: _Work, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Re
     task, items = work.load()
     for batch in batches:
         for place in batch.column(0).to_pylist():
-            yield _outcome(True, place, work.memory, functools.partial(task, items[place]))
+            context = _Context(work.memory, _attempt())
+            try:
+                outcome, _ = _attempted(functools.partial(task, items[place]), context, work)
+            finally:
+                context.clean()
+            yield _returned(True, place, outcome)
 
 
 def _split(work: _Work, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -259,7 +277,11 @@ def _split(work: _Work, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Record
             context = _Context(work.memory, _attempt())
             outbox = Outbox(work.memory // _PARCEL_SHARE, Path(context.scratch_folder()) / "parcels")
             try:
-                outcome = _attempted(functools.partial(split, items[place], outbox.emit), context)
+                outcome, failed = _attempted(functools.partial(split, items[place], outbox.emit), context, work)
+                if failed:
+                    # To all: none has anything to merge now, and when this is a lost task's second try, the first may have ended.
+                    yield _parcels([(target, _FAILED, place, 0, [outcome]) for target in range(groups)])
+                    continue
                 pending: list[_Parcel] = [(0, _RETURNED, place, 0, [outcome])]
                 size = 0
                 for bucket, number, pieces in outbox.drain():
@@ -279,13 +301,16 @@ def _merge(work: _Work, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Record
     context = _Context(work.memory - work.memory // _PARCEL_SHARE, _attempt())
     inbox = Inbox(work.memory // _PARCEL_SHARE, Path(context.scratch_folder()) / "parcels")
     try:
-        target = None
+        target, failure = None, None
         for batch in batches:
             targets, buckets, places, numbers, parcels = batch.columns
             for row in range(batch.num_rows):
                 bucket, place = buckets[row].as_py(), places[row].as_py()
                 if bucket == _RETURNED:
                     yield _returned(False, place, parcels[row].as_py())
+                elif bucket == _FAILED:
+                    failure = parcels[row].as_py()
+                    yield _returned(False, place, failure)
                 elif bucket == _RUN:
                     target = targets[row].as_py()
                 else:
@@ -293,7 +318,7 @@ def _merge(work: _Work, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Record
         if target is not None:
             group = groups[target]
             run = functools.partial(merge, group, [inbox.blocks(bucket) for bucket in group])
-            yield _returned(True, target, _attempted(run, context))
+            yield _returned(True, target, failure or _attempted(run, context, work)[0])
     finally:
         inbox.close()
         context.clean()
@@ -307,20 +332,24 @@ def _attempt() -> str:
     return f"try-{running.taskAttemptId()}" if running else ""
 
 
-def _outcome(merged: bool, place: int, memory: int, run: Callable[[TaskContext], Any]) -> pa.RecordBatch:
-    context = _Context(memory, _attempt())
-    try:
-        return _returned(merged, place, _attempted(run, context))
-    finally:
-        context.clean()
+def _attempted(run: Callable[[TaskContext], Any], context: TaskContext, work: _Work) -> tuple[bytes, bool]:
+    """What a task returned or the error of ours that it raised, and whether it has failed.
 
-
-def _attempted(run: Callable[[TaskContext], Any], context: TaskContext) -> bytes:
-    """What a task returned or, since trying again would not help, the error of ours that it raised; others are Spark's to retry."""
+    Other errors are Spark's, which tries again what may help; so is the first one of storage, which may have to do with where it ran.
+    """
     try:
-        return pickle.dumps((run(context), None))
+        return pickle.dumps((run(context), None)), False
     except RollupError as error:
-        return pickle.dumps((None, error))
+        if isinstance(error, StorageError) and work.retried and _is_first_try():
+            raise
+        return pickle.dumps((None, error)), True
+
+
+def _is_first_try() -> bool:
+    from pyspark import TaskContext as SparkTaskContext
+
+    running = SparkTaskContext.get()
+    return running is not None and running.attemptNumber() == 0
 
 
 def _returned(merged: bool, place: int, outcome: bytes) -> pa.RecordBatch:
@@ -367,6 +396,8 @@ def explained(error: Exception) -> Exception:
             "Spark's workers run another Python than the driver; set spark.pyspark.python in ROLLUP_SPARK_CONF to one of the driver's "
             'version (docs/spark.md, "Workers")'
         )
-    if "rollup_assets.errors.EngineError: " in text:
-        return EngineError(text.partition("rollup_assets.errors.EngineError: ")[2].split("\n")[0])
+    for kind in (EngineError, StorageError):
+        name = f"{kind.__module__}.{kind.__name__}: "
+        if name in text:
+            return kind(text.partition(name)[2].split("\n")[0])
     return error

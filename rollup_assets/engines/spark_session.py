@@ -36,6 +36,7 @@ JAVA_VERSIONS = (17, 21)
 _CONNECT_SECONDS = 5.0
 _JAVA_SECONDS = 20.0
 _PYTHON = "spark.pyspark.python"
+_ADDRESS = "SPARK_LOCAL_IP"
 _SUBMIT = "PYSPARK_SUBMIT_ARGS"
 _OF_SETTINGS = re.compile("Could not parse Master URL|IllegalArgumentException|NumberFormatException")
 """How Spark says that it can make nothing of a master or a property."""
@@ -96,7 +97,7 @@ def open_session(settings: Settings, make: Callable[[dict[str, str]], SparkSessi
     in_charge = threading.current_thread() is threading.main_thread()
     interrupted = signal.getsignal(signal.SIGINT)
     try:
-        with _by_file(session_properties(settings)) as properties:
+        with _on_loopback(settings), _by_file(session_properties(settings)) as properties:
             return (make or _make)(properties)
     except Exception as error:
         reason = _reason(error)
@@ -129,6 +130,33 @@ def _make(properties: dict[str, str]) -> SparkSession:
 
 
 @contextlib.contextmanager
+def _on_loopback(settings: Settings) -> Iterator[None]:
+    """Have the pages of a local session, if they are asked for, listen where its other ports do, unless the environment says where.
+
+    Spark takes their address from this variable alone, and every address of the machine without it.
+    """
+    if is_local(settings) and _ADDRESS not in os.environ:
+        with _variable(_ADDRESS, "127.0.0.1"):
+            yield
+    else:
+        yield
+
+
+@contextlib.contextmanager
+def _variable(name: str, value: str) -> Iterator[None]:
+    """Have an environment variable, for a Java machine that is started meanwhile."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+@contextlib.contextmanager
 def _by_file(properties: dict[str, str]) -> Iterator[dict[str, str]]:
     """What is left to tell a session of its properties while a file that only this user may read tells them to a Java machine.
 
@@ -137,19 +165,13 @@ def _by_file(properties: dict[str, str]) -> Iterator[dict[str, str]]:
     if _has_java_machine(properties):
         yield properties
         return
-    before = os.environ.get(_SUBMIT)
+    before = os.environ.get(_SUBMIT) or "pyspark-shell"
     with tempfile.TemporaryDirectory(prefix="rollups-") as folder:
         file = Path(folder) / "spark.conf"
         file.touch(mode=0o600)
         file.write_text("".join(f"{_escaped(name)}={_escaped(value)}\n" for name, value in properties.items()), encoding="utf-8")
-        os.environ[_SUBMIT] = f"--properties-file {shlex.quote(str(file))} --load-spark-defaults {before or 'pyspark-shell'}"
-        try:
+        with _variable(_SUBMIT, f"--properties-file {shlex.quote(str(file))} --load-spark-defaults {before}"):
             yield {}
-        finally:
-            if before is None:
-                del os.environ[_SUBMIT]
-            else:
-                os.environ[_SUBMIT] = before
 
 
 def _has_java_machine(properties: Mapping[str, str]) -> bool:

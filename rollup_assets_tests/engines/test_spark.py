@@ -13,12 +13,13 @@ import time
 import zipimport
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from rollup_assets.engines.base import Blocks, NoProgress, TaskContext
-from rollup_assets.errors import EngineError, RollupOverflowError
+from rollup_assets.engines.base import Blocks, Emit, NoProgress, TaskContext
+from rollup_assets.errors import EngineError, RollupOverflowError, StorageError
 from rollup_assets_tests.engines.moved_blocks import emit_all, merge_all, moved
 from rollup_assets_tests.engines.test_local import Watched
 
@@ -87,6 +88,17 @@ def failing_merge(group: Sequence[int], sources: Sequence[Blocks], context: Task
     raise RollupOverflowError(f"group {list(group)} overflows")
 
 
+def overflowing_split(last: int, item: int, emit: Emit, context: TaskContext) -> int:  # noqa: ARG001
+    emit(item % 3, b"", [b"x"])
+    if item == last:
+        raise RollupOverflowError(f"item {item} overflows")
+    return item
+
+
+def noted_merge(folder: str, group: Sequence[int], sources: Sequence[Blocks], context: TaskContext) -> None:  # noqa: ARG001
+    (Path(folder) / str(group[0])).touch()
+
+
 def test_results_are_in_the_order_of_the_items_whichever_is_done_first(engine: SparkEngine) -> None:
     watched = Watched()
     assert run(engine, square, range(20), watched) == [item * item for item in range(20)]
@@ -145,6 +157,48 @@ def test_an_error_of_ours_is_raised_as_it_is_and_not_tried_again(engine: SparkEn
     split = functools.partial(emit_all, [[]])
     with pytest.raises(RollupOverflowError, match=r"^group "):
         engine.map_shuffle(split, [0], failing_merge, [[0]], stages=("split", "merge"), rows=0, progress=NoProgress())
+
+
+def test_after_a_map_task_of_ours_failed_nothing_is_merged(engine: SparkEngine, tmp_path: Path) -> None:
+    split = functools.partial(overflowing_split, 2)
+    merge = functools.partial(noted_merge, str(tmp_path))
+    groups = [[0], [1], [2]]
+    with pytest.raises(RollupOverflowError, match=r"^item 2 overflows$"):
+        engine.map_shuffle(split, range(4), merge, groups, stages=("split", "merge"), rows=0, progress=NoProgress())
+    assert list(tmp_path.iterdir()) == []
+    engine.map_shuffle(split, range(2), merge, groups, stages=("split", "merge"), rows=0, progress=NoProgress())
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize(("retried", "attempt", "again"), [(True, 0, True), (True, 1, False), (False, 0, False)])
+def test_a_task_of_which_storage_failed_is_tried_once_more_where_spark_does_that(
+    monkeypatch: pytest.MonkeyPatch, *, retried: bool, attempt: int, again: bool
+) -> None:
+    import pyspark
+
+    from rollup_assets.engines.spark import _attempted, _Context, _Work
+
+    def failing(_: TaskContext) -> None:
+        raise StorageError("s3://lake/x cannot be written: slow down")
+
+    running = SimpleNamespace(attemptNumber=lambda: attempt, taskAttemptId=lambda: 7)
+    monkeypatch.setattr(pyspark.TaskContext, "get", lambda: running)
+    work = _Work("", MEMORY, retried, b"")
+    if again:
+        with pytest.raises(StorageError):
+            _attempted(failing, _Context(MEMORY, ""), work)
+    else:
+        outcome, failed = _attempted(failing, _Context(MEMORY, ""), work)
+        assert failed
+        assert str(pickle.loads(outcome)[1]) == "s3://lake/x cannot be written: slow down"
+
+
+def test_what_storage_said_last_is_told_as_it_is() -> None:
+    text = "Job aborted\n  File x\nrollup_assets.errors.StorageError: s3://lake/x cannot be written: slow down\n\tat org.apache.X"
+    from rollup_assets.engines.spark import explained
+
+    found = explained(Exception(text))
+    assert (type(found), str(found)) == (StorageError, "s3://lake/x cannot be written: slow down")
 
 
 def test_another_error_ends_the_step_with_what_the_task_said(engine: SparkEngine) -> None:

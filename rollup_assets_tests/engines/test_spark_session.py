@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import stat
@@ -167,6 +168,21 @@ def test_a_master_that_spark_would_not_take_is_one_sentence(
         spark_session.prepare(spark_settings(tmp_path, spark_master=master.format(port=active.getsockname()[1])))
     assert str(caught.value).startswith(f"ROLLUP_SPARK_MASTER={wrong}")
     assert str(caught.value).endswith("; write a host and a port")
+
+
+def test_a_local_sessions_pages_are_this_machines(tmp_path: Path) -> None:
+    """Which address they have Spark takes from the environment alone; in a process of its own, which starts a Java machine."""
+    code = (
+        "import socket, sys; from urllib.parse import urlsplit; from rollup_assets.settings import load_settings; "
+        "from rollup_assets.engines.spark_session import open_session; "
+        "conf = {'spark.ui.enabled': 'true', 'spark.ui.port': '0'}; "
+        "session = open_session(load_settings(home=sys.argv[1], engine='spark', spark_master='local[1]', spark_conf=conf)); "
+        "port = urlsplit(session.sparkContext.uiWebUrl).port; "
+        "print(*(socket.socket().connect_ex((host, port)) for host in ('127.0.0.1', '127.0.0.2')))"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "SPARK_LOCAL_IP"}
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0", str(errno.ECONNREFUSED)], done.stderr
 
 
 def test_what_spark_refuses_is_one_sentence(tmp_path: Path) -> None:
