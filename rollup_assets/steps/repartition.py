@@ -6,6 +6,7 @@ fit to be staged, and the three manifests.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import shlex
 import time
@@ -13,7 +14,7 @@ from collections.abc import Mapping, Sequence
 
 from rollup_assets.batches import Batch
 from rollup_assets.engines.base import NoProgress, Progress
-from rollup_assets.errors import LandingZoneError, QuarantineError, ReconciliationError, StaleInputError
+from rollup_assets.errors import LandingZoneError, QuarantineError, ReconciliationError, StaleInputError, StorageError
 from rollup_assets.failpoints import failpoint
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps.attempts import delete_other_tries
@@ -362,5 +363,7 @@ def _delete_other_tries(pipeline: Pipeline, batch: Batch, attempt: str, merged: 
 
 
 def _discard(pipeline: Pipeline, batch: Batch, attempt: str, assets: tuple[str, ...]) -> None:
-    for asset in assets:
-        (pipeline.stage.folder(asset, batch) / attempt).delete_folder()
+    """Delete an attempt's files, as far as storage lets us: what went wrong before is told."""
+    with contextlib.suppress(StorageError, OSError):
+        for asset in assets:
+            (pipeline.stage.folder(asset, batch) / attempt).delete_folder()

@@ -5,6 +5,7 @@ The task is in ``steps.roll_up_shards``. Nothing here touches the table: ``steps
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import time
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 
 from rollup_assets.batches import Batch
 from rollup_assets.engines.base import NoProgress, Progress
-from rollup_assets.errors import NotStagedError, ReconciliationError, StaleInputError
+from rollup_assets.errors import NotStagedError, ReconciliationError, StaleInputError, StorageError
 from rollup_assets.failpoints import failpoint
 from rollup_assets.iceberg.table import data_location, prepare_table
 from rollup_assets.pipeline import Pipeline
@@ -129,17 +130,22 @@ def _roll_up(pipeline: Pipeline, batch: Batch, inputs: RollupInputs, progress: P
     failpoint("rollup.begin")
     accepted = int(inputs.datapoints.counters["rows_accepted"]) if inputs.datapoints else 0
     open_windows = int(task.previous[1].counters["series"]) if task.previous else 0
-    results = pipeline.engine.map(
-        functools.partial(roll_up_shards, task),
-        shard_groups(settings.shards, accepted + open_windows),
-        stage="roll up and encode",
-        rows=accepted,
-        progress=progress,
-    )
+    folders = [task.partition_folder(resolution) for resolution in settings.resolutions]
+    try:
+        results = pipeline.engine.map(
+            functools.partial(roll_up_shards, task),
+            shard_groups(settings.shards, accepted + open_windows),
+            stage="roll up and encode",
+            rows=accepted,
+            progress=progress,
+        )
+    except BaseException:
+        # Those of its tasks that had ended: nothing names them, and every attempt would leave as many. What went wrong first is told.
+        with contextlib.suppress(StorageError, OSError):
+            delete_other_tries(folders, task.file_prefix, ())
+        raise
     if pipeline.engine.tries_again:
-        folders = [task.partition_folder(resolution) for resolution in settings.resolutions]
-        kept = {Place.parse(file.path).path for result in results for file in result.files}
-        delete_other_tries(folders, task.file_prefix, kept)
+        delete_other_tries(folders, task.file_prefix, {Place.parse(file.path).path for result in results for file in result.files})
     # By resolution, then by shard: files of a resolution lie together in the manifest as in the table.
     files = tuple(sorted((file for result in results for file in result.files), key=lambda file: file.resolution or 0))
     counters = {

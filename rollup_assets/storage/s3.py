@@ -132,14 +132,6 @@ class S3Options:
             ca_bundle=properties.get("rollup.s3.ca-bundle", ""),
         )
 
-    def java_properties(self) -> dict[str, str]:
-        """Catalog properties with which Iceberg for Java (Spark, Trino, Flink) reaches the same store: its ``S3FileIO``.
-
-        The JVM takes a CA bundle from its trust store only (docs/production.md).
-        """
-        names = {"s3.endpoint": self.endpoint, "client.region": self.region, "s3.path-style-access": _boolean(self.path_style)}
-        return {"io-impl": "org.apache.iceberg.aws.s3.S3FileIO"} | {name: value for name, value in names.items() if value}
-
 
 def _boolean(value: bool) -> str:
     return "true" if value else "false"

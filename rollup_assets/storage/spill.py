@@ -11,6 +11,7 @@ import fcntl
 import os
 import re
 import shutil
+import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -87,6 +88,9 @@ class SpillFile:
         self.path = path
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self._end = 0
+        self._lock = threading.Lock()
+        self._users = 0
+        self._closed = False
         self.index: dict[int, list[tuple[int, int, bytes]]] = {}
         """bucket -> (offset, bytes, header) of its blocks"""
 
@@ -103,7 +107,8 @@ class SpillFile:
     def _write(self, views: list[memoryview]) -> None:
         left = sum(len(view) for view in views)
         while left:
-            written = os.writev(self._file, views)
+            with self._in_use() as file:
+                written = os.writev(file, views)
             left -= written
             while views and written >= len(views[0]):
                 written -= len(views.pop(0))
@@ -114,15 +119,40 @@ class SpillFile:
         """Fill ``into`` from ``offset`` on."""
         done = 0
         while done < len(into):
-            count = os.preadv(self._file, [into[done:]], offset + done)
+            with self._in_use() as file:
+                count = os.preadv(file, [into[done:]], offset + done)
             if count == 0:
                 raise OSError(f"{self.path} ended early: a spilled block is missing")
             done += count
 
     def close(self) -> None:
-        """Close and delete the file."""
-        os.close(self._file)
+        """Delete the file, and close it once no thread is reading or writing it.
+
+        A second Ctrl-C does not wait for tasks to stop: one that went on with the number of a closed file would write to another one,
+        which has been given that number meanwhile.
+        """
+        with self._lock:
+            self._closed = True
+            self._close_if_unused()
         self.path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _in_use(self) -> Iterator[int]:
+        """The file's number, which stays its own until the block ends."""
+        with self._lock:
+            if self._closed:
+                raise OSError(errno.EBADF, "the step has ended", str(self.path))
+            self._users += 1
+        try:
+            yield self._file
+        finally:
+            with self._lock:
+                self._users -= 1
+                self._close_if_unused()
+
+    def _close_if_unused(self) -> None:
+        if self._closed and not self._users:
+            os.close(self._file)
 
 
 class SpilledBlocks:

@@ -439,9 +439,3 @@ def test_the_settings_alone_say_how_to_reach_the_store(landed: S3Folder, tmp_pat
     """Nothing about the store is in the environment but the ROLLUP_S3_* variables and the credentials."""
     settings = load_settings(home=str(tmp_path), **landed.locations)
     assert settings.s3 == landed.options
-    assert settings.s3.java_properties() == {
-        "io-impl": "org.apache.iceberg.aws.s3.S3FileIO",
-        "s3.endpoint": landed.server.endpoint,
-        "client.region": "us-east-1",
-        "s3.path-style-access": "true",
-    }

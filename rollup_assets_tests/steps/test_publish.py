@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sqlite3
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
+import rollup_assets
 from rollup_assets.batches import Batch
 from rollup_assets.errors import LockTimeoutError, NotStagedError, PublishHaltError, StageCorruptError, StaleInputError
 from rollup_assets.iceberg.catalog import load_catalog, sqlite_database
@@ -28,6 +31,8 @@ from rollup_assets_tests.iceberg.staging import (
     stage_upstream,
     value_by_batch,
 )
+
+PROJECT = Path(rollup_assets.__file__).parent.parent
 
 
 @pytest.fixture
@@ -277,6 +282,51 @@ def test_a_commit_that_the_catalog_forgot_is_noticed_and_published_again_by_forc
     assert not publish(pipeline, second, force=True).unchanged
     assert publish(pipeline, second).unchanged
     assert value_by_batch(pipeline) == expected | {second.key: {2 if changed else 1}}
+
+
+def documented(page: str, language: str) -> str:
+    """The one block of a document in this language."""
+    (block,) = re.findall(rf"^ *```{language}\n(.*?)^ *```", (PROJECT / "docs" / page).read_text(), re.MULTILINE | re.DOTALL)
+    return textwrap.dedent(block)
+
+
+DOCUMENTED_METADATA = "s3://lake/warehouse/metrics/rollups/metadata/00042-….metadata.json"
+
+
+@pytest.mark.scenario("P6")
+def test_a_catalog_that_was_set_back_is_pointed_to_the_newest_metadata_as_documented(pipeline: Pipeline) -> None:
+    first, second, third = batches_from(pipeline, 3)
+    stage_rollups(pipeline, first)
+    publish(pipeline, first)
+    before = pointer(pipeline)
+    stage_rollups(pipeline, second)
+    publish(pipeline, second)
+    newest = pointer(pipeline)
+    pointer(pipeline, to=before)
+    statement = documented("operations.md", "sql").replace(DOCUMENTED_METADATA, newest)
+    with contextlib.closing(sqlite3.connect(str(sqlite_database(pipeline.settings)))) as database, database:
+        assert database.execute(statement).rowcount == 1
+    assert publish(pipeline, second).unchanged
+    stage_rollups(pipeline, third)
+    publish(pipeline, third)
+    assert value_by_batch(pipeline) == {batch.key: {1} for batch in (first, second, third)}
+
+
+@pytest.mark.scenario("P6")
+def test_a_catalog_that_is_lost_has_the_table_registered_as_documented(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = batches_from(pipeline, 2)
+    stage_rollups(pipeline, first)
+    publish(pipeline, first)
+    newest = pointer(pipeline)
+    database = sqlite_database(pipeline.settings)
+    assert database is not None
+    database.unlink()
+    monkeypatch.setenv("ROLLUP_HOME", str(pipeline.settings.home))
+    exec(documented("production.md", "python").replace(DOCUMENTED_METADATA, newest), {})
+    assert publish(pipeline, first).unchanged
+    stage_rollups(pipeline, second)
+    publish(pipeline, second)
+    assert value_by_batch(pipeline) == {batch.key: {1} for batch in (first, second)}
 
 
 @pytest.mark.scenario("P6")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rollup_assets.batches import Batch, to_milliseconds
-from rollup_assets.errors import NotStagedError, QuarantineError, RollupOverflowError, StageCorruptError, StaleInputError
+from rollup_assets.engines.local import LocalEngine
+from rollup_assets.errors import NotStagedError, QuarantineError, RollupOverflowError, StageCorruptError, StaleInputError, StorageError
 from rollup_assets.settings import parse_duration
+from rollup_assets.steps import rollup as rollup_step
+from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLUPS, Manifest
 from rollup_assets_tests import naive, staged
 from rollup_assets_tests.landing import Shape, batches_of, land, pipeline_of, with_engine, write_bytes, write_rows
@@ -835,6 +839,54 @@ def test_an_overflow_leaves_the_earlier_rollups_in_place(tmp_path: Path) -> None
         try_roll_up(pipeline, batch)
     assert pipeline.stage.read(ROLLUPS, batch) == before
     assert sorted(path for path in Path(pipeline.settings.warehouse).rglob("*") if path.is_file()) == files
+
+
+def test_a_task_that_fails_leaves_no_file_of_those_that_have_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every attempt would leave as many, which nothing names."""
+    grid = Grid(TODAY, HOUR, 1, (MINUTE, 5 * MINUTE), HOUR)
+    pipeline = pipeline_of(grid, tmp_path)
+    batch = batches_of(pipeline, grid)[0]
+    land(pipeline, crowd(32, grid, 20, 300))
+    stage(pipeline, batch)
+    folder = Path(pipeline.settings.warehouse)
+    real = rollup_step.roll_up_shards
+
+    def last_one_fails(task: Any, shards: Sequence[int], context: Any) -> Any:
+        if shards[0] > 0:
+            assert list(folder.rglob("*.parquet")), "the first one has ended"
+            raise StorageError("no space left on the device")
+        return real(task, shards, context)
+
+    monkeypatch.setattr(rollup_step, "roll_up_shards", last_one_fails)
+    monkeypatch.setattr(rollup_step, "shard_groups", lambda shards, _: [list(range(shards // 2)), list(range(shards // 2, shards))])
+    with pytest.raises(StorageError, match="no space"):
+        try_roll_up(dataclasses.replace(pipeline, engine=LocalEngine(threads=1, memory=64 << 20, scratch=tmp_path / "scratch")), batch)
+    assert not list(folder.rglob("*.parquet"))
+
+
+def test_an_interrupt_is_one_also_where_storage_does_not_let_anything_be_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a failure of the partition, the run would go on with the next one."""
+    grid = Grid(TODAY, HOUR, 1, (MINUTE, 5 * MINUTE), HOUR)
+    pipeline = pipeline_of(grid, tmp_path)
+    batch = batches_of(pipeline, grid)[0]
+    land(pipeline, crowd(32, grid, 20, 300))
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    def unreachable(*_: object) -> None:
+        raise StorageError("s3://lake cannot be reached")
+
+    monkeypatch.setattr(LocalEngine, "map_shuffle", interrupted)
+    monkeypatch.setattr(Place, "delete_folder", unreachable)
+    with pytest.raises(KeyboardInterrupt):
+        stage(pipeline, batch)
+    monkeypatch.undo()
+    stage(pipeline, batch)
+    monkeypatch.setattr(LocalEngine, "map", interrupted)
+    monkeypatch.setattr(rollup_step, "delete_other_tries", unreachable)
+    with pytest.raises(KeyboardInterrupt):
+        try_roll_up(pipeline, batch)
 
 
 # ---------------------------------------------------------------------------------------------------------- many row groups and files

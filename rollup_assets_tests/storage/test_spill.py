@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +123,35 @@ def test_closing_deletes_the_file(tmp_path: Path) -> None:
     found.emit(0, b"", [b"x"])
     found.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_a_thread_still_works_on_is_closed_when_it_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second Ctrl-C waits for no task: the number of a file that was closed under it would be another one's by then."""
+    found = SpillFile(tmp_path / "blocks")
+    number = found._file
+    writing, go_on = threading.Event(), threading.Event()
+    write = os.writev
+
+    def slow(file: int, views: Any) -> int:
+        writing.set()
+        assert go_on.wait(20)
+        assert os.fstat(file).st_nlink == 0, "its own file, deleted meanwhile"
+        return write(file, views)
+
+    monkeypatch.setattr(os, "writev", slow)
+    with ThreadPoolExecutor(1) as thread:
+        emitted = thread.submit(found.emit, 0, b"", [b"x"])
+        assert writing.wait(20)
+        found.close()
+        assert list(tmp_path.iterdir()) == []
+        os.fstat(number)
+        go_on.set()
+        emitted.result()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(number)
+    for go_on_with in (lambda: found.emit(0, b"", [b"y"]), lambda: read([found], 0)):
+        with pytest.raises(OSError, match="the step has ended"):
+            go_on_with()
 
 
 def test_a_spill_file_never_takes_over_another_one(tmp_path: Path) -> None:
