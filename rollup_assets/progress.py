@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import IO, TYPE_CHECKING, Any, Self, TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn, TimeElapsedColumn
@@ -27,6 +29,37 @@ class _Rows(ProgressColumn):
         return Text(f"{count(task.completed)}{total} {unit}", style="progress.data.speed")
 
 
+class _Onlookers:
+    """A text stream for those who look on. Once one cannot be written to, as its reader has gone (``2>&1 | head``) or its disk is full,
+    nobody is told any more: what they look at goes on.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError:
+            self._turn_away()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            self._turn_away()
+
+    def _turn_away(self) -> None:
+        # What the stream holds back would fail again, and once more when Python ends, with exit status 120.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
+
+
 class TerminalProgress:
     """Shows stages as bars on standard error while it is entered; silent where that is no terminal.
 
@@ -34,7 +67,7 @@ class TerminalProgress:
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        console = console or Console(stderr=True)
+        console = console or Console(file=cast("IO[str]", _Onlookers(sys.stderr)))
         self._bars = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
