@@ -152,17 +152,19 @@ def test_the_commands_of_the_readme_run_as_printed_and_leave_what_it_says(tmp_pa
     bash = shutil.which("bash")
     assert bash
     commands = [line for line in shell_blocks(README) if line.startswith(("rollups ", "dg "))]
+    (export,) = (line for line in shell_blocks(README) if line.startswith("export "))
     assert {line.split()[1] for line in commands} >= {"generate", "doctor", "backfill", "status", "verify", "sql", "launch"}
     home = tmp_path / "home"
-    (home / "dagster").mkdir(parents=True)
+    export = export.replace("$PWD/.rollups", str(home))
+    assert str(home / "dagster") in export
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "ROLLUP_HOME": str(home),
-        "DAGSTER_HOME": str(home / "dagster"),
     }
+    environment.pop("DAGSTER_HOME", None)
 
     def run(command: str) -> str:
-        done = subprocess.run([bash, "-c", command], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300)
+        done = subprocess.run([bash, "-c", f"{export}\n{command}"], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         return done.stdout
 

@@ -131,9 +131,10 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [uv, "pip", "install", "--quiet", "--python", str(prefix), "--no-deps", str(PROJECT)],
     ):
         subprocess.run(command, check=True, cwd=folder)
-    # In place of half a minute of `rollup_assets.precompile`: the kernels that this environment has compiled already.
+    # They spare `rollup_assets.precompile` half a minute: the kernels that this environment has compiled already.
     installed = next(prefix.glob("lib/python3.*/site-packages/rollup_assets"))
     shutil.copytree(PROJECT / "rollup_assets" / "kernels", installed / "kernels", dirs_exist_ok=True)
+    subprocess.run([prefix / "bin" / "python", "-I", "-m", "rollup_assets.precompile"], check=True, cwd=folder)
     archive = folder / "workers.tar.gz"
     pack = [sys.executable, "-m", "venv_pack", "--quiet", "--prefix", str(prefix), "--output", str(archive), "--compress-level", "0"]
     subprocess.run(pack, check=True)
