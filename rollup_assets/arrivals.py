@@ -32,9 +32,11 @@ from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTI
 MOST_REQUESTS = 24
 """Partitions asked to be staged in one look, and as many to be rolled up: the rest follows in the next ones."""
 MOST_REMEMBERED = 1_000
-"""Partitions remembered: those that change, wait to be asked for, are being made, or failed."""
+"""Partitions remembered that change or wait to be asked for."""
+MOST_ASKED = 10_000
+"""Partitions remembered that are being made, or failed."""
 ALWAYS_SEEN = 24
-"""Newest partitions that every look sees."""
+"""Newest partitions that every look sees. They go before the others, and are remembered however many others are."""
 SECONDS = 5.0
 """How long a look takes at most, about; the next one goes on where it ended. Some of what is remembered and of the rest is always seen."""
 _AT_A_TIME = 64
@@ -103,6 +105,8 @@ class Found:
     """Partitions whose raw files have not stayed the same for long enough."""
     problems: dict[str, str] = field(default_factory=dict)
     """Partition -> why it cannot be looked at."""
+    left_out: int = 0
+    """Partitions with other raw files than are staged that are not remembered, since too many are; later looks come back to them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,17 +152,26 @@ class _Look:
         self.arrivals, self.rollups = dict(memory.arrivals), dict(memory.rollups)
         self.found = Found(memory)
         self.seen: dict[Batch, _Seen | None] = {}
+        self.newest: set[Batch] = set()
 
     def run(self, last: Batch, clock: Callable[[], float]) -> Found:
+        self.newest = {last, *self.pipeline.calendar.earlier(last, ALWAYS_SEEN - 1)}
         position, position_in_memory = self._see(last, clock)
-        for batch in sorted(self.seen):
+        for batch in self._in_order():
             if seen := self.seen[batch]:
                 self._stage(batch, seen)
-        for batch in sorted(self.seen):
+        for batch in self._in_order():
             if self.seen[batch]:
                 self._roll_up(batch)
+        self.found.to_stage.sort(key=lambda request: request.batch)
+        self.found.to_roll_up.sort(key=lambda request: request.batch)
+        self.found.unsettled.sort()
         self.found.memory = Memory(arrivals=self.arrivals, rollups=self.rollups, position=position, position_in_memory=position_in_memory)
         return self.found
+
+    def _in_order(self) -> list[Batch]:
+        """What was seen, in time order, but the newest first: a backlog that takes days must not keep them waiting."""
+        return sorted(self.seen, key=lambda batch: (batch not in self.newest, batch))
 
     def _see(self, last: Batch, clock: Callable[[], float]) -> tuple[str, str | None]:
         """See what is newest, then what is remembered, then others, as long as there is time; returns where to go on with each."""
@@ -168,7 +181,7 @@ class _Look:
         for key in {*self.arrivals, *self.rollups} - {batch.key for batch in remembered}:
             self.arrivals.pop(key, None)
             self.rollups.pop(key, None)
-        self._see_each({last, *calendar.earlier(last, ALWAYS_SEEN - 1)})
+        self._see_each(self.newest)
         busy = {*remembered, *(after for batch in remembered for after in following(calendar, batch, reach) if after <= last)}
         again = _batch(calendar, self.found.memory.position_in_memory, last) or calendar.first
         in_turn = sorted(busy - self.seen.keys(), key=lambda batch: (batch < again, batch))
@@ -215,7 +228,8 @@ class _Look:
         if not seen.arrived:
             self.arrivals.pop(batch.key, None)
             return
-        if known is None and len(self.arrivals) >= MOST_REMEMBERED:
+        if known is None and batch not in self.newest and self._is_full():
+            self.found.left_out += 1
             return
         if known is None or known.version != seen.version:
             known = Arrival(version=seen.version, since=self.now)
@@ -228,6 +242,10 @@ class _Look:
             key = f"stage {batch} {seen.version} {known.since}"
             self.arrivals[batch.key] = known.model_copy(update={"asked": True})
             self.found.to_stage.append(StageRequest(batch, seen.version, seen.files, seen.bytes, key))
+
+    def _is_full(self) -> bool:
+        asked = sum(arrival.asked for arrival in self.arrivals.values())
+        return len(self.arrivals) - asked >= MOST_REMEMBERED or asked >= MOST_ASKED
 
     def _roll_up(self, batch: Batch) -> None:
         inputs = self._inputs(batch)

@@ -49,6 +49,10 @@ class StorageError(RollupError):
     """Raw data, stage or warehouse cannot be reached, read or written; names the setting that mends it."""
 
 
+class FileNameError(StorageError):
+    """A file has a name that cannot be told safely to other programs."""
+
+
 class ConcurrentWriteError(RollupError):
     """Somebody else wrote the same thing at the same time."""
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from rollup_assets.batches import Batch
-from rollup_assets.errors import RollupError
+from rollup_assets.errors import LandingZoneError, RollupError, StageCorruptError
 from rollup_assets.history.rejections import refusal
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.scope import Scope, for_each, missing_before
@@ -130,21 +130,40 @@ def plan(pipeline: Pipeline, scope: Scope) -> Plan:
     to_be = _StageToBe(pipeline.stage.root)
     staging = _stagings(pipeline, [*before, *scope.asked], to_be)
     rolling = [*scope.asked, *scope.trailing]
-    receipts = {batch: found for batch in rolling if (found := to_be.read(ROLLUP_TABLE, batch)) is not None}
+    receipts = {batch: found for batch in rolling if (found := _whole(to_be, ROLLUP_TABLE, batch)) is not None}
     live = _in_table(pipeline, receipts)
 
     def rolled(batch: Batch) -> PartitionPlan:
-        staged = staging.get(batch) or _as_staged(to_be, batch)
-        return _roll_up_and_publish(replace(pipeline, stage=to_be), batch, staged, live.get(batch))
+        planned = staging.get(batch)
+        try:
+            planned = planned or _as_staged(to_be, batch)
+            return _roll_up_and_publish(replace(pipeline, stage=to_be), batch, planned, live.get(batch))
+        except (LandingZoneError, StageCorruptError) as error:
+            roll_up = PlannedStep("yes", ("what would change cannot be told",))
+            return replace(planned or PartitionPlan(batch.key), roll_up=roll_up, problem=str(error))
 
     partitions = [*(staging[batch] for batch in before), *for_each(pipeline, rolled, rolling)]
     return Plan(tuple(partitions), tuple(batch.key for batch in scope.not_ended))
+
+
+def _whole(stage: _StageToBe, asset: str, batch: Batch) -> Manifest | None:
+    """A manifest; None if it is damaged, which whoever needs it is told."""
+    try:
+        return stage.read(asset, batch)
+    except StageCorruptError:
+        return None
 
 
 def _stagings(pipeline: Pipeline, batches: Sequence[Batch], to_be: _StageToBe) -> dict[Batch, PartitionPlan]:
     """What staging would do, and in ``to_be`` what would be there then."""
 
     def look(batch: Batch) -> PartitionPlan:
+        try:
+            return stage(batch)
+        except (LandingZoneError, StageCorruptError) as error:
+            return PartitionPlan(batch.key, PlannedStep("yes", ("what would change cannot be told",)), problem=str(error))
+
+    def stage(batch: Batch) -> PartitionPlan:
         files, staged = pipeline.landing_zone.files(batch), current_stage(pipeline, batch)
         reasons = reasons_to_stage(pipeline, batch, files, staged)
         if staged and not reasons:

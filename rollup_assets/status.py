@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from rollup_assets.batches import Batch
-from rollup_assets.errors import RollupError
+from rollup_assets.errors import LandingZoneError, RollupError, StageCorruptError
 from rollup_assets.history.rejections import refusal
 from rollup_assets.iceberg.table import data_location
 from rollup_assets.pipeline import Pipeline
@@ -58,10 +58,14 @@ class PartitionStatus:
     """Partitions with raw files that have to be staged first."""
     rolled_back: str | None = None
     """Why the rollups that are staged are not to be published: they were rolled back."""
+    problem: str | None = None
+    """Why it cannot be looked at, with what mends it."""
 
     @property
     def state(self) -> str:
         """One word for the whole."""
+        if self.problem:
+            return "unknown"
         if self.over_limit:
             return "quarantined"
         if self.waiting_for:
@@ -91,7 +95,14 @@ def status(settings: Settings, batches: Iterable[Batch] | None = None, *, now: d
     most = _MANIFESTS * (_SIDE_BY_SIDE + settings.reach)
     pipeline = replace(pipeline, stage=StageReadOnce(pipeline.stage.root, most))
     chosen = list(batches) if batches is not None else _known(pipeline, now or dt.datetime.now(dt.UTC))
-    return for_each(pipeline, lambda batch: _status(pipeline, batch), chosen)
+
+    def look(batch: Batch) -> PartitionStatus:
+        try:
+            return _status(pipeline, batch)
+        except (LandingZoneError, StageCorruptError) as error:
+            return PartitionStatus(batch.key, problem=str(error))
+
+    return for_each(pipeline, look, chosen)
 
 
 def _known(pipeline: Pipeline, now: dt.datetime) -> list[Batch]:

@@ -107,7 +107,7 @@ def print_verification(console: Console, found: Verification) -> None:
 def print_status(console: Console, found: Sequence[PartitionStatus]) -> None:
     """A line for each partition."""
     colors = {"published": "green", "empty": "dim", "waiting": "yellow", "stale": "yellow", "quarantined": "red", "not staged": "yellow"}
-    colors["rolled back"] = "yellow"
+    colors |= {"rolled back": "yellow", "unknown": "red"}
     table = _table("partition", "state", "raw files", "size", "points", "quarantined", "published")
     for partition in found:
         table.add_row(
@@ -126,7 +126,7 @@ def print_status(console: Console, found: Sequence[PartitionStatus]) -> None:
 
 
 def _remarks(partition: PartitionStatus) -> list[str]:
-    remarks = []
+    remarks = [partition.problem] if partition.problem else []
     if partition.over_limit:
         remarks.append(
             f"{partition.quarantined:,} of {partition.rows_read:,} rows are quarantined, or a whole file is: more than the limit allows; "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from rollup_assets.batches import Batch
 from rollup_assets.history.rejections import REJECTED
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps.rollup import RollupInputs, find_inputs
+from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Manifest
 from rollup_assets_tests.conftest import MakePipeline
 from rollup_assets_tests.landing import write_bytes
@@ -457,9 +459,10 @@ def test_a_look_asks_for_so_many_partitions_and_the_next_ones_for_the_rest(world
 
 def test_what_is_remembered_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrivals, "MOST_REMEMBERED", 2)
+    monkeypatch.setattr(arrivals, "ALWAYS_SEEN", 1)
     for number in range(4):
         world.land(number, "late.parquet")
-    world.tick()
+    assert world.tick().left_out == 2
     assert len(world.memory.arrivals) == 2
     assert world.asked(2) == ([0, 1], [])
     world.stage(0)
@@ -467,6 +470,30 @@ def test_what_is_remembered_is_bounded(world: World, monkeypatch: pytest.MonkeyP
     world.tick()
     world.tick()
     assert world.asked(2) == ([2, 3], [])
+
+
+def test_what_was_asked_for_and_failed_keeps_no_other_from_being_asked_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stays remembered, so that it is not asked for again; of that there may be more."""
+    monkeypatch.setattr(arrivals, "MOST_REMEMBERED", 2)
+    monkeypatch.setattr(arrivals, "MOST_ASKED", 3)
+    monkeypatch.setattr(arrivals, "ALWAYS_SEEN", 1)
+    for number in range(5):
+        world.land(number, "late.parquet")
+    world.tick()
+    assert world.asked(2) == ([0, 1], [])
+    assert world.asked(2) == ([2, 3], [])
+    assert world.tick(2).left_out == 1
+    assert world.asked(2) == ([], [])
+
+
+def test_a_backlog_does_not_keep_the_newest_waiting(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrivals, "MOST_REMEMBERED", 2)
+    monkeypatch.setattr(arrivals, "MOST_REQUESTS", 2)
+    monkeypatch.setattr(arrivals, "ALWAYS_SEEN", 1)
+    for number in range(HOURS):
+        world.land(number, "late.parquet")
+    world.tick()
+    assert world.asked(2) == ([0, HOURS - 1], [])
 
 
 def test_a_look_ends_in_time_and_the_next_one_goes_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -523,6 +550,24 @@ def test_a_memory_that_cannot_be_read_or_is_of_other_partitions_is_none(world: W
 def test_before_the_first_batch_has_ended_there_is_nothing_to_look_at(world: World) -> None:
     world.now = dt.datetime(2026, 1, 1, 0, 30, tzinfo=dt.UTC)
     assert world.asked() == ([], [])
+
+
+def test_a_folder_that_cannot_be_listed_stops_no_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file whose name is no text, and rights that are missing."""
+    Path(os.fsdecode(os.fsencode(world.folder(0)) + b"/\xff.parquet")).touch()
+    forbidden, files = world.pipeline.landing_zone.folder(world.hour(1)), Place.files
+
+    def listed(place: Place, **options: object) -> object:
+        if place == forbidden:
+            raise PermissionError(13, "Permission denied")
+        return files(place, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Place, "files", listed)
+    world.land(3, "late.parquet")
+    found = world.tick()
+    assert found.problems[world.hour(0).key].endswith("\\xff.parquet: its name is not UTF-8; rename or remove it")
+    assert "may not be looked into (Permission denied)" in found.problems[world.hour(1).key]
+    assert world.asked(2) == ([3], [])
 
 
 def test_a_partition_that_cannot_be_looked_at_is_named_and_stops_no_other(world: World) -> None:

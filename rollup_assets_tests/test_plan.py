@@ -324,6 +324,20 @@ def test_lost_files_of_rollups_are_foreseen_where_what_they_read_may_stay_as_it_
     assert "of rollups is missing" in first.roll_up.reasons[0]
 
 
+def test_a_partition_that_cannot_be_looked_at_is_foreseen_to_fail_and_stops_no_other(site: Site) -> None:
+    pipeline = site.fresh()
+    late_file(pipeline, hour(pipeline, 0))
+    (Path(pipeline.stage.folder(REPARTITIONED, hour(pipeline, 1)).path) / "manifest.json").write_text("{")
+    first, damaged, *_ = plan(pipeline, scope(pipeline, 0, 2)).partitions
+    assert (first.stage.verdict, first.problem) == ("yes", None)
+    assert "is not a manifest" in str(damaged.problem)
+    # A receipt, of one that is not asked to be staged.
+    pipeline = site.fresh()
+    (Path(pipeline.stage.folder(ROLLUP_TABLE, hour(pipeline, 3)).path) / "manifest.json").write_text("{")
+    trailing = plan(pipeline, scope(pipeline, 0, 2)).partitions[3]
+    assert "is not a manifest" in str(trailing.problem)
+
+
 def test_every_kind_of_change_of_raw_files_is_named(site: Site) -> None:
     pipeline = site.fresh()
     batch = hour(pipeline, 1)

@@ -11,6 +11,7 @@ from rollup_assets.batches import Batch
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.status import PartitionStatus, status
 from rollup_assets.storage import s3
+from rollup_assets.storage.copies import COPIES
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, StageReadOnce
 from rollup_assets_tests.conftest import MakePipeline
@@ -145,6 +146,29 @@ def test_another_encoding_makes_rollups_stale_and_nothing_else(tmp_path: Path, m
     assert one(make_pipeline(tmp_path, parquet_encoding="compatible"), batch).stale == [
         "rollups: made with another ROLLUP_PARQUET_ENCODING (now compatible, then fast)"
     ]
+
+
+def test_copies_that_would_be_treated_otherwise_now_make_their_partition_stale(tmp_path: Path, make_pipeline: MakePipeline) -> None:
+    pipeline = make_pipeline(tmp_path)
+    batch = pipeline.calendar.first
+    stage_good(pipeline, batch)
+    published(pipeline, batch)
+    manifest = pipeline.stage.read(REPARTITIONED, batch)
+    assert manifest is not None
+    pipeline.stage.write(manifest.model_copy(update={"counters": {**manifest.counters, COPIES: {"b.parquet": "a.parquet"}}}), batch)
+    assert one(pipeline, batch).state == "published"
+    stale = one(make_pipeline(tmp_path, raw_copies="report"), batch).stale
+    assert stale == ["copies of raw files are treated otherwise with ROLLUP_RAW_COPIES=report"]
+
+
+def test_a_partition_that_cannot_be_looked_at_says_so_and_hides_no_other(pipeline: Pipeline) -> None:
+    first, second, *_ = batches(pipeline, 2)
+    stage_good(pipeline, first, second)
+    (Path(pipeline.stage.folder(REPARTITIONED, first).path) / "manifest.json").write_text("{")
+    damaged, whole = status(pipeline.settings, [first, second])
+    assert damaged.state == "unknown"
+    assert "is not a manifest" in str(damaged.problem)
+    assert whole.state == "staged"
 
 
 def test_a_batch_over_its_limit_is_quarantined_until_its_raw_files_change(pipeline: Pipeline) -> None:

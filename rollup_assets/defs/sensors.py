@@ -84,6 +84,8 @@ def raw_files_sensor(settings: Settings, job: Any) -> dg.SensorDefinition:
             for request in wanted
         ]
         waiting = f"; raw files of {', '.join(found.unsettled)} may still change" if found.unsettled else ""
+        if found.left_out:
+            context.log.warning(f"{found.left_out:,} partitions with new raw files have to wait until fewer are asked for, or have failed")
         return dg.SensorResult(
             run_requests=requests,
             asset_events=events,

@@ -218,8 +218,6 @@ def reasons_to_stage(pipeline: Pipeline, batch: Batch, files: list[InputFile], s
         reasons = [lost for manifest in manifests for lost in lost_files(pipeline.stage, manifest, batch)]
     if not reasons and is_over_limit(pipeline, batch, staged.quarantined):
         reasons = ["more rows or files are quarantined than the settings allow now"]
-    if not reasons and _copies_were_treated_otherwise(pipeline, staged):
-        reasons = [f"copies of raw files are treated otherwise with ROLLUP_RAW_COPIES={pipeline.settings.raw_copies}"]
     return reasons
 
 
@@ -231,6 +229,8 @@ def outdated(pipeline: Pipeline, batch: Batch, files: list[InputFile], staged: S
         if version_of(list(manifest.inputs)) != version_of(files):
             reasons |= dict.fromkeys(in_words(file_changes(manifest.inputs, files)))
         reasons |= dict.fromkeys(f"datapoints: {reason}" for reason in other_settings(manifest, parameters))
+    if not reasons and _copies_were_treated_otherwise(pipeline, staged):
+        return [f"copies of raw files are treated otherwise with ROLLUP_RAW_COPIES={pipeline.settings.raw_copies}"]
     return list(reasons)
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
-from rollup_assets.errors import StorageError
+from rollup_assets.errors import FileNameError, StorageError
 from rollup_assets.storage.s3 import SCHEME, S3Options, once_per_process, threads
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ class Place:
                 ]
             except UnicodeDecodeError as error:
                 shown = bytes(error.object).decode(errors="backslashreplace")
-                raise StorageError(f"{shown}: its name is not UTF-8; rename or remove it") from None
+                raise FileNameError(f"{shown}: its name is not UTF-8; rename or remove it") from None
             if prefix:
                 found = [file for file in found if file.path.startswith(posixpath.join(self.path, prefix))]
         return iter(sorted(found, key=lambda file: file.path))

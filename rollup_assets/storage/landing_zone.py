@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from rollup_assets.batches import Batch, BatchCalendar, to_datetime, to_milliseconds
-from rollup_assets.errors import LandingZoneError
+from rollup_assets.errors import FileNameError, LandingZoneError
 from rollup_assets.storage.bounds import Bounds
 from rollup_assets.storage.filesystems import Place, in_parallel
 from rollup_assets.storage.manifests import InputFile
@@ -109,7 +109,14 @@ class LandingZone:
         return self._files(self.folder(batch))
 
     def _files(self, folder: Place) -> list[InputFile]:
-        found = [file for file in folder.files() if _is_visible(file.path[len(folder.path) :])]
+        try:
+            found = [file for file in folder.files() if _is_visible(file.path[len(folder.path) :])]
+        except FileNameError as error:
+            raise LandingZoneError(str(error)) from None
+        except PermissionError as error:
+            raise LandingZoneError(
+                f"{folder.uri} may not be looked into ({error.strerror or error}); give whoever runs this the right to read it"
+            ) from error
         for file in found:
             # Object stores have keys such as a//b, which others take for the path a/b. Those with a . or .. are hidden.
             if "" in file.path[len(self.root.path) :].removeprefix("/").split("/"):

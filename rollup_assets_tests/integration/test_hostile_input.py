@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rollup_assets.batches import BatchCalendar
-from rollup_assets.errors import LandingZoneError, StorageError, UnknownPartitionError
+from rollup_assets.errors import LandingZoneError, UnknownPartitionError
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.query import query
 from rollup_assets.steps.publish import publish
@@ -156,7 +156,7 @@ def test_a_file_whose_name_is_no_text_is_told_of(make_pipeline: MakePipeline, tm
     batch = pipeline.calendar.first
     write_rows(pipeline, batch, "good.parquet", [RawRow(1, 1, "m", batch.start, 1)])
     Path(os.fsdecode(os.fsencode(pipeline.landing_zone.folder(batch).path) + b"/\xff\xfe.parquet")).touch()
-    with pytest.raises(StorageError, match=r"\\xff\\xfe\.parquet: its name is not UTF-8; rename or remove it"):
+    with pytest.raises(LandingZoneError, match=r"\\xff\\xfe\.parquet: its name is not UTF-8; rename or remove it"):
         stage_batch(pipeline, batch)
 
 
