@@ -180,7 +180,8 @@ class _Staged:
         strangers = [folder for folder in folders if self._calendar.of_folder(folder.name) is None]
         if self._others:
             self._other = [folder for folder in strangers if all(is_old(file, self._before) for file in folder.files)]
-            folders = [folder for folder in folders if folder not in self._other]
+            to_go = {(folder.asset, folder.name) for folder in self._other}
+            folders = [folder for folder in folders if (folder.asset, folder.name) not in to_go]
         elif strangers:
             names = {folder.name for folder in strangers}
             self._report.remarks.append(

@@ -36,7 +36,7 @@ from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps.publish import publish
 from rollup_assets.storage import objects
 from rollup_assets.storage.filesystems import Place
-from rollup_assets.storage.leftovers import TEMPORARY, staged_folders
+from rollup_assets.storage.leftovers import TEMPORARY, StagedFolder, staged_folders
 from rollup_assets.storage.manifests import (
     PARTIAL_POINTS,
     QUARANTINED,
@@ -364,6 +364,14 @@ def test_what_nobody_knows_is_left_alone(pipeline: Pipeline) -> None:
     assert all(path.exists() for path in kept)
     assert not (home / "stage" / QUARANTINED / "2026-01-01-0030").exists()
     assert other.attempt not in str(files_below(home / "stage"))
+
+
+def test_folders_of_two_calendars_are_not_compared_with_each_other(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two years of hours beside as many others took 20 minutes."""
+    batch = pipeline.calendar.first
+    commit_attempt(pipeline, Batch(batch.start + 1_800_000, batch.end), b"half past")
+    monkeypatch.setattr(StagedFolder, "__eq__", lambda *_: pytest.fail("two folders are compared"))
+    assert OTHER_PARTITIONS in kinds(clean(pipeline.settings, older_than=0, other_partitions=True))
 
 
 def test_records_of_kept_snapshots_and_the_newest_five_others_stay(pipeline: Pipeline) -> None:

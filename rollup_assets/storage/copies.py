@@ -32,11 +32,12 @@ def find_copies(landing_zone: Place, files: Sequence[InputFile]) -> dict[str, st
     """
     copies: dict[str, str] = {}
     for alike in _grouped((file for file in files if file.size >= _LEAST_PARQUET), lambda file: file.size):
+        places = {file.path: place for place, file in enumerate(alike)}
         # Equal ETags and sizes are equal contents: of those files, one is read.
         versions = _grouped(alike, lambda file: file.version if file.version.startswith("etag:") else file.path)
         for same in _same_content(landing_zone, versions):
-            original, *others = sorted((file for version in same for file in version), key=alike.index)
-            copies |= {file.path: original.path for file in others}
+            original, *others = (path for _, path in sorted((places[file.path], file.path) for version in same for file in version))
+            copies |= dict.fromkeys(others, original)
     return copies
 
 

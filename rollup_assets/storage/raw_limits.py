@@ -80,10 +80,13 @@ def parse_footer(tail: pa.Buffer, limits: RawLimits) -> pq.FileMetaData:
 
 
 def open_parquet(source: pa.NativeFile, metadata: pq.FileMetaData, **options: Any) -> pq.ParquetFile:
-    """A reader for the pages behind a footer; page headers have the footer's limits."""
+    """A reader for the pages behind a footer; page headers have the footer's limits.
+
+    INT96 timestamps are read as milliseconds: as nanoseconds, Arrow's default, the year 9999 becomes 1816 (modulo 2^64).
+    """
     import pyarrow.parquet as pq
 
-    return pq.ParquetFile(source, metadata=metadata, **_THRIFT, **options)
+    return pq.ParquetFile(source, metadata=metadata, coerce_int96_timestamp_unit="ms", **_THRIFT, **options)
 
 
 def check_row_groups(metadata: pq.FileMetaData, limits: RawLimits) -> None:

@@ -57,6 +57,16 @@ def footer_alone(path: Path, footer: bytes) -> Path:
 # ----------------------------------------------------------------------------------------------------------------- limits
 
 
+def test_int96_times_are_those_that_were_written(tmp_path: Path) -> None:
+    """As nanoseconds, which Arrow makes of them by default, the year 9999 would be 1816, and a point of 2610 one of this hour."""
+    times = [-62_135_596_800_000, 0, 5, 1_800_000, 253_402_214_400_000]
+    table = table_of(pa.array(["m"] * len(times))).set_column(2, "logical_timestamp", pa.array(times, pa.timestamp("ms")))
+    path = written(tmp_path / "a.parquet", table, use_deprecated_int96_timestamps=True)
+    assert str(pq.read_schema(path).field("logical_timestamp").type) == "timestamp[ns]"
+    batches = list(RawFile(Place.parse(str(path)), "long_value").rows(Bounds(-(2**62), 2**62), MEMORY))
+    assert [time for rows in batches for time in rows.time.tolist()] == times
+
+
 def test_rows_and_names_up_to_the_limit_are_read_and_one_more_is_too_large(tmp_path: Path) -> None:
     path = written(tmp_path / "a.parquet", table_of(pa.array(["a" * 10] * 99 + ["ä" * 10])))
     assert outcome(path, RawLimits(rows=100, name_bytes=20)) == ("rows", "100")
