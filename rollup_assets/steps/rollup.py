@@ -25,7 +25,7 @@ from rollup_assets.steps.planning import shard_groups
 from rollup_assets.steps.results import CODE_VERSION, RolledUp, Waiting
 from rollup_assets.steps.roll_up_shards import RollupResult, RollupTask, checksums, roll_up_shards
 from rollup_assets.storage.filesystems import Place
-from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLUPS, Manifest, content_digest, new_attempt
+from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLUPS, Manifest, content_digest, has_points, new_attempt
 from rollup_assets.storage.storage_errors import explains_storage_errors
 
 
@@ -199,7 +199,7 @@ def find_inputs(pipeline: Pipeline, batch: Batch) -> RollupInputs | Waiting:
             missing.append(before)
         earlier.append((before, manifest))
     if missing:
-        if datapoints is None or datapoints.counters["rows_accepted"] == 0:
+        if not has_points(datapoints):
             return Waiting(tuple(f"{PARTIAL_POINTS} {before.key}" for before in missing))
         first, last = min(missing), max(missing)
         raise NotStagedError(

@@ -94,6 +94,11 @@ class Manifest(_Record):
         return sum(file.size for file in self.files)
 
 
+def has_points(repartitioned: Manifest | None) -> bool:
+    """Whether a batch is staged, and with a point: one without waits for whatever is not staged before it."""
+    return repartitioned is not None and repartitioned.counters["rows_accepted"] > 0
+
+
 def content_digest(files: tuple[StagedFile, ...], counters: dict[str, Any]) -> str:
     """Digest of a partition's content: each file's bytes, rows and shards, in order, and the counters.
 

@@ -13,11 +13,12 @@ from rollup_assets.batches import Batch, to_datetime
 from rollup_assets.engines.base import NoProgress, Progress
 from rollup_assets.history.rejections import refusal
 from rollup_assets.settings import Settings, format_duration
+from rollup_assets.storage.copies import find_copies
 from rollup_assets.storage.filesystems import Place, in_parallel
 from rollup_assets.storage.landing_zone import LandingZone
 from rollup_assets.storage.leftovers import TEMPORARY
-from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Stage
-from rollup_assets.storage.raw_files import FILE_REASONS, TOO_LARGE, count_rows
+from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Stage, has_points
+from rollup_assets.storage.raw_files import COPIED_FILE, FILE_REASONS, TOO_LARGE, count_rows
 from rollup_assets.storage.storage_errors import explains_storage_errors
 from rollup_assets.verification.raw import RawCounts, RawPoints, TrialReader
 from rollup_assets.verification.report import RELATIVE_TOLERANCE, Difference, Verification, VerifiedPartition
@@ -123,12 +124,16 @@ class _Chooser:
 
     def is_comparable(self, batch: Batch) -> bool:
         """Whether the table must have exactly the rows of the batch's labels; otherwise notes in the result why not."""
+        if batch < self._settings.calendar.first:
+            start = f"{self._settings.start:%Y-%m-%d}"
+            self._result.partitions.append(VerifiedPartition(batch.key, notes=[f"before ROLLUP_START={start}: not compared"]))
+            return False
         staged = self._stage.read(REPARTITIONED, batch)
         if staged is None and self._landing_zone.files(batch):
             (self._result.not_staged if self._given else self._result.waiting).append(batch.key)
             return False
         before = self._settings.calendar.earlier(batch, self._settings.reach)
-        if (staged is None or not staged.inputs) and any(self._is_needed(other) for other in before):
+        if not has_points(staged) and any(self._is_needed(other) for other in before):
             self._result.waiting.append(batch.key)
             return False
         if batch in self._published:
@@ -356,11 +361,17 @@ def _bad_files_staged(stage: Stage, batch: Batch) -> dict[str, str]:
 
 
 def _too_large(landing_zone: LandingZone, stage: Stage, batch: Batch) -> set[str]:
-    """Raw files that nobody should open, according to what is staged of just these files."""
+    """Raw files that nobody should open, nor their copies, according to what is staged of just these files."""
     manifest = stage.read(QUARANTINED, batch)
     if manifest is None or manifest.inputs != tuple(landing_zone.files(batch)):
         return set()
-    return {path for path, reason in _bad_files_staged(stage, batch).items() if reason == TOO_LARGE}
+    bad = _bad_files_staged(stage, batch)
+    found = {path for path, reason in bad.items() if reason == TOO_LARGE}
+    copies = {path for path, reason in bad.items() if reason == COPIED_FILE}
+    if found and copies:
+        originals = find_copies(landing_zone.root, [file for file in manifest.inputs if file.path in found | copies])
+        found |= {path for path in copies if originals.get(path) in found}
+    return found
 
 
 def _string_array(values: Sequence[str]) -> Any:

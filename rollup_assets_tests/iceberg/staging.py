@@ -80,7 +80,7 @@ def stage_upstream(pipeline: Pipeline, batch: Batch, version: str = "1") -> dict
     wanted += [(PARTIAL_POINTS, earlier) for earlier in pipeline.calendar.earlier(batch, pipeline.settings.reach)]
     upstream: dict[str, dict[str, str | None]] = {REPARTITIONED: {}, PARTIAL_POINTS: {}}
     for asset, of in wanted:
-        counters = {"version": version if of == batch else "1"}
+        counters = {"version": version if of == batch else "1", "rows_accepted": 1}
         manifest = Manifest(
             asset=asset,
             partition=of.key,

@@ -34,6 +34,20 @@ def published(pipeline: Pipeline, options: GeneratorOptions, hours: int) -> int:
     return points
 
 
+def test_the_copy_of_a_file_that_is_too_large_is_not_opened_either(tmp_path: Path, make_pipeline: MakePipeline) -> None:
+    pipeline = make_pipeline(tmp_path, raw_copies="report", raw_file_rows=50, quarantine_files=2)
+    batch = pipeline.calendar.first
+    write_rows(pipeline, batch, "good.parquet", [RawRow(7, 1, "m", batch.start + 60_000, 5)])
+    for name in ("large.parquet", "larger.parquet"):
+        write_rows(pipeline, batch, name, [RawRow(series, 1, "m", batch.start + 1, 5) for series in range(60)])
+    stage_batch(pipeline, batch)
+    roll_up(pipeline, batch)
+    publish(pipeline, batch)
+    found = verify(pipeline.settings)
+    assert [partition.problems for partition in found.partitions] == [[]]
+    assert found.agrees
+
+
 @pytest.mark.parametrize("value_type", ["long", "double"])
 def test_generated_data_with_bad_files(tmp_path: Path, make_pipeline: MakePipeline, value_type: str) -> None:
     """Receive times that end before their shard does, series that come and go, one bad file of each kind."""

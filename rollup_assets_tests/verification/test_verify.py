@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -308,6 +309,25 @@ def test_partitions_that_wait_are_listed_and_excluded(case: Case) -> None:
     assert found.agrees
     given = case.verify(4)
     assert (given.waiting, given.partitions, given.agrees) == ([case.batches[4].key], [], True)
+
+
+def test_a_partition_without_an_accepted_point_waits_whatever_its_raw_files(tmp_path: Path, make_pipeline: MakePipeline) -> None:
+    """As its run does: all its rows are quarantined, and what is before it is not staged."""
+    pipeline = make_pipeline(tmp_path)
+    first, second, *_ = batches_of(pipeline, GRID)
+    write_rows(pipeline, first, "a.parquet", [RawRow(7, 1, "m", first.start, 5)])
+    land_and_stage(pipeline, {second: {"a.parquet": [RawRow(None, 1, "m", second.start, 5)]}})
+    found = verify(pipeline.settings, [second])
+    assert (found.waiting, found.not_published, found.agrees) == ([second.key], [], True)
+
+
+def test_rows_from_before_the_start_are_listed_and_not_compared(case: Case) -> None:
+    """Their raw data is nobody's any more: no command could make them anew."""
+    settings = case.pipeline.settings.model_copy(update={"start": case.pipeline.settings.start + dt.timedelta(days=1)})
+    found = verify(settings)
+    assert found.agrees
+    assert [partition.partition for partition in found.partitions] == [batch.key for batch in case.batches[:4]]
+    assert {note for partition in found.partitions for note in partition.notes} == {"before ROLLUP_START=2026-01-02: not compared"}
 
 
 def test_a_given_partition_that_was_staged_but_never_published_fails(tmp_path: Path, make_pipeline: MakePipeline) -> None:
