@@ -168,11 +168,19 @@ class _StagedRange:
         return _plan(self, table)
 
     def snapshot_in_place(self, table: Table) -> int | None:
-        """The snapshot that published these very files; the current one where it has expired."""
+        """The last snapshot of ours about the batch, if it published this content; else the current one, which has it all the same.
+
+        An older one that did says nothing of rows that were replaced since, and brought back by a rollback: whoever sets that aside takes
+        them away, and leaves the older one where it is.
+        """
+        from rollup_assets.iceberg.snapshots import newest_change, said
+
         if not self.staged:
             return None
-        current = table.current_snapshot()
-        return find_snapshot(table, DIGEST_PROPERTY, self.digest) or (None if current is None else current.snapshot_id)
+        found = newest_change(table, self.batch)
+        if found is None or said(found, DIGEST_PROPERTY) != self.digest:
+            found = table.current_snapshot()
+        return None if found is None else found.snapshot_id
 
     def counts(self, table: Table, snapshot_id: int | None) -> RangeCounts:
         return range_counts(table, self.batch, snapshot_id=snapshot_id)

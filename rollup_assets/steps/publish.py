@@ -167,11 +167,12 @@ def _unchanged(receipt: Manifest, refused: str | None = None) -> Published:
 def _recorded(
     pipeline: Pipeline, batch: Batch, rollups: Manifest, inputs: Inputs, before: Manifest | None, replacement: Replacement
 ) -> Published:
-    """Write down what was published: the record, then the receipt, which takes the place of the one ``before``."""
-    from rollup_assets.history.records import record_of_publish, write_record
+    """Write down what was published: the record, unless there is one, then the receipt, which takes the place of the one ``before``."""
+    from rollup_assets.history.records import read_record, record_of_publish, write_record
 
     record = record_of_publish(rollups, inputs, batch, replacement.table, replacement.attempt)
-    if record is not None:
+    # A commit that was found in place was made from the files of then, which its own record says.
+    if record is not None and (replacement.changed or read_record(pipeline.stage, batch, replacement.attempt) is None):
         write_record(pipeline.stage, batch, record)
     receipt = receipt_of(
         pipeline,

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from rollup_assets.errors import QueryError, UnknownSnapshotError
 from rollup_assets.history import diff as differences
 from rollup_assets.history.diff import ChangedFile, SnapshotDifference, diff
+from rollup_assets.history.records import read_record
 from rollup_assets.history.rollback import rollback
 from rollup_assets.iceberg.reading import LiveFile
 from rollup_assets.iceberg.snapshots import time_of
@@ -281,6 +282,20 @@ def test_a_publish_that_changes_nothing_writes_no_record(pipeline: Pipeline) -> 
     for force in (False, True):
         publish(pipeline, first, force=force)
     assert len(list(Path(pipeline.stage.root.path).glob("publish_history/*/*"))) == len(snapshots(pipeline)) == 1
+
+
+def test_the_record_of_a_commit_that_is_found_in_place_stays_as_it_is(pipeline: Pipeline) -> None:
+    """The receipt is lost, and the raw file has another name by now: the commit was not made from that one."""
+    (batch,) = batches_from(pipeline, 1)
+    attempt = publish_value(pipeline, batch, 1, raw_file("a")).receipt.attempt
+    record = read_record(pipeline.stage, batch, attempt)
+    for asset in (REPARTITIONED, PARTIAL_POINTS):
+        staged = pipeline.stage.read(asset, batch)
+        assert staged is not None
+        pipeline.stage.write(staged.model_copy(update={"inputs": (raw_file("renamed"),)}), batch)
+    (pipeline.stage.folder(ROLLUP_TABLE, batch) / "manifest.json").delete_file()
+    assert publish(pipeline, batch).receipt.attempt == attempt
+    assert read_record(pipeline.stage, batch, attempt) == record
 
 
 def test_records_are_no_partitions(pipeline: Pipeline) -> None:

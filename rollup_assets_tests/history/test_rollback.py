@@ -15,6 +15,7 @@ from rollup_assets.batches import Batch
 from rollup_assets.errors import PublishError, PublishHaltError, RollbackError, UnknownPartitionError, UnknownSnapshotError
 from rollup_assets.history import rollback as history
 from rollup_assets.history.migrate import migrate
+from rollup_assets.history.records import read_record
 from rollup_assets.history.rejections import BEGUN, REJECTED, is_begun, rejected_digests
 from rollup_assets.history.rollback import rollback
 from rollup_assets.iceberg import publish as publishing
@@ -170,6 +171,26 @@ def test_content_that_was_rolled_back_and_is_published_by_force_comes_as_copies(
     made, files = snapshots(pipeline), files_on_disk(pipeline)
     assert publish(pipeline, batch, force=True).unchanged
     assert (snapshots(pipeline), files_on_disk(pipeline)) == (made, files)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_corrected_content_that_a_rollback_has_brought_back_comes_from_the_rollback(pipeline: Pipeline, *, whole: bool) -> None:
+    """Where another engine sets the rollback aside, the bad rows are there again, as many, and are noticed: they do not stay."""
+    (batch,) = batches_from(pipeline, 1)
+    good = publish_value(pipeline, batch, 1, raw_file("a"))
+    bad = publish_value(pipeline, batch, 99, raw_file("a"), raw_file("b")).snapshot_id
+    assert bad is not None
+    record = read_record(pipeline.stage, batch, good.receipt.attempt)
+    back = rollback(pipeline, str(good.snapshot_id) if whole else batch.key).snapshot_id
+    made = snapshots(pipeline)
+    assert publish_value(pipeline, batch, 1, raw_file("corrected")).snapshot_id == back
+    assert snapshots(pipeline) == made
+    assert read_record(pipeline.stage, batch, good.receipt.attempt) == record
+    load(pipeline).manage_snapshots().rollback_to_snapshot(bad).commit()
+    assert value_by_batch(pipeline) == {batch.key: {99}}
+    assert not publish(pipeline, batch).unchanged
+    assert value_by_batch(pipeline) == {batch.key: {1}}
+    assert publish(pipeline, batch).unchanged
 
 
 def test_a_rollback_again_changes_nothing(pipeline: Pipeline) -> None:
