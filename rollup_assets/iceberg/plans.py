@@ -135,13 +135,18 @@ class Plan:
         inside = read_file(table, live, predicate, ("resolution",)).num_rows
         if inside == 0:
             return
-        require_intact(table, live)
+        require_intact(
+            table,
+            live,
+            "It holds rows of several batches: delete them with another engine, as Spark's DELETE FROM for whole days, and publish the "
+            "batches of these days again with `rollups backfill FROM TO --force`",
+        )
         kept = read_file(table, live, Not(predicate))
         total = count_live_rows(table, live)
         if kept.num_rows + inside != total:
             raise PublishError(
                 f"{live.path} has {total} rows, but {inside} in {scope} and {kept.num_rows} outside; "
-                "nothing was published. Look at the file, and rewrite it with another engine"
+                "the table was left as it was. Look at the file, and rewrite it with another engine"
             )
         self.removed.append(live.task.file)
         self.write(table, kept)

@@ -264,12 +264,12 @@ def read_file(table: Table, file: LiveFile, predicate: BooleanExpression, column
     return ArrowScan(table.metadata, table.io, schema, predicate).to_table([file.task])
 
 
-def require_intact(table: Table, file: LiveFile) -> None:
+def require_intact(table: Table, file: LiveFile, mend: str) -> None:
     """Compare the pages of a file with their checksums, where it has any. Whoever is about to rewrite a file asks for this: PyIceberg does
     not look, and the rows would get new checksums.
 
     Raises:
-        PublishError: the file is damaged.
+        PublishError: the file is damaged; ``mend`` says what to do.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -287,9 +287,8 @@ def require_intact(table: Table, file: LiveFile) -> None:
         if not is_damage(error):
             raise
         raise PublishError(
-            f"data file {file.path} of {'.'.join(table.name())} is damaged ({error}) and holds rows of several batches; nothing was "
-            "published. Delete its rows with another engine, as Spark's DELETE FROM for whole days, and publish the batches of these days "
-            "again with `rollups backfill FROM TO --force`"
+            f"data file {file.path} of {'.'.join(table.name())} is damaged ({error}), and would have to be rewritten; the table was left "
+            f"as it was. {mend}"
         ) from error
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rollup_assets.batches import Batch
 from rollup_assets.errors import RollbackError
 from rollup_assets.iceberg.plans import Copies, Plan
-from rollup_assets.iceberg.reading import LiveFile, RangeCounts, changed_files, range_counts, range_predicate, read_file
+from rollup_assets.iceberg.reading import LiveFile, RangeCounts, changed_files, range_counts, range_predicate, read_file, require_intact
 from rollup_assets.iceberg.snapshots import newest_change
 from rollup_assets.iceberg.staged_files import rewritten_files
 from rollup_assets.iceberg.table import check_table
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from pyiceberg.table.snapshots import Snapshot
 
     from rollup_assets.settings import Settings
+
+_INSTEAD = "Choose another snapshot, or leave the rows as they are with `rollups backfill FROM TO --force` of the partitions concerned"
 
 
 @dataclass(slots=True)
@@ -73,6 +75,7 @@ class EarlierRows:
 
         Raises:
             RollbackError: the table has changed since the target was chosen, or a file of the target is gone.
+            PublishError: a file that has to be rewritten is damaged.
         """
         if seen_now(table, self.batch) != self.seen:
             raise RollbackError(
@@ -101,6 +104,7 @@ class EarlierRows:
                 whole[file.path] = ""
                 continue
             try:
+                require_intact(table, file, _INSTEAD)
                 plan.write(table, read_file(table, file, self.predicate))
             except FileNotFoundError as error:
                 raise self._gone(file.path) from error
@@ -113,8 +117,7 @@ class EarlierRows:
     def _gone(self, path: str) -> RollbackError:
         target = None if self.target is None else self.target.snapshot_id
         return RollbackError(
-            f"{path}, which snapshot {target} of {self.settings.table} needs, is gone, so nothing was rolled back; choose another "
-            "snapshot, or leave the rows as they are with `rollups backfill FROM TO --force` of the partitions concerned"
+            f"{path}, which snapshot {target} of {self.settings.table} needs, is gone, so nothing was rolled back. {_INSTEAD}"
         )
 
     def _is_all_of_it(self, table: Table, file: LiveFile) -> bool:

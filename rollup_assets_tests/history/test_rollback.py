@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from rollup_assets.batches import Batch
@@ -307,6 +308,26 @@ def test_files_that_are_gone_are_named_and_nothing_is_left_behind(pipeline: Pipe
     publish(pipeline, batch, force=True)
     assert not is_begun(pipeline.stage.read(ROLLUP_TABLE, batch))
     assert value_by_batch(pipeline) == {batch.key: {99}}
+
+
+@pytest.mark.scenario("S3")
+def test_a_file_that_is_damaged_is_not_rewritten(pipeline: Pipeline) -> None:
+    """One that holds rows of other partitions, too, comes back as new files: a wrong number would get a checksum of its own."""
+    first, second = batches_from(pipeline, 2)
+    publish_value(pipeline, first, 1)
+    rows = pa.concat_tables([rollup_rows(pipeline.settings, batch, 3_600_000, 50, value=7) for batch in (first, second)])
+    path = Path(load(pipeline).location()) / "data" / "compacted.parquet"
+    pq.write_table(rows, path, write_page_checksum=True, compression="none", use_dictionary=False)
+    load(pipeline).add_files([str(path)])
+    publish_value(pipeline, second, 99)
+    content = bytearray(path.read_bytes())
+    content[content.index((7).to_bytes(8, "little") * 50) + 8] ^= 1
+    path.write_bytes(content)
+    before = (snapshots(pipeline), files_on_disk(pipeline))
+    message = r"compacted\.parquet of metrics\.rollups is damaged .*checksum.*the table was left as it was\. Choose another snapshot"
+    with pytest.raises(PublishError, match=message):
+        rollback(pipeline, second.key)
+    assert (snapshots(pipeline), files_on_disk(pipeline)) == before
 
 
 @pytest.mark.parametrize("force", [True, False])
