@@ -263,7 +263,7 @@ class _TableFiles:
             self._report.failures.append(str(error))
             return []
         self._found = [(kind, file) for kind, file in candidates if is_old(file, self._before) and file.path not in references]
-        self._records = self._old_records(records, _kept_snapshots(table))
+        self._records = self._old_records(records, table)
         return [
             *(_leftover(kind, self._root, file) for kind, file in self._found),
             *(_leftover(RECORDS, self._stage.root, file) for file in self._records),
@@ -288,16 +288,18 @@ class _TableFiles:
             check_unforgotten(table, receipts)
             return table, References([*self._table.of(table), *staged])
 
-    def _old_records(self, folders: Sequence[StagedFolder], kept_snapshots: set[int]) -> list[FoundFile]:
+    def _old_records(self, folders: Sequence[StagedFolder], table: Table) -> list[FoundFile]:
         """But for the records of snapshots that the table keeps, and the newest few of the others in each partition."""
+        kept_snapshots = {snapshot.snapshot_id for snapshot in table.metadata.snapshots}
         found = []
         for folder in folders:
             files = {file.path: file for file in folder.files if file.name.endswith(".json") and not file.name.startswith(".")}
             if len(files) <= RECORDS_KEPT or not any(is_old(file, self._before) for file in files.values()):
                 continue
-            read = in_parallel(lambda path: _snapshot_of(self._stage.root.of_path(path)), list(files), local=self._stage.root.is_local)
-            free = {path: number for path, (snapshot, number) in zip(files, read, strict=True) if snapshot not in kept_snapshots}
-            oldest_first = sorted((path for path, number in free.items() if number is not None), key=lambda path: free[path] or 0)
+            read = in_parallel(lambda path: _commit_of(self._stage.root.of_path(path), table), list(files), local=self._stage.root.is_local)
+            known = ((path, commit) for path, commit in zip(files, read, strict=True) if commit is not None)
+            free = {path: order for path, (snapshot, order) in known if snapshot not in kept_snapshots}
+            oldest_first = sorted(free, key=lambda path: free[path])
             found += [files[path] for path in oldest_first[:-RECORDS_KEPT] if is_old(files[path], self._before)]
         return found
 
@@ -315,7 +317,7 @@ class _TableFiles:
             found = {file.path for file in self._records}
 
             def old_records(table: Table, _: References) -> tuple[Place, list[tuple[str, FoundFile]]]:
-                records = self._old_records(folders, _kept_snapshots(table))
+                records = self._old_records(folders, table)
                 return self._stage.root, [(RECORDS, file) for file in records if file.path in found]
 
             self._under_lock(old_records)
@@ -334,17 +336,18 @@ class _TableFiles:
             _delete(self._report, root, files)
 
 
-def _kept_snapshots(table: Table) -> set[int]:
-    return {snapshot.snapshot_id for snapshot in table.metadata.snapshots}
+def _commit_of(record: Place, table: Table) -> tuple[int, tuple[bool, int]] | None:
+    """Snapshot of a record, and what orders it in time; None where a later version has written it otherwise, which is kept.
 
+    Whatever its number, a commit to another table, as to one of this name that was dropped, is older than all of this one.
+    """
+    from rollup_assets.iceberg.acknowledged import is_of_table
 
-def _snapshot_of(record: Place) -> tuple[int | None, int | None]:
-    """Snapshot and sequence number of a record; None where a later version has written it otherwise, which is kept."""
     try:
         found = json.loads(record.read_bytes() or b"")
-        return int(found["snapshot_id"]), int(found["sequence_number"])
+        return int(found["snapshot_id"]), (is_of_table(table, found), int(found["sequence_number"]))
     except (ValueError, KeyError, TypeError):
-        return None, None
+        return None
 
 
 # ------------------------------------------------------------------------------------------------------------ uploads, scratch

@@ -391,6 +391,20 @@ def test_records_of_kept_snapshots_and_the_newest_five_others_stay(pipeline: Pip
     assert sorted(path.stem.lstrip("0") for path in folder.iterdir()) == sorted(["2", "6", "7", "8", "9", "a", "later version"])
 
 
+def test_records_of_a_table_that_was_dropped_are_the_oldest(pipeline: Pipeline) -> None:
+    """Whatever their numbers, which begin anew with the table of the same name that is made then."""
+    clean(pipeline.settings, older_than=0, delete=True)
+    folder = Path(pipeline.settings.stage) / cleaning.HISTORY / pipeline.calendar.first.folder
+    shutil.rmtree(folder)
+    for table, numbers in ((str(load(pipeline).metadata.table_uuid), range(1, 7)), (str(uuid.uuid4()), range(7, 16))):
+        for number in numbers:
+            record = {"snapshot_id": number, "sequence_number": number, "table_uuid": table}
+            write(folder / f"{number:032x}.json", json.dumps(record).encode())
+    age(folder, 10)
+    assert kinds(clean(pipeline.settings, delete=True)) == {RECORDS: 10}
+    assert sorted(path.stem.lstrip("0") for path in folder.iterdir()) == ["2", "3", "4", "5", "6"]
+
+
 # --------------------------------------------------------------------------------------------------------------- better not at all
 
 

@@ -9,13 +9,14 @@ writes their names into the record. Which rows changed stays out (``history.diff
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rollup_assets.batches import Batch
+from rollup_assets.iceberg.acknowledged import TABLE, is_of_table
 from rollup_assets.iceberg.publish import ATTEMPT_PROPERTY
 from rollup_assets.iceberg.snapshots import (
     NO_SNAPSHOT,
@@ -58,6 +59,7 @@ class PublishRecord(BaseModel):
     )
     replaces: str | None = Field(description="attempt of the commit before it that was about this batch")
     rolled_back_to: int | None = Field(default=None, description="snapshot whose rows a rollback brought back")
+    table_uuid: str | None = Field(default=None, description="of the table; None in those of older releases, which may be of it")
     format_version: Literal[1] = FORMAT_VERSION
 
 
@@ -107,6 +109,7 @@ def record_of_commit(
         parameters=rollups.parameters,
         inputs={key: None if files is None else tuple(files) for key, files in inputs.items()},
         replaces=attempt_before(table, batch, attempt),
+        table_uuid=str(table.metadata.table_uuid),
     )
 
 
@@ -121,7 +124,7 @@ def read_record(stage: Stage, batch: Batch, attempt: str) -> PublishRecord | Non
     return _parsed((history_folder(stage, batch) / f"{attempt}.json").read_bytes())
 
 
-def last_record(stage: Stage, snapshot: Snapshot) -> PublishRecord | None:
+def last_record(stage: Stage, table: Table, snapshot: Snapshot) -> PublishRecord | None:
     """The snapshot's own record, or the last one before it, of any batch: it has the table's settings of that time. None: none is kept."""
     folder, sequence = stage.root / FOLDER, snapshot.sequence_number or 0
     files = [file for file in folder.files() if file.name.endswith(".json") and not file.name.startswith(".")]
@@ -129,17 +132,22 @@ def last_record(stage: Stage, snapshot: Snapshot) -> PublishRecord | None:
     for some in (own, files):
         read = in_parallel(lambda file: _parsed(folder.of_path(file.path).read_bytes()), some, local=folder.is_local)
         # A rollback to rows of unknown origin knows no settings.
-        found = [record for record in read if record is not None and record.parameters and record.sequence_number <= sequence]
+        found = [record for record in _of_table(table, read) if record.parameters and record.sequence_number <= sequence]
         if found:
             return max(found, key=lambda record: record.sequence_number)
     return None
 
 
-def _all_records(stage: Stage, batch: Batch) -> list[PublishRecord]:
+def _all_records(stage: Stage, table: Table, batch: Batch) -> list[PublishRecord]:
     folder = history_folder(stage, batch)
     names = [file.name for file in folder.files(recursive=False) if file.name.endswith(".json") and not file.name.startswith(".")]
     found = in_parallel(lambda name: _parsed((folder / name).read_bytes()), names, local=folder.is_local)
-    return sorted((record for record in found if record is not None), key=lambda record: record.sequence_number)
+    return sorted(_of_table(table, found), key=lambda record: record.sequence_number)
+
+
+def _of_table(table: Table, records: Iterable[PublishRecord | None]) -> list[PublishRecord]:
+    """Those of commits to this table, in the order given: sequence numbers begin anew in each, as in one that was dropped and made anew."""
+    return [record for record in records if record is not None and is_of_table(table, {TABLE: record.table_uuid})]
 
 
 def _parsed(content: bytes | None) -> PublishRecord | None:
@@ -169,12 +177,12 @@ def origin_of(stage: Stage, table: Table, snapshot: Snapshot | None, batch: Batc
         if is_first(at):
             return Origin(is_new=True)
         at = None if at.parent_snapshot_id is None else table.snapshot_by_id(at.parent_snapshot_id)
-    return Origin(is_new=True) if snapshot is None else Origin(record=_record_before(stage, snapshot, batch))
+    return Origin(is_new=True) if snapshot is None else Origin(record=_record_before(stage, table, snapshot, batch))
 
 
-def _record_before(stage: Stage, snapshot: Snapshot, batch: Batch) -> PublishRecord | None:
+def _record_before(stage: Stage, table: Table, snapshot: Snapshot, batch: Batch) -> PublishRecord | None:
     """The last record before a snapshot, unless there was a commit in between of which there is none."""
-    records = _all_records(stage, batch)
+    records = _all_records(stage, table, batch)
     sequence = snapshot.sequence_number or 0
     before = [record for record in records if record.sequence_number <= sequence]
     after = [record for record in records if record.sequence_number > sequence]

@@ -195,7 +195,7 @@ def _require_same_settings(pipeline: Pipeline, table: Table, choice: _Choice) ->
     if choice.target is None:
         return
     # Kept by a tag, or set aside by another engine: a migration since then may have expired.
-    record = last_record(pipeline.stage, choice.target)
+    record = last_record(pipeline.stage, table, choice.target)
     if record is None:
         raise RollbackError(
             f"snapshot {choice.target_id} is not among those that the current one is known to come from, and the stage has no record of "
@@ -275,14 +275,15 @@ def _target_counts(table: Table, choice: _Choice, batch: Batch) -> Mapping[int, 
 
 
 def _carry_out(pipeline: Pipeline, catalog: Catalog, lock: TableLock, table: Table, choice: _Choice) -> RolledBack:
-    from rollup_assets.iceberg.publish import ATTEMPT_PROPERTY, CODE_VERSION_PROPERTY, bring_about
+    from rollup_assets.iceberg.publish import CODE_VERSION_PROPERTY, bring_about
     from rollup_assets.iceberg.reading import range_counts
     from rollup_assets.iceberg.rollback import EarlierRows, seen_now
-    from rollup_assets.iceberg.snapshots import NO_SNAPSHOT, ROLLED_BACK_PROPERTY, ROLLED_BACK_TO_PROPERTY, WHOLE_TABLE, said
+    from rollup_assets.iceberg.snapshots import NO_SNAPSHOT, ROLLED_BACK_PROPERTY, ROLLED_BACK_TO_PROPERTY, WHOLE_TABLE
 
-    done = _done_before(table, choice)
-    affected = _affected(pipeline, table, choice, done)
-    if done is None:
+    made = _done_before(table, choice)
+    affected = _affected(pipeline, table, choice, made)
+    snapshot_id = None
+    if made is None:
         for one in affected:
             _reject(pipeline, one, table)
         properties = {
@@ -292,17 +293,16 @@ def _carry_out(pipeline: Pipeline, catalog: Catalog, lock: TableLock, table: Tab
         }
         goal = EarlierRows(pipeline.settings, choice.batch, choice.target, seen_now(table, choice.batch), choice.command)
         replacement = bring_about(catalog, pipeline.settings, goal, properties, lock=lock, table=table)
-        table, changed, snapshot_id, attempt = replacement.table, replacement.changed, replacement.snapshot_id, replacement.attempt
-    else:
-        changed, snapshot_id, attempt = False, done.snapshot_id, said(done, ATTEMPT_PROPERTY) or ""
+        table, snapshot_id = replacement.table, replacement.snapshot_id if replacement.changed else None
+        made = None if snapshot_id is None else table.snapshot_by_id(snapshot_id)
     after = {one.batch: range_counts(table, one.batch) for one in affected}
     for one in affected:
         if one.receipt is None and one.rollups is None and not one.rejected:
             # Rows of other writers only.
             continue
-        _note(pipeline, one, table, choice, snapshot_id, attempt, after[one.batch])
+        _note(pipeline, one, table, choice, made, after[one.batch])
     rows = {batch: counts.rows for batch, counts in after.items()}
-    return RolledBack(choice.target_id, snapshot_id if changed else None, changed, _shown(affected, rows), choice.also_published)
+    return RolledBack(choice.target_id, snapshot_id, snapshot_id is not None, _shown(affected, rows), choice.also_published)
 
 
 def _done_before(table: Table, choice: _Choice) -> Snapshot | None:
@@ -336,30 +336,35 @@ def _reject(pipeline: Pipeline, one: _Affected, table: Table) -> None:
         pipeline.stage.write(receipt.model_copy(update={"counters": counters}), one.batch)
 
 
-def _note(
-    pipeline: Pipeline, one: _Affected, table: Table, choice: _Choice, snapshot_id: int | None, attempt: str, counts: RangeCounts
-) -> None:
-    """Record and receipt of what is in the table now."""
+def _note(pipeline: Pipeline, one: _Affected, table: Table, choice: _Choice, made: Snapshot | None, counts: RangeCounts) -> None:
+    """Record and receipt of what is in the table now. ``made``: the rollback's own snapshot; None if the table had these rows already."""
     from rollup_assets.history.records import PublishRecord, attempt_before, write_record
-    from rollup_assets.iceberg.snapshots import time_of
+    from rollup_assets.iceberg.publish import ATTEMPT_PROPERTY
+    from rollup_assets.iceberg.snapshots import said, time_of
 
-    snapshot = None if snapshot_id is None else table.snapshot_by_id(snapshot_id)
     known = one.origin.record
-    if snapshot is not None and attempt and (known is not None or one.origin.is_new):
+    # Without a snapshot of its own: the current one may be about anything, the rows are known by the commit that they came from.
+    attempt = "" if known is None else known.attempt
+    if made is not None:
+        attempt = said(made, ATTEMPT_PROPERTY) or ""
+    if made is not None and attempt and (known is not None or one.origin.is_new):
         record = PublishRecord(
             partition=one.batch.key,
             attempt=attempt,
-            snapshot_id=snapshot.snapshot_id,
-            sequence_number=snapshot.sequence_number or 0,
-            committed_at=time_of(snapshot),
+            snapshot_id=made.snapshot_id,
+            sequence_number=made.sequence_number or 0,
+            committed_at=time_of(made),
             digest=one.restored,
             code_version=CODE_VERSION if known is None else known.code_version,
             parameters={} if known is None else known.parameters,
             inputs={} if known is None else known.inputs,
             replaces=attempt_before(table, one.batch, attempt),
             rolled_back_to=choice.target_id,
+            table_uuid=str(table.metadata.table_uuid),
         )
         write_record(pipeline.stage, one.batch, record)
+    snapshot = made or table.current_snapshot()
+    snapshot_id = None if snapshot is None else snapshot.snapshot_id
     receipt = _receipt(pipeline, one, table, counts, snapshot_id, attempt, one.restored or digest_of_unknown(choice.target_id))
     pipeline.stage.write(
         receipt.model_copy(update={"counters": {**receipt.counters, ROLLED_BACK_TO: choice.target_id}}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from rollup_assets.history import diff as differences
 from rollup_assets.history.diff import ChangedFile, SnapshotDifference, diff
 from rollup_assets.history.records import read_record
 from rollup_assets.history.rollback import rollback
+from rollup_assets.iceberg.catalog import load_catalog
 from rollup_assets.iceberg.reading import LiveFile
 from rollup_assets.iceberg.snapshots import time_of
 from rollup_assets.iceberg.table import ensure_table
@@ -234,15 +236,36 @@ def test_a_rollback_says_so_and_names_the_files_that_it_left_out(pipeline: Pipel
     assert [(file.path, file.change) for file in found.files] == [("better", "new")]
 
 
-def test_what_a_publish_was_made_from_is_known_after_its_snapshot_has_expired(tmp_path: Path) -> None:
+@pytest.mark.parametrize("says_table", [True, False], ids=["record of this release", "record of an older one"])
+def test_what_a_publish_was_made_from_is_known_after_its_snapshot_has_expired(tmp_path: Path, *, says_table: bool) -> None:
     pipeline = pipeline_in(tmp_path, resolutions="1h", keep_snapshots=2)
     first, second = batches_from(pipeline, 2)
     publish_value(pipeline, first, 1, raw_file("a"))
+    (path,) = Path(pipeline.stage.root.path).glob("publish_history/*/*.json")
+    record = json.loads(path.read_text())
+    assert record["table_uuid"] == str(load(pipeline).metadata.table_uuid)
+    if not says_table:
+        del record["table_uuid"]
+        path.write_text(json.dumps(record))
     for value in (1, 2, 3):
         publish_value(pipeline, second, value, raw_file("b"))
     publish_value(pipeline, first, 2, raw_file("a"), raw_file("late"))
     assert len(snapshots(pipeline)) == 2
     assert files_of(since(pipeline, 0)) == {first.key: [(first.key, "late", "new")]}
+
+
+def test_what_was_published_to_a_table_that_was_dropped_is_no_cause(tmp_path: Path) -> None:
+    """Sequence numbers begin anew with the table of the same name that is made then."""
+    pipeline = pipeline_in(tmp_path, resolutions="1h", keep_snapshots=2)
+    first, second = batches_from(pipeline, 2)
+    publish_value(pipeline, first, 1, raw_file("of the table that was dropped"))
+    load_catalog(pipeline.settings).drop_table(pipeline.settings.table)
+    for value in (1, 2, 3):
+        publish_value(pipeline, second, value, raw_file("b"))
+    publish_value(pipeline, first, 2, raw_file("a"))
+    (found,) = since(pipeline, 0).partitions
+    assert found.files == []
+    assert found.remarks == ["no record of what the old rows were made from: published by an earlier version or another program"]
 
 
 # --------------------------------------------------------------------------------------------------------------------- records

@@ -20,7 +20,7 @@ from rollup_assets.history.records import read_record
 from rollup_assets.history.rejections import BEGUN, REJECTED, is_begun, rejected_digests
 from rollup_assets.history.rollback import rollback
 from rollup_assets.iceberg import publish as publishing
-from rollup_assets.iceberg.catalog import open_catalog
+from rollup_assets.iceberg.catalog import load_catalog, open_catalog
 from rollup_assets.iceberg.migration import MigratedTable, settings_of_table
 from rollup_assets.iceberg.publish import bring_about
 from rollup_assets.iceberg.snapshots import MIGRATED_PROPERTY
@@ -495,6 +495,22 @@ def test_a_tagged_snapshot_can_come_back_whatever_has_expired_since(tmp_path: Pa
     assert value_by_batch(pipeline) == {batch.key: {1}}
 
 
+def test_records_of_a_table_that_was_dropped_say_nothing_of_a_tagged_snapshot(tmp_path: Path) -> None:
+    """Sequence numbers begin anew with the table of the same name that is made then."""
+    pipeline = pipeline_in(tmp_path, resolutions="5m,1h", keep_snapshots=2)
+    (batch,) = batches_from(pipeline, 1)
+    publish_value(pipeline, batch, 9)
+    load_catalog(pipeline.settings).drop_table(pipeline.settings.table)
+    tagged = tagged_and_cut_off(tmp_path, batch)
+    for value in (3, 4):
+        publish_value(pipeline, batch, value)
+    for path in Path(pipeline.stage.root.path).glob("publish_history/*/*.json"):
+        if json.loads(path.read_text())["table_uuid"] == str(load(pipeline).metadata.table_uuid):
+            path.unlink()
+    with pytest.raises(RollbackError, match="the stage has no record"):
+        rollback(pipeline, tagged)
+
+
 def test_a_tagged_snapshot_of_other_settings_does_not_come_back_once_the_migration_has_expired(tmp_path: Path) -> None:
     first, second = batches_from(pipeline_in(tmp_path), 2)
     tagged = tagged_and_cut_off(tmp_path, first)
@@ -701,14 +717,27 @@ def test_the_record_of_a_rollback_says_what_came_back(pipeline: Pipeline) -> Non
     assert [first["replaces"], bad["replaces"], back["replaces"]] == [None, first["attempt"], bad["attempt"]]
 
 
+def test_a_rollback_to_what_is_there_has_no_record(pipeline: Pipeline) -> None:
+    """The current snapshot is of another partition: it has published no row of this one."""
+    first, second = batches_from(pipeline, 2)
+    there = publish_value(pipeline, first, 1, raw_file("a"))
+    publish_value(pipeline, second, 2)
+    folder = Path(pipeline.stage.root.path) / "publish_history" / first.folder
+    before = {path.name: path.read_text() for path in folder.iterdir()}
+    assert not rollback(pipeline, first.key, to=str(there.snapshot_id)).changed
+    assert {path.name: path.read_text() for path in folder.iterdir()} == before
+    receipt = pipeline.stage.read(ROLLUP_TABLE, first)
+    assert receipt is not None
+    assert receipt.counters["attempt"] == there.receipt.attempt
+    assert publish(pipeline, first).unchanged
+
+
 @pytest.mark.scenario("P6")
 def test_a_catalog_that_has_forgotten_the_last_publish_stops_it(pipeline: Pipeline) -> None:
     """What is the last publish there is not what was acknowledged: undoing it would be a guess."""
     from pyiceberg.catalog.sql import IcebergTables, SqlCatalog
     from sqlalchemy import update
     from sqlalchemy.orm import Session
-
-    from rollup_assets.iceberg.catalog import load_catalog
 
     (batch,) = batches_from(pipeline, 1)
     publish_value(pipeline, batch, 1)
