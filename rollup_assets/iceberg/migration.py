@@ -130,7 +130,7 @@ class MigratedTable:
                 self.staged,
                 live_files(table),
                 lambda batch, missing: staged_data_files(self.settings, table, batch, missing),
-                self.were_in_table,
+                self.staged if self.copies.may_have_landed else self.were_in_table,
             )
         except BaseException:
             plan.discard()

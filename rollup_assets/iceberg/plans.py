@@ -75,20 +75,25 @@ class Copies:
     that is not in it has not landed then. Otherwise it may have, and files of its own go when its snapshot does.
     """
 
+    may_have_landed: bool = False
+    """A commit of an earlier plan may have, and staged files with it: they, too, come as copies then."""
     _since: int | None = None
-    _aside: frozenset[int] = frozenset()
-    """Snapshots that the current one did not come from, when the first of these plans was made."""
+    """The snapshot that the first of these plans was made for; None: the table had none."""
+    _aside: frozenset[int] | None = None
+    """Snapshots that the current one did not come from, when the first of these plans was made; None: there was no plan yet."""
     _made: dict[str, DataFile] = field(default_factory=dict)
 
     def known(self, table: Table) -> dict[str, DataFile]:
         """Those that a plan for the table may have, by the path that each was made of; the plan adds what it makes."""
-        from rollup_assets.iceberg.snapshots import ancestors
+        from rollup_assets.iceberg.snapshots import ancestors, is_first
 
-        current = table.current_snapshot()
-        history = {one.snapshot_id for one in ancestors(table, current)}
+        past = list(ancestors(table, table.current_snapshot()))
+        history = {one.snapshot_id for one in past}
         aside = frozenset(one.snapshot_id for one in table.snapshots()) - history
-        if self._since not in history or not aside <= self._aside:
-            self._since, self._aside, self._made = None if current is None else current.snapshot_id, aside, {}
+        goes_back = self._since in history if self._since is not None else not past or is_first(past[-1])
+        if self._aside is None or not goes_back or not aside <= self._aside:
+            self.may_have_landed = self._aside is not None
+            self._since, self._aside, self._made = past[0].snapshot_id if past else None, aside, {}
         return self._made
 
 

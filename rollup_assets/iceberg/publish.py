@@ -319,7 +319,7 @@ def _plan(goal: _StagedRange, table: Table) -> Plan:
                 within.append(live)
             else:
                 plan.split(table, live, goal.predicate, goal.name)
-        were_in_table = [goal.batch] if goal.were_in_table else []
+        were_in_table = [goal.batch] if goal.were_in_table or goal.copies.may_have_landed else []
         bring(
             plan,
             table,

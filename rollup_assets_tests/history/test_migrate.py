@@ -561,6 +561,31 @@ def test_a_migration_back_brings_what_is_still_staged_as_copies(
     assert verify(old.settings).agrees
 
 
+def test_staged_files_of_a_migration_that_may_have_landed_unseen_come_as_copies(
+    old: Pipeline, tmp_path: Path, make_pipeline: MakePipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its answer was lost, and another engine set its snapshot aside: that snapshot's files may be deleted when it expires."""
+    new = make_pipeline(tmp_path, shards=8)
+    before = load(old).metadata.current_snapshot_id
+    assert before is not None
+
+    def lose_the_first(apply: Callable[[], Any], number: int) -> Any:
+        found = apply()
+        if number == 1:
+            load(old).manage_snapshots().rollback_to_snapshot(before).commit()
+            raise ConnectionError("connection reset")
+        return found
+
+    with commits(monkeypatch, lose_the_first):
+        migrated(new)
+    table = load(new)
+    set_aside = {task.file.file_path for task in table.scan(snapshot_id=snapshots(new)[-2]).plan_files()}
+    assert set_aside
+    assert not set_aside & live_and_deleted_paths(table)[0]
+    assert verify(new.settings).agrees
+    assert all(publish(new, batch).unchanged for batch in batches_from(new, 3))
+
+
 def test_rows_of_a_longer_batch_that_has_not_ended_are_named(tmp_path: Path, make_pipeline: MakePipeline) -> None:
     """Those of its first hours were published before, and what it carries over; with its end they are made anew."""
     old = make_pipeline(tmp_path)

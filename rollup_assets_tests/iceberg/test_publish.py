@@ -866,6 +866,67 @@ def test_copies_of_a_commit_that_may_have_landed_unseen_are_not_used_again(pipel
     assert_published(pipeline, (batch, 1))
 
 
+def staged_paths(pipeline: Pipeline, batch: Batch) -> set[str]:
+    staged = pipeline.stage.read(ROLLUPS, batch)
+    assert staged is not None
+    return {file.path for file in staged.files}
+
+
+@pytest.mark.parametrize("taken_out_by", ["setting it aside", "deletion and expiry"])
+def test_staged_files_of_a_commit_that_may_have_landed_unseen_come_as_copies(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, taken_out_by: str
+) -> None:
+    """Its answer was lost, and another engine took it back before it was looked for: what deletes its snapshot may delete its files."""
+    first, second = batches_from(pipeline, 2)
+    kept = publish_value(pipeline, first, 5).snapshot_id
+    stage_rollups(pipeline, second)
+
+    def lose_the_first(apply: Commit, number: int) -> Any:
+        found = apply()
+        if number == 1:
+            if taken_out_by == "setting it aside":
+                load(pipeline).manage_snapshots().rollback_to_snapshot(kept).commit()
+            else:
+                load(pipeline).delete(f"logical_timestamp >= '{second.start_time.isoformat()}'")
+                expired = [snapshot.snapshot_id for snapshot in load(pipeline).snapshots()[:-1]]
+                load(pipeline).maintenance.expire_snapshots().by_ids(expired).commit()
+            raise ConnectionError("connection reset")
+        return found
+
+    with plans(monkeypatch) as planned, commits(monkeypatch, lose_the_first):
+        assert not publish(pipeline, second).unchanged
+    assert len(planned) == 2
+    live, _ = live_and_deleted_paths(load(pipeline))
+    assert not live & staged_paths(pipeline, second)
+    assert staged_paths(pipeline, first) <= live
+    assert_published(pipeline, (first, 5), (second, 1))
+    assert publish(pipeline, second).unchanged
+
+
+@pytest.mark.parametrize("table", ["without a snapshot", "with one", "that gets its first one meanwhile"])
+def test_staged_files_of_a_commit_that_has_not_landed_are_added_as_they_are(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, table: str
+) -> None:
+    first, second = batches_from(pipeline, 2)
+    ensure_table(pipeline.settings)
+    if table == "with one":
+        publish_value(pipeline, first, 5)
+    stage_rollups(pipeline, second)
+
+    def drop_the_first(apply: Commit, number: int) -> Any:
+        if number == 1:
+            if table == "that gets its first one meanwhile":
+                load(pipeline).append(rollup_rows(pipeline.settings, first, 60_000, 2))
+            raise ConnectionError("connection refused")
+        return apply()
+
+    with plans(monkeypatch) as planned, commits(monkeypatch, drop_the_first):
+        publish(pipeline, second)
+    assert len(planned) == 2
+    assert staged_paths(pipeline, second) <= live_and_deleted_paths(load(pipeline))[0]
+    assert not rewritten(pipeline)
+
+
 def test_files_of_a_table_that_was_dropped_are_added_as_they_are(pipeline: Pipeline) -> None:
     (batch,) = batches_from(pipeline, 1)
     publish_value(pipeline, batch, 1)
