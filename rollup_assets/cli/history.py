@@ -97,7 +97,7 @@ def migrate(
     """Make the table anew with other shards, resolutions or batches: those of the settings as they are now.
 
     Stages and rolls up every batch that has raw data, then changes the whole table and its settings in one snapshot: nobody reads a mix of
-    both. Interrupted, it goes on when it is run again. Nothing is published meanwhile.
+    both. Interrupted, it goes on when it is run again. Let nobody publish meanwhile: what is published is noticed, and ends it.
 
     For example:
 

@@ -87,7 +87,8 @@ def migrate(
         on_partition: told about each partition that is rolled up.
 
     Raises:
-        MigrationError: there is no table, raw data of published partitions is gone, their batch has not ended, or one is rolled back.
+        MigrationError: there is no table, raw data of published partitions is gone, their batch has not ended, or one is rolled back;
+            or raw data, the stage or the table was changed meanwhile.
         TableMismatchError: the type of values differs, or something that no migration changes.
         RollupError: whatever keeps a batch from being staged, rolled up or published; what was done before stands.
     """
@@ -104,6 +105,7 @@ def migrate(
                 with table_lock(settings):
                     _finish(pipeline, _existing_table(pipeline, catalog))
             return Migration({}, (), _total_rows(table), ())
+        judged = table.current_snapshot()
         raw = _raw_files(pipeline)
         last = pipeline.calendar.last_ended(now or dt.datetime.now(dt.UTC))
         batches = _batches(pipeline, pipeline.landing_zone.reading(raw), last)
@@ -138,9 +140,11 @@ def migrate(
     for batch in batches:
         _remember_inputs(pipeline.stage, batch)
         _make(pipeline, batch, progress)
+        if not drop:
+            _require_raw_files(pipeline, batch, raw)
         on_partition(batch.key)
     with table_lock(settings) as lock, open_catalog(settings, writing=True) as catalog:
-        return _carry_out(pipeline, catalog, lock, batches, found)
+        return _carry_out(pipeline, catalog, lock, batches, found, 0 if judged is None else judged.sequence_number or 0)
 
 
 def _existing_table(pipeline: Pipeline, catalog: Catalog) -> Table:
@@ -362,7 +366,21 @@ def _make(pipeline: Pipeline, batch: Batch, progress: Progress | None) -> None:
         raise NotStagedError(f"{batch}: {rolled.reason}")
 
 
-def _carry_out(pipeline: Pipeline, catalog: Catalog, lock: TableLock, batches: Sequence[Batch], found: Migration) -> Migration:
+def _require_raw_files(pipeline: Pipeline, batch: Batch, raw: Mapping[Batch, set[str]]) -> None:
+    """A batch was staged from all raw files that were there when it was judged which rows can be made anew."""
+    staged = pipeline.stage.read(REPARTITIONED, batch)
+    read = {file.path for file in staged.inputs} if staged is not None else set()
+    gone = sorted(path for folder in pipeline.landing_zone.folders(batch) for path in raw.get(folder, set()) - read)
+    if gone:
+        raise MigrationError(
+            f"raw files of {batch} went during the migration, such as {gone[0]}; the table is as it was. Bring them back, or see with "
+            f"`rollups migrate` which rows would go, and run `{COMMAND}` again"
+        )
+
+
+def _carry_out(
+    pipeline: Pipeline, catalog: Catalog, lock: TableLock, batches: Sequence[Batch], found: Migration, judged_at: int
+) -> Migration:
     from rollup_assets.iceberg.migration import MigratedTable, settings_of_table
     from rollup_assets.iceberg.publish import CODE_VERSION_PROPERTY, bring_about
     from rollup_assets.iceberg.snapshots import MIGRATED_PROPERTY
@@ -380,7 +398,7 @@ def _carry_out(pipeline: Pipeline, catalog: Catalog, lock: TableLock, batches: S
     # Batches that those of another length lie between keep what is staged, and a migration back would publish the same files again.
     receipts = zip(made, for_each(pipeline, lambda batch: pipeline.stage.read(ROLLUP_TABLE, batch), list(made)), strict=True)
     known = {batch for batch, receipt in receipts if were_in_table(receipt, made[batch], table)}
-    goal = MigratedTable(settings, staged, settings_of_table(table, settings), COMMAND, known)
+    goal = MigratedTable(settings, staged, settings_of_table(table, settings), judged_at, COMMAND, known)
 
     def still_current() -> None:
         for batch, rollups in made.items():

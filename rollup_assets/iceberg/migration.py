@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rollup_assets.batches import Batch
-from rollup_assets.errors import TableMismatchError
+from rollup_assets.errors import MigrationError, TableMismatchError
 from rollup_assets.iceberg.plans import Copies, Plan
-from rollup_assets.iceberg.publish import staged_data_files
+from rollup_assets.iceberg.publish import ATTEMPT_PROPERTY, staged_data_files
 from rollup_assets.iceberg.reading import RangeCounts, live_files, range_counts
+from rollup_assets.iceberg.snapshots import ancestors, said
 from rollup_assets.iceberg.staged_files import bring, rewritten_files
 from rollup_assets.iceberg.table import (
     BATCH_PROPERTY,
@@ -80,6 +81,8 @@ class MigratedTable:
     staged: Mapping[Batch, Sequence[StagedFile]]
     before: Mapping[str, str]
     """The table's own settings as the migration began, by property."""
+    judged_at: int
+    """Sequence number of the snapshot by which it was judged which rows can be made anew; 0: there was none."""
     command: str
     were_in_table: Collection[Batch] = ()
     """Those whose staged files the table's snapshots may call deleted."""
@@ -119,7 +122,12 @@ class MigratedTable:
         check_structure(table, self.settings)
 
     def plan(self, table: Table) -> Plan:
-        """Every other file goes, every staged one comes; as a copy if it may have been in the table before."""
+        """Every other file goes, every staged one comes; as a copy if it may have been in the table before.
+
+        Raises:
+            MigrationError: somebody has published or rolled back since it was judged which rows can be made anew.
+        """
+        self._require_nothing_published(table)
         new = {name: value for name, value in own_properties(self.settings).items() if table.properties.get(name) != value}
         plan = Plan(rewritten_files(self.settings), properties=new, copies=self.copies.known(table))
         try:
@@ -136,6 +144,16 @@ class MigratedTable:
             plan.discard()
             raise
         return plan
+
+    def _require_nothing_published(self, table: Table) -> None:
+        """Staging takes hours. Rows of a batch that had not ended when it began, or what a rollback has undone since, nobody has judged."""
+        for snapshot in ancestors(table, table.current_snapshot()):
+            if (snapshot.sequence_number or 0) > self.judged_at and said(snapshot, ATTEMPT_PROPERTY) is not None:
+                raise MigrationError(
+                    f"{self.settings.table} was published to, or rolled back, during the migration (snapshot {snapshot.snapshot_id}), and "
+                    "the migration would undo that; nothing was changed. Stop whoever runs with the old settings, and run "
+                    f"`{self.command}` again"
+                )
 
     def snapshot_in_place(self, table: Table) -> int | None:
         """The current one."""

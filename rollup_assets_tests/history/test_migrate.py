@@ -30,7 +30,7 @@ from rollup_assets.verification import verify
 from rollup_assets_tests.conftest import MakePipeline
 from rollup_assets_tests.history.published import publish_value, snapshots
 from rollup_assets_tests.iceberg.staging import batches_from, live_and_deleted_paths, load, pipeline_in, rows_of
-from rollup_assets_tests.iceberg.test_publish import commits
+from rollup_assets_tests.iceberg.test_publish import commits, compact
 from rollup_assets_tests.landing import write_rows
 from rollup_assets_tests.naive import RawRow
 from rollup_assets_tests.test_cli import plain, runner
@@ -662,6 +662,67 @@ def test_somebody_who_stages_with_the_old_settings_meanwhile_is_noticed(old: Pip
     assert "backfill" not in str(raised.value)
     assert content(old) == before
     assert migrated(new).snapshot_id is not None
+
+
+@pytest.mark.parametrize("what", ["publish", "rollback"])
+def test_what_is_published_or_rolled_back_meanwhile_is_not_undone(
+    old: Pipeline, tmp_path: Path, make_pipeline: MakePipeline, what: str
+) -> None:
+    """A run that was queued publishes a batch that had not ended when the migration began: nobody has named its rows."""
+    *batches, fourth = batches_from(old, 4)
+    if what == "publish":
+        land(old, fourth)
+        stage_batch(old, fourth)
+        roll_up(old, fourth)
+    else:
+        land(old, batches[0], "bad.parquet", 1_000)
+        make(old, batches)
+    new = make_pipeline(tmp_path, **OTHER)
+    after: list[Any] = []
+
+    def interfere(key: str) -> None:
+        if key == batches[0].key:
+            publish(old, fourth) if what == "publish" else rollback(old, key)
+            after.append((snapshots(old), content(old), own(old)))
+
+    with pytest.raises(MigrationError, match=rf"published to, or rolled back, during the migration .*; nothing was changed.*{AGAIN}"):
+        migrated(new, on_partition=interfere)
+    assert [(snapshots(old), content(old), own(old))] == after
+    if what == "rollback":
+        assert migrate(new, now=now(new)).rolled_back == (batches[0].key,)
+        return
+    assert migrate(new, dry_run=False, now=fourth.end_time).partitions[-1] == fourth.key
+    assert verify(new.settings).agrees
+
+
+def test_a_compaction_meanwhile_is_in_nobodys_way(old: Pipeline, tmp_path: Path, make_pipeline: MakePipeline) -> None:
+    new = make_pipeline(tmp_path, **OTHER)
+    first, _, third = batches_from(new, 3)
+
+    def interfere(key: str) -> None:
+        if key == first.key:
+            compact(old)
+
+    assert migrated(new, on_partition=interfere).partitions[-1] == third.key
+    assert verify(new.settings).agrees
+
+
+def test_raw_files_that_go_meanwhile_are_missed(old: Pipeline, tmp_path: Path, make_pipeline: MakePipeline) -> None:
+    """As by a retention that runs at night: rows go without raw data only if that is wanted."""
+    new = make_pipeline(tmp_path, **OTHER)
+    first, second, _ = batches_from(new, 3)
+    before = content(old)
+
+    def interfere(key: str) -> None:
+        if key == first.key:
+            (Path(old.landing_zone.folder(second).path) / "a.parquet").unlink()
+
+    with pytest.raises(MigrationError, match=rf"raw files of {second} went during the migration, such as .*a.parquet;.*{AGAIN}"):
+        migrated(new, on_partition=interfere)
+    assert content(old) == before
+    with pytest.raises(MigrationError, match=rf"has rows of {second}, whose raw data is gone.*--drop"):
+        migrated(new)
+    assert migrated(new, drop=True).dropped == (second.key,)
 
 
 def test_staged_files_that_get_lost_meanwhile_are_made_anew_by_migrating_again(
