@@ -244,8 +244,14 @@ def _schema_problem(table: Table, settings: Settings) -> str | None:
 
 
 def _layout_problem(table: Table, settings: Settings) -> str | None:
-    if table.metadata.format_version < FORMAT_VERSION:
-        return f"has format version {table.metadata.format_version}; set its property format-version to {FORMAT_VERSION}"
+    version = table.metadata.format_version
+    if version < FORMAT_VERSION:
+        return f"has format version {version}; set its property format-version to {FORMAT_VERSION}"
+    if version > FORMAT_VERSION:
+        return (
+            f"has format version {version}, which PyIceberg does not write, and which cannot be taken back to {FORMAT_VERSION}; "
+            "set ROLLUP_TABLE to a new name and backfill it"
+        )
     fields = [(field.source_id, str(field.transform), field.name) for field in table.spec().fields]
     if fields != [(field.source_id, str(field.transform), field.name) for field in partition_spec().fields]:
         return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,15 @@ def test_a_changed_partition_spec_is_refused(tmp_path: Path) -> None:
     with table.update_spec() as update:
         update.remove_field("logical_timestamp_day")
     with pytest.raises(TableMismatchError, match="restore that partition spec"):
+        ensure_table(settings)
+
+
+def test_a_format_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    """Before anything is written for it: each commit to it would fail."""
+    settings = settings_in(tmp_path)
+    metadata = Path(ensure_table(settings).metadata_location)
+    metadata.write_text(json.dumps(json.loads(metadata.read_text()) | {"format-version": 3}))
+    with pytest.raises(TableMismatchError, match=r"has format version 3, which PyIceberg does not write.*set ROLLUP_TABLE to a new name"):
         ensure_table(settings)
 
 
