@@ -69,16 +69,17 @@ def stream(settings: Settings, sql: str, take: Callable[[pa.Schema, Iterator[pa.
 
     Raises:
         QueryError: there is no table yet, or DuckDB refuses the statement; says why.
+        TableMismatchError: another engine has changed the table's columns.
     """
     import duckdb
     import pyarrow as pa
 
     from rollup_assets.iceberg.catalog import open_catalog
     from rollup_assets.iceberg.reading import snapshot_dataset
-    from rollup_assets.iceberg.table import SHARDS_PROPERTY, load_table
+    from rollup_assets.iceberg.table import SHARDS_PROPERTY, load_readable_table
 
     with open_catalog(settings) as catalog:
-        table = load_table(catalog, settings)
+        table = load_readable_table(catalog, settings)
         if table is None:
             raise QueryError(
                 f"there is no table {settings.table} in {settings.home} yet; "

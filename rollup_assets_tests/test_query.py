@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from rollup_assets.errors import QueryError
+from rollup_assets.errors import QueryError, TableMismatchError
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.query import query, stream
 from rollup_assets_tests.conftest import MakePipeline
+from rollup_assets_tests.iceberg.staging import load
 from rollup_assets_tests.naive import Point
 from rollup_assets_tests.verification.naive_table import append, arrow_of, rows_of
 
@@ -155,7 +156,17 @@ def test_rows_of_a_series_are_found_by_its_shard(pipeline: Pipeline) -> None:
     assert re.search(r"Filters:\W+metric_shard_id\W+=\W+\d+", str(plan)), plan
 
 
-def test_shards_are_those_of_the_table_whatever_the_settings_say(tmp_path: Path, make_pipeline: MakePipeline) -> None:
-    settings = published(make_pipeline(tmp_path, shards=16)).settings.model_copy(update={"shards": 64})
+def test_shards_and_values_are_those_of_the_table_whatever_the_settings_say(tmp_path: Path, make_pipeline: MakePipeline) -> None:
+    settings = published(make_pipeline(tmp_path, shards=16)).settings.model_copy(update={"shards": 64, "value_type": "double"})
     (row,) = query(settings, "select count(*) n, count(*) filter (metric_shard_id = shard(id)) in_shard from rollups").to_pylist()
     assert row["n"] == row["in_shard"] > 0
+
+
+@pytest.mark.parametrize("column", ["sum_rollup", "delta_rollup"])
+def test_a_table_whose_columns_another_engine_has_renamed_is_refused(tmp_path: Path, make_pipeline: MakePipeline, column: str) -> None:
+    """Where nulls are allowed, files that are written since would give nulls instead of values."""
+    made = published(make_pipeline(tmp_path))
+    with load(made).update_schema() as update:
+        update.rename_column(column, "renamed")
+    with pytest.raises(TableMismatchError, match=rf"has the column renamed .* instead of {column} .*or undo the change"):
+        query(made.settings, "select count(*) from rollups")

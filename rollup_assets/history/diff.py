@@ -118,13 +118,14 @@ def diff(settings: Settings, old: str, new: str | None = None, *, first_differen
     Raises:
         UnknownSnapshotError: there is no such snapshot, or it has expired.
         QueryError: there is no table yet.
+        TableMismatchError: another engine has changed the table's columns.
         PublishError: another engine has written equality deletes, which cannot be read here.
     """
     from rollup_assets.iceberg.catalog import open_catalog
-    from rollup_assets.iceberg.table import load_table
+    from rollup_assets.iceberg.table import load_readable_table
 
     with open_catalog(settings) as catalog:
-        table = load_table(catalog, settings)
+        table = load_readable_table(catalog, settings)
         if table is None:
             raise QueryError(f"there is no table {settings.table} yet; publish to it with `rollups backfill FROM TO`")
         first = snapshot_meant(table, old)

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from rollup_assets.errors import TableMismatchError
 from rollup_assets.iceberg.catalog import is_postgres, load_catalog, open_catalog, sqlite_database
 from rollup_assets.iceberg.reading import live_files
-from rollup_assets.iceberg.schema import FORMAT_VERSION, iceberg_schema, partition_spec, table_properties
+from rollup_assets.iceberg.schema import FORMAT_VERSION, ValueType, iceberg_schema, partition_spec, table_properties
 from rollup_assets.settings import Settings, format_duration
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.storage_errors import explains_storage_errors
@@ -66,6 +66,20 @@ def load_table(catalog: Catalog, settings: Settings) -> Table | None:
         # To pyarrow wrong credentials look like a missing permission; this look at the store tells one from the other.
         Place.parse(table_location(settings), settings.s3).exists()
         raise
+
+
+def load_readable_table(catalog: Catalog, settings: Settings) -> Table | None:
+    """:func:`load_table` for those who read rows, and find columns by their names. Shards, batches and the type of values are its own.
+
+    Raises:
+        StorageError: its metadata in the warehouse cannot be read.
+        TableMismatchError: another engine has changed its columns.
+    """
+    table = load_table(catalog, settings)
+    if table is not None:
+        is_double = table.properties.get(VALUE_TYPE_PROPERTY, settings.value_type) == "double"
+        _refuse(_schema_problem(table, "double" if is_double else "long"), settings)
+    return table
 
 
 def ensure_table(settings: Settings, catalog: Catalog | None = None) -> Table:
@@ -199,7 +213,7 @@ def check_structure(table: Table, settings: Settings) -> None:
     Raises:
         TableMismatchError: one of them differs.
     """
-    _refuse(_schema_problem(table, settings) or _layout_problem(table, settings) or _commit_problem(table), settings)
+    _refuse(_schema_problem(table, settings.value_type) or _layout_problem(table, settings) or _commit_problem(table), settings)
 
 
 def _refuse(problem: str | None, settings: Settings) -> None:
@@ -225,9 +239,9 @@ def _property_problem(table: Table, settings: Settings) -> str | None:
     return None
 
 
-def _schema_problem(table: Table, settings: Settings) -> str | None:
+def _schema_problem(table: Table, value_type: ValueType) -> str | None:
     mend = "set ROLLUP_TABLE to a new name and backfill it, or undo the change of the table's schema"
-    wanted = {field.field_id: field for field in iceberg_schema(settings.value_type).fields}
+    wanted = {field.field_id: field for field in iceberg_schema(value_type).fields}
     found = {field.field_id: field for field in table.schema().fields}
     for number, field in wanted.items():
         other = found.get(number)

@@ -52,13 +52,13 @@ def verify(
     Raw files are read from two batches before the first one on. Threads and memory are bounded by the settings.
     """
     from rollup_assets.iceberg.catalog import open_catalog
-    from rollup_assets.iceberg.table import load_table
+    from rollup_assets.iceberg.table import load_readable_table
 
     landing_zone = LandingZone.from_settings(settings)
     stage = Stage(Place.parse(settings.stage, settings.s3))
     result = Verification()
     with open_catalog(settings) as catalog:
-        table = load_table(catalog, settings)
+        table = load_readable_table(catalog, settings)
         in_table = _batches_in_table(settings, table) if table is not None else set()
         receipts = {batch for name in stage.partitions(ROLLUP_TABLE) if (batch := settings.calendar.of_folder(name)) is not None}
         chooser = _Chooser(settings, landing_zone, stage, published=in_table | receipts, given=batches is not None, result=result)

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rollup_assets.errors import QueryError, UnknownSnapshotError
+from rollup_assets.errors import QueryError, TableMismatchError, UnknownSnapshotError
 from rollup_assets.history import diff as differences
 from rollup_assets.history.diff import ChangedFile, SnapshotDifference, diff
 from rollup_assets.history.records import read_record
@@ -107,6 +107,17 @@ def test_only_files_that_one_of_the_two_has_are_read(pipeline: Pipeline, monkeyp
     assert all(batches[1].folder in path for path in read)
     assert since(pipeline, 4).partitions == []
     assert len(read) == 4
+
+
+def test_a_table_whose_columns_another_engine_has_renamed_is_refused(pipeline: Pipeline) -> None:
+    """Columns are found by their names."""
+    (batch,) = batches_from(pipeline, 1)
+    for value in (1, 2):
+        publish_value(pipeline, batch, value)
+    with load(pipeline).update_schema() as update:
+        update.rename_column("delta_rollup", "delta")
+    with pytest.raises(TableMismatchError, match=r"has the column delta .* instead of delta_rollup"):
+        since(pipeline, 0)
 
 
 def test_a_compaction_changes_nothing(pipeline: Pipeline) -> None:

@@ -15,10 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from rollup_assets.batches import Batch
+from rollup_assets.errors import TableMismatchError
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.storage.manifests import QUARANTINED, REPARTITIONED
 from rollup_assets.verification import Verification, verify
 from rollup_assets_tests.conftest import MakePipeline
+from rollup_assets_tests.iceberg.staging import load
 from rollup_assets_tests.landing import TICKS_PER_MS, Shape, batches_of, pipeline_of, table_of, write_bytes, write_rows, write_table
 from rollup_assets_tests.naive import Point, RawRow
 from rollup_assets_tests.verification.naive_table import append, arrow_of, content_of, land_and_stage, receipt, replace, rows_of, stage
@@ -268,6 +270,15 @@ def test_rows_in_a_partition_that_was_never_published_are_found(case: Case) -> N
     append(case.pipeline, changed(later, "logical_timestamp", 0, lambda label: label.replace(year=label.year + 1)))
     assert not case.verify().agrees
     assert case.verify(0, 1).agrees
+
+
+@pytest.mark.parametrize("column", ["delta_rollup", "logical_timestamp"])
+def test_a_table_whose_columns_another_engine_has_renamed_is_refused(case: Case, column: str) -> None:
+    """Columns are found by their names."""
+    with load(case.pipeline).update_schema() as update:
+        update.rename_column(column, "renamed")
+    with pytest.raises(TableMismatchError, match=rf"has the column renamed .* instead of {column}"):
+        case.verify()
 
 
 def test_only_the_first_differences_are_described_but_all_are_counted(case: Case) -> None:
