@@ -40,6 +40,7 @@ _FORMS = {
 # Of names with their prefix: SHARD, SPARK_CONFIG and CATALOG_URI do (0.88 and more), IMAGE and SERVICE_HOST do not (0.83 and less).
 _RESEMBLES = 0.85
 _PASSWORDS = ("catalog_password", "catalog_admin_password")
+_CATALOG_SERVERS = ("postgresql+psycopg", "rest+https", "rest+http", "https", "http")
 # What may be shown to everybody must not have such a name.
 _SECRET = re.compile(
     r"(^|[^a-z])(ssl)?(password|passwd|pwd|passphrase|token|credential|credentials|secret|authorization|(access|secret|account|private)-key(-id)?)$"
@@ -503,7 +504,7 @@ def _absolute_catalog(uri: str, root: Path) -> str:
     """The URI, an embedded database's with an absolute path.
 
     Raises:
-        ValueError: it is none, holds a password, or asks for a driver that is not used here.
+        ValueError: it is none, holds a password, asks for a driver that is not used here, or has a port that is none.
     """
     prefix = "sqlite:///"
     if uri.startswith(prefix):
@@ -519,6 +520,15 @@ def _absolute_catalog(uri: str, root: Path) -> str:
         raise ValueError(
             f"ROLLUP_CATALOG begins with {scheme}://, but PostgreSQL is reached through psycopg 3; write postgresql+psycopg://"
         )
+    # Of other catalogs, which are PyIceberg's alone, some have several hosts.
+    if scheme in _CATALOG_SERVERS:
+        try:
+            _ = urlsplit(uri).port
+        except ValueError:
+            # The URI is not shown: what follows a colon and is no port may be a password.
+            raise ValueError(
+                f"ROLLUP_CATALOG has a host or a port that is none; write {scheme}://host:PORT/..., the port as a number, or leave it out"
+            ) from None
     return uri
 
 

@@ -355,6 +355,12 @@ DAILY = "year=%Y/month=%m/day=%d"
         ({"CATALOG": "catalog.db"}, "CATALOG", "write sqlite:///catalog.db"),
         ({"CATALOG": "postgresql+psycopg2://user@host/db"}, "CATALOG", "write postgresql+psycopg://"),
         ({"CATALOG": "postgresql://user@host/db"}, "CATALOG", "write postgresql+psycopg://"),
+        (
+            {"CATALOG": "postgresql+psycopg://user@host:$PGPORT/db"},
+            "CATALOG",
+            "has a host or a port that is none; write postgresql+psycopg://",
+        ),
+        ({"CATALOG": "rest+https://host:99999/catalog"}, "CATALOG", "write rest+https://host:PORT/..., the port as a number"),
         ({"CATALOG_PROPERTIES": "warehouse"}, "CATALOG_PROPERTIES", "write pairs such as rest.sigv4-enabled=true"),
         ({"CATALOG_PROPERTIES": "uri=https://host"}, "CATALOG_PROPERTIES", "set ROLLUP_CATALOG"),
         # places
@@ -487,6 +493,17 @@ def test_memory_is_half_of_what_a_container_may_use(limit: int | None, tmp_path:
 
 
 CANARY = "Canary-7/0?x#y"
+
+
+def test_what_may_be_a_password_in_place_of_a_port_is_not_repeated() -> None:
+    with pytest.raises(SettingsError, match="a port that is none") as caught:
+        load_settings(catalog="postgresql+psycopg://user:Canary/db")
+    assert "Canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize("uri", ["thrift://one:9083,thrift://two:9083", "postgresql+psycopg://user@/db?host=one:5432&host=two:5432"])
+def test_catalogs_of_several_hosts_are_let_pass(uri: str) -> None:
+    assert load_settings(catalog=uri).catalog == uri
 
 
 @pytest.mark.parametrize(
