@@ -28,7 +28,8 @@ def rest_catalog(settings: Settings, properties: dict[str, Any]) -> Catalog:
     are signed (``rest.sigv4-enabled``) use AWS's own credentials. ``ssl.cabundle`` names the authorities to trust.
 
     Raises:
-        CatalogError: it cannot be reached within :data:`CONNECT_SECONDS`, or there are no credentials to sign with.
+        CatalogError: it cannot be reached within :data:`CONNECT_SECONDS`, which behind a proxy only requests tell, or there are no
+            credentials to sign with.
     """
     from pyiceberg import catalog as pyiceberg_catalog
 
@@ -41,7 +42,8 @@ def rest_catalog(settings: Settings, properties: dict[str, Any]) -> Catalog:
         _check_aws_credentials(settings)
     elif (password := settings.read_catalog_password()) is not None:
         properties |= {"credential": f"{user}:{password}"} if user else {"token": password}
-    _check_reachable(settings, parts.hostname or "", parts.port or _DEFAULT_PORTS[parts.scheme])
+    if not _has_proxy(properties["uri"]):
+        _check_reachable(settings, parts.hostname or "", parts.port or _DEFAULT_PORTS[parts.scheme])
     implementation = f"{__name__.rpartition('.')[0]}.rest_client.TimedRestCatalog"
     properties.pop("type", None)
     return pyiceberg_catalog.load_catalog(settings.catalog_name, **{**properties, "py-catalog-impl": implementation})
@@ -67,6 +69,13 @@ def _no_credentials(settings: Settings) -> CatalogError:
         f"{shown(settings)}: requests are to be signed, but there are no AWS credentials; "
         "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
     )
+
+
+def _has_proxy(uri: str) -> bool:
+    """Whether requests go through a proxy of the environment (``HTTPS_PROXY``, ``NO_PROXY``): it alone may know the host."""
+    from requests.utils import get_environ_proxies, select_proxy
+
+    return select_proxy(uri, get_environ_proxies(uri)) is not None
 
 
 def _check_reachable(settings: Settings, host: str, port: int) -> None:

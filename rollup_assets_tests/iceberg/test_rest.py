@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import socket
 import threading
 import time
@@ -210,6 +211,23 @@ def test_a_server_that_is_down_is_named(tmp_path: Path) -> None:
         "ROLLUP_CATALOG=rest+http://127.0.0.1:1/x cannot be reached (Connection refused); "
         "start the server, or correct host and port in ROLLUP_CATALOG"
     )
+
+
+def test_with_a_proxy_the_server_is_not_looked_for_here(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the proxy may know it."""
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", f"http://{server.address}")
+    catalog = "rest+http://catalog.invalid/x"
+    with open_catalog(load_settings(home=str(tmp_path), catalog=catalog)) as opened:
+        assert opened.list_namespaces() == []
+    assert [path.partition("?")[0] for path, _ in server.seen] == [
+        f"http://catalog.invalid/x/v1/{what}" for what in ("config", "namespaces")
+    ]
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    assert re.search(r"cannot be reached \(.*proxy", fault(tmp_path, catalog=catalog))
+    monkeypatch.setenv("no_proxy", "catalog.invalid")
+    assert "proxy" not in fault(tmp_path, catalog=catalog)
 
 
 def test_a_server_that_does_not_answer_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
