@@ -17,6 +17,7 @@ from rollup_assets.pipeline import Pipeline
 from rollup_assets.storage.manifests import PARTIAL_POINTS
 from rollup_assets.threads import thread_pool
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 _SIDE_BY_SIDE = 16
 
@@ -75,12 +76,12 @@ def missing_before(pipeline: Pipeline, first: Batch) -> list[Batch]:
     ]
 
 
-def for_each(pipeline: Pipeline, function: Callable[[Batch], Result], batches: Sequence[Batch]) -> list[Result]:
-    """The function's results in the order of the batches; on stores elsewhere, requests for several batches wait side by side.
+def for_each(pipeline: Pipeline, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """The function's results in the order of the items, of a batch each; on stores elsewhere, requests for several wait side by side.
 
     In threads of its own: the function may ask for many files at once itself (``storage.filesystems.in_parallel``).
     """
     if pipeline.stage.root.is_local and pipeline.landing_zone.root.is_local:
-        return [function(batch) for batch in batches]
+        return [function(item) for item in items]
     with thread_pool(_SIDE_BY_SIDE, "batches") as threads:
-        return list(threads.map(function, batches))
+        return list(threads.map(function, items))

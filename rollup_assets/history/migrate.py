@@ -400,10 +400,12 @@ def _carry_out(
     known = {batch for batch, receipt in receipts if were_in_table(receipt, made[batch], table)}
     goal = MigratedTable(settings, staged, settings_of_table(table, settings), judged_at, COMMAND, known)
 
+    def check(batch: Batch) -> None:
+        with _as_it_was_made(batch):
+            check_stage(pipeline, batch, made[batch])
+
     def still_current() -> None:
-        for batch, rollups in made.items():
-            with _as_it_was_made(batch):
-                check_stage(pipeline, batch, rollups)
+        for_each(pipeline, check, batches)
 
     said = ", ".join(f"{name}={new}" for name, (_, new) in found.changes.items())
     properties = {MIGRATED_PROPERTY: said, CODE_VERSION_PROPERTY: CODE_VERSION}
@@ -412,8 +414,8 @@ def _carry_out(
     except StageCorruptError as error:
         # All files are there with their size, and would not be made anew by a migration; the backfill that is named has the old settings.
         raise MigrationError(f"{error} with the old settings, then `{COMMAND}` again; the table is as it was") from error
-    for batch, rollups in made.items():
-        _note(pipeline, batch, rollups, replacement.table, replacement.snapshot_id, replacement.attempt)
+    table, snapshot_id, attempt = replacement.table, replacement.snapshot_id, replacement.attempt
+    for_each(pipeline, lambda batch: _note(pipeline, batch, made[batch], table, snapshot_id, attempt), batches)
     rows = sum(replacement.counts.rows.values())
     return replace(found, snapshot_id=replacement.snapshot_id, rows_after=rows)
 
@@ -484,9 +486,9 @@ def _finish(pipeline: Pipeline, table: Table) -> None:
         return
     staged = StagedFiles(pipeline.settings, (file for rollups in left.values() for file in rollups.files))
     present = {staged.found_as(file) for file in live_files(table)}
-    for batch, rollups in left.items():
-        if all(file.path in present for file in rollups.files):
-            _note(pipeline, batch, rollups, table, migration.snapshot_id, said(migration, ATTEMPT_PROPERTY) or "")
+    in_table = [batch for batch, rollups in left.items() if all(file.path in present for file in rollups.files)]
+    attempt = said(migration, ATTEMPT_PROPERTY) or ""
+    for_each(pipeline, lambda batch: _note(pipeline, batch, left[batch], table, migration.snapshot_id, attempt), in_table)
 
 
 def _is_from_before(receipt: Manifest, pipeline: Pipeline, migration: Snapshot) -> bool:

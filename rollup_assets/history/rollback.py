@@ -13,6 +13,7 @@ from rollup_assets.batches import Batch
 from rollup_assets.errors import RollbackError, UnknownSnapshotError
 from rollup_assets.history.rejections import BEGUN, REJECTED, ROLLED_BACK_TO, digest_of_unknown, is_known, rejected_digests
 from rollup_assets.pipeline import Pipeline
+from rollup_assets.scope import for_each
 from rollup_assets.settings import format_duration
 from rollup_assets.steps.parameters import OF_TABLE, changed_settings, rollup_parameters
 from rollup_assets.steps.results import CODE_VERSION
@@ -218,12 +219,15 @@ def _affected(pipeline: Pipeline, table: Table, choice: _Choice, done: Snapshot 
     from rollup_assets.iceberg.snapshots import newest_publish, said
     from rollup_assets.steps.publish import check_history
 
-    found = []
-    for batch in [choice.batch] if choice.batch else _batches_between(pipeline, table, _before(table, done), choice.target):
+    def look(batch: Batch) -> tuple[Manifest | None, Manifest | None, Origin]:
         receipt, rollups = pipeline.stage.read(ROLLUP_TABLE, batch), pipeline.stage.read(ROLLUPS, batch)
         if receipt is not None:
             check_history(receipt, table, batch)
-        origin = origin_of(pipeline.stage, table, choice.target, batch)
+        return receipt, rollups, origin_of(pipeline.stage, table, choice.target, batch)
+
+    found = []
+    batches = [choice.batch] if choice.batch else _batches_between(pipeline, table, _before(table, done), choice.target)
+    for batch, (receipt, rollups, origin) in zip(batches, for_each(pipeline, look, batches), strict=True):
         publish = newest_publish(table, batch)
         unwanted = {*rejected_digests(receipt)}
         unwanted |= {receipt.digest} if receipt is not None else set()
@@ -284,8 +288,7 @@ def _carry_out(pipeline: Pipeline, catalog: Catalog, lock: TableLock, table: Tab
     affected = _affected(pipeline, table, choice, made)
     snapshot_id = None
     if made is None:
-        for one in affected:
-            _reject(pipeline, one, table)
+        for_each(pipeline, lambda one: _reject(pipeline, one, table), affected)
         properties = {
             ROLLED_BACK_PROPERTY: choice.batch.key if choice.batch else WHOLE_TABLE,
             ROLLED_BACK_TO_PROPERTY: NO_SNAPSHOT if choice.target_id is None else str(choice.target_id),
@@ -296,11 +299,9 @@ def _carry_out(pipeline: Pipeline, catalog: Catalog, lock: TableLock, table: Tab
         table, snapshot_id = replacement.table, replacement.snapshot_id if replacement.changed else None
         made = None if snapshot_id is None else table.snapshot_by_id(snapshot_id)
     after = {one.batch: range_counts(table, one.batch) for one in affected}
-    for one in affected:
-        if one.receipt is None and one.rollups is None and not one.rejected:
-            # Rows of other writers only.
-            continue
-        _note(pipeline, one, table, choice, made, after[one.batch])
+    # The others have rows of other writers only.
+    ours = [one for one in affected if one.receipt is not None or one.rollups is not None or one.rejected]
+    for_each(pipeline, lambda one: _note(pipeline, one, table, choice, made, after[one.batch]), ours)
     rows = {batch: counts.rows for batch, counts in after.items()}
     return RolledBack(choice.target_id, snapshot_id, snapshot_id is not None, _shown(affected, rows), choice.also_published)
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+
+import pytest
 
 from rollup_assets.batches import Batch
 from rollup_assets.pipeline import Pipeline
@@ -36,3 +40,20 @@ def stage_value(pipeline: Pipeline, batch: Batch, value: int, *inputs: InputFile
 
 def snapshots(pipeline: Pipeline) -> list[int]:
     return [snapshot.snapshot_id for snapshot in load(pipeline).snapshots()]
+
+
+def wait_side_by_side(patch: pytest.MonkeyPatch, asking: Any, module: Any, function: str, count: int) -> None:
+    """Let the module ``asking`` ask as it asks a store elsewhere, and a function go on only once it was called so often."""
+    together = threading.Barrier(count)
+    original = getattr(module, function)
+
+    def in_threads(_pipeline: Pipeline, ask: Any, items: Any) -> list[Any]:
+        with ThreadPoolExecutor(16) as pool:
+            return list(pool.map(ask, items))
+
+    def called(*arguments: Any) -> Any:
+        together.wait(10)
+        return original(*arguments)
+
+    patch.setattr(asking, "for_each", in_threads)
+    patch.setattr(module, function, called)

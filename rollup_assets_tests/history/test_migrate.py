@@ -12,6 +12,7 @@ import pytest
 
 from rollup_assets.batches import Batch
 from rollup_assets.errors import MigrationError, RollbackError, RollupError, TableMismatchError
+from rollup_assets.history import migrate as migrating
 from rollup_assets.history.diff import diff
 from rollup_assets.history.migrate import Migration, _note, migrate
 from rollup_assets.history.records import read_record
@@ -21,6 +22,7 @@ from rollup_assets.iceberg.table import ensure_table
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.settings import Settings
 from rollup_assets.status import status
+from rollup_assets.steps import publish as publishing
 from rollup_assets.steps.publish import publish
 from rollup_assets.steps.repartition import stage_batch
 from rollup_assets.steps.rollup import roll_up
@@ -28,7 +30,7 @@ from rollup_assets.storage.landing_zone import LandingZone
 from rollup_assets.storage.manifests import REPARTITIONED, ROLLUP_TABLE, ROLLUPS, InputFile
 from rollup_assets.verification import verify
 from rollup_assets_tests.conftest import MakePipeline
-from rollup_assets_tests.history.published import publish_value, snapshots
+from rollup_assets_tests.history.published import publish_value, snapshots, wait_side_by_side
 from rollup_assets_tests.iceberg.staging import batches_from, live_and_deleted_paths, load, pipeline_in, rows_of
 from rollup_assets_tests.iceberg.test_publish import commits, compact
 from rollup_assets_tests.landing import write_rows
@@ -692,6 +694,32 @@ def test_what_is_published_or_rolled_back_meanwhile_is_not_undone(
         assert migrate(new, now=now(new)).rolled_back == (batches[0].key,)
         return
     assert migrate(new, dry_run=False, now=fourth.end_time).partitions[-1] == fourth.key
+    assert verify(new.settings).agrees
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "is_killed"), [(publishing, "check_stage", False), (migrating, "_note", False), (migrating, "_note", True)]
+)
+@pytest.mark.usefixtures("old")
+def test_on_a_store_elsewhere_the_partitions_are_asked_for_side_by_side(
+    tmp_path: Path, make_pipeline: MakePipeline, monkeypatch: pytest.MonkeyPatch, module: Any, function: str, *, is_killed: bool
+) -> None:
+    """One after the other, thousands of them would keep the table's lock for minutes."""
+    new = make_pipeline(tmp_path, **OTHER)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if is_killed:
+        with monkeypatch.context() as patch:
+            patch.setattr(migrating, "_note", killed)
+            with pytest.raises(KeyboardInterrupt):
+                migrated(new)
+    with monkeypatch.context() as patch:
+        wait_side_by_side(patch, migrating, module, function, 3)
+        migrated(new)
+    for batch in batches_from(new, 3):
+        assert publish(new, batch).unchanged
     assert verify(new.settings).agrees
 
 

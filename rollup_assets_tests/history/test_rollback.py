@@ -14,6 +14,7 @@ import pytest
 
 from rollup_assets.batches import Batch
 from rollup_assets.errors import PublishError, PublishHaltError, RollbackError, UnknownPartitionError, UnknownSnapshotError
+from rollup_assets.history import records
 from rollup_assets.history import rollback as history
 from rollup_assets.history.migrate import migrate
 from rollup_assets.history.records import read_record
@@ -29,7 +30,7 @@ from rollup_assets.pipeline import Pipeline
 from rollup_assets.status import status
 from rollup_assets.steps.publish import publish
 from rollup_assets.storage.manifests import ROLLUP_TABLE, ROLLUPS
-from rollup_assets_tests.history.published import publish_value, raw_file, snapshots, stage_value
+from rollup_assets_tests.history.published import publish_value, raw_file, snapshots, stage_value, wait_side_by_side
 from rollup_assets_tests.iceberg.staging import (
     batches_from,
     live_and_deleted_paths,
@@ -395,6 +396,21 @@ def test_the_whole_table_goes_back_to_a_snapshot(pipeline: Pipeline) -> None:
     assert everything(pipeline) == good
     assert not rollback(pipeline, str(target)).changed
     assert len(snapshots(pipeline)) == len(made) + 1
+
+
+@pytest.mark.parametrize(("module", "function"), [(records, "origin_of"), (history, "_reject"), (history, "_note")])
+def test_on_a_store_elsewhere_the_partitions_are_asked_for_side_by_side(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, module: Any, function: str
+) -> None:
+    """One after the other, thousands of them would keep the table's lock for minutes."""
+    first, second, third = batches_from(pipeline, 3)
+    target, *_ = [publish_value(pipeline, batch, 1).snapshot_id for batch in (first, second, third)]
+    publish_value(pipeline, first, 2)
+    with monkeypatch.context() as patch:
+        wait_side_by_side(patch, history, module, function, 3)
+        rollback(pipeline, str(target))
+    assert value_by_batch(pipeline) == {first.key: {1}}
+    assert_has_ended(pipeline, str(target), [first, second, third])
 
 
 def test_partitions_that_did_not_change_stay_published_when_the_table_goes_back(pipeline: Pipeline) -> None:
