@@ -67,7 +67,8 @@ class TerminalProgress:
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        console = console or Console(file=cast("IO[str]", _Onlookers(sys.stderr)))
+        # Without a standard error (`2>&-`) rich knows what to do.
+        console = console or (Console(file=cast("IO[str]", _Onlookers(sys.stderr))) if sys.stderr else Console(stderr=True))
         self._bars = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),

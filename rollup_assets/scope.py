@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import TypeVar
 
 from rollup_assets.batches import Batch, BatchCalendar
-from rollup_assets.errors import UnknownPartitionError
+from rollup_assets.errors import LandingZoneError, StageCorruptError, UnknownPartitionError
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.storage.manifests import PARTIAL_POINTS
 from rollup_assets.threads import thread_pool
@@ -69,11 +69,15 @@ def stretches(batches: Iterable[Batch]) -> Iterator[list[Batch]]:
 
 def missing_before(pipeline: Pipeline, first: Batch) -> list[Batch]:
     """The batches before the first one that its rollups read, that have raw files and are not staged; in time order."""
-    return [
-        batch
-        for batch in reversed(pipeline.calendar.earlier(first, pipeline.settings.reach))
-        if pipeline.stage.read(PARTIAL_POINTS, batch) is None and pipeline.landing_zone.files(batch)
-    ]
+    return [batch for batch in reversed(pipeline.calendar.earlier(first, pipeline.settings.reach)) if _is_missing(pipeline, batch)]
+
+
+def _is_missing(pipeline: Pipeline, batch: Batch) -> bool:
+    try:
+        return pipeline.stage.read(PARTIAL_POINTS, batch) is None and bool(pipeline.landing_zone.files(batch))
+    except (LandingZoneError, StageCorruptError):
+        # Staging it tells what is wrong, and only what needs it fails with it.
+        return True
 
 
 def for_each(pipeline: Pipeline, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:

@@ -167,7 +167,11 @@ def _current_inputs(rollups: Manifest, pipeline: Pipeline) -> dict[str, dict[str
     """The digests, as they are now, of what the rollups were made from."""
 
     def digest(asset: str, key: str) -> str | None:
-        current = pipeline.stage.read(asset, pipeline.batch(key))
+        try:
+            current = pipeline.stage.read(asset, pipeline.batch(key))
+        except StageCorruptError:
+            # Its own partition says so.
+            return None
         return current.digest if current is not None else None
 
     return {asset: {key: digest(asset, key) for key in partitions} for asset, partitions in rollups.upstream.items()}

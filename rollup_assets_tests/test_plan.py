@@ -331,6 +331,11 @@ def test_a_partition_that_cannot_be_looked_at_is_foreseen_to_fail_and_stops_no_o
     first, damaged, *_ = plan(pipeline, scope(pipeline, 0, 2)).partitions
     assert (first.stage.verdict, first.problem) == ("yes", None)
     assert "is not a manifest" in str(damaged.problem)
+    # Before the range: what needs it fails with it, the others do not.
+    (Path(pipeline.stage.folder(PARTIAL_POINTS, hour(pipeline, 1)).path) / "manifest.json").write_text("{")
+    before, *_, unneeding = plan(pipeline, scope(pipeline, 2, 4)).partitions
+    assert (before.partition, unneeding.problem) == (hour(pipeline, 1).key, None)
+    assert "is not a manifest" in str(before.problem)
     # A receipt, of one that is not asked to be staged.
     pipeline = site.fresh()
     (Path(pipeline.stage.folder(ROLLUP_TABLE, hour(pipeline, 3)).path) / "manifest.json").write_text("{")

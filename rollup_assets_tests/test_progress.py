@@ -26,6 +26,12 @@ def test_a_reader_that_has_gone_stops_nothing(monkeypatch: pytest.MonkeyPatch) -
         stream.write("nor this\n")
 
 
+def test_a_closed_standard_error_stops_nothing() -> None:
+    code = "from rollup_assets.progress import TerminalProgress\nTerminalProgress().say('x')\nprint('done')"
+    done = subprocess.run(["/bin/sh", "-c", 'exec "$@" 2>&-', "", sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("done\n", 0)
+
+
 def test_a_full_disk_stops_nothing() -> None:
     with Path("/dev/full").open("w", buffering=1) as stream:
         code = "from rollup_assets.progress import TerminalProgress\nfor _ in range(3): TerminalProgress().say('x')\nprint('done')"

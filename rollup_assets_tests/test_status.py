@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 from pathlib import Path
 
 import pytest
@@ -169,6 +170,32 @@ def test_a_partition_that_cannot_be_looked_at_says_so_and_hides_no_other(pipelin
     assert damaged.state == "unknown"
     assert "is not a manifest" in str(damaged.problem)
     assert whole.state == "staged"
+
+
+def test_a_damaged_manifest_hides_nothing_of_the_partitions_that_read_it(pipeline: Pipeline) -> None:
+    first, second, *_ = batches(pipeline, 2)
+    stage_good(pipeline, first, second)
+    published(pipeline, second)
+    (Path(pipeline.stage.folder(PARTIAL_POINTS, first).path) / "manifest.json").write_text("{")
+    found = one(pipeline, second)
+    assert (found.problem, found.published, found.points) == (None, True, 1)
+
+
+def test_a_name_or_folder_that_cannot_be_listed_hides_no_other(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without partitions given, too, where the whole landing zone is listed."""
+    first, second, third = batches(pipeline, 3)
+    for batch in (first, second, third):
+        land(pipeline, batch)
+    Path(os.fsdecode(os.fsencode(pipeline.landing_zone.folder(first).path) + b"/\xff.parquet")).touch()
+    forbidden, files = pipeline.landing_zone.folder(second), Place.files
+
+    def listed(place: Place, **options: object) -> object:
+        if place == forbidden:
+            raise PermissionError(13, "Permission denied")
+        return files(place, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Place, "files", listed)
+    assert states(pipeline) == {"00:00": "unknown", "01:00": "unknown", "02:00": "not staged", "03:00": "waiting", "04:00": "waiting"}
 
 
 def test_a_batch_over_its_limit_is_quarantined_until_its_raw_files_change(pipeline: Pipeline) -> None:

@@ -196,7 +196,7 @@ class SparkEngine:
 
 
 def _retries(session: SparkSession) -> bool:
-    """Whether Spark tries a task again that has failed: a local session does not, unless its master says so."""
+    """Whether to leave a first failure to Spark: not with a ``local…`` master, most of which try nothing again."""
     from pyspark.errors import PySparkException
 
     try:

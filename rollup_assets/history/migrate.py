@@ -388,6 +388,13 @@ def _carry_out(
 
     settings = pipeline.settings
     table = _existing_table(pipeline, catalog)
+    # One that has failed, or was killed, before its commit has left no snapshot: only receipts tell.
+    if held := _rolled_back(pipeline, table):
+        undone = _shown([receipt.partition for receipt in held])
+        raise MigrationError(
+            f"a rollback of {undone} of {settings.table} was begun, or made, during the migration; nothing was changed. Run `{COMMAND}` "
+            "again, which says what to do"
+        )
 
     def current(batch: Batch) -> Manifest:
         with _as_it_was_made(batch):

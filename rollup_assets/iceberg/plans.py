@@ -76,7 +76,7 @@ class Copies:
     """
 
     may_have_landed: bool = False
-    """A commit of an earlier plan may have, and staged files with it: they, too, come as copies then."""
+    """As of the last :meth:`known`: a commit of an earlier plan may have, and staged files with it; they, too, come as copies then."""
     _since: int | None = None
     """The snapshot that the first of these plans was made for; None: the table had none."""
     _aside: frozenset[int] | None = None
@@ -90,8 +90,8 @@ class Copies:
         past = list(ancestors(table, table.current_snapshot()))
         history = {one.snapshot_id for one in past}
         aside = frozenset(one.snapshot_id for one in table.snapshots()) - history
-        goes_back = self._since in history if self._since is not None else not past or is_first(past[-1])
-        if self._aside is None or not goes_back or not aside <= self._aside:
+        began_here = self._since in history if self._since is not None else (not past or is_first(past[-1]))
+        if self._aside is None or not began_here or not aside <= self._aside:
             self.may_have_landed = self._aside is not None
             self._since, self._aside, self._made = past[0].snapshot_id if past else None, aside, {}
         return self._made

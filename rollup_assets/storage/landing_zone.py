@@ -137,12 +137,9 @@ class LandingZone:
 
     def landed(self) -> list[Batch]:
         """Batches from the first partition on that have raw files in their own folder, in order, likewise."""
-        depth = self.layout.strip("/").count("/") + 1
         root = self.root.path.rstrip("/")
-        split = (file.path[len(root) :].strip("/").split("/") for file in self.root.files())
-        folders = {"/".join(parts[:depth]) for parts in split if _is_visible("/".join(parts[depth:]))}
         found = set()
-        for folder in folders:
+        for folder in self._with_files():
             try:
                 moment = dt.datetime.strptime(folder, self.layout.strip("/")).replace(tzinfo=dt.UTC)
             except ValueError:
@@ -151,6 +148,26 @@ class LandingZone:
             if batch.start >= self.calendar.start and self.folder(batch).path == f"{root}/{folder}":
                 found.add(batch)
         return sorted(found)
+
+    def _with_files(self) -> set[str]:
+        """Folders as deep as the layout, relative to the landing zone, that have files."""
+        depth = self.layout.strip("/").count("/") + 1
+        root = self.root.path.rstrip("/")
+        try:
+            split = (file.path[len(root) :].strip("/").split("/") for file in self.root.files())
+            return {"/".join(parts[:depth]) for parts in split if _is_visible("/".join(parts[depth:]))}
+        except (FileNameError, PermissionError):
+            # Such a name, or folder, concerns its batch alone: whoever looks at that is told.
+            level = [self.root]
+            for _ in range(depth):
+                level = [place / name for place in level for name in place.folders()]
+            return {place.path[len(root) :].strip("/") for place in level if self._may_have_files(place)}
+
+    def _may_have_files(self, folder: Place) -> bool:
+        try:
+            return bool(self._files(folder))
+        except LandingZoneError:
+            return True
 
     def place(self, file: InputFile) -> Place:
         """Where an input file lies."""

@@ -666,9 +666,9 @@ def test_somebody_who_stages_with_the_old_settings_meanwhile_is_noticed(old: Pip
     assert migrated(new).snapshot_id is not None
 
 
-@pytest.mark.parametrize("what", ["publish", "rollback"])
+@pytest.mark.parametrize("what", ["publish", "rollback", "rollback that is killed before its commit"])
 def test_what_is_published_or_rolled_back_meanwhile_is_not_undone(
-    old: Pipeline, tmp_path: Path, make_pipeline: MakePipeline, what: str
+    old: Pipeline, tmp_path: Path, make_pipeline: MakePipeline, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     """A run that was queued publishes a batch that had not ended when the migration began: nobody has named its rows."""
     *batches, fourth = batches_from(old, 4)
@@ -682,16 +682,30 @@ def test_what_is_published_or_rolled_back_meanwhile_is_not_undone(
     new = make_pipeline(tmp_path, **OTHER)
     after: list[Any] = []
 
-    def interfere(key: str) -> None:
-        if key == batches[0].key:
-            publish(old, fourth) if what == "publish" else rollback(old, key)
-            after.append((snapshots(old), content(old), own(old)))
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
 
-    with pytest.raises(MigrationError, match=rf"published to, or rolled back, during the migration .*; nothing was changed.*{AGAIN}"):
+    def interfere(key: str) -> None:
+        if key != batches[0].key:
+            return
+        if what == "publish":
+            publish(old, fourth)
+        elif what == "rollback":
+            rollback(old, key)
+        else:
+            with monkeypatch.context() as patch:
+                patch.setattr("rollup_assets.iceberg.publish._apply", killed)
+                with pytest.raises(KeyboardInterrupt):
+                    rollback(old, key)
+        after.append((snapshots(old), content(old), own(old)))
+
+    reason = "published to, or rolled back, during" if what == "publish" else rf"a rollback of {batches[0].key} of .* or made, during"
+    with pytest.raises(MigrationError, match=rf"{reason} the migration.*; nothing was changed.*{AGAIN}"):
         migrated(new, on_partition=interfere)
     assert [(snapshots(old), content(old), own(old))] == after
-    if what == "rollback":
-        assert migrate(new, now=now(new)).rolled_back == (batches[0].key,)
+    if what != "publish":
+        found = migrate(new, now=now(new))
+        assert (found.rolled_back, found.begun) == ((batches[0].key,), () if what == "rollback" else (batches[0].key,))
         return
     assert migrate(new, dry_run=False, now=fourth.end_time).partitions[-1] == fourth.key
     assert verify(new.settings).agrees

@@ -23,8 +23,8 @@ from rollup_assets.history.rollback import rollback
 from rollup_assets.iceberg import publish as publishing
 from rollup_assets.iceberg.catalog import load_catalog, open_catalog
 from rollup_assets.iceberg.migration import MigratedTable, settings_of_table
-from rollup_assets.iceberg.publish import bring_about
-from rollup_assets.iceberg.snapshots import MIGRATED_PROPERTY
+from rollup_assets.iceberg.publish import ATTEMPT_PROPERTY, bring_about
+from rollup_assets.iceberg.snapshots import MIGRATED_PROPERTY, said
 from rollup_assets.iceberg.table import ensure_table
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.status import status
@@ -193,6 +193,25 @@ def test_corrected_content_that_a_rollback_has_brought_back_comes_from_the_rollb
     assert not publish(pipeline, batch).unchanged
     assert value_by_batch(pipeline) == {batch.key: {1}}
     assert publish(pipeline, batch).unchanged
+
+
+def test_content_found_in_place_is_known_by_the_commit_that_it_came_from(pipeline: Pipeline) -> None:
+    """Not by the current snapshot's, which may be about another batch: nothing would know what its rows were made from."""
+    first, second = batches_from(pipeline, 2)
+    good = publish_value(pipeline, first, 1, raw_file("a"))
+    publish_value(pipeline, first, 99, raw_file("b"))
+    back = rollback(pipeline, first.key)
+    publish_value(pipeline, second, 2, raw_file("c"))
+    made = snapshots(pipeline)
+    receipt = publish_value(pipeline, first, 1, raw_file("corrected")).receipt
+    assert snapshots(pipeline) == made
+    assert back.snapshot_id is not None
+    snapshot = load(pipeline).snapshot_by_id(back.snapshot_id)
+    assert snapshot is not None
+    assert receipt.attempt == said(snapshot, ATTEMPT_PROPERTY) != good.receipt.attempt
+    record = read_record(pipeline.stage, first, receipt.attempt)
+    assert record is not None
+    assert record.rolled_back_to == good.snapshot_id
 
 
 def test_a_rollback_again_changes_nothing(pipeline: Pipeline) -> None:
