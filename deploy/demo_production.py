@@ -24,10 +24,12 @@ from typing import Any, NoReturn
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from deploy.instance import HERE, LAUNCH_BACKFILL, UI_PORT, Dagster, dagster, inherited
+from deploy.instance import HERE, LAUNCH_BACKFILL, UI_PORT, Dagster, dagster, inherited, reached_directly
 from deploy.instance import run as run_in_container
 from deploy.servers.postgres import PostgresServer, postgres
 from deploy.servers.seaweedfs import LAKE_BUCKET, RAW_BUCKET, seaweedfs
+from rollup_assets.engines.spark_session import require_java
+from rollup_assets.errors import EngineError
 
 ENGINES = ("spark", "local")
 ASSETS = ("repartitioned_datapoints", "partial_points", "quarantined_datapoints", "rollups", "rollup_table")
@@ -44,7 +46,7 @@ query Status($id: String!, $tags: [ExecutionTag!]) {
 }"""
 UNFINISHED = ("REQUESTED", "CANCELING", "FAILING")
 BACKFILL_WITHIN = 900.0
-_ENDING = (signal.SIGINT, signal.SIGTERM)
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,10 @@ def demonstrate(options: Options, console: Console) -> None:
 
     Raises:
         RuntimeError: a server did not start, a command or the backfill failed.
+        EngineError: Spark has no Java to run on.
     """
+    if options.engine == "spark":
+        require_java()
     with contextlib.ExitStack() as stack:
         console.rule("1. PostgreSQL and S3", align="left")
         servers = stack.enter_context(_servers(options))
@@ -79,10 +84,8 @@ def demonstrate(options: Options, console: Console) -> None:
         _rollups(servers.catalog_admin, ["catalog", "init", "--admin", "catalog_owner"], options, console)
 
         console.rule(f"2. {options.hours} hours of raw data", align="left")
-        if servers.raw_is_empty:
-            _rollups(servers.writer, ["generate", "--hours", str(options.hours), "--series", str(options.series)], options, console)
-        else:
-            console.print("raw data of an earlier demonstration is there; it stays as it is")
+        wanted = ["--hours", str(options.hours), "--series", str(options.series)]
+        _rollups(servers.writer, ["generate", *wanted, "--keep-existing"], options, console)
 
         console.rule(f"3. Dagster, with the {options.engine} engine", align="left")
         with console.status("starting code location, web server and daemon"):
@@ -113,7 +116,6 @@ class Servers:
 
     database: PostgresServer
     endpoint: str
-    raw_is_empty: bool
     pipeline: dict[str, str]
     """The runs: reads raw data, writes the lake and the catalog."""
     writer: dict[str, str]
@@ -149,7 +151,6 @@ def _servers(options: Options) -> Iterator[Servers]:
         yield Servers(
             database=database,
             endpoint=s3.endpoint,
-            raw_is_empty=not s3.client().list_objects_v2(Bucket=RAW_BUCKET, Prefix="datapoints/", MaxKeys=1)["KeyCount"],
             pipeline=table | password | s3.environment,
             writer=table | s3.environment_of(s3.admin),
             catalog_admin=table | {"ROLLUP_CATALOG_ADMIN_PASSWORD_FILE": str(secrets / "catalog_admin_password")},
@@ -205,7 +206,7 @@ def _backfill(server: Dagster, keys: list[str], console: Console) -> None:
     runs = [f"{run['runId'][:8]} {run['status']}" for run in found["runsOrError"]["results"]]
     if state["status"] != "COMPLETED_SUCCESS":
         raise RuntimeError(
-            f"the backfill ended with {state['status']}: {state.get('error') or ''} runs: {', '.join(runs)}; see {server.url}/runs"
+            f"the backfill ended with {state['status']}: {state.get('error') or ''} runs: {', '.join(runs)}; see {server.logs}"
         )
     console.print(f"{state['status']}: {len(runs)} runs, {_published(found)} partitions of rollup_table", highlight=False)
 
@@ -230,7 +231,7 @@ def _wait(server: Dagster, backfill: str, partitions: int, console: Console) -> 
             if status not in UNFINISHED:
                 return found
             if time.monotonic() > deadline:
-                raise RuntimeError(f"the backfill is still {status} after {BACKFILL_WITHIN:g} s; see {server.url} and {server.logs}")
+                raise RuntimeError(f"the backfill is still {status} after {BACKFILL_WITHIN:g} s; see {server.logs}")
             time.sleep(1)
 
 
@@ -266,12 +267,13 @@ def main() -> None:
     # Also for SIGINT: a process started in the background may have been told to ignore it, and what it starts would as well.
     for number in _ENDING:
         signal.signal(number, _end)
+    os.environ.update(reached_directly())
     console = Console()
     try:
         demonstrate(options, console)
     except KeyboardInterrupt:
         console.print("\nended, and everything that was started with it")
-    except RuntimeError as error:
+    except (RuntimeError, EngineError) as error:
         Console(stderr=True).print(f"[bold red]error:[/] {error}", soft_wrap=True, highlight=False, markup=True)
         sys.exit(1)
 

@@ -174,7 +174,15 @@ def run(command: Sequence[str], environment: Mapping[str, str], folder: Path, *,
 def inherited() -> dict[str, str]:
     """The environment without settings in it, with the programs of this interpreter's environment first."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("ROLLUP_", "DAGSTER_", "AWS_", "PG", "PYTHON"))}
-    return kept | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    return kept | reached_directly() | {"PATH": path}
+
+
+def reached_directly() -> dict[str, str]:
+    """Variables with which servers of this machine are not asked for through a proxy, besides those that are not anyway."""
+    before = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    hosts = ",".join(dict.fromkeys([*(host for host in before.split(",") if host), LOOPBACK, "localhost"]))
+    return {"NO_PROXY": hosts, "no_proxy": hosts}
 
 
 def _through_entrypoint(command: Sequence[str]) -> list[str]:

@@ -38,6 +38,8 @@ _LAST_TIME = 62_135_596_800_000
 
 def print_generated(console: Console, made: Generated, raw: str) -> None:
     """What was generated, and what is wrong with it."""
+    if made.skipped:
+        console.print(f"{_count(len(made.skipped), 'partition')} with raw files left as they are", highlight=False)
     console.print(
         f"{made.rows:,} rows of {made.series:,} series in {_count(made.files, 'file')}, {bytes_text(made.bytes)}, in {escape(raw)}",
         soft_wrap=True,

@@ -175,6 +175,13 @@ def test_generate_follows_settings_and_its_value_type(run: Run, tmp_path: Path, 
     assert made["rows"] == pq.read_metadata(file).num_rows
 
 
+def test_generate_leaves_out_what_is_there_if_told_so(run: Run) -> None:
+    run("generate", "--hours", 1, "--series", 20)
+    made = run("generate", "--hours", 2, "--series", 20, "--keep-existing", "--json")
+    assert (made["batches"], made["skipped"]) == (["2026-01-01-01:00"], ["2026-01-01-00:00"])
+    assert "1 partition with raw files left as they are" in plain(run("generate", "--hours", 1, "--series", 20, "--keep-existing").output)
+
+
 def test_generate_refuses_to_overwrite(run: Run) -> None:
     run("generate", "--hours", 1, "--series", 20)
     refused = run("generate", "--hours", 1, "--series", 20, status=1)

@@ -261,14 +261,18 @@ def _password(folder: Path, given: str | None) -> str:
 
 
 def _initialize(server: PostgresServer) -> None:
-    shutil.rmtree(server.data, ignore_errors=True)
-    server.data.mkdir(mode=0o700)
-    _give_to_server_user(server.data)
+    # Under another name until all of it is there: what it writes first looks like a cluster.
+    made = server.data.with_name(f"{server.data.name}.new")
+    for folder in (made, server.data):
+        shutil.rmtree(folder, ignore_errors=True)
+    made.mkdir(mode=0o700)
+    _give_to_server_user(made)
     arguments = ["--username", server.superuser, "--pwfile", "/dev/stdin", "--auth", "scram-sha-256", "--encoding", "UTF8", "--no-locale"]
-    command = _as_server_user([server.binaries / "initdb", "-D", server.data, *arguments, "--no-sync", "--no-instructions"])
+    command = _as_server_user([server.binaries / "initdb", "-D", made, *arguments, "--no-sync", "--no-instructions"])
     done = subprocess.run(command, input=f"{server.superuser_password}\n", capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"PostgreSQL's initdb failed: {done.stderr.strip()}")
+    made.rename(server.data)
 
 
 def _install_certificate(server: PostgresServer, certificate: Path, key: Path) -> dict[str, str]:

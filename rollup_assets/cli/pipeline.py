@@ -33,6 +33,7 @@ def generate(
     bad_files: Annotated[int, typer.Option(min=0, help="Bad files in all: truncated, corrupt, zero bytes, wrong schema, in turn.")] = 0,
     value_type: Annotated[str | None, typer.Option(help="long or double; ROLLUP_VALUE_TYPE unless given.", show_default=False)] = None,
     receive_timestamps: Annotated[bool, typer.Option(help="Whether rows have a receive_timestamp.")] = True,
+    keep_existing: Annotated[bool, typer.Option("--keep-existing", help="Leave out batches that have raw files.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a realistic landing zone. Existing raw data is never overwritten.
@@ -68,13 +69,13 @@ def generate(
     )
     batches = [batch for ahead in range(count) if (batch := calendar.shifted(begin, ahead)) is not None]
     with progress_bar(as_json) as progress:
-        made = generate_batches(settings, batches, options, progress=progress)
+        made = generate_batches(settings, batches, options, keep_existing=keep_existing, progress=progress)
     if as_json:
         print_json({"raw": settings.raw, **dataclasses.asdict(made)})
         return
     console = console_of()
     print_generated(console, made, settings.raw)
-    console.print(f"next: rollups backfill {made.batches[0]} {made.batches[-1]}")
+    console.print(f"next: rollups backfill {batches[0]} {batches[-1]}")
 
 
 @app.command()

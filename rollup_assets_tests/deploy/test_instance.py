@@ -47,6 +47,14 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(instance, "web_server", lambda _, port, __: [sys.executable, "-c", SERVER, str(port)])
 
 
+def test_servers_of_this_machine_are_asked_without_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("NO_PROXY", "example.com,localhost")
+    monkeypatch.setenv("http_proxy", "http://proxy.example.com:3128")
+    for variables in (instance.reached_directly(), instance.inherited()):
+        assert variables["NO_PROXY"] == variables["no_proxy"] == "example.com,localhost,127.0.0.1"
+
+
 @pytest.fixture(name="somebody")
 def somebody_elses_dagster() -> Iterator[int]:
     """The port of one that is ready, but not ours; it counts as usual."""

@@ -37,6 +37,23 @@ def test_a_stopped_server_goes_on_with_its_data_on_its_port(tmp_path: Path) -> N
         assert again.superuser_password == server.superuser_password
 
 
+def test_data_that_were_being_made_when_somebody_killed_it_are_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first file that initdb writes is the one by which data are known."""
+    from deploy.servers import postgres as module
+
+    def killed(command: list[str], **_: object) -> None:
+        folder = Path(command[command.index("-D") + 1])
+        (folder / "PG_VERSION").write_text("18")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.subprocess, "run", killed)
+        with pytest.raises(KeyboardInterrupt), module.postgres(tmp_path):
+            pass
+    with module.postgres(tmp_path) as server:
+        assert server.execute("select 1") == [(1,)]
+
+
 def test_a_server_that_does_not_start_says_where_to_look(tmp_path: Path) -> None:
     from deploy.servers.postgres import postgres
 

@@ -89,7 +89,7 @@ demo_production.main()
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_demonstration_ends_in_order_also_when_told_twice_or_started_deaf(tmp_path: Path, number: signal.Signals) -> None:
     """A shell's background process is told to ignore SIGINT."""
     import deploy
