@@ -88,7 +88,7 @@ bench-full: $(READY)
 COMPILE = $(BIN)/uv pip compile --python-version 3.11 --generate-hashes --no-emit-index-url --no-strip-extras --quiet
 
 lock: $(READY)
-	$(COMPILE) setup.cfg --all-extras --output-file requirements.lock
+	$(COMPILE) setup.cfg --all-extras --upgrade --output-file requirements.lock
 	$(COMPILE) setup.cfg --extra postgres --constraints requirements.lock --output-file deploy/requirements.lock
 	$(COMPILE) setup.cfg --extra postgres --extra spark --constraints requirements.lock --output-file deploy/requirements-spark.lock
 	printf 'build\nsetuptools\n' | $(COMPILE) - --constraints requirements.lock --output-file deploy/requirements-build.lock

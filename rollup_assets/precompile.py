@@ -31,7 +31,7 @@ def precompile(value_type: Literal["long", "double"]) -> None:
     with tempfile.TemporaryDirectory() as home:
         places = {name: f"{home}/{name}" for name in ("raw", "stage", "warehouse")}
         settings = load_settings(
-            home=Path(home), **places, catalog=f"sqlite:///{home}/catalog.db", value_type=value_type, shards=2, threads=1
+            home=Path(home), **places, catalog=f"sqlite:///{home}/catalog.db", value_type=value_type, shards=2, threads=1, engine="local"
         )
         pipeline = Pipeline.from_settings(settings)
         first = pipeline.calendar.first
