@@ -265,8 +265,10 @@ def main() -> None:
         stay=not given.exit and sys.stdin.isatty(),
     )
     # Also for SIGINT: a process started in the background may have been told to ignore it, and what it starts would as well.
+    # But not for SIGHUP, which `nohup` has ignored.
     for number in _ENDING:
-        signal.signal(number, _end)
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _end)
     os.environ.update(reached_directly())
     console = Console()
     try:

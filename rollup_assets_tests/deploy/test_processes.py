@@ -112,3 +112,27 @@ def test_the_demonstration_ends_in_order_also_when_told_twice_or_started_deaf(tm
         process.kill()
         process.wait()
     assert log.read_text() == "look around\nall ended\n\nended, and everything that was started with it\n"
+
+
+def test_the_demonstration_outlives_a_terminal_that_it_was_told_to_outlive(tmp_path: Path) -> None:
+    """As `nohup` does."""
+    import deploy
+
+    log = tmp_path / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", sys.executable, "-c", ENDED_BY_A_SIGNAL],
+            cwd=Path(str(deploy.__file__)).parent.parent,
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        wait_for(log, "look around\n")
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.5)
+        assert process.poll() is None
+        process.terminate()
+        assert process.wait(timeout=20) == 0, log.read_text()
+    finally:
+        process.kill()
+        process.wait()
