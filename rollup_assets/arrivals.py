@@ -150,6 +150,7 @@ class _Look:
         self.pipeline = replace(pipeline, stage=StageReadOnce(pipeline.stage.root))
         self.now, self.is_being_made = now, is_being_made
         self.arrivals, self.rollups = dict(memory.arrivals), dict(memory.rollups)
+        self.asked = sum(arrival.asked for arrival in self.arrivals.values())
         self.found = Found(memory)
         self.seen: dict[Batch, _Seen | None] = {}
         self.newest: set[Batch] = set()
@@ -179,7 +180,7 @@ class _Look:
         until = clock() + SECONDS
         remembered = [batch for key in {*self.arrivals, *self.rollups} if (batch := _batch(calendar, key, last)) is not None]
         for key in {*self.arrivals, *self.rollups} - {batch.key for batch in remembered}:
-            self.arrivals.pop(key, None)
+            self._forget(key)
             self.rollups.pop(key, None)
         self._see_each(self.newest)
         busy = {*remembered, *(after for batch in remembered for after in following(calendar, batch, reach) if after <= last)}
@@ -226,26 +227,35 @@ class _Look:
     def _stage(self, batch: Batch, seen: _Seen) -> None:
         known = self.arrivals.get(batch.key)
         if not seen.arrived:
-            self.arrivals.pop(batch.key, None)
+            self._forget(batch.key)
             return
         if known is None and batch not in self.newest and self._is_full():
             self.found.left_out += 1
             return
         if known is None or known.version != seen.version:
             known = Arrival(version=seen.version, since=self.now)
-            self.arrivals[batch.key] = known
+            self._remember(batch.key, known)
         if known.asked:
             return
         if self.now - known.since < self.pipeline.settings.sensor_settle:
             self.found.unsettled.append(batch.key)
         elif len(self.found.to_stage) < MOST_REQUESTS and not self.is_being_made(batch):
             key = f"stage {batch} {seen.version} {known.since}"
-            self.arrivals[batch.key] = known.model_copy(update={"asked": True})
+            self._remember(batch.key, known.model_copy(update={"asked": True}))
             self.found.to_stage.append(StageRequest(batch, seen.version, seen.files, seen.bytes, key))
 
     def _is_full(self) -> bool:
-        asked = sum(arrival.asked for arrival in self.arrivals.values())
-        return len(self.arrivals) - asked >= MOST_REMEMBERED or asked >= MOST_ASKED
+        """Whether no other one is remembered. By a count that is kept: a look may ask this of each partition of years."""
+        return len(self.arrivals) - self.asked >= MOST_REMEMBERED or self.asked >= MOST_ASKED
+
+    def _remember(self, key: str, arrival: Arrival) -> None:
+        self._forget(key)
+        self.arrivals[key] = arrival
+        self.asked += arrival.asked
+
+    def _forget(self, key: str) -> None:
+        if (known := self.arrivals.pop(key, None)) is not None:
+            self.asked -= known.asked
 
     def _roll_up(self, batch: Batch) -> None:
         inputs = self._inputs(batch)

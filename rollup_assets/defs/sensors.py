@@ -85,7 +85,10 @@ def raw_files_sensor(settings: Settings, job: Any) -> dg.SensorDefinition:
         ]
         waiting = f"; raw files of {', '.join(found.unsettled)} may still change" if found.unsettled else ""
         if found.left_out:
-            context.log.warning(f"{found.left_out:,} partitions with new raw files have to wait until fewer are asked for, or have failed")
+            context.log.warning(
+                f"{found.left_out:,} partitions with new raw files have to wait, since too many others do, or failed; once the cause is "
+                "mended, `rollups backfill` of those, or *Reset cursor*, makes room"
+            )
         return dg.SensorResult(
             run_requests=requests,
             asset_events=events,
