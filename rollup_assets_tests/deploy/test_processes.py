@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -89,50 +90,44 @@ demo_production.main()
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_the_demonstration_ends_in_order_also_when_told_twice_or_started_deaf(tmp_path: Path, number: signal.Signals) -> None:
-    """A shell's background process is told to ignore SIGINT."""
+@contextlib.contextmanager
+def demonstrating(log: Path, *, deaf_to: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The demonstration as it is looked around in, started by a shell that has had a signal ignored."""
     import deploy
 
-    log = tmp_path / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            ["sh", "-c", 'trap "" INT; exec "$@"', "sh", sys.executable, "-c", ENDED_BY_A_SIGNAL],
+            ["sh", "-c", f'trap "" {deaf_to}; exec "$@"', "sh", sys.executable, "-c", ENDED_BY_A_SIGNAL],
             cwd=Path(str(deploy.__file__)).parent.parent,
             stdout=output,
             stderr=output,
         )
     try:
         wait_for(log, "look around\n")
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_the_demonstration_ends_in_order_also_when_told_twice_or_started_deaf(tmp_path: Path, number: signal.Signals) -> None:
+    """A shell's background process is told to ignore SIGINT."""
+    log = tmp_path / "log"
+    with demonstrating(log, deaf_to="INT") as process:
         for _ in range(3):
             process.send_signal(number)
             time.sleep(0.1)
         assert process.wait(timeout=20) == 0, log.read_text()
-    finally:
-        process.kill()
-        process.wait()
     assert log.read_text() == "look around\nall ended\n\nended, and everything that was started with it\n"
 
 
 def test_the_demonstration_outlives_a_terminal_that_it_was_told_to_outlive(tmp_path: Path) -> None:
     """As `nohup` does."""
-    import deploy
-
     log = tmp_path / "log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", sys.executable, "-c", ENDED_BY_A_SIGNAL],
-            cwd=Path(str(deploy.__file__)).parent.parent,
-            stdout=output,
-            stderr=output,
-        )
-    try:
-        wait_for(log, "look around\n")
+    with demonstrating(log, deaf_to="HUP") as process:
         process.send_signal(signal.SIGHUP)
         time.sleep(0.5)
         assert process.poll() is None
         process.terminate()
         assert process.wait(timeout=20) == 0, log.read_text()
-    finally:
-        process.kill()
-        process.wait()

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from rollup_assets.batches import Batch
@@ -32,7 +31,9 @@ from rollup_assets.steps.publish import publish
 from rollup_assets.storage.manifests import ROLLUP_TABLE, ROLLUPS
 from rollup_assets_tests.history.published import publish_value, raw_file, snapshots, stage_value, wait_side_by_side
 from rollup_assets_tests.iceberg.staging import (
+    add_compacted,
     batches_from,
+    flip_a_bit,
     live_and_deleted_paths,
     load,
     pipeline_in,
@@ -335,14 +336,9 @@ def test_a_file_that_is_damaged_is_not_rewritten(pipeline: Pipeline) -> None:
     """One that holds rows of other partitions, too, comes back as new files: a wrong number would get a checksum of its own."""
     first, second = batches_from(pipeline, 2)
     publish_value(pipeline, first, 1)
-    rows = pa.concat_tables([rollup_rows(pipeline.settings, batch, 3_600_000, 50, value=7) for batch in (first, second)])
-    path = Path(load(pipeline).location()) / "data" / "compacted.parquet"
-    pq.write_table(rows, path, write_page_checksum=True, compression="none", use_dictionary=False)
-    load(pipeline).add_files([str(path)])
+    path = add_compacted(pipeline, (first, second), 7)
     publish_value(pipeline, second, 99)
-    content = bytearray(path.read_bytes())
-    content[content.index((7).to_bytes(8, "little") * 50) + 8] ^= 1
-    path.write_bytes(content)
+    flip_a_bit(path, 7)
     before = (snapshots(pipeline), files_on_disk(pipeline))
     message = r"compacted\.parquet of metrics\.rollups is damaged .*checksum.*the table was left as it was\. Choose another snapshot"
     with pytest.raises(PublishError, match=message):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -172,3 +173,19 @@ def value_by_batch(pipeline: Pipeline) -> dict[str, set[Any]]:
     for stamp, value in zip(stamps.tolist(), found["sum_rollup"].to_pylist(), strict=True):
         values.setdefault(pipeline.calendar.containing(stamp).key, set()).add(value)
     return values
+
+
+def add_compacted(pipeline: Pipeline, batches: Sequence[Batch], value: int) -> Path:
+    """A data file that holds 50 rows of each batch, as another engine's compaction leaves them; its pages have checksums."""
+    rows = pa.concat_tables([rollup_rows(pipeline.settings, batch, 3_600_000, 50, value=value) for batch in batches])
+    path = Path(load(pipeline).location()) / "data" / "compacted.parquet"
+    pq.write_table(rows, path, write_page_checksum=True, compression="none", use_dictionary=False)
+    load(pipeline).add_files([str(path)])
+    return path
+
+
+def flip_a_bit(path: Path, value: int) -> None:
+    """In the values of such a file."""
+    content = bytearray(path.read_bytes())
+    content[content.index(value.to_bytes(8, "little") * 50) + 8] ^= 1
+    path.write_bytes(content)

@@ -30,7 +30,9 @@ from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps.publish import publish
 from rollup_assets.storage.manifests import ROLLUP_TABLE, ROLLUPS
 from rollup_assets_tests.iceberg.staging import (
+    add_compacted,
     batches_from,
+    flip_a_bit,
     live_and_deleted_paths,
     load,
     pipeline_in,
@@ -603,13 +605,8 @@ def test_a_straddling_file_that_is_damaged_is_not_rewritten(pipeline: Pipeline) 
     """Its rows would get new checksums, and nobody would ever know."""
     first, second = batches_from(pipeline, 2)
     publish_value(pipeline, first, 5)
-    rows = pa.concat_tables([rollup_rows(pipeline.settings, batch, 3_600_000, 50, value=7) for batch in (first, second)])
-    path = Path(load(pipeline).location()) / "data" / "compacted.parquet"
-    pq.write_table(rows, path, write_page_checksum=True, compression="none", use_dictionary=False)
-    load(pipeline).add_files([str(path)])
-    content = bytearray(path.read_bytes())
-    content[content.index((7).to_bytes(8, "little") * 50) + 8] ^= 1
-    path.write_bytes(content)
+    path = add_compacted(pipeline, (first, second), 7)
+    flip_a_bit(path, 7)
     before = load(pipeline).metadata.current_snapshot_id
     stage_rollups(pipeline, second, value=1)
     with pytest.raises(PublishError, match=r"compacted\.parquet of metrics\.rollups is damaged .*checksum.*the table was left as it was"):
