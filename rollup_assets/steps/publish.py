@@ -168,12 +168,14 @@ def _recorded(
     pipeline: Pipeline, batch: Batch, rollups: Manifest, inputs: Inputs, before: Manifest | None, replacement: Replacement
 ) -> Published:
     """Write down what was published: the record, unless there is one, then the receipt, which takes the place of the one ``before``."""
-    from rollup_assets.history.records import attempt_before, read_record, record_of_publish, write_record
+    from rollup_assets.history.records import read_record, record_of_publish, write_record
+    from rollup_assets.iceberg.publish import ATTEMPT_PROPERTY
+    from rollup_assets.iceberg.snapshots import newest_change, said
 
     attempt = replacement.attempt
-    if not replacement.changed:
+    if not replacement.changed and (newest := newest_change(replacement.table, batch)) is not None:
         # What was found in place is known by the commit that it came from; the current snapshot's may be about another batch.
-        attempt = attempt_before(replacement.table, batch, "") or attempt
+        attempt = said(newest, ATTEMPT_PROPERTY) or attempt
     record = record_of_publish(rollups, inputs, batch, replacement.table, attempt)
     # A commit that was found in place was made from the files of then, which its own record says.
     if record is not None and (replacement.changed or read_record(pipeline.stage, batch, attempt) is None):
