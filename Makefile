@@ -2,8 +2,8 @@
 #
 #   make demo                              raw files to a published, verified table, on local files; no Java, no server
 #   make demo DATA=examples/host-metrics   the same on a real recording
-#   make dev                               the Dagster UI on the demo's data
-#   make demo-production                   the same on PostgreSQL, S3 and Spark, with Dagster as a deployment runs it; needs Java 17
+#   make dev                               the Dagster UI on the demo's data; DATA as above
+#   make demo-production                   the same on PostgreSQL, S3 and Spark, with Dagster as a deployment runs it; needs Java 17 or 21
 #   make test                              all tests
 #   make test-faults                       the fault suite, thorough; SEED=7 repeats a run
 #   make screenshots                       the pictures in docs/images anew, from the Dagster UI in Chromium

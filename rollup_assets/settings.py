@@ -222,7 +222,9 @@ class Settings(BaseSettings):
     parquet_encoding: Literal["fast", "compatible"] = Field(
         default="fast", description="encodings of the table's data files: fast, or compatible with older Parquet readers"
     )
-    keep_snapshots: int = Field(default=100, ge=1, description="Iceberg snapshots kept; older ones expire as part of publishing")
+    keep_snapshots: int = Field(
+        default=100, ge=1, description="most Iceberg snapshots kept; publishing expires the oldest, a tenth more than it must"
+    )
     threads: int = Field(default_factory=machine_cores, ge=1, le=1024, description="threads of the local engine")
     memory: int = Field(default_factory=_half_of_memory, description="bytes that the local engine may use for its data")
     engine: Literal["local", "spark"] = Field(default="local", description="what runs a step's tasks")

@@ -66,7 +66,7 @@ def catalog_init(
     For example:
 
     - `ROLLUP_CATALOG=postgresql+psycopg://rollups@db:5432/catalog?sslmode=verify-full rollups catalog init`
-    - `rollups catalog init --admin catalog_owner --schema iceberg`
+    - `rollups catalog init --admin postgres --schema iceberg`
     - `rollups catalog init --print-sql | psql --host db --username postgres catalog`
     """
     from rollup_assets.iceberg.catalog import is_postgres
@@ -89,7 +89,7 @@ def catalog_init(
 def spark_conf(as_json: AsJson = False) -> None:
     """Print the configuration with which Spark SQL 4.1 reads and writes the table, for sessions of your own; no secret is in it.
 
-    The table is then `<catalog name>.<table>`, such as `rollups.metrics.rollups`. Its first lines say where passwords and keys go.
+    The table is then `<catalog name>.<table>`, such as `rollups.metrics.rollups`. The first lines printed say where passwords and keys go.
 
     For example:
 

@@ -60,7 +60,7 @@ def rollback(
     """Undo a bad publish, as a new snapshot: a partition gets the rows it had before its last publish, the table those of a snapshot.
 
     What was undone is not published again until its inputs change: `rollups backfill` says so, and publishes it with `--force`. Running
-    it again changes nothing more.
+    this rollback again changes nothing more.
 
     For example:
 
@@ -97,7 +97,7 @@ def migrate(
     """Make the table anew with other shards, resolutions or batches: those of the settings as they are now.
 
     Stages and rolls up every batch that has raw data, then changes the whole table and its settings in one snapshot: nobody reads a mix of
-    both. Interrupted, it goes on when it is run again. Let nobody publish meanwhile: what is published is noticed, and ends it.
+    both. Interrupted, it goes on when it is run again. Stop publishing meanwhile: a publish during the migration is detected and aborts it.
 
     For example:
 

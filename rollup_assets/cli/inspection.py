@@ -73,9 +73,9 @@ def sql(
 
     The columns: `rollups sql "describe rollups"`. `logical_timestamp` is the end of a window, which covers (label - resolution, label];
     the window that ends with a batch appears with the next one. Times are UTC. A statement sees the table and nothing else: it reads and
-    writes no files, reaches no network and loads no extensions. It may take `ROLLUP_MEMORY`, and spills nothing to disk. An answer of any
-    length is printed while it is made; what is read ahead of it comes on top, a GB or two. If a statement fails halfway, what was printed
-    is not the answer: the exit status says so.
+    writes no files, reaches no network and loads no extensions. It may take `ROLLUP_MEMORY`, and spills nothing to disk. With
+    `--csv` and `--json` an answer of any length is printed while it is made, otherwise its first 200 rows are printed; what is read ahead
+    comes on top of the memory, a GB or two. If a statement fails halfway, what was printed is not the answer: the exit status says so.
 
     For example:
 
@@ -139,7 +139,7 @@ def plan(first: First, last: Last, as_json: AsJson = False) -> None:
 
     Which partitions would be staged, rolled up and published, because of which raw files, digests, settings or lost files, and how many
     rows that is. "if it changes" depends on what a run makes: partitions that read what would be staged again are only rolled up again
-    if its content turns out to be another one. Nothing is changed.
+    if that content turns out to have changed. Nothing is changed.
 
     For example:
 

@@ -56,7 +56,7 @@ class Catalog(dg.ConfigurableResource[Any]):
     )
     catalog_name: str = Field(description="Name of the catalog, the same for every engine.")
     table: str = Field(description="namespace.table")
-    keep_snapshots: int = Field(description="Iceberg snapshots kept; older ones expire as part of publishing.")
+    keep_snapshots: int = Field(description="Most Iceberg snapshots kept; publishing expires the oldest, a tenth more than it must.")
 
 
 class Engine(dg.ConfigurableResource[Any]):
