@@ -87,5 +87,5 @@ def for_each(pipeline: Pipeline, function: Callable[[Item], Result], items: Sequ
     """
     if pipeline.stage.root.is_local and pipeline.landing_zone.root.is_local:
         return [function(item) for item in items]
-    with thread_pool(_SIDE_BY_SIDE, "batches") as threads:
+    with thread_pool(max(1, min(_SIDE_BY_SIDE, len(items))), "batches") as threads:
         return list(threads.map(function, items))

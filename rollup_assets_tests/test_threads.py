@@ -5,12 +5,16 @@ from __future__ import annotations
 import resource
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from rollup_assets.errors import ShortOfMemoryError
+from rollup_assets.scope import for_each
+from rollup_assets.storage.filesystems import Place
 from rollup_assets.threads import EACH, thread_pool
+from rollup_assets_tests.iceberg.staging import pipeline_in
 
 
 @pytest.fixture
@@ -32,6 +36,21 @@ def test_all_have_started_before_one_works(count: int) -> None:
     with thread_pool(count, "tested") as pool:
         running = list(pool.map(lambda _: sum(thread.name.startswith("tested_") for thread in threading.enumerate()), range(20)))
     assert running == [count] * 20
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 20])
+def test_a_few_batches_on_a_store_elsewhere_start_as_many_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    pipeline = pipeline_in(tmp_path)
+    started: list[int] = []
+
+    def counted(count: int, name: str) -> ThreadPoolExecutor:
+        started.append(count)
+        return thread_pool(count, name)
+
+    monkeypatch.setattr("rollup_assets.scope.thread_pool", counted)
+    monkeypatch.setattr(Place, "is_local", False)
+    assert for_each(pipeline, str, range(count)) == [str(number) for number in range(count)]
+    assert started == [max(1, min(16, count))]
 
 
 @pytest.mark.usefixtures("address_space")
