@@ -42,9 +42,9 @@ FORMAT_VERSION: Final = 1
 
 
 class PublishRecord(BaseModel):
-    """One commit, as far as a batch is concerned."""
+    """One commit, as far as a batch is concerned. What a later version says besides is not looked at."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     partition: str
     attempt: str = Field(description="as in the snapshot's summary")
