@@ -18,7 +18,7 @@ from rollup_assets.history.rejections import REJECTED, is_begun, refusal, reject
 from rollup_assets.iceberg.table import data_location
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps.changes import files_of_another_table
-from rollup_assets.steps.parameters import changed_parameters, rollup_parameters
+from rollup_assets.steps.parameters import changed_settings, rollup_parameters
 from rollup_assets.steps.results import CODE_VERSION, Published
 from rollup_assets.storage.filesystems import in_parallel
 from rollup_assets.storage.manifests import ROLLUP_TABLE, ROLLUPS, InputFile, Manifest
@@ -221,9 +221,9 @@ def current_rollups(pipeline: Pipeline, batch: Batch) -> tuple[Manifest, Inputs]
 
 
 def _check_parameters(pipeline: Pipeline, batch: Batch, rollups: Manifest) -> None:
-    for name, now, then in changed_parameters(rollup_parameters(pipeline.settings), rollups.parameters):
+    if changed := changed_settings(rollup_parameters(pipeline.settings), rollups.parameters):
         raise StaleInputError(
-            f"the rollups of batch {batch.key} were made with {name} = {then}, the settings say {now}; they were not published. "
+            f"the rollups of batch {batch.key} were made with other settings: {', '.join(changed)}; they were not published. "
             f"Run `rollups backfill {batch.key} {batch.key}`"
         )
 

@@ -422,21 +422,22 @@ def test_rollups_of_inputs_that_appeared_or_vanished_are_refused(pipeline: Pipel
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("name", "value", "says"),
     [
-        ("shards", 5),
-        ("resolutions", [60_000]),
-        ("lookback", 1),
-        ("batch", 7_200_000),
-        ("value_type", "double"),
-        ("parquet_encoding", "compatible"),
+        ("shards", 5, "ROLLUP_SHARDS (now 4, then 5)"),
+        ("resolutions", [60_000], "ROLLUP_RESOLUTIONS (now 1m,5m,1h, then 1m)"),
+        ("lookback", 1_800_000, "ROLLUP_LOOKBACK (now 1h, then 30m)"),
+        ("batch", 7_200_000, "ROLLUP_BATCH (now 1h, then 2h)"),
+        ("value_type", "double", "ROLLUP_VALUE_TYPE (now long, then double)"),
+        ("parquet_encoding", "compatible", "ROLLUP_PARQUET_ENCODING (now fast, then compatible)"),
     ],
 )
-def test_rollups_made_with_other_settings_are_refused(pipeline: Pipeline, name: str, value: Any) -> None:
+def test_rollups_made_with_other_settings_are_refused(pipeline: Pipeline, name: str, value: Any, says: str) -> None:
+    """In the words of the settings."""
     (batch,) = batches_from(pipeline, 1)
     rollups = stage_rollups(pipeline, batch)
     edit(pipeline, batch, parameters={**rollups.parameters, name: value})
-    with pytest.raises(StaleInputError, match=f"were made with {name} = "):
+    with pytest.raises(StaleInputError, match=rf"made with other settings: {re.escape(says)}; they were not published. Run"):
         publish(pipeline, batch)
 
 
