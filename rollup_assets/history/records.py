@@ -114,7 +114,7 @@ def record_of_commit(
 
 
 def attempt_before(table: Table, batch: Batch, attempt: str) -> str | None:
-    """The attempt that the rows came from which this one replaced, as far as it is kept."""
+    """The attempt whose rows this one replaced; None if there was none, or its snapshot has expired."""
     before = newest_change(table, batch, other_than=attempt)
     return None if before is None else said(before, ATTEMPT_PROPERTY)
 

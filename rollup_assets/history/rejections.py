@@ -36,7 +36,8 @@ def is_known(digest: str) -> bool:
 def is_begun(receipt: Manifest | None) -> bool:
     """Whether a rollback has not ended.
 
-    Receipts of earlier versions have no mark: there it has not if the receipt is still that of the content which is to be undone.
+    Receipts of earlier versions have no such mark. For those, the rollback is unfinished while the receipt still names the rejected
+    content.
     """
     return receipt is not None and (BEGUN in receipt.counters or receipt.digest in rejected_digests(receipt))
 

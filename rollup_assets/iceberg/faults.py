@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from sqlalchemy.exc import DBAPIError
 
 _PASSWORD = "set ROLLUP_CATALOG_PASSWORD, or ROLLUP_CATALOG_PASSWORD_FILE, to the password of the user in ROLLUP_CATALOG"
-_TRUST = "set sslrootcert in ROLLUP_CATALOG to the certificate of the authority that signed the server's, and its host to a name in that"
+_TRUST = (
+    "set sslrootcert in ROLLUP_CATALOG to the certificate of the authority that signed the server's, "
+    "and use a host name that the certificate contains"
+)
 _GRANT = "run `rollups catalog init`, which grants the user of ROLLUP_CATALOG what it needs"
 _REACH = "start the server, or correct host and port in ROLLUP_CATALOG"
 # The same for the admin of `rollups catalog init`.
@@ -44,7 +47,7 @@ _REFUSALS = (
     ),
     (
         r"invalid connection option|invalid (sslmode|integer) value",
-        "has an option that is none",
+        "has an invalid connection option",
         "correct what follows the ? in ROLLUP_CATALOG",
     ),
     (r"permission denied for database", "does not let the user in", _GRANT),
@@ -103,7 +106,7 @@ def _explain(error: Exception, settings: Settings) -> str | None:
         if isinstance(error, requests.exceptions.SSLError):
             return (
                 f" is not trusted ({_reason(error)}); set ssl.cabundle in ROLLUP_CATALOG_PROPERTIES to the certificate of the authority "
-                "that signed the server's (REQUESTS_CA_BUNDLE goes before it), and the host in ROLLUP_CATALOG to a name in that"
+                "that signed the server's (REQUESTS_CA_BUNDLE goes before it), and use a host name that the certificate contains"
             )
         return f" cannot be reached ({_reason(error)}); {_REACH}"
     if (iceberg := sys.modules.get("pyiceberg.exceptions")) is not None and isinstance(error, iceberg.RESTError):

@@ -71,8 +71,8 @@ class Goal(Protocol):
 class Copies:
     """Copies that the plans of one commit make: a plan after one that came to nothing has them again.
 
-    Only as long as the table's history goes back to where the first of these plans was made, and has no branch that is younger: a commit
-    that is not in it has not landed then. Otherwise it may have, and files of its own go when its snapshot does.
+    They may be reused only while the current history still contains the snapshot of the first plan, and no newer branch exists: then a
+    commit that is not in the history did not land. Otherwise it may have landed, and its files are deleted when its snapshot expires.
     """
 
     may_have_landed: bool = False

@@ -72,8 +72,8 @@ def keeps_receipt(*, receipt_holds: bool, changed: bool) -> bool:
 def publishes_again(*, changed: bool, is_newest: Callable[[], bool]) -> bool:
     """Whether newer files than those just published are staged, which only a publish that did something asks.
 
-    Where no lock keeps publishers apart, another one may have acknowledged the newer ones before our commit: if they are none, and so
-    were the table's, it made no snapshot that our commit could have met.
+    Where no lock keeps publishers apart, another one may have acknowledged the newer ones before our commit. If both the newer staged
+    rollups and the table's range were empty, it made no snapshot for our commit to conflict with.
     """
     return changed and not is_newest()
 

@@ -170,8 +170,8 @@ class _StagedRange:
     def snapshot_in_place(self, table: Table) -> int | None:
         """The last snapshot of ours about the batch, if it published this content; else the current one, which has it all the same.
 
-        An older one that did says nothing of rows that were replaced since, and brought back by a rollback: whoever sets that aside takes
-        them away, and leaves the older one where it is.
+        An older publish of this content does not count: the rows were replaced since and came back by a rollback. Undoing the rollback
+        removes them again, though the older snapshot stays.
         """
         from rollup_assets.iceberg.snapshots import newest_change, said
 

@@ -107,7 +107,7 @@ def _parse_time(text: str) -> dt.datetime:
     try:
         moment = dt.datetime.fromisoformat(text)
     except ValueError:
-        raise UnknownSnapshotError(f"{text!r} is no snapshot and no time; {wanted}") from None
+        raise UnknownSnapshotError(f"{text!r} is neither a snapshot id nor a time; {wanted}") from None
     return moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment.astimezone(dt.UTC)
 
 

@@ -237,7 +237,9 @@ def _check_table(pipeline: Pipeline, batch: Batch, rollups: Manifest) -> None:
 
 
 def check_stage(pipeline: Pipeline, batch: Batch, rollups: Manifest) -> None:
-    """The files are there, and theirs is still the manifest: the lock keeps publishers away, not those who stage. A newer one wins.
+    """Check that the files are there and that their manifest is still the current one.
+
+    The lock keeps publishers away, not those who stage. A newer manifest wins.
 
     Raises:
         StageCorruptError: a file is missing or has another size.

@@ -305,7 +305,7 @@ FAULTS: dict[str, tuple[dict[str, str], str]] = {
     "no such database": ({"database": "nothing"}, r"does not have that database .*; correct its name in ROLLUP_CATALOG, or create it"),
     "not initialized": ({"database": "postgres"}, r": schema not initialized, .*; run `rollups catalog init`"),
     "no TLS": ({"query": "?sslmode=verify-full"}, r"and sslmode in ROLLUP_CATALOG do not agree about TLS .*; switch it on in the server"),
-    "no such option": ({"query": "?nosuch=1"}, r"has an option that is none .*; correct what follows the \? in ROLLUP_CATALOG"),
+    "no such option": ({"query": "?nosuch=1"}, r"has an invalid connection option .*; correct what follows the \? in ROLLUP_CATALOG"),
 }
 
 

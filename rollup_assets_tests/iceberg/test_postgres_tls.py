@@ -79,7 +79,8 @@ def test_another_host_name_is_refused(secured: Secured) -> None:
     settings = load_settings(**{**settings.model_dump(), "catalog": settings.catalog + "&hostaddr=127.0.0.1"})
     with (
         pytest.raises(
-            CatalogError, match=r"is not trusted \(.*does not match host name .*\); set sslrootcert .* and its host to a name in"
+            CatalogError,
+            match=r"is not trusted \(.*does not match host name .*\); set sslrootcert .* and use a host name that the certificate contains",
         ),
         open_catalog(settings),
     ):
