@@ -216,9 +216,7 @@ def _bounds(task: FileScanTask, column: str) -> tuple[int | None, int | None]:
     )
 
 
-def range_counts(
-    table: Table, batch: Batch | None, *, snapshot_id: int | None = None, files: Iterable[LiveFile] | None = None
-) -> RangeCounts:
+def range_counts(table: Table, batch: Batch | None, *, snapshot_id: int | None = None) -> RangeCounts:
     """Rows and files per resolution whose labels are in the batch, or anywhere.
 
     Metadata answers for files wholly inside without deletes; of the others two columns are read.
@@ -228,7 +226,7 @@ def range_counts(
     predicate = AlwaysTrue() if batch is None else range_predicate(batch)
     rows: Counter[int] = Counter()
     holders: Counter[int] = Counter()
-    for file in live_files(table, batch, snapshot_id=snapshot_id) if files is None else files:
+    for file in live_files(table, batch, snapshot_id=snapshot_id):
         found = (
             {file.resolution: file.rows}
             if file.resolution is not None and (batch is None or file.within(batch)) and not file.has_deletes

@@ -152,7 +152,7 @@ def _rest(settings: Settings) -> dict[str, str]:
 
 
 def _is_on_s3(settings: Settings) -> bool:
-    return settings.warehouse.startswith(("s3://", "s3a://", "s3n://"))
+    return settings.warehouse.startswith("s3://")
 
 
 def _storage(settings: Settings) -> dict[str, str]:

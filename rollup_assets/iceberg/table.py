@@ -8,11 +8,11 @@ from __future__ import annotations
 import contextlib
 import logging
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from rollup_assets.errors import TableMismatchError
 from rollup_assets.iceberg.catalog import is_postgres, load_catalog, open_catalog, sqlite_database
 from rollup_assets.iceberg.reading import live_files
+from rollup_assets.iceberg.references import path_of
 from rollup_assets.iceberg.schema import FORMAT_VERSION, ValueType, iceberg_schema, partition_spec, table_properties
 from rollup_assets.settings import Settings, format_duration
 from rollup_assets.storage.filesystems import Place
@@ -272,7 +272,7 @@ def _layout_problem(table: Table, settings: Settings) -> str | None:
             f"is partitioned by {table.spec().fields}, not by identity(resolution), day(logical_timestamp); restore that partition spec, "
             "or set ROLLUP_TABLE to a new name and backfill it"
         )
-    if Place.parse(_as_location(table.location())).path != Place.parse(table_location(settings)).path:
+    if path_of(table.location()) != path_of(table_location(settings)):
         return (
             f"lies in {table.location()}, the settings say {table_location(settings)}; set ROLLUP_WAREHOUSE to where it lies, "
             "or ROLLUP_TABLE to a new name"
@@ -290,8 +290,3 @@ def _commit_problem(table: Table) -> str | None:
     if not retries.isdecimal() or int(retries) == 0:
         return f"has commit.retry.num-retries={retries}, so that a concurrent commit would fail a publish; set it to 10"
     return None
-
-
-def _as_location(location: str) -> str:
-    # Hadoop writes local files as file:/path.
-    return urlsplit(location).path if location.startswith("file:") else location
