@@ -144,7 +144,7 @@ def migrate(
             _require_raw_files(pipeline, batch, raw)
         on_partition(batch.key)
     with table_lock(settings) as lock, open_catalog(settings, writing=True) as catalog:
-        return _carry_out(pipeline, catalog, lock, batches, found, 0 if judged is None else judged.sequence_number or 0)
+        return _carry_out(pipeline, catalog, lock, batches, found, None if judged is None else judged.snapshot_id)
 
 
 def _existing_table(pipeline: Pipeline, catalog: Catalog) -> Table:
@@ -379,7 +379,7 @@ def _require_raw_files(pipeline: Pipeline, batch: Batch, raw: Mapping[Batch, set
 
 
 def _carry_out(
-    pipeline: Pipeline, catalog: Catalog, lock: TableLock, batches: Sequence[Batch], found: Migration, judged_at: int
+    pipeline: Pipeline, catalog: Catalog, lock: TableLock, batches: Sequence[Batch], found: Migration, judged: int | None
 ) -> Migration:
     from rollup_assets.iceberg.migration import MigratedTable, settings_of_table
     from rollup_assets.iceberg.publish import CODE_VERSION_PROPERTY, bring_about
@@ -405,7 +405,7 @@ def _carry_out(
     # Batches that those of another length lie between keep what is staged, and a migration back would publish the same files again.
     receipts = zip(made, for_each(pipeline, lambda batch: pipeline.stage.read(ROLLUP_TABLE, batch), list(made)), strict=True)
     known = {batch for batch, receipt in receipts if were_in_table(receipt, made[batch], table)}
-    goal = MigratedTable(settings, staged, settings_of_table(table, settings), judged_at, COMMAND, known)
+    goal = MigratedTable(settings, staged, settings_of_table(table, settings), judged, COMMAND, known)
 
     def check(batch: Batch) -> None:
         with _as_it_was_made(batch):

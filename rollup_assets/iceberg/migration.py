@@ -15,7 +15,7 @@ from rollup_assets.errors import MigrationError, TableMismatchError
 from rollup_assets.iceberg.plans import Copies, Plan
 from rollup_assets.iceberg.publish import ATTEMPT_PROPERTY, staged_data_files
 from rollup_assets.iceberg.reading import RangeCounts, live_files, range_counts
-from rollup_assets.iceberg.snapshots import ancestors, said
+from rollup_assets.iceberg.snapshots import ancestors, is_first, said
 from rollup_assets.iceberg.staged_files import bring, rewritten_files
 from rollup_assets.iceberg.table import (
     BATCH_PROPERTY,
@@ -32,6 +32,7 @@ from rollup_assets.storage.manifests import StagedFile
 if TYPE_CHECKING:
     from pyiceberg.expressions import BooleanExpression
     from pyiceberg.table import Table
+    from pyiceberg.table.snapshots import Snapshot
 
     from rollup_assets.settings import Settings
 
@@ -81,8 +82,8 @@ class MigratedTable:
     staged: Mapping[Batch, Sequence[StagedFile]]
     before: Mapping[str, str]
     """The table's own settings as the migration began, by property."""
-    judged_at: int
-    """Sequence number of the snapshot by which it was judged which rows can be made anew; 0: there was none."""
+    judged: int | None
+    """The snapshot by which it was judged which rows can be made anew; None: the table had none."""
     command: str
     were_in_table: Collection[Batch] = ()
     """Those whose staged files the table's snapshots may call deleted."""
@@ -125,7 +126,7 @@ class MigratedTable:
         """Every other file goes, every staged one comes; as a copy if it may have been in the table before.
 
         Raises:
-            MigrationError: somebody has published or rolled back since it was judged which rows can be made anew.
+            MigrationError: somebody has published or rolled back since it was judged which rows can be made anew, or may have.
         """
         self._require_nothing_published(table)
         new = {name: value for name, value in own_properties(self.settings).items() if table.properties.get(name) != value}
@@ -146,14 +147,29 @@ class MigratedTable:
         return plan
 
     def _require_nothing_published(self, table: Table) -> None:
-        """Staging takes hours. Rows of a batch that had not ended when it began, or what a rollback has undone since, nobody has judged."""
+        """Staging takes hours. Rows of a batch that had not ended when it began, or what a rollback has undone since, nobody has judged.
+
+        Snapshots that have expired tell nothing, and a table that was dropped and made anew has others: the history has to go back to
+        where the migration began.
+        """
+        mend = (
+            f"the migration would undo that; nothing was changed. Stop whoever runs with the old settings, and run `{self.command}` again"
+        )
+        snapshot: Snapshot | None = None
         for snapshot in ancestors(table, table.current_snapshot()):
-            if (snapshot.sequence_number or 0) > self.judged_at and said(snapshot, ATTEMPT_PROPERTY) is not None:
+            if snapshot.snapshot_id == self.judged:
+                return
+            if said(snapshot, ATTEMPT_PROPERTY) is not None:
                 raise MigrationError(
                     f"{self.settings.table} was published to, or rolled back, during the migration (snapshot {snapshot.snapshot_id}), and "
-                    "the migration would undo that; nothing was changed. Stop whoever runs with the old settings, and run "
-                    f"`{self.command}` again"
+                    f"{mend}"
                 )
+        if self.judged is not None or (snapshot is not None and not is_first(snapshot)):
+            began = "an empty table" if self.judged is None else f"snapshot {self.judged}"
+            raise MigrationError(
+                f"the history of {self.settings.table} no longer goes back to {began}, as the migration found it: snapshots have expired, "
+                f"or the table was set back, or dropped and made anew. If somebody has published meanwhile, which cannot be told, {mend}"
+            )
 
     def snapshot_in_place(self, table: Table) -> int | None:
         """The current one."""

@@ -17,6 +17,7 @@ from rollup_assets.history.diff import diff
 from rollup_assets.history.migrate import Migration, _note, migrate
 from rollup_assets.history.records import read_record
 from rollup_assets.history.rollback import rollback
+from rollup_assets.iceberg.catalog import load_catalog
 from rollup_assets.iceberg.locks import TableLock, table_lock
 from rollup_assets.iceberg.table import ensure_table
 from rollup_assets.pipeline import Pipeline
@@ -707,6 +708,38 @@ def test_what_is_published_or_rolled_back_meanwhile_is_not_undone(
         found = migrate(new, now=now(new))
         assert (found.rolled_back, found.begun) == ((batches[0].key,), () if what == "rollback" else (batches[0].key,))
         return
+    assert migrate(new, dry_run=False, now=fourth.end_time).partitions[-1] == fourth.key
+    assert verify(new.settings).agrees
+
+
+@pytest.mark.parametrize("is_dropped", [False, True])
+def test_what_is_published_meanwhile_is_not_undone_although_the_history_does_not_tell(
+    old: Pipeline, tmp_path: Path, make_pipeline: MakePipeline, *, is_dropped: bool
+) -> None:
+    """Another engine has compacted the table since and keeps no other snapshot; or it was dropped, and numbers have begun anew."""
+    first, *_, fourth = batches_from(old, 4)
+    land(old, fourth)
+    stage_batch(old, fourth)
+    roll_up(old, fourth)
+    new = make_pipeline(tmp_path, **OTHER)
+    after: list[Any] = []
+
+    def interfere(key: str) -> None:
+        if key != first.key:
+            return
+        if is_dropped:
+            load_catalog(old.settings).drop_table(old.settings.table)
+        publish(old, fourth)
+        if not is_dropped:
+            compact(old)
+            load(old).maintenance.expire_snapshots().by_ids(snapshots(old)[:-1]).commit()
+        after.append((snapshots(old), content(old), own(old)))
+
+    began = snapshots(old)[-1]
+    reason = "published to, or rolled back, during" if is_dropped else f"no longer goes back to snapshot {began}, as"
+    with pytest.raises(MigrationError, match=rf"{reason}.*; nothing was changed.*{AGAIN}"):
+        migrated(new, on_partition=interfere)
+    assert [(snapshots(old), content(old), own(old))] == after
     assert migrate(new, dry_run=False, now=fourth.end_time).partitions[-1] == fourth.key
     assert verify(new.settings).agrees
 

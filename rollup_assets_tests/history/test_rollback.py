@@ -475,8 +475,8 @@ def migrated(pipeline: Pipeline, batch: Batch) -> int | None:
     with open_catalog(pipeline.settings, writing=True) as catalog:
         table = catalog.load_table(pipeline.settings.table)
         before = settings_of_table(table, pipeline.settings)
-        judged_at = table.metadata.last_sequence_number
-        goal = MigratedTable(pipeline.settings, {batch: staged.files}, before, judged_at, "rollups migrate --yes")
+        judged = table.metadata.current_snapshot_id
+        goal = MigratedTable(pipeline.settings, {batch: staged.files}, before, judged, "rollups migrate --yes")
         return bring_about(catalog, pipeline.settings, goal, {MIGRATED_PROPERTY: "ROLLUP_RESOLUTIONS=10m,1h"}, table=table).snapshot_id
 
 
