@@ -169,13 +169,8 @@ def _recorded(
 ) -> Published:
     """Write down what was published: the record, unless there is one, then the receipt, which takes the place of the one ``before``."""
     from rollup_assets.history.records import read_record, record_of_publish, write_record
-    from rollup_assets.iceberg.publish import ATTEMPT_PROPERTY
-    from rollup_assets.iceberg.snapshots import newest_change, said
 
-    attempt = replacement.attempt
-    if not replacement.changed and (newest := newest_change(replacement.table, batch)) is not None:
-        # What was found in place is known by the commit that it came from; the current snapshot's may be about another batch.
-        attempt = said(newest, ATTEMPT_PROPERTY) or attempt
+    attempt = replacement.attempt if replacement.changed else _attempt_in_place(pipeline, batch, replacement)
     record = record_of_publish(rollups, inputs, batch, replacement.table, attempt)
     # A commit that was found in place was made from the files of then, which its own record says.
     if record is not None and (replacement.changed or read_record(pipeline.stage, batch, attempt) is None):
@@ -193,6 +188,22 @@ def _recorded(
     )
     pipeline.stage.write(receipt, batch)
     return Published(receipt, replacement.snapshot_id, unchanged=False)
+
+
+def _attempt_in_place(pipeline: Pipeline, batch: Batch, replacement: Replacement) -> str:
+    """The commit that the batch's rows came from, also where it has expired: its record is what is known of them.
+
+    The current snapshot may be about another batch, and a rollback of the table may have left this one as it was.
+    """
+    from rollup_assets.history.records import origin_of
+    from rollup_assets.iceberg.publish import ATTEMPT_PROPERTY
+    from rollup_assets.iceberg.snapshots import said
+
+    table = replacement.table
+    origin = origin_of(pipeline.stage, table, table.current_snapshot(), batch)
+    if origin.record is not None:
+        return origin.record.attempt
+    return (None if origin.snapshot is None else said(origin.snapshot, ATTEMPT_PROPERTY)) or replacement.attempt
 
 
 def current_rollups(pipeline: Pipeline, batch: Batch) -> tuple[Manifest, Inputs]:

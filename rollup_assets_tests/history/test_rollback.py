@@ -215,6 +215,33 @@ def test_content_found_in_place_is_known_by_the_commit_that_it_came_from(pipelin
     assert record.rolled_back_to == good.snapshot_id
 
 
+def test_content_found_in_place_that_a_rollback_of_the_table_left_alone_is_known_by_its_publish(pipeline: Pipeline) -> None:
+    """The rollback is about every batch, and has no record of those that it did not change."""
+    first, second = batches_from(pipeline, 2)
+    published = publish_value(pipeline, first, 1, raw_file("a"))
+    publish_value(pipeline, second, 99, raw_file("b"))
+    rollback(pipeline, str(published.snapshot_id))
+    made = snapshots(pipeline)
+    (pipeline.stage.folder(ROLLUP_TABLE, first) / "manifest.json").delete_file()
+    receipt = publish(pipeline, first).receipt
+    assert snapshots(pipeline) == made
+    assert receipt.attempt == receipt.counters["attempt"] == published.receipt.attempt
+
+
+def test_content_found_in_place_whose_publish_has_expired_is_known_by_its_record(tmp_path: Path) -> None:
+    """Not by the only snapshot that is kept, which is about another batch."""
+    pipeline = pipeline_in(tmp_path, resolutions="1h", keep_snapshots=1)
+    first, second = batches_from(pipeline, 2)
+    published = publish_value(pipeline, first, 1, raw_file("a"))
+    publish_value(pipeline, second, 2, raw_file("b"))
+    made = snapshots(pipeline)
+    assert published.snapshot_id not in made
+    (pipeline.stage.folder(ROLLUP_TABLE, first) / "manifest.json").delete_file()
+    receipt = publish(pipeline, first).receipt
+    assert snapshots(pipeline) == made
+    assert receipt.attempt == receipt.counters["attempt"] == published.receipt.attempt
+
+
 def test_a_rollback_again_changes_nothing(pipeline: Pipeline) -> None:
     """Somebody whose connection broke may run it again; the undone publish does not come back."""
     first, second = batches_from(pipeline, 2)
