@@ -281,9 +281,9 @@ def _inputs_of_published(stage: Stage, batch: Batch, receipt: Manifest) -> tuple
 def _length_of(pipeline: Pipeline, table: Table) -> int:
     """The batch length of the table as it is, in ms."""
     from rollup_assets.iceberg.migration import settings_of_table
-    from rollup_assets.iceberg.table import BATCH_PROPERTY
+    from rollup_assets.iceberg.table import BATCH_LENGTH_PROPERTY
 
-    return parse_duration(settings_of_table(table, pipeline.settings)[BATCH_PROPERTY])
+    return parse_duration(settings_of_table(table, pipeline.settings)[BATCH_LENGTH_PROPERTY])
 
 
 def _not_ended(pipeline: Pipeline, table: Table, last: Batch | None) -> list[Batch]:

@@ -309,14 +309,14 @@ def _carry_out(pipeline: Pipeline, catalog: Catalog, lock: TableLock, table: Tab
 def _done_before(table: Table, choice: _Choice) -> Snapshot | None:
     """The rollback that did the same, if nobody has changed these rows since, as far as can be told."""
     from rollup_assets.iceberg.maintenance import MAINTENANCE_PROPERTY
-    from rollup_assets.iceberg.publish import BATCH_PROPERTY
+    from rollup_assets.iceberg.publish import PARTITION_PROPERTY
     from rollup_assets.iceberg.snapshots import NO_SNAPSHOT, ROLLED_BACK_PROPERTY, ROLLED_BACK_TO_PROPERTY, WHOLE_TABLE, ancestors, said
 
     scope = choice.batch.key if choice.batch else WHOLE_TABLE
     for snapshot in ancestors(table, table.current_snapshot()):
         if (said(snapshot, ROLLED_BACK_PROPERTY), said(snapshot, ROLLED_BACK_TO_PROPERTY)) == (scope, str(choice.target_id or NO_SNAPSHOT)):
             return snapshot
-        about = said(snapshot, ROLLED_BACK_PROPERTY) or said(snapshot, BATCH_PROPERTY)
+        about = said(snapshot, ROLLED_BACK_PROPERTY) or said(snapshot, PARTITION_PROPERTY)
         of_others = choice.batch is not None and about not in (None, scope, WHOLE_TABLE)
         if said(snapshot, MAINTENANCE_PROPERTY) is None and not of_others:
             return None

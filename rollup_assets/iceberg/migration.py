@@ -18,7 +18,7 @@ from rollup_assets.iceberg.reading import RangeCounts, live_files, range_counts
 from rollup_assets.iceberg.snapshots import ancestors, is_first, said
 from rollup_assets.iceberg.staged_files import bring, rewritten_files
 from rollup_assets.iceberg.table import (
-    BATCH_PROPERTY,
+    BATCH_LENGTH_PROPERTY,
     RESOLUTIONS_PROPERTY,
     SETTINGS_OF_PROPERTIES,
     SHARDS_PROPERTY,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from rollup_assets.settings import Settings
 
-MIGRATABLE = (SHARDS_PROPERTY, BATCH_PROPERTY, RESOLUTIONS_PROPERTY)
+MIGRATABLE = (SHARDS_PROPERTY, BATCH_LENGTH_PROPERTY, RESOLUTIONS_PROPERTY)
 
 
 def settings_of_table(table: Table, settings: Settings) -> dict[str, str]:

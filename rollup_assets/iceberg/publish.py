@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from rollup_assets.settings import Settings
 
 ATTEMPT_PROPERTY = "rollup.attempt"
-BATCH_PROPERTY = "rollup.batch"
+PARTITION_PROPERTY = "rollup.batch"
 DIGEST_PROPERTY = "rollup.digest"
 STAGED_PROPERTY = "rollup.staged-attempt"
 """Which files the snapshot has published: the same content may be staged in others later."""
@@ -525,7 +525,7 @@ _DOERS: dict[Action, Callable[[_Publication, State], Outcome]] = {
 def summary_properties(batch: Batch, rollups: Manifest, run_id: str, code_version: str) -> dict[str, Any]:
     """What a snapshot's summary says about the batch it publishes."""
     properties = {
-        BATCH_PROPERTY: batch.key,
+        PARTITION_PROPERTY: batch.key,
         DIGEST_PROPERTY: rollups.digest,
         STAGED_PROPERTY: rollups.attempt,
         CODE_VERSION_PROPERTY: code_version,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rollup_assets.batches import Batch, to_datetime
 from rollup_assets.errors import UnknownSnapshotError
-from rollup_assets.iceberg.publish import ATTEMPT_PROPERTY, BATCH_PROPERTY, DIGEST_PROPERTY
+from rollup_assets.iceberg.publish import ATTEMPT_PROPERTY, DIGEST_PROPERTY, PARTITION_PROPERTY
 
 if TYPE_CHECKING:
     from pyiceberg.table import Table
@@ -51,7 +51,7 @@ def is_first(snapshot: Snapshot) -> bool:
 
 def is_publish(snapshot: Snapshot, batch: Batch) -> bool:
     """Whether it published the batch."""
-    return said(snapshot, BATCH_PROPERTY) == batch.key and said(snapshot, DIGEST_PROPERTY) is not None
+    return said(snapshot, PARTITION_PROPERTY) == batch.key and said(snapshot, DIGEST_PROPERTY) is not None
 
 
 def is_rollback(snapshot: Snapshot, batch: Batch) -> bool:

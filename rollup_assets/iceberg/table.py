@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table
 
 SHARDS_PROPERTY = "rollup.shards"
-BATCH_PROPERTY = "rollup.batch"
+BATCH_LENGTH_PROPERTY = "rollup.batch"
 VALUE_TYPE_PROPERTY = "rollup.value-type"
 RESOLUTIONS_PROPERTY = "rollup.resolutions"
 
 SETTINGS_OF_PROPERTIES = {
     SHARDS_PROPERTY: "ROLLUP_SHARDS",
-    BATCH_PROPERTY: "ROLLUP_BATCH",
+    BATCH_LENGTH_PROPERTY: "ROLLUP_BATCH",
     VALUE_TYPE_PROPERTY: "ROLLUP_VALUE_TYPE",
     RESOLUTIONS_PROPERTY: "ROLLUP_RESOLUTIONS",
 }
@@ -154,7 +154,7 @@ def own_properties(settings: Settings) -> dict[str, str]:
     """The settings that a table belongs to, as it remembers them."""
     return {
         SHARDS_PROPERTY: str(settings.shards),
-        BATCH_PROPERTY: format_duration(settings.batch),
+        BATCH_LENGTH_PROPERTY: format_duration(settings.batch),
         VALUE_TYPE_PROPERTY: settings.value_type,
         RESOLUTIONS_PROPERTY: resolutions_text(settings.resolutions),
     }
