@@ -16,10 +16,9 @@ from rollup_assets.batches import Batch, to_datetime
 from rollup_assets.errors import QueryError
 from rollup_assets.history.records import Origin, origin_of
 from rollup_assets.iceberg.maintenance import MAINTENANCE_PROPERTY
-from rollup_assets.iceberg.publish import ATTEMPT_PROPERTY
 from rollup_assets.iceberg.reading import LiveFile, changed_files, files_dataset
 from rollup_assets.iceberg.schema import COLUMNS
-from rollup_assets.iceberg.snapshots import ancestors, said, snapshot_meant, time_of
+from rollup_assets.iceberg.snapshots import ATTEMPT_PROPERTY, ancestors, said, snapshot_meant, time_of
 from rollup_assets.settings import Settings, format_duration
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.leftovers import TEMPORARY

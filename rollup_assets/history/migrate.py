@@ -381,9 +381,9 @@ def _require_raw_files(pipeline: Pipeline, batch: Batch, raw: Mapping[Batch, set
 def _carry_out(
     pipeline: Pipeline, catalog: Catalog, lock: TableLock, batches: Sequence[Batch], found: Migration, judged: int | None
 ) -> Migration:
+    from rollup_assets.iceberg.commit import bring_about
     from rollup_assets.iceberg.migration import MigratedTable, settings_of_table
-    from rollup_assets.iceberg.publish import CODE_VERSION_PROPERTY, bring_about
-    from rollup_assets.iceberg.snapshots import MIGRATED_PROPERTY
+    from rollup_assets.iceberg.snapshots import CODE_VERSION_PROPERTY, MIGRATED_PROPERTY
     from rollup_assets.steps.publish import check_stage, current_rollups, were_in_table
 
     settings = pipeline.settings
@@ -471,9 +471,8 @@ def _finish(pipeline: Pipeline, table: Table) -> None:
 
     These are of other settings than the table's, or of an earlier commit. Under the table's lock, as publishes and rollbacks write others.
     """
-    from rollup_assets.iceberg.publish import ATTEMPT_PROPERTY
     from rollup_assets.iceberg.reading import live_files
-    from rollup_assets.iceberg.snapshots import MIGRATED_PROPERTY, ancestors, said
+    from rollup_assets.iceberg.snapshots import ATTEMPT_PROPERTY, MIGRATED_PROPERTY, ancestors, said
     from rollup_assets.iceberg.staged_files import StagedFiles
 
     migration = next((one for one in ancestors(table, table.current_snapshot()) if said(one, MIGRATED_PROPERTY)), None)

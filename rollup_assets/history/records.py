@@ -17,17 +17,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rollup_assets.batches import Batch
 from rollup_assets.iceberg.acknowledged import TABLE, is_of_table
-from rollup_assets.iceberg.publish import ATTEMPT_PROPERTY
 from rollup_assets.iceberg.snapshots import (
+    ATTEMPT_PROPERTY,
     NO_SNAPSHOT,
     ROLLED_BACK_TO_PROPERTY,
-    ancestors,
     is_first,
     is_migration,
     is_publish,
     is_rollback,
     newest_change,
     said,
+    snapshot_of_attempt,
     time_of,
 )
 from rollup_assets.storage.filesystems import Place, in_parallel
@@ -89,7 +89,7 @@ def record_of_publish(
     rollups: Manifest, inputs: Mapping[str, Sequence[InputFile] | None], batch: Batch, table: Table, attempt: str
 ) -> PublishRecord | None:
     """The record of the commit with this attempt; None if it is not in the table, as where a batch never had a row."""
-    snapshot = next((one for one in ancestors(table, table.current_snapshot()) if said(one, ATTEMPT_PROPERTY) == attempt), None)
+    snapshot = snapshot_of_attempt(table, attempt)
     return None if snapshot is None or not is_publish(snapshot, batch) else record_of_commit(rollups, inputs, batch, table, snapshot)
 
 

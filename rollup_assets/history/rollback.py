@@ -214,9 +214,8 @@ def _require_same_settings(pipeline: Pipeline, table: Table, choice: _Choice) ->
 def _affected(pipeline: Pipeline, table: Table, choice: _Choice, done: Snapshot | None = None) -> list[_Affected]:
     """Partitions whose rows are brought back, or were by the snapshot ``done``."""
     from rollup_assets.history.records import origin_of
-    from rollup_assets.iceberg.publish import DIGEST_PROPERTY
     from rollup_assets.iceberg.reading import range_counts
-    from rollup_assets.iceberg.snapshots import newest_publish, said
+    from rollup_assets.iceberg.snapshots import DIGEST_PROPERTY, newest_publish, said
     from rollup_assets.steps.publish import check_history
 
     def look(batch: Batch) -> tuple[Manifest | None, Manifest | None, Origin]:
@@ -240,8 +239,7 @@ def _affected(pipeline: Pipeline, table: Table, choice: _Choice, done: Snapshot 
 
 def digest_of(origin: Origin) -> str | None:
     """The digest of the rollups that the rows are of, as far as it is known."""
-    from rollup_assets.iceberg.publish import DIGEST_PROPERTY
-    from rollup_assets.iceberg.snapshots import said
+    from rollup_assets.iceberg.snapshots import DIGEST_PROPERTY, said
 
     if origin.record is not None:
         return origin.record.digest
@@ -279,10 +277,16 @@ def _target_counts(table: Table, choice: _Choice, batch: Batch) -> Mapping[int, 
 
 
 def _carry_out(pipeline: Pipeline, catalog: Catalog, lock: TableLock, table: Table, choice: _Choice) -> RolledBack:
-    from rollup_assets.iceberg.publish import CODE_VERSION_PROPERTY, bring_about
+    from rollup_assets.iceberg.commit import bring_about
     from rollup_assets.iceberg.reading import range_counts
     from rollup_assets.iceberg.rollback import EarlierRows, seen_now
-    from rollup_assets.iceberg.snapshots import NO_SNAPSHOT, ROLLED_BACK_PROPERTY, ROLLED_BACK_TO_PROPERTY, WHOLE_TABLE
+    from rollup_assets.iceberg.snapshots import (
+        CODE_VERSION_PROPERTY,
+        NO_SNAPSHOT,
+        ROLLED_BACK_PROPERTY,
+        ROLLED_BACK_TO_PROPERTY,
+        WHOLE_TABLE,
+    )
 
     made = _done_before(table, choice)
     affected = _affected(pipeline, table, choice, made)
@@ -309,8 +313,15 @@ def _carry_out(pipeline: Pipeline, catalog: Catalog, lock: TableLock, table: Tab
 def _done_before(table: Table, choice: _Choice) -> Snapshot | None:
     """The rollback that did the same, if nobody has changed these rows since, as far as can be told."""
     from rollup_assets.iceberg.maintenance import MAINTENANCE_PROPERTY
-    from rollup_assets.iceberg.publish import PARTITION_PROPERTY
-    from rollup_assets.iceberg.snapshots import NO_SNAPSHOT, ROLLED_BACK_PROPERTY, ROLLED_BACK_TO_PROPERTY, WHOLE_TABLE, ancestors, said
+    from rollup_assets.iceberg.snapshots import (
+        NO_SNAPSHOT,
+        PARTITION_PROPERTY,
+        ROLLED_BACK_PROPERTY,
+        ROLLED_BACK_TO_PROPERTY,
+        WHOLE_TABLE,
+        ancestors,
+        said,
+    )
 
     scope = choice.batch.key if choice.batch else WHOLE_TABLE
     for snapshot in ancestors(table, table.current_snapshot()):
@@ -340,8 +351,7 @@ def _reject(pipeline: Pipeline, one: _Affected, table: Table) -> None:
 def _note(pipeline: Pipeline, one: _Affected, table: Table, choice: _Choice, made: Snapshot | None, counts: RangeCounts) -> None:
     """Record and receipt of what is in the table now. ``made``: the rollback's own snapshot; None if the table had these rows already."""
     from rollup_assets.history.records import PublishRecord, attempt_before, write_record
-    from rollup_assets.iceberg.publish import ATTEMPT_PROPERTY
-    from rollup_assets.iceberg.snapshots import said, time_of
+    from rollup_assets.iceberg.snapshots import ATTEMPT_PROPERTY, said, time_of
 
     known = one.origin.record
     # Without a snapshot of its own: the current one may be about anything, the rows are known by the commit that they came from.

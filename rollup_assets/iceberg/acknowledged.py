@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rollup_assets.iceberg.snapshots import ancestors
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -44,7 +46,8 @@ def forgotten(table: Table, acknowledged: Mapping[str, Any]) -> str | None:
     last = int(getattr(table.metadata, "last_sequence_number", number))
     if last < number:
         return f"the table's last sequence number is {last}, and that snapshot had {number}"
-    oldest = _oldest_ancestor(table)
+    numbers = [snapshot.sequence_number for snapshot in ancestors(table, table.current_snapshot())]
+    oldest = numbers[-1] if numbers else None
     if oldest is not None and oldest <= number:
         return f"the current snapshot's history goes back to sequence number {oldest}, that snapshot had {number}, and is not in it"
     return None
@@ -69,12 +72,3 @@ def is_set_aside(table: Table, acknowledged: Mapping[str, Any]) -> bool:
             return False
         at = before
     return at.snapshot_id != snapshot_id
-
-
-def _oldest_ancestor(table: Table) -> int | None:
-    """Sequence number of the oldest snapshot from which the current one comes, as far as they are kept; None: there is no snapshot."""
-    snapshot, oldest = table.current_snapshot(), None
-    while snapshot is not None:
-        oldest = snapshot.sequence_number
-        snapshot = None if snapshot.parent_snapshot_id is None else table.snapshot_by_id(snapshot.parent_snapshot_id)
-    return oldest

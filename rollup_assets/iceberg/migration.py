@@ -1,4 +1,4 @@
-"""All of the table's rows and the settings that it belongs to, replaced in one snapshot: a goal for the commit of ``iceberg.publish``.
+"""All of the table's rows and the settings that it belongs to, replaced in one snapshot: a goal for the commit of ``iceberg.commit``.
 
 Staging and rolling up what replaces them, and whether that may be, stay out (:mod:`rollup_assets.history.migrate`).
 """
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from rollup_assets.batches import Batch
 from rollup_assets.errors import MigrationError, TableMismatchError
 from rollup_assets.iceberg.plans import Copies, Plan
-from rollup_assets.iceberg.publish import ATTEMPT_PROPERTY, staged_data_files
+from rollup_assets.iceberg.publish import staged_data_files
 from rollup_assets.iceberg.reading import RangeCounts, live_files, range_counts
-from rollup_assets.iceberg.snapshots import ancestors, is_first, said
+from rollup_assets.iceberg.snapshots import ATTEMPT_PROPERTY, ancestors, is_first, said
 from rollup_assets.iceberg.staged_files import bring, rewritten_files
 from rollup_assets.iceberg.table import (
     BATCH_LENGTH_PROPERTY,
@@ -138,7 +138,7 @@ class MigratedTable:
                 self.settings,
                 self.staged,
                 live_files(table),
-                lambda batch, missing: staged_data_files(self.settings, table, batch, missing),
+                lambda batch, missing: staged_data_files(table, batch, missing),
                 self.staged if self.copies.may_have_landed else self.were_in_table,
             )
         except BaseException:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from rollup_assets.errors import PublishError
 from rollup_assets.iceberg.reading import LiveFile, RangeCounts, count_live_rows, read_file, require_intact
+from rollup_assets.iceberg.snapshots import ancestors, is_first
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.manifests import digest_of
 from rollup_assets.threads import thread_pool
@@ -32,7 +33,7 @@ _COPIED_BYTES = 8 << 20
 
 
 class Goal(Protocol):
-    """What the table is to hold after a commit (``iceberg.publish``), and how to tell whether it does."""
+    """What the table is to hold after a commit (``iceberg.commit``), and how to tell whether it does."""
 
     @property
     def name(self) -> str:
@@ -85,8 +86,6 @@ class Copies:
 
     def known(self, table: Table) -> dict[str, DataFile]:
         """Those that a plan for the table may have, by the path that each was made of; the plan adds what it makes."""
-        from rollup_assets.iceberg.snapshots import ancestors, is_first
-
         past = list(ancestors(table, table.current_snapshot()))
         history = {one.snapshot_id for one in past}
         aside = frozenset(one.snapshot_id for one in table.snapshots()) - history

@@ -1,6 +1,6 @@
 """The decisions of a publish: what to do next, given how everything so far went.
 
-Pure, so that every order of events can be gone through: :func:`rollup_assets.iceberg.publish.replace_range` does the actions on a real
+Pure, so that every order of events can be gone through: :func:`rollup_assets.iceberg.commit.bring_about` does the actions on a real
 table, a search over all states does them on a small model of one. How an action is done stays out.
 """
 

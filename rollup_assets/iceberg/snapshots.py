@@ -9,12 +9,20 @@ from typing import TYPE_CHECKING
 
 from rollup_assets.batches import Batch, to_datetime
 from rollup_assets.errors import UnknownSnapshotError
-from rollup_assets.iceberg.publish import ATTEMPT_PROPERTY, DIGEST_PROPERTY, PARTITION_PROPERTY
 
 if TYPE_CHECKING:
     from pyiceberg.table import Table
     from pyiceberg.table.snapshots import Snapshot
 
+ATTEMPT_PROPERTY = "rollup.attempt"
+"""In the summary of each publish, rollback and migration: an id of its own, by which it is found."""
+PARTITION_PROPERTY = "rollup.batch"
+"""In the summary of a publish, as what follows: the partition."""
+DIGEST_PROPERTY = "rollup.digest"
+STAGED_PROPERTY = "rollup.staged-attempt"
+"""Which files the snapshot has published: the same content may be staged in others later."""
+RUN_PROPERTY = "rollup.run-id"
+CODE_VERSION_PROPERTY = "rollup.code-version"
 ROLLED_BACK_PROPERTY = "rollup.rolled-back"
 """In the summary of a rollback: the partition, or :data:`WHOLE_TABLE`."""
 ROLLED_BACK_TO_PROPERTY = "rollup.rolled-back-to"
@@ -42,6 +50,11 @@ def ancestors(table: Table, snapshot: Snapshot | None) -> Iterator[Snapshot]:
     while snapshot is not None:
         yield snapshot
         snapshot = None if snapshot.parent_snapshot_id is None else table.snapshot_by_id(snapshot.parent_snapshot_id)
+
+
+def snapshot_of_attempt(table: Table, attempt: str) -> Snapshot | None:
+    """The commit of ours with this attempt; None if the current snapshot does not come from it, as far as that is kept."""
+    return next((one for one in ancestors(table, table.current_snapshot()) if said(one, ATTEMPT_PROPERTY) == attempt), None)
 
 
 def is_first(snapshot: Snapshot) -> bool:

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
     from pyiceberg.table import Table
 
+    from rollup_assets.iceberg.commit import Replacement
     from rollup_assets.iceberg.locks import TableLock
-    from rollup_assets.iceberg.publish import Replacement
     from rollup_assets.iceberg.reading import RangeCounts
 
 Inputs = Mapping[str, Sequence[InputFile] | None]
@@ -196,8 +196,7 @@ def _attempt_in_place(pipeline: Pipeline, batch: Batch, replacement: Replacement
     The current snapshot may be about another batch, and a rollback of the table may have left this one as it was.
     """
     from rollup_assets.history.records import origin_of
-    from rollup_assets.iceberg.publish import ATTEMPT_PROPERTY
-    from rollup_assets.iceberg.snapshots import said
+    from rollup_assets.iceberg.snapshots import ATTEMPT_PROPERTY, said
 
     table = replacement.table
     origin = origin_of(pipeline.stage, table, table.current_snapshot(), batch)
@@ -314,8 +313,7 @@ def were_in_table(receipt: Manifest | None, rollups: Manifest, table: Table) -> 
     A publish that was killed after its commit has left no receipt; its snapshot says what it was of, until it expires.
     """
     from rollup_assets.iceberg.acknowledged import is_of_table
-    from rollup_assets.iceberg.publish import STAGED_PROPERTY
-    from rollup_assets.iceberg.snapshots import said
+    from rollup_assets.iceberg.snapshots import STAGED_PROPERTY, said
 
     if any(said(snapshot, STAGED_PROPERTY) == rollups.attempt for snapshot in table.snapshots()):
         return True

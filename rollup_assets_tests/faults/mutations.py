@@ -26,14 +26,9 @@ def without_the_lock(patch: pytest.MonkeyPatch) -> None:
 
 def without_the_ancestry_check(patch: pytest.MonkeyPatch) -> None:
     """A publisher does not look for its own commit in the table."""
-    from rollup_assets.iceberg import publish
+    from rollup_assets.iceberg import commit
 
-    original = publish.find_snapshot
-
-    def find_snapshot(table: Any, name: str, value: str) -> int | None:
-        return None if name == publish.ATTEMPT_PROPERTY else original(table, name, value)
-
-    patch.setattr(publish, "find_snapshot", find_snapshot)
+    patch.setattr(commit, "snapshot_of_attempt", lambda *_: None)
 
 
 def without_the_digest_check(patch: pytest.MonkeyPatch) -> None:
@@ -79,15 +74,15 @@ def with_manifests_first(patch: pytest.MonkeyPatch) -> None:
 
 def without_the_delete_filter(patch: pytest.MonkeyPatch) -> None:
     """What is in the range stays when new files come to it."""
-    from rollup_assets.iceberg import publish
+    from rollup_assets.iceberg import commit
 
-    original = publish._apply
+    original = commit._apply
 
     def apply(table: Any, predicate: Any, plan: Any, properties: Any) -> int:
         plan.removed.clear()
         return original(table, predicate, plan, properties)
 
-    patch.setattr(publish, "_apply", apply)
+    patch.setattr(commit, "_apply", apply)
 
 
 def without_validation(patch: pytest.MonkeyPatch) -> None:

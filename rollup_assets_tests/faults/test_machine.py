@@ -28,8 +28,8 @@ from rollup_assets import failpoints
 from rollup_assets.batches import Batch
 from rollup_assets.cleaning import clean
 from rollup_assets.errors import NotStagedError, PublishHaltError, ReconciliationError, StaleInputError
+from rollup_assets.iceberg import commit as committing
 from rollup_assets.iceberg import locks, reading
-from rollup_assets.iceberg import publish as publishing
 from rollup_assets.iceberg.catalog import open_catalog
 from rollup_assets.iceberg.table import load_table
 from rollup_assets.pipeline import Pipeline
@@ -78,7 +78,7 @@ class Product(RuleBasedStateMachine):
         super().__init__()
         self.home = Path(tempfile.mkdtemp(prefix="machine-"))
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(publishing, "_LONGEST_WAIT", 0.0)
+        self.patch.setattr(committing, "_LONGEST_WAIT", 0.0)
         self.version = 0
         self.settings = load_settings(
             home=str(self.home), shards=2, threads=1, memory="256MiB", resolutions=RESOLUTIONS, quarantine_limit=1.0, keep_snapshots=4

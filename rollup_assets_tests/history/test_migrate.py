@@ -440,7 +440,7 @@ def test_another_type_of_values_needs_another_table(tmp_path: Path, make_pipelin
         migrate(make_pipeline(tmp_path, value_type="double"), dry_run=False)
 
 
-@pytest.mark.parametrize("killed", ["", "rollup_assets.iceberg.publish._apply", "rollup_assets.history.rollback._note"])
+@pytest.mark.parametrize("killed", ["", "rollup_assets.iceberg.commit._apply", "rollup_assets.history.rollback._note"])
 def test_what_was_rolled_back_does_not_come_back_by_a_migration(
     old: Pipeline, tmp_path: Path, make_pipeline: MakePipeline, monkeypatch: pytest.MonkeyPatch, killed: str
 ) -> None:
@@ -695,7 +695,7 @@ def test_what_is_published_or_rolled_back_meanwhile_is_not_undone(
             rollback(old, key)
         else:
             with monkeypatch.context() as patch:
-                patch.setattr("rollup_assets.iceberg.publish._apply", killed)
+                patch.setattr("rollup_assets.iceberg.commit._apply", killed)
                 with pytest.raises(KeyboardInterrupt):
                     rollback(old, key)
         after.append((snapshots(old), content(old), own(old)))

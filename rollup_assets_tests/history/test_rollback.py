@@ -19,11 +19,11 @@ from rollup_assets.history.migrate import migrate
 from rollup_assets.history.records import read_record
 from rollup_assets.history.rejections import BEGUN, REJECTED, is_begun, rejected_digests
 from rollup_assets.history.rollback import rollback
-from rollup_assets.iceberg import publish as publishing
+from rollup_assets.iceberg import commit as committing
 from rollup_assets.iceberg.catalog import load_catalog, open_catalog
+from rollup_assets.iceberg.commit import bring_about
 from rollup_assets.iceberg.migration import MigratedTable, settings_of_table
-from rollup_assets.iceberg.publish import ATTEMPT_PROPERTY, bring_about
-from rollup_assets.iceberg.snapshots import MIGRATED_PROPERTY, said
+from rollup_assets.iceberg.snapshots import ATTEMPT_PROPERTY, MIGRATED_PROPERTY, said
 from rollup_assets.iceberg.table import ensure_table
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.status import status
@@ -662,7 +662,7 @@ def test_a_rollback_that_is_killed_is_finished_by_running_it_again(pipeline: Pip
         raise KeyboardInterrupt
 
     places = {
-        "before the commit": "rollup_assets.iceberg.publish._apply",
+        "before the commit": "rollup_assets.iceberg.commit._apply",
         "after the commit": "rollup_assets.history.rollback._note",
         "before the receipt": "rollup_assets.history.records.write_record",
     }
@@ -684,7 +684,7 @@ def test_a_rollback_that_is_killed_is_finished_by_running_it_again(pipeline: Pip
 
 
 @pytest.mark.scenario("K3", "K4")
-@pytest.mark.parametrize("killed_at", ["rollup_assets.iceberg.publish._apply", "rollup_assets.history.rollback._note"])
+@pytest.mark.parametrize("killed_at", ["rollup_assets.iceberg.commit._apply", "rollup_assets.history.rollback._note"])
 def test_a_rollback_that_is_killed_is_known_also_where_the_publish_it_undoes_was_killed(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, killed_at: str
 ) -> None:
@@ -755,7 +755,7 @@ def test_a_begun_rollback_can_be_given_up_by_force(pipeline: Pipeline, monkeypat
     def refuse(_apply: Callable[[], Any], _number: int) -> Any:
         raise ConnectionError("connection refused")
 
-    monkeypatch.setattr(publishing, "MOST_TRIES", 1)
+    monkeypatch.setattr(committing, "MOST_TRIES", 1)
     with commits(monkeypatch, refuse), pytest.raises(PublishError, match=rf"rollback of batch.*Run `rollups rollback {batch.key}` again"):
         rollback(pipeline, batch.key)
     publish(pipeline, batch, force=True)

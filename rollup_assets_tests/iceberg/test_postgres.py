@@ -177,12 +177,14 @@ def test_a_lock_that_is_lost_is_taken_again_and_the_batch_planned_anew(
     pipeline: Pipeline, postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, moment: str
 ) -> None:
     """While the lock is away, another publisher replaces the table's content; the plan made before must not be committed."""
-    from rollup_assets.iceberg import publish as module
+    from rollup_assets.iceberg import commit as committing
+    from rollup_assets.iceberg import publish as publishing
 
     (batch,) = batches_from(pipeline, 1)
     stage_rollups(pipeline, batch, value=1)
     publish(pipeline, batch)
     stage_rollups(pipeline, batch, value=2)
+    module: Any = committing if moment == "before the plan" else publishing
     name = "_current_plan" if moment == "before the plan" else "_plan"
     original = getattr(module, name)
     lost: list[int] = []
@@ -194,14 +196,14 @@ def test_a_lock_that_is_lost_is_taken_again_and_the_batch_planned_anew(
             lost.append(end_sessions_with_locks(postgres_server, pipeline.settings))
         return original(*arguments) if outcome is None else outcome
 
-    apply = module._apply
+    apply = committing._apply
 
     def watched(*arguments: Any) -> int:
         held_at_commits.append(len(sessions_with_locks(postgres_server, pipeline.settings)))
         return apply(*arguments)
 
     monkeypatch.setattr(module, name, losing)
-    monkeypatch.setattr(module, "_apply", watched)
+    monkeypatch.setattr(committing, "_apply", watched)
     assert not publish(pipeline, batch).unchanged
     assert lost == [1]
     assert held_at_commits == [1]
@@ -213,21 +215,22 @@ def test_a_lock_that_is_lost_is_taken_again_and_the_batch_planned_anew(
 def test_without_its_lock_a_publisher_gives_up_and_changes_nothing(
     pipeline: Pipeline, postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rollup_assets.iceberg import publish as module
+    from rollup_assets.iceberg import commit as committing
+    from rollup_assets.iceberg import publish as publishing
 
     (batch,) = batches_from(pipeline, 1)
     stage_rollups(pipeline, batch, value=1)
     publish(pipeline, batch)
     stage_rollups(pipeline, batch, value=2)
-    original = module._plan
+    original = publishing._plan
 
     def losing(*arguments: Any) -> Any:
         plan = original(*arguments)
         end_sessions_with_locks(postgres_server, pipeline.settings)
         return plan
 
-    monkeypatch.setattr(module, "_plan", losing)
-    monkeypatch.setattr(module, "MOST_TRIES", 2)
+    monkeypatch.setattr(publishing, "_plan", losing)
+    monkeypatch.setattr(committing, "MOST_TRIES", 2)
     with pytest.raises(PublishError, match=r"2 commits failed, the last with LockLostError: the lock of metrics\.rollups was lost"):
         publish(pipeline, batch)
     assert value_by_batch(pipeline) == {batch.key: {1}}

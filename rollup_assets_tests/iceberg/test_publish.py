@@ -18,12 +18,13 @@ from pyiceberg.manifest import DataFile
 
 from rollup_assets.batches import Batch
 from rollup_assets.errors import PublishError, PublishHaltError, StaleInputError
+from rollup_assets.iceberg import commit as committing
 from rollup_assets.iceberg import publish as publishing
 from rollup_assets.iceberg import reading
 from rollup_assets.iceberg.catalog import load_catalog
 from rollup_assets.iceberg.locks import TableLock
 from rollup_assets.iceberg.plans import Copies, Plan
-from rollup_assets.iceberg.publish import ATTEMPT_PROPERTY
+from rollup_assets.iceberg.snapshots import ATTEMPT_PROPERTY
 from rollup_assets.iceberg.staged_files import rewritten_files
 from rollup_assets.iceberg.table import ensure_table
 from rollup_assets.pipeline import Pipeline
@@ -122,7 +123,7 @@ def test_threads_that_publish_the_same_batch_at_once_leave_every_row_once(pipeli
     publish_value(pipeline, first, 5)
     stage_rollups(pipeline, second)
     barrier = threading.Barrier(2)
-    original = publishing._apply
+    original = committing._apply
 
     def together(*arguments: Any) -> int:
         with contextlib.suppress(threading.BrokenBarrierError):
@@ -131,7 +132,7 @@ def test_threads_that_publish_the_same_batch_at_once_leave_every_row_once(pipeli
         return original(*arguments)
 
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as pool:
-        patch.setattr(publishing, "_apply", together)
+        patch.setattr(committing, "_apply", together)
         list(pool.map(lambda _: publish(pipeline, second), range(2)))
     assert_published(pipeline, (first, 5), (second, 1))
     assert len(load(pipeline).snapshots()) == 2
@@ -467,7 +468,7 @@ def test_giving_up_says_so_and_leaves_the_table_as_it_was(pipeline: Pipeline, mo
     first, second = batches_from(pipeline, 2)
     publish_value(pipeline, first, 5)
     stage_rollups(pipeline, second)
-    monkeypatch.setattr(publishing, "MOST_TRIES", 2)
+    monkeypatch.setattr(committing, "MOST_TRIES", 2)
 
     def refuse(_apply: Commit, _number: int) -> Any:
         raise ConnectionError("connection refused")
@@ -487,14 +488,14 @@ def test_a_snapshot_without_the_staged_rows_halts_and_names_the_repair_which_rep
 ) -> None:
     (batch,) = batches_from(pipeline, 1)
     stage_rollups(pipeline, batch)
-    original = publishing._apply
+    original = committing._apply
 
     def forget_a_file(table: Any, of: Any, plan: Any, properties: dict[str, str]) -> int:
         plan.added.pop()
         return original(table, of, plan, properties)
 
     with monkeypatch.context() as patch:
-        patch.setattr(publishing, "_apply", forget_a_file)
+        patch.setattr(committing, "_apply", forget_a_file)
         message = rf"resolution 3600000 ms: 0 rows instead of 3.*rollups backfill {batch.key} {batch.key} --force"
         with pytest.raises(PublishHaltError, match=message):
             publish(pipeline, batch)
@@ -940,7 +941,7 @@ def test_nothing_is_left_behind_by_a_plan_that_fails(pipeline: Pipeline, monkeyp
     publish_value(pipeline, second, 1)
     compact(pipeline)
     stage_rollups(pipeline, second, value=2)
-    monkeypatch.setattr(publishing, "_staged_data_files", lambda *_: (_ for _ in ()).throw(MemoryError()))
+    monkeypatch.setattr(publishing, "staged_data_files", lambda *_: (_ for _ in ()).throw(MemoryError()))
     with pytest.raises(MemoryError):
         publish(pipeline, second)
     assert not rewritten(pipeline)
