@@ -165,11 +165,12 @@ class RawPoints:
         self._db.execute(
             f"CREATE OR REPLACE TEMP TABLE good (id BIGINT, org_id BIGINT, metric VARCHAR, ts BIGINT, v {value}, receive BIGINT)"
         )
-        for source in self._sources(batch, counts):
+        left_out = self._left_out(batch)
+        for source in self._sources(batch, counts, left_out):
             fate = self._fate(batch, source.folder)
             self._db.execute(f"INSERT INTO good SELECT * FROM ({source.query}) WHERE {fate} IS NULL AND {series}")
         self._trial.close()
-        counts.bad_files = self._bad_files[batch] | self._left_out(batch)
+        counts.bad_files = self._bad_files[batch] | left_out
         counts.copies = self._copies[batch].keys() - counts.bad_files
         self._accept(batch)
         counts.points = _number(self._db, f"SELECT count(*) FROM {self.table(batch)}")
@@ -188,7 +189,7 @@ class RawPoints:
         starts = [batch.start + length * count for count in (*range(late + 1), *range(-1, -early - 1, -1))]
         return [Batch(start, start + length) for start in starts if start >= first]
 
-    def _local_files(self, batch: Batch) -> dict[Batch, dict[str, Path]]:
+    def _local_files(self, batch: Batch, left_out: set[str]) -> dict[Batch, dict[str, Path]]:
         """By folder, raw files by their path in the landing zone, as files that DuckDB can open; those of object stores are copied.
 
         Under names of ours, whatever theirs are: DuckDB takes a path for a pattern.
@@ -197,7 +198,6 @@ class RawPoints:
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
         bring = self._link if self._landing_zone.root.is_local else self._copy
-        left_out = self._left_out(batch)
         zone, found, number = self._landing_zone, dict[Batch, dict[str, Path]](), 0
         for folder in self._folders(batch):
             found[folder] = {}
@@ -217,9 +217,9 @@ class RawPoints:
             shutil.copyfileobj(source, sink, 2**22)
         return target
 
-    def _sources(self, batch: Batch, counts: RawCounts) -> list[_Source]:
+    def _sources(self, batch: Batch, counts: RawCounts, left_out: set[str]) -> list[_Source]:
         """Normalized rows, one source for all good files of a folder with the same column types; counts those that are no points."""
-        files = self._local_files(batch)
+        files = self._local_files(batch, left_out)
         if batch not in self._copies:
             self._copies[batch] = _copies([local for folder in files.values() for local in folder.items()])
         sources = [source for folder, local in files.items() for source in self._sources_of(batch, folder, local)]

@@ -369,7 +369,9 @@ def _too_large(landing_zone: LandingZone, stage: Stage, batch: Batch) -> set[str
     found = {path for path, reason in bad.items() if reason == TOO_LARGE}
     copies = {path for path, reason in bad.items() if reason == COPIED_FILE}
     if found and copies:
-        originals = find_copies(landing_zone.root, [file for file in manifest.inputs if file.path in found | copies])
+        # As staging does it: in the order of the folders, which need not be that of the paths.
+        files = (file for some in landing_zone.files_by_folder(batch).values() for file in some)
+        originals = find_copies(landing_zone.root, [file for file in files if file.path in found | copies])
         found |= {path for path in copies if originals.get(path) in found}
     return found
 

@@ -10,6 +10,7 @@ from rollup_assets.errors import QuarantineError
 from rollup_assets.generator.dirt import Dirt
 from rollup_assets.generator.landing import GeneratorOptions, generate
 from rollup_assets.pipeline import Pipeline
+from rollup_assets.scope import following
 from rollup_assets.steps.publish import publish
 from rollup_assets.steps.repartition import stage_batch
 from rollup_assets.steps.results import RolledUp
@@ -45,6 +46,25 @@ def test_the_copy_of_a_file_that_is_too_large_is_not_opened_either(tmp_path: Pat
     publish(pipeline, batch)
     found = verify(pipeline.settings)
     assert [partition.problems for partition in found.partitions] == [[]]
+    assert found.agrees
+
+
+def test_the_copy_in_the_folder_before_is_not_opened_either(tmp_path: Path, make_pipeline: MakePipeline) -> None:
+    """That folder is read last, for senders whose clocks are ahead: its file is the copy, although its path comes first."""
+    pipeline = make_pipeline(tmp_path, raw_copies="report", raw_file_rows=50, quarantine_files=2, raw_lateness=1, raw_future="5m")
+    first = pipeline.calendar.first
+    batches = [first, *following(pipeline.calendar, first, 2)]
+    for batch in batches:
+        write_rows(pipeline, batch, "good.parquet", [RawRow(7, 1, "m", batch.start + 60_000, 5)])
+    for batch in batches[:2]:
+        write_rows(pipeline, batch, "large.parquet", [RawRow(series, 1, "m", first.end + 1, 5) for series in range(60)])
+    for batch in batches:
+        stage_batch(pipeline, batch)
+    for batch in batches:
+        roll_up(pipeline, batch)
+        publish(pipeline, batch)
+    found = verify(pipeline.settings)
+    assert [partition.problems for partition in found.partitions] == [[]] * 3
     assert found.agrees
 
 
