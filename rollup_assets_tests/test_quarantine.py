@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import math
+import re
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -181,6 +183,35 @@ def test_a_bad_file_that_is_allowed_does_not_let_another_one_pass(kind: str, pip
     assert other in message
     assert bad not in message
     assert good not in message
+
+
+@pytest.mark.scenario("B1", "B2")
+@pytest.mark.parametrize("bad", [1, 3, 5])
+def test_the_command_that_a_refusal_names_allows_all_bad_files(bad: int, pipeline: Pipeline, batch: Batch) -> None:
+    """Also where there are more than it names: done as it says, the batch is staged."""
+    write_rows(pipeline, batch, "a.parquet", GOOD)
+    write_table(pipeline, batch, "bad 0.parquet", table_of([]).drop_columns(["org_id"]))
+    for number in range(1, bad):
+        write_bytes(pipeline, batch, f"bad {number}.parquet", b"PAR1")
+    message = refused(pipeline, batch)
+    assert f"{bad} bad file{'s' if bad > 1 else ''}, more than ROLLUP_QUARANTINE_FILES=0 allows: " in message
+    command = re.search(f"`rollups quarantine replay {batch} ([^`]+) --because TEXT`", message)
+    assert command is not None
+    words = shlex.split(command[1])
+    given = list(zip(words[::2], words[1::2], strict=True))
+    assert {option for option, _ in given} == {"--allow" if bad == 5 else "--allow-file"}
+    reasons, files = ([value for option, value in given if option == wanted] for wanted in ("--allow", "--allow-file"))
+    allow(pipeline.settings, batch, reasons, files, because="TEXT")
+    assert stage(pipeline, batch).repartitioned.counters["bad_files"] == bad
+
+
+@pytest.mark.scenario("B3")
+def test_a_refusal_for_too_many_rows_names_no_file_and_no_reason_without_one(pipeline: Pipeline, batch: Batch) -> None:
+    """A bad file that the settings allow has none, as far as anybody knows."""
+    pipeline = pipeline_of(ONE_BATCH, pipeline.settings.home, quarantine_files=1)
+    write_bytes(pipeline, batch, "bad.parquet", b"PAR1")
+    path = write_rows(pipeline, batch, "good.parquet", [*GOOD, *NO_ID])
+    assert f": 3 null_id; in {path} (3). See" in refused(pipeline, batch)
 
 
 @pytest.mark.scenario("B1")

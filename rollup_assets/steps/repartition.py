@@ -319,9 +319,13 @@ def _quarantine_problem(
         named = "; ".join(f"{bad.path}: {bad.reason} ({bad.detail})" for bad in counted[:_FILES_NAMED])
         more = f"; and {len(counted) - _FILES_NAMED} more" if len(counted) > _FILES_NAMED else ""
         files, them = ("bad file", "it") if len(counted) == 1 else ("bad files", "them")
-        options = " ".join(f"--allow-file {shlex.quote(bad.path)}" for bad in counted[:_FILES_NAMED])
+        # What the command allows has to be all of them: with fewer the batch would fail again.
+        if len(counted) > _FILES_NAMED:
+            options = " ".join(f"--allow {reason}" for reason in sorted({bad.reason for bad in counted}))
+        else:
+            options = " ".join(f"--allow-file {shlex.quote(bad.path)}" for bad in counted)
         return (
-            f"batch {batch}: {len(counted)} {files}, ROLLUP_QUARANTINE_FILES={settings.quarantine_files} allows no more: "
+            f"batch {batch}: {len(counted)} {files}, more than ROLLUP_QUARANTINE_FILES={settings.quarantine_files} allows: "
             f"{named}{more}. "
             f"Correct or remove {them} in {settings.raw}, or allow {them} with ROLLUP_QUARANTINE_FILES={len(counted)}; {rerun}. "
             f"`rollups quarantine show {batch}` shows what is quarantined; to do without {them} in this batch alone, run "
@@ -329,12 +333,14 @@ def _quarantine_problem(
         )
     if too_many_rows(counters, settings, allowed):
         read, rows = rows_compared(counters), counters["rows_quarantined"] - allowed.rows
-        why = ", ".join(f"{count} {reason}" for reason, count in counters["reasons"].items())
-        worst = sorted(by_file.items(), key=lambda found: (-found[1], found[0]))
+        # Whole files may have no row: these are not what is too much here.
+        reasons = {reason: count for reason, count in counters["reasons"].items() if count}
+        why = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+        worst = sorted(((path, count) for path, count in by_file.items() if count), key=lambda found: (-found[1], found[0]))
         where = ", ".join(f"{path} ({count})" for path, count in worst[:_FILES_NAMED])
         where += f" and {len(worst) - _FILES_NAMED} more files" if len(worst) > _FILES_NAMED else ""
         besides = f", besides {allowed.rows} that are allowed" if allowed.rows else ""
-        options = " ".join(f"--allow {reason}" for reason, count in counters["reasons"].items() if count)
+        options = " ".join(f"--allow {reason}" for reason in reasons)
         return (
             f"batch {batch}: {rows} of {read} rows are quarantined ({rows / read:.2%}){besides}, more than "
             f"ROLLUP_QUARANTINE_LIMIT={settings.quarantine_limit:g}: {why}; in {where}. "
