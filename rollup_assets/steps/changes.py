@@ -6,7 +6,7 @@ reasons count for which step is in the steps' own modules.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -100,16 +100,8 @@ def input_changes(before: Upstream, now: Upstream) -> list[InputChange]:
 
 def lost_files(stage: Stage, manifest: Manifest, batch: Batch) -> list[str]:
     """What is wrong with the staged files of a manifest; empty if all are there with their size."""
-    wrong = list(_wrong_files(stage, manifest, batch))
+    wrong = list(stage.wrong_files(manifest, batch))
     return wrong if len(wrong) <= _NAMED else [*wrong[:_NAMED], f"and {len(wrong) - _NAMED} more files of {manifest.asset}"]
-
-
-def _wrong_files(stage: Stage, manifest: Manifest, batch: Batch) -> Iterator[str]:
-    for file, size in zip(manifest.files, stage.sizes(manifest, batch), strict=True):
-        if size is None:
-            yield f"file {file.path} of {manifest.asset} is missing"
-        elif size != file.size:
-            yield f"file {file.path} of {manifest.asset} has {size:,} bytes instead of {file.size:,}"
 
 
 def _named(paths: Sequence[str]) -> str:

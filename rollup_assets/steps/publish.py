@@ -266,12 +266,8 @@ def check_stage(pipeline: Pipeline, batch: Batch, rollups: Manifest) -> None:
 def _check_files(pipeline: Pipeline, batch: Batch, rollups: Manifest) -> None:
     """Every staged file is there with its size, and their rows add up to the manifest's counters."""
     mend = f"run `rollups backfill {batch.key} {batch.key} --force`"
-    for file, size in zip(rollups.files, pipeline.stage.sizes(rollups, batch), strict=True):
-        name = f"staged file {file.path} of batch {batch.key}"
-        if size is None:
-            raise StageCorruptError(f"{name} is missing; {mend}")
-        if size != file.size:
-            raise StageCorruptError(f"{name} has {size} bytes, its manifest says {file.size}; {mend}")
+    for wrong in pipeline.stage.wrong_files(rollups, batch):
+        raise StageCorruptError(f"batch {batch.key}: {wrong}; {mend}")
     rows: Counter[str] = Counter()
     for file in rollups.files:
         rows[str(file.resolution)] += file.rows

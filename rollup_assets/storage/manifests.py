@@ -12,6 +12,7 @@ import posixpath
 import threading
 import uuid
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -230,7 +231,15 @@ class Stage:
 
     def is_complete(self, manifest: Manifest, batch: Batch) -> bool:
         """Whether every file of the manifest is there with its size."""
-        return all(found == file.size for found, file in zip(self.sizes(manifest, batch), manifest.files, strict=True))
+        return next(self.wrong_files(manifest, batch), None) is None
+
+    def wrong_files(self, manifest: Manifest, batch: Batch) -> Iterator[str]:
+        """What is wrong with the files of the manifest, file by file: it is missing, or has another size."""
+        for file, size in zip(manifest.files, self.sizes(manifest, batch), strict=True):
+            if size is None:
+                yield f"file {file.path} of {manifest.asset} is missing"
+            elif size != file.size:
+                yield f"file {file.path} of {manifest.asset} has {size:,} bytes instead of {file.size:,}"
 
     def is_intact(self, manifest: Manifest, batch: Batch) -> bool:
         """Whether every file of the manifest is there with its bytes, all of which are read."""
@@ -270,13 +279,8 @@ class Stage:
                 f"the manifest of {manifest.asset} {batch} is damaged: it is not the one that its digest was made of; delete "
                 f"{(self.folder(manifest.asset, batch) / 'manifest.json').uri} and run `rollups backfill {batch} {batch}`"
             )
-        for file, size in zip(manifest.files, self.sizes(manifest, batch), strict=True):
-            if size != file.size:
-                problem = f"has {size} bytes instead of {file.size}" if size is not None else "is missing"
-                raise StageCorruptError(
-                    f"staged file {file.path} of {manifest.asset} {batch} {problem}; "
-                    f"run `rollups backfill {batch} {batch}` to stage it again"
-                )
+        for wrong in self.wrong_files(manifest, batch):
+            raise StageCorruptError(f"batch {batch}: {wrong}; run `rollups backfill {batch} {batch}` to stage it again")
 
     def discard(self, manifest: Manifest, batch: Batch) -> None:
         """Delete the files of an attempt that no manifest names."""

@@ -485,7 +485,7 @@ def corrupt(rollups: Manifest, how: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "says"), [("missing", "is missing"), ("truncated", "bytes, its manifest says"), ("garbled", "cannot be published")]
+    ("how", "says"), [("missing", "is missing"), ("truncated", "bytes instead of"), ("garbled", "cannot be published")]
 )
 def test_damaged_files_are_not_published(pipeline: Pipeline, how: str, says: str) -> None:
     first, second = batches_from(pipeline, 2)
