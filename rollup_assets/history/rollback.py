@@ -386,28 +386,24 @@ def _note(pipeline: Pipeline, one: _Affected, table: Table, choice: _Choice, mad
 def _receipt(
     pipeline: Pipeline, one: _Affected, table: Table, counts: RangeCounts, snapshot_id: int | None, attempt: str, digest: str
 ) -> Manifest:
-    from rollup_assets.iceberg.acknowledged import acknowledgement
+    """Says which rollups the rows are of that are in the table now, as far as it is known, and which are not wanted."""
+    from rollup_assets.steps.publish import new_receipt
 
     base = one.receipt or one.rollups
-    resolutions = {*pipeline.settings.resolutions, *counts.rows}
     # Where the rows that came back are those that are staged, there is nothing to publish.
     is_staged = one.rollups is not None and one.rollups.digest == digest
-    return Manifest(
-        asset=ROLLUP_TABLE,
-        partition=one.batch.key,
-        attempt=attempt,
-        code_version=CODE_VERSION if base is None else base.code_version,
-        parameters=rollup_parameters(pipeline.settings) if base is None else base.parameters,
-        upstream={ROLLUPS: {one.batch.key: digest}},
-        counters={
-            **acknowledgement(table, snapshot_id),
-            "attempt": attempt,
-            "staged_attempt": one.rollups.attempt if one.rollups is not None and is_staged else None,
-            "rows": {str(resolution): counts.rows.get(resolution, 0) for resolution in sorted(resolutions)},
-            "files": {str(resolution): counts.files.get(resolution, 0) for resolution in sorted(resolutions)},
-            **({REJECTED: one.rejected} if one.rejected else {}),
-        },
+    return new_receipt(
+        one.batch,
+        table,
+        snapshot_id,
+        attempt,
+        counts,
         digest=digest,
+        staged_attempt=one.rollups.attempt if one.rollups is not None and is_staged else None,
+        resolutions={*pipeline.settings.resolutions, *counts.rows},
+        parameters=rollup_parameters(pipeline.settings) if base is None else base.parameters,
+        code_version=CODE_VERSION if base is None else base.code_version,
+        rejected=one.rejected,
     )
 
 

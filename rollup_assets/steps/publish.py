@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rollup_assets.batches import Batch
 from rollup_assets.errors import NotStagedError, PublishHaltError, StageCorruptError, StaleInputError
@@ -378,24 +378,69 @@ def receipt_of(
     timings: Mapping[str, float] | None = None,
 ) -> Manifest:
     """Says that these rollups are published: in which snapshot, by which attempt, and how many rows and files the table has of them."""
+    return new_receipt(
+        batch,
+        table,
+        snapshot_id,
+        attempt,
+        counts,
+        digest=rollups.digest,
+        staged_attempt=rollups.attempt,
+        resolutions={int(resolution) for resolution in _rows(rollups)} | set(pipeline.settings.resolutions),
+        parameters=rollups.parameters,
+        rejected=rejected,
+        timings=timings,
+    )
+
+
+def new_receipt(
+    batch: Batch,
+    table: Table,
+    snapshot_id: int | None,
+    attempt: str,
+    counts: RangeCounts,
+    *,
+    digest: str,
+    staged_attempt: str | None,
+    resolutions: Collection[int],
+    parameters: Mapping[str, Any],
+    code_version: str = CODE_VERSION,
+    rejected: Sequence[str] = (),
+    timings: Mapping[str, float] | None = None,
+) -> Manifest:
+    """A receipt, with all that one consists of.
+
+    Args:
+        batch: that it is of.
+        table: as it is now.
+        snapshot_id: where the table has these rows.
+        attempt: the commit's.
+        counts: rows and files that the table has of the batch.
+        digest: of the rollups that these rows are of.
+        staged_attempt: of these rollups, if they are those that are staged.
+        resolutions: those whose rows and files are said, also where there is none.
+        parameters: that these rollups were made with.
+        code_version: likewise.
+        rejected: digests of rollups that were rolled back.
+        timings: of the publish.
+    """
     from rollup_assets.iceberg.acknowledged import acknowledgement
 
-    resolutions = {int(resolution) for resolution in _rows(rollups)} | set(pipeline.settings.resolutions)
     return Manifest(
         asset=ROLLUP_TABLE,
         partition=batch.key,
         attempt=attempt,
-        code_version=CODE_VERSION,
-        parameters=rollups.parameters,
-        upstream={ROLLUPS: {batch.key: rollups.digest}},
+        code_version=code_version,
+        parameters=dict(parameters),
+        upstream={ROLLUPS: {batch.key: digest}},
         counters={
             **acknowledgement(table, snapshot_id),
             "attempt": attempt,
-            "staged_attempt": rollups.attempt,
+            "staged_attempt": staged_attempt,
             "rows": {str(resolution): counts.rows.get(resolution, 0) for resolution in sorted(resolutions)},
             "files": {str(resolution): counts.files.get(resolution, 0) for resolution in sorted(resolutions)},
             **({REJECTED: list(rejected)} if rejected else {}),
         },
-        digest=rollups.digest,
+        digest=digest,
         timings=dict(timings or {}),
     )
