@@ -120,12 +120,10 @@ def quarantined_rows(
     if manifest.counters["bad_files"]:
         whole = staged_rows(pipeline.stage, batch, manifest, reason=reason, file=file, whole_files=True)
         bad_files = [
-            BadFile(row["file"], row["reason"], row["detail"] or "", row["rows"])
-            for rows in _first(whole, limit)
-            for row in rows.to_pylist()
+            BadFile(row["file"], row["reason"], row["detail"] or "", row["rows"]) for rows in _cut(whole, limit) for row in rows.to_pylist()
         ]
     one_more = None if limit is None else limit + 1
-    rows = _first(staged_rows(pipeline.stage, batch, manifest, reason=reason, file=file, whole_files=False), one_more)
+    rows = list(_cut(staged_rows(pipeline.stage, batch, manifest, reason=reason, file=file, whole_files=False), one_more))
     table = pa.Table.from_batches(rows, quarantine_schema(settings.value_column)).drop_columns(["rows", "detail"])
     is_cut = limit is not None and table.num_rows > limit
     total = int(manifest.counters["rows_quarantined"])
@@ -150,37 +148,26 @@ def stream_quarantined_rows(
 
 @explains_storage_errors
 def allow(
-    settings: Settings, batch: Batch, reasons: Sequence[str], files: Sequence[str], *, because: str, revoke: bool = False
-) -> tuple[Allowance, ...]:
-    """Decide that rows or files of a partition stay quarantined and no longer count against its limits; returns the decisions that stand.
+    settings: Settings, batches: Sequence[Batch], reasons: Sequence[str], files: Sequence[str], *, because: str, revoke: bool = False
+) -> dict[Batch, tuple[Allowance, ...]]:
+    """Decide that rows or files of partitions stay quarantined and no longer count against their limits; returns the decisions that stand.
 
-    Each reason in each file; every reason of the files where no reason is given, and every file of the reasons where no file is.
+    Each reason in each file; every reason of the files where no reason is given, and every file of the reasons where no file is. Nothing is
+    written before all of it is known to be about something.
 
     Args:
         settings: of the table.
-        batch: the partition.
+        batches: the partitions.
         reasons: quarantine reasons.
         files: raw files, relative to the landing zone; the end of a path is enough if it is the only one.
         because: why.
-        revoke: take back all earlier decisions about the partition first. Without reasons and files nothing else happens.
+        revoke: take back all earlier decisions about the partitions first. Without reasons and files nothing else happens.
 
     Raises:
         UnknownReasonError: there is no such reason.
-        NotStagedError: nothing of the partition is staged, so that nobody knows what is decided about.
+        NotStagedError: nothing of a partition is staged, so that nobody knows what is decided about.
         AllowanceError: nothing is quarantined that a decision would cover.
         ConcurrentWriteError: somebody else decided at the same time (noticed on S3).
-    """
-    return allow_in_all(settings, [batch], reasons, files, because=because, revoke=revoke)[batch]
-
-
-@explains_storage_errors
-def allow_in_all(
-    settings: Settings, batches: Sequence[Batch], reasons: Sequence[str], files: Sequence[str], *, because: str, revoke: bool = False
-) -> dict[Batch, tuple[Allowance, ...]]:
-    """:func:`allow` for several partitions: nothing is written before all of it is known to be about something.
-
-    Raises:
-        UnknownReasonError, NotStagedError, AllowanceError, ConcurrentWriteError: as :func:`allow`.
         StageCorruptError: earlier decisions about one of the partitions, or what is staged of it, cannot be read.
     """
     pipeline = Pipeline.from_settings(settings)
@@ -251,6 +238,7 @@ def _decisions(pipeline: Pipeline, batch: Batch, reasons: Sequence[str], files: 
     manifest = _manifest(pipeline, batch)
     for reason in reasons:
         _check_reason(reason, manifest)
+    # Damaged earlier decisions are an error before anything is written, for any of the partitions.
     read_allowances(pipeline.stage, batch)
     found = tallies(pipeline.stage, batch, manifest)
     paths = sorted({tally.file for tally in found})
@@ -300,10 +288,6 @@ def _decider() -> str:
         # In containers, users may have no name.
         user = str(os.getuid())
     return f"{user}@{socket.gethostname()}"
-
-
-def _first(batches: Iterator[pa.RecordBatch], limit: int | None) -> list[pa.RecordBatch]:
-    return list(_cut(batches, limit))
 
 
 def _cut(batches: Iterator[pa.RecordBatch], limit: int | None) -> Iterator[pa.RecordBatch]:

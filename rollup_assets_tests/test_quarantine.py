@@ -31,7 +31,6 @@ from rollup_assets.errors import (
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.quarantine import (
     allow,
-    allow_in_all,
     counts,
     known_reasons,
     quarantined_partitions,
@@ -127,10 +126,10 @@ def test_what_is_allowed_stays_quarantined_and_counts_no_more(
     assert quarantined is not None
 
     if reasons == ["null_id"] and files == ["b.parquet", "c.parquet"]:
-        allow(pipeline.settings, batch, reasons, files, because="they have no id")
+        allow(pipeline.settings, [batch], reasons, files, because="they have no id")
         assert [(one.reason, one.rows) for one in read_allowances(pipeline.stage, batch)] == [("null_id", 2), ("null_id", 1)]
     else:
-        allow(pipeline.settings, batch, reasons, files, because="so it is")
+        allow(pipeline.settings, [batch], reasons, files, because="so it is")
     if not enough:
         assert "rows are quarantined" in refused(pipeline, batch)
         assert pipeline.stage.read(REPARTITIONED, batch) is None
@@ -152,7 +151,7 @@ def test_what_is_allowed_stays_quarantined_and_counts_no_more(
     assert all("so it is" in text for text in state.allowed)
     assert state.allowed
 
-    allow(pipeline.settings, batch, [], [], because="", revoke=True)
+    allow(pipeline.settings, [batch], [], [], because="", revoke=True)
     assert read_allowances(pipeline.stage, batch) == ()
     assert refused(pipeline, batch) == before
     assert status(pipeline.settings, [batch])[0].state == "quarantined"
@@ -171,7 +170,7 @@ def test_a_bad_file_that_is_allowed_does_not_let_another_one_pass(kind: str, pip
 
     bad = land("a file's.parquet")
     assert f"`rollups quarantine replay {batch} --allow-file '{bad[:-15]}" in refused(pipeline, batch)
-    allow(pipeline.settings, batch, [], ["a file's.parquet"], because="nobody has it any more")
+    allow(pipeline.settings, [batch], [], ["a file's.parquet"], because="nobody has it any more")
     assert [one.file for one in read_allowances(pipeline.stage, batch)] == [bad]
     stage(pipeline, batch)
     found = counts(pipeline.settings, batch)
@@ -201,7 +200,7 @@ def test_the_command_that_a_refusal_names_allows_all_bad_files(bad: int, pipelin
     given = list(zip(words[::2], words[1::2], strict=True))
     assert {option for option, _ in given} == {"--allow" if bad == 5 else "--allow-file"}
     reasons, files = ([value for option, value in given if option == wanted] for wanted in ("--allow", "--allow-file"))
-    allow(pipeline.settings, batch, reasons, files, because="TEXT")
+    allow(pipeline.settings, [batch], reasons, files, because="TEXT")
     assert stage(pipeline, batch).repartitioned.counters["bad_files"] == bad
 
 
@@ -219,7 +218,7 @@ def test_a_corrected_file_is_staged_whatever_was_allowed(pipeline: Pipeline, bat
     """A decision accepts nothing and rejects nothing."""
     write_bytes(pipeline, batch, "a.parquet", b"PAR1")
     refused(pipeline, batch)
-    allow(pipeline.settings, batch, ["unreadable_file"], [], because="gone")
+    allow(pipeline.settings, [batch], ["unreadable_file"], [], because="gone")
     stage(pipeline, batch)
     assert counts(pipeline.settings, batch)["accepted"] == 0
     path = write_rows(pipeline, batch, "a.parquet", [*GOOD, *NO_ID])
@@ -235,12 +234,12 @@ def test_a_corrected_file_is_staged_whatever_was_allowed(pipeline: Pipeline, bat
 def test_decisions_about_nothing_are_refused(pipeline: Pipeline, batch: Batch) -> None:
     settings = pipeline.settings
     with pytest.raises(NotStagedError, match=r"nothing of 2026-.* is staged"):
-        allow(settings, batch, ["null_id"], [], because="why")
+        allow(settings, [batch], ["null_id"], [], because="why")
     write_rows(pipeline, batch, "x/a.parquet", [*GOOD, *NO_ID])
     write_rows(pipeline, batch, "y/a.parquet", NO_ID)
     refused(pipeline, batch)
     with pytest.raises(UnknownReasonError) as unknown:
-        allow(settings, batch, ["null_ids"], [], because="why")
+        allow(settings, [batch], ["null_ids"], [], because="why")
     assert all(reason in str(unknown.value) for reason in known_reasons())
     for reasons, files, says in (
         (["null_value"], [], "nothing of .* is quarantined for null_value; quarantined there: null_id"),
@@ -249,7 +248,7 @@ def test_decisions_about_nothing_are_refused(pipeline: Pipeline, batch: Batch) -
         (["null_value"], ["x/a.parquet"], "for null_value in .*x/a.parquet"),
     ):
         with pytest.raises(AllowanceError, match=says):
-            allow(settings, batch, reasons, files, because="why")
+            allow(settings, [batch], reasons, files, because="why")
     assert read_allowances(pipeline.stage, batch) == ()
 
 
@@ -260,9 +259,9 @@ def test_a_decision_about_several_partitions_is_made_for_all_or_none(pipeline: P
     refused(pipeline, batch)
     stage(pipeline, second)
     with pytest.raises(AllowanceError, match=f"nothing of {second} is quarantined for null_id"):
-        allow_in_all(pipeline.settings, [batch, second], ["null_id"], [], because="why")
+        allow(pipeline.settings, [batch, second], ["null_id"], [], because="why")
     assert read_allowances(pipeline.stage, batch) == ()
-    decided = allow_in_all(pipeline.settings, [batch], ["null_id"], [], because="why")
+    decided = allow(pipeline.settings, [batch], ["null_id"], [], because="why")
     assert decided == {batch: read_allowances(pipeline.stage, batch)}
 
 
@@ -358,16 +357,16 @@ def test_all_of_it_works_on_s3(s3_folder: S3Folder, tmp_path: Path) -> None:
     pipeline = pipeline_of(ONE_BATCH, tmp_path, **s3_folder.locations)
     refused(pipeline, batch)
     assert quarantined_rows(pipeline.settings, batch, reason="null_id", limit=2).rows["row_number"].to_pylist() == [40, 41]
-    (decision,) = allow(pipeline.settings, batch, ["null_id"], [], because="why")
+    (decision,) = allow(pipeline.settings, [batch], ["null_id"], [], because="why")[batch]
     place = pipeline.stage.folder(QUARANTINED, batch) / "allowed.json"
     _, seen = place.read_versioned()
-    allow(pipeline.settings, batch, [], ["a.parquet"], because="why not")
+    allow(pipeline.settings, [batch], [], ["a.parquet"], because="why not")
     with pytest.raises(ConcurrentWriteError):
         place.replace_bytes(b"{}", seen)
     assert read_allowances(pipeline.stage, batch)[0] == decision
     stage(pipeline, batch)
     assert quarantined_partitions(pipeline.settings)[0].allowed_rows == 3
-    allow(pipeline.settings, batch, [], [], because="", revoke=True)
+    allow(pipeline.settings, [batch], [], [], because="", revoke=True)
     assert not place.exists()
 
 

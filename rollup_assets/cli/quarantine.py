@@ -131,7 +131,7 @@ def replay(
     - `rollups quarantine replay 2026-01-01-03:00 --allow-file part-00002.parquet --because "cut off, nobody has it any more"`
     - `rollups quarantine replay 2026-01-01-03:00 --revoke`
     """
-    from rollup_assets.quarantine import Replayed, allow_in_all, counts
+    from rollup_assets import quarantine
 
     with quick_imports():
         from rollup_assets.defs.backfill import run_backfill
@@ -143,15 +143,16 @@ def replay(
     settings = settings_of()
     batches = sorted({settings.calendar.batch(key) for key in partitions})
     if reasons or files or revoke:
-        allow_in_all(settings, batches, reasons, files, because=(because or "").strip(), revoke=revoke)
+        quarantine.allow(settings, batches, reasons, files, because=(because or "").strip(), revoke=revoke)
     replayed, results = [], []
     with progress_bar(as_json) as progress:
         # Neighbours together: the first one's trailing partitions may need the next one.
         for stretch in stretches(batches):
-            before = [counts(settings, batch) for batch in stretch]
+            before = [quarantine.counts(settings, batch) for batch in stretch]
             first, last = stretch[0].key, stretch[-1].key
             results.append(run_backfill(settings, first, last, progress=progress, on_partition=progress.partition if progress else None))
-            replayed += [Replayed(batch.key, known, counts(settings, batch)) for batch, known in zip(stretch, before, strict=True)]
+            after = [quarantine.counts(settings, batch) for batch in stretch]
+            replayed += [quarantine.Replayed(batch.key, old, new) for batch, old, new in zip(stretch, before, after, strict=True)]
     success = all(result.success for result in results)
     if as_json:
         backfills = [{**dataclasses.asdict(result), "success": result.success} for result in results]
