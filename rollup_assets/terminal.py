@@ -67,6 +67,8 @@ def print_backfill(console: Console, result: BackfillResult) -> None:
 
 def print_verification(console: Console, found: Verification) -> None:
     """A line for each partition, then the first differences."""
+    from rollup_assets.verification.report import RELATIVE_TOLERANCE
+
     table = _table("partition", "", "points", "rows", "different", "missing", "extra", "s")
     for partition in found.partitions:
         counts = (partition.points, sum(partition.rows.values()), partition.different, partition.missing, partition.extra)
@@ -101,7 +103,7 @@ def print_verification(console: Console, found: Verification) -> None:
             )
     compared = f"{found.rows:,} rows of {_count(len(found.partitions), 'partition')}"
     if found.agrees:
-        console.print(f"[green]{compared} agree with raw data[/] (doubles within {found.tolerance:g})", highlight=False)
+        console.print(f"[green]{compared} agree with raw data[/] (doubles within {RELATIVE_TOLERANCE:g})", highlight=False)
     else:
         console.print(f"[red]{compared} were compared; not everything agrees with raw data[/]", highlight=False)
 

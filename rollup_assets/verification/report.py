@@ -64,7 +64,6 @@ class Verification:
     """Not compared, inside the given range: raw files are there and were never staged."""
     not_published: list[str] = field(default_factory=list)
     """Not compared, inside the given range: staged and never published."""
-    tolerance: float = RELATIVE_TOLERANCE
 
     @property
     def agrees(self) -> bool:
