@@ -318,11 +318,8 @@ class _Look:
 
 def _batch(calendar: BatchCalendar, key: str | None, last: Batch) -> Batch | None:
     """A remembered batch, if there is one today: settings may have changed."""
-    try:
-        found = calendar.batch(key or "")
-    except RollupError:
-        return None
-    return found if found <= last else None
+    found = calendar.find(key or "")
+    return found if found is not None and found <= last else None
 
 
 def _around(calendar: BatchCalendar, start: Batch, last: Batch) -> Iterator[Batch]:

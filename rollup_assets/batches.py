@@ -72,6 +72,13 @@ class BatchCalendar:
     start: int
     length: int
 
+    def find(self, key: str) -> Batch | None:
+        """The batch of a partition key; None if it is none of this calendar."""
+        try:
+            return self.batch(key)
+        except UnknownPartitionError:
+            return None
+
     def batch(self, key: str) -> Batch:
         """The batch of a partition key.
 
@@ -107,10 +114,7 @@ class BatchCalendar:
 
     def of_folder(self, name: str) -> Batch | None:
         """The batch with this :attr:`Batch.folder`, such as ``2026-01-01-0900``; None if there is none."""
-        try:
-            return self.batch(f"{name[:-2]}:{name[-2:]}")
-        except UnknownPartitionError:
-            return None
+        return self.find(f"{name[:-2]}:{name[-2:]}")
 
     def containing(self, ms: int) -> Batch:
         """The batch whose range contains the epoch millisecond ``ms`` (also before the first one)."""

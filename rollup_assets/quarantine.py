@@ -92,10 +92,8 @@ class Replayed:
 def quarantined_partitions(settings: Settings, batches: Iterable[Batch] | None = None) -> list[QuarantinedPartition]:
     """The partitions with something quarantined, or decided about it; of ``batches``, or all."""
     pipeline = Pipeline.from_settings(settings)
-    stage = pipeline.stage
-    staged = [batch for name in stage.partitions(QUARANTINED) if (batch := settings.calendar.of_folder(name)) is not None]
     wanted = None if batches is None else set(batches)
-    chosen = [batch for batch in staged if wanted is None or batch in wanted]
+    chosen = [batch for batch in pipeline.stage.batches(QUARANTINED, pipeline.calendar) if wanted is None or batch in wanted]
     found = for_each(pipeline, lambda batch: _partition(pipeline, batch), chosen)
     return [partition for partition in found if partition and (partition.rows or partition.bad_files or partition.decisions)]
 

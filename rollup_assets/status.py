@@ -112,7 +112,7 @@ def _known(pipeline: Pipeline, now: dt.datetime) -> list[Batch]:
     with_points = landing_zone.reading(landed)
     found = landed | {batch for batch in with_points if last is not None and batch <= last}
     for asset in (REPARTITIONED, QUARANTINED, ROLLUPS, ROLLUP_TABLE):
-        found.update(batch for name in stage.partitions(asset) if (batch := calendar.of_folder(name)) is not None)
+        found.update(stage.batches(asset, calendar))
     after = (later for batch in with_points for later in following(calendar, batch, pipeline.settings.reach))
     found.update(batch for batch in after if last is not None and batch <= last)
     return sorted(found)

@@ -104,11 +104,13 @@ def test_a_malformed_key_is_refused_with_an_example(key: str) -> None:
     """Also keys that mean a batch but are not written as its key: Dagster does not know such partitions."""
     with pytest.raises(UnknownPartitionError, match="is not a partition key; write one like '2026-01-01-00:00'"):
         HOURLY.batch(key)
+    assert HOURLY.find(key) is None
 
 
 def test_a_key_before_the_first_partition_names_the_setting() -> None:
     with pytest.raises(UnknownPartitionError, match=r"2025-12-31-23:00 is before the first one, 2026-01-01-00:00; set ROLLUP_START"):
         HOURLY.batch("2025-12-31-23:00")
+    assert HOURLY.find("2025-12-31-23:00") is None
 
 
 @pytest.mark.parametrize(
@@ -188,6 +190,7 @@ def test_a_folder_leads_back_to_its_batch(calendar: BatchCalendar, number: int) 
     found = calendar.shifted(calendar.first, number)
     assert found is not None
     assert calendar.of_folder(found.folder) == found
+    assert calendar.find(found.key) == found
 
 
 @pytest.mark.parametrize("name", ["", "0", "manifest.json", "2025-12-31-2300", "2026-01-01-0930", "2026-01-01-09:00", "2026-01-01-09"])

@@ -36,7 +36,7 @@ def record_rollback(settings: Settings, done: RolledBack) -> None:
 def _record(settings: Settings, done: RolledBack, instance: dg.DagsterInstance) -> None:
     stage = Stage(Place.parse(settings.stage, settings.s3))
     for partition in done.partitions:
-        batch = settings.calendar.of_folder(partition.partition.replace(":", ""))
+        batch = settings.calendar.find(partition.partition)
         receipt = None if batch is None else stage.read(ROLLUP_TABLE, batch)
         if receipt is None:
             continue

@@ -206,8 +206,8 @@ def _batches(pipeline: Pipeline, with_raw: Collection[Batch], last: Batch | None
     """
     calendar = pipeline.calendar
     following = [calendar.shifted(batch, ahead) for batch in with_raw for ahead in range(1, pipeline.settings.reach + 1)]
-    staged = [calendar.of_folder(name) for name in pipeline.stage.partitions(PARTIAL_POINTS)]
-    found = {*with_raw, *(batch for batch in (*following, *staged) if batch is not None)}
+    staged = pipeline.stage.batches(PARTIAL_POINTS, calendar)
+    found = {*with_raw, *staged, *(batch for batch in following if batch is not None)}
     return sorted(batch for batch in found if last is not None and batch <= last)
 
 
@@ -338,7 +338,7 @@ def _rolled_back(pipeline: Pipeline, table: Table) -> list[Manifest]:
             return receipt
         return None
 
-    batches = [batch for name in pipeline.stage.partitions(ROLLUP_TABLE) if (batch := calendar.of_folder(name)) is not None]
+    batches = pipeline.stage.batches(ROLLUP_TABLE, calendar)
     return [receipt for receipt in for_each(pipeline, held, batches) if receipt is not None]
 
 
@@ -485,7 +485,7 @@ def _finish(pipeline: Pipeline, table: Table) -> None:
             return None
         return rollups if receipt is None or _is_from_before(receipt, pipeline, migration) else None
 
-    batches = [batch for name in pipeline.stage.partitions(ROLLUPS) if (batch := pipeline.calendar.of_folder(name)) is not None]
+    batches = pipeline.stage.batches(ROLLUPS, pipeline.calendar)
     found = zip(batches, for_each(pipeline, without_receipt, batches), strict=True)
     left = {batch: rollups for batch, rollups in found if rollups is not None}
     if not left:

@@ -261,7 +261,7 @@ def _batches_between(pipeline: Pipeline, table: Table, before: Snapshot | None, 
     for files in changed_files(table, before, target):
         for file in files:
             if file.first is None or file.last is None:
-                found.update(batch for name in pipeline.stage.partitions(ROLLUP_TABLE) if (batch := calendar.of_folder(name)) is not None)
+                found.update(pipeline.stage.batches(ROLLUP_TABLE, calendar))
             else:
                 found.update(calendar.between(calendar.containing(file.first // 1_000), calendar.containing(file.last // 1_000)))
     return sorted(found)

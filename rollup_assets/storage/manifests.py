@@ -19,7 +19,7 @@ from typing import Any, Final, Literal
 import xxhash
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from rollup_assets.batches import Batch
+from rollup_assets.batches import Batch, BatchCalendar
 from rollup_assets.errors import ConcurrentWriteError, StageCorruptError
 from rollup_assets.failpoints import failpoint
 from rollup_assets.storage.filesystems import Place, in_parallel
@@ -288,14 +288,16 @@ class Stage:
             pass
         (self.folder(manifest.asset, batch) / manifest.attempt).delete_folder()
 
-    def partitions(self, asset: str) -> list[str]:
-        """Folder names of the partitions of an asset that have a manifest, sorted."""
+    def batches(self, asset: str, calendar: BatchCalendar) -> list[Batch]:
+        """The batches of which an asset has a manifest, in order; without those that are none of the calendar."""
         root = self.root / asset
         if root.is_local:
-            return [name for name in root.folders() if (root / name / "manifest.json").exists()]
-        # One request for a thousand objects instead of one for each partition.
-        paths = (file.path[len(root.path) :].strip("/").split("/") for file in root.files())
-        return sorted(parts[0] for parts in paths if len(parts) == 2 and parts[1] == "manifest.json")
+            names = [name for name in root.folders() if (root / name / "manifest.json").exists()]
+        else:
+            # One request for a thousand objects instead of one for each partition.
+            paths = (file.path[len(root.path) :].strip("/").split("/") for file in root.files())
+            names = [parts[0] for parts in paths if len(parts) == 2 and parts[1] == "manifest.json"]
+        return sorted(batch for name in names if (batch := calendar.of_folder(name)) is not None)
 
 
 @dataclass(frozen=True, slots=True)

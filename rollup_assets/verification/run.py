@@ -60,7 +60,7 @@ def verify(
     with open_catalog(settings) as catalog:
         table = load_readable_table(catalog, settings)
         in_table = _batches_in_table(settings, table) if table is not None else set()
-        receipts = {batch for name in stage.partitions(ROLLUP_TABLE) if (batch := settings.calendar.of_folder(name)) is not None}
+        receipts = set(stage.batches(ROLLUP_TABLE, settings.calendar))
         chooser = _Chooser(settings, landing_zone, stage, published=in_table | receipts, given=batches is not None, result=result)
         chosen = [batch for batch in sorted(set(in_table | receipts if batches is None else batches)) if chooser.is_comparable(batch)]
         if chosen:

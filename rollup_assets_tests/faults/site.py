@@ -127,7 +127,7 @@ class Site:
         calendar = pipeline.calendar
         found = set(pipeline.landing_zone.batches())
         for asset in (REPARTITIONED, QUARANTINED, ROLLUPS, ROLLUP_TABLE):
-            found |= {batch for name in pipeline.stage.partitions(asset) if (batch := calendar.of_folder(name)) is not None}
+            found.update(pipeline.stage.batches(asset, calendar))
         with_points = [batch for batch in found if pipeline.landing_zone.files(batch)]
         following = (calendar.shifted(batch, ahead) for batch in with_points for ahead in range(1, pipeline.settings.reach + 1))
         return sorted(found | {batch for batch in following if batch is not None})

@@ -338,10 +338,11 @@ def test_the_record_of_a_commit_that_is_found_in_place_stays_as_it_is(pipeline: 
 def test_records_are_no_partitions(pipeline: Pipeline) -> None:
     (batch,) = batches_from(pipeline, 1)
     publish_value(pipeline, batch, 1)
-    assert {asset: pipeline.stage.partitions(asset) for asset in (ROLLUP_TABLE, REPARTITIONED, PARTIAL_POINTS, "publish_history")} == {
-        ROLLUP_TABLE: [batch.folder],
-        REPARTITIONED: [batch.folder],
-        PARTIAL_POINTS: [batch.folder],
+    assets = (ROLLUP_TABLE, REPARTITIONED, PARTIAL_POINTS, "publish_history")
+    assert {asset: pipeline.stage.batches(asset, pipeline.calendar) for asset in assets} == {
+        ROLLUP_TABLE: [batch],
+        REPARTITIONED: [batch],
+        PARTIAL_POINTS: [batch],
         "publish_history": [],
     }
 

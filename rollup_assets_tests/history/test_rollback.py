@@ -474,7 +474,7 @@ def test_rows_of_others_in_no_partition_of_ours_go_without_a_receipt(pipeline: P
     load(pipeline).append(rollup_rows(pipeline.settings, second, 60_000, 2))
     assert rollback(pipeline, str(target)).changed
     assert value_by_batch(pipeline) == {first.key: {1}}
-    assert pipeline.stage.partitions(ROLLUP_TABLE) == [first.folder]
+    assert pipeline.stage.batches(ROLLUP_TABLE, pipeline.calendar) == [first]
 
 
 def test_going_back_to_the_present_changes_nothing(pipeline: Pipeline) -> None:

@@ -31,7 +31,8 @@ from rollup_assets.storage.manifests import (
 from rollup_assets.threads import thread_pool
 from rollup_assets_tests.staged import manifests_read
 
-BATCH = BatchCalendar(1_767_225_600_000, 3_600_000).batch("2026-01-01-09:00")
+CALENDAR = BatchCalendar(1_767_225_600_000, 3_600_000)
+BATCH = CALENDAR.batch("2026-01-01-09:00")
 FOLDER = "repartitioned_datapoints/2026-01-01-0900"
 
 
@@ -122,10 +123,11 @@ def test_where_things_lie(stage: Stage) -> None:
 def test_a_partition_is_staged_once_its_manifest_is_there(stage: Stage) -> None:
     manifest = attempt(stage, {"shard-00000.parquet": b"abc"})
     assert stage.read(REPARTITIONED, BATCH) is None
-    assert stage.partitions(REPARTITIONED) == []
+    assert stage.batches(REPARTITIONED, CALENDAR) == []
     stage.write(manifest, BATCH)
-    assert stage.partitions(REPARTITIONED) == ["2026-01-01-0900"]
-    assert stage.partitions("rollups") == []
+    assert stage.batches(REPARTITIONED, CALENDAR) == [BATCH]
+    assert stage.batches(ROLLUPS, CALENDAR) == []
+    assert stage.batches(REPARTITIONED, BatchCalendar(CALENDAR.start, 2 * CALENDAR.length)) == []
 
 
 # ------------------------------------------------------------------------------------------------------------------- damage

@@ -323,7 +323,7 @@ def test_a_staged_partition_is_looked_at_with_few_requests(s3_folder: S3Folder) 
     with requests(s3_folder.options) as seen:
         assert stage.is_complete(staged, BATCH)
         stage.require_complete(staged, BATCH)
-        assert stage.partitions(REPARTITIONED) == [BATCH.folder]
+        assert stage.batches(REPARTITIONED, CALENDAR) == [BATCH]
     assert seen == [("GET", "/lake")] * 3
     (stage.folder(REPARTITIONED, BATCH) / staged.files[7].path).delete_file()
     assert not stage.is_complete(staged, BATCH)

@@ -87,8 +87,7 @@ def roll_up_and_publish(settings: Settings, watcher: Watcher) -> dg.AssetsDefini
         selected = {key.to_user_string() for key in context.selected_asset_keys}
 
         def staged() -> list[str]:
-            folders = pipeline.stage.partitions(ROLLUPS)
-            return [batch.key for name in folders if (batch := pipeline.calendar.of_folder(name)) is not None]
+            return [batch.key for batch in pipeline.stage.batches(ROLLUPS, pipeline.calendar)]
 
         def wait(report: PartitionReport, batch: Batch, waiting: Waiting) -> str:
             context.log.warning(f"{batch}: {waiting.reason}")
