@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from pyiceberg.table.snapshots import Snapshot
 
     from rollup_assets.iceberg.locks import TableLock
-    from rollup_assets.iceberg.reading import LiveFile
     from rollup_assets.steps.publish import Inputs
 
 COMMAND = "rollups migrate --yes"
@@ -291,41 +290,21 @@ def _not_ended(pipeline: Pipeline, table: Table, last: Batch | None) -> list[Bat
 
     As everywhere, a row is the batch's that its label lies in: also the window that the batch before has left open.
     """
-    from rollup_assets.iceberg.reading import live_files
+    from rollup_assets.iceberg.reading import labels, live_files
 
     calendar = pipeline.calendar
     end = calendar.start if last is None else last.end
     files = [file for file in live_files(table) if file.last is None or file.last // 1_000 >= end]
-    return sorted({calendar.containing(label) for label in _labels(table, files, calendar) if label >= end})
+    return sorted({calendar.containing(label) for label in labels(table, files, calendar) if label >= end})
 
 
 def _finest_labels(table: Table, calendar: BatchCalendar) -> set[int]:
-    """:func:`_labels` of the finest resolution."""
-    from rollup_assets.iceberg.reading import live_files
+    """The table's labels of the finest resolution, as :func:`~rollup_assets.iceberg.reading.labels` has them."""
+    from rollup_assets.iceberg.reading import labels, live_files
 
     files = live_files(table)
     finest = min((file.resolution for file in files if file.resolution is not None), default=None)
-    return _labels(table, [file for file in files if file.resolution in (None, finest)], calendar)
-
-
-def _labels(table: Table, files: Sequence[LiveFile], calendar: BatchCalendar) -> set[int]:
-    """The files' labels in epoch ms; of one that lies within one batch only its first and its last one."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    from pyiceberg.expressions import AlwaysTrue
-
-    from rollup_assets.iceberg.reading import read_file
-
-    found: set[int] = set()
-    for file in files:
-        if file.first is not None and file.last is not None:
-            first, last = file.first // 1_000, file.last // 1_000
-            if calendar.containing(first) == calendar.containing(last):
-                found.update((first, last))
-                continue
-        labels = read_file(table, file, AlwaysTrue(), ("logical_timestamp",)).column("logical_timestamp")
-        found.update(label // 1_000 for label in pc.unique(labels.cast(pa.int64())).to_pylist())
-    return found
+    return labels(table, [file for file in files if file.resolution in (None, finest)], calendar)
 
 
 def _rolled_back(pipeline: Pipeline, table: Table) -> list[Manifest]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cachetools import LRUCache
 
-from rollup_assets.batches import Batch
+from rollup_assets.batches import Batch, BatchCalendar
 from rollup_assets.errors import PublishError
 from rollup_assets.iceberg.schema import arrow_schema, field_id
 
@@ -242,6 +242,24 @@ def range_counts(table: Table, batch: Batch | None, *, snapshot_id: int | None =
 def _count_rows(table: Table, file: LiveFile, predicate: BooleanExpression) -> dict[int, int]:
     resolutions = read_file(table, file, predicate, ("resolution",)).column("resolution")
     return {int(entry["values"]): int(entry["counts"]) for entry in resolutions.value_counts().to_pylist()}
+
+
+def labels(table: Table, files: Iterable[LiveFile], calendar: BatchCalendar) -> set[int]:
+    """The files' labels in epoch ms, enough of them to tell their batches: of a file within one batch only the first and the last one."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    from pyiceberg.expressions import AlwaysTrue
+
+    found: set[int] = set()
+    for file in files:
+        if file.first is not None and file.last is not None:
+            first, last = file.first // _MICROSECONDS, file.last // _MICROSECONDS
+            if calendar.containing(first) == calendar.containing(last):
+                found.update((first, last))
+                continue
+        column = read_file(table, file, AlwaysTrue(), ("logical_timestamp",)).column("logical_timestamp")
+        found.update(label // _MICROSECONDS for label in pc.unique(column.cast(pa.int64())).to_pylist())
+    return found
 
 
 def count_live_rows(table: Table, file: LiveFile) -> int:

@@ -52,15 +52,17 @@ def verify(
     Raw files are read from two batches before the first one on. Threads and memory are bounded by the settings.
     """
     from rollup_assets.iceberg.catalog import open_catalog
+    from rollup_assets.iceberg.reading import labels, live_files
     from rollup_assets.iceberg.table import load_readable_table
 
     landing_zone = LandingZone.from_settings(settings)
     stage = Stage(Place.parse(settings.stage, settings.s3))
+    calendar = settings.calendar
     result = Verification()
     with open_catalog(settings) as catalog:
         table = load_readable_table(catalog, settings)
-        in_table = _batches_in_table(settings, table) if table is not None else set()
-        receipts = set(stage.batches(ROLLUP_TABLE, settings.calendar))
+        in_table = set() if table is None else {calendar.containing(label) for label in labels(table, live_files(table), calendar)}
+        receipts = set(stage.batches(ROLLUP_TABLE, calendar))
         chooser = _Chooser(settings, landing_zone, stage, published=in_table | receipts, given=batches is not None, result=result)
         chosen = [batch for batch in sorted(set(in_table | receipts if batches is None else batches)) if chooser.is_comparable(batch)]
         if chosen:
@@ -87,26 +89,6 @@ def _connect(settings: Settings, scratch: str) -> DuckDBPyConnection:
             "autoload_known_extensions": False,
         }
     )
-
-
-def _batches_in_table(settings: Settings, table: Table) -> set[Batch]:
-    """Batches that rows of the table have their labels in."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    from pyiceberg.expressions import AlwaysTrue
-
-    from rollup_assets.iceberg.reading import live_files, read_file
-
-    found: set[Batch] = set()
-    for file in live_files(table):
-        if file.first is not None and file.last is not None:
-            first, last = (settings.calendar.containing(label // 1_000) for label in (file.first, file.last))
-            if first == last:
-                found.add(first)
-                continue
-        labels = read_file(table, file, AlwaysTrue(), ("logical_timestamp",)).column("logical_timestamp")
-        found.update(settings.calendar.containing(label // 1_000) for label in pc.unique(labels.cast(pa.int64())).to_pylist())
-    return found
 
 
 class _Chooser:
