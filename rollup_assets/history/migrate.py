@@ -19,11 +19,10 @@ from rollup_assets.errors import MigrationError, NotStagedError, StageCorruptErr
 from rollup_assets.history.rejections import ROLLED_BACK_TO, is_begun, rejected_digests
 from rollup_assets.iceberg.acknowledged import SEQUENCE_NUMBER
 from rollup_assets.pipeline import Pipeline
-from rollup_assets.scope import for_each
+from rollup_assets.scope import following, for_each
 from rollup_assets.settings import format_duration, parse_duration
 from rollup_assets.steps.parameters import OF_TABLE, rollup_parameters
 from rollup_assets.steps.results import CODE_VERSION, Waiting
-from rollup_assets.storage.filesystems import in_parallel
 from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, InputFile, Manifest, Stage
 from rollup_assets.storage.storage_errors import explains_storage_errors
 
@@ -204,9 +203,8 @@ def _batches(pipeline: Pipeline, with_raw: Collection[Batch], last: Batch | None
     What is staged of raw data that is gone would be in the way of its neighbours: it is of other settings.
     """
     calendar = pipeline.calendar
-    following = [calendar.shifted(batch, ahead) for batch in with_raw for ahead in range(1, pipeline.settings.reach + 1)]
-    staged = pipeline.stage.batches(PARTIAL_POINTS, calendar)
-    found = {*with_raw, *staged, *(batch for batch in following if batch is not None)}
+    after = (later for batch in with_raw for later in following(calendar, batch, pipeline.settings.reach))
+    found = {*with_raw, *after, *pipeline.stage.batches(PARTIAL_POINTS, calendar)}
     return sorted(batch for batch in found if last is not None and batch <= last)
 
 
@@ -438,11 +436,11 @@ def _note(pipeline: Pipeline, batch: Batch, rollups: Manifest, table: Table, sna
 
 def _inputs(pipeline: Pipeline, rollups: Manifest) -> Inputs:
     """The raw files of rollups that are in the table, by partition; without partitions that were staged anew since, whatever with."""
-    used = [(asset, pipeline.batch(key), digest) for asset, partitions in rollups.upstream.items() for key, digest in partitions.items()]
-    current = list(in_parallel(lambda one: pipeline.stage.read(one[0], one[1]), used, local=pipeline.stage.root.is_local))
-    now = [(of.key, manifest, digest) for (_, of, digest), manifest in zip(used, current, strict=True)]
-    changed = {key for key, manifest, digest in now if (None if manifest is None else manifest.digest) != digest}
-    return {key: None if manifest is None else manifest.inputs for key, manifest, _ in now if key not in changed}
+    from rollup_assets.steps.publish import upstream_manifests
+
+    used = upstream_manifests(pipeline, rollups)
+    changed = {key for _, key, digest, found in used if (None if found is None else found.digest) != digest}
+    return {key: None if found is None else found.inputs for _, key, _, found in used if key not in changed}
 
 
 def _finish(pipeline: Pipeline, table: Table) -> None:

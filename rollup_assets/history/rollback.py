@@ -13,7 +13,7 @@ from rollup_assets.batches import Batch
 from rollup_assets.errors import RollbackError, UnknownSnapshotError
 from rollup_assets.history.rejections import BEGUN, REJECTED, ROLLED_BACK_TO, digest_of_unknown, is_known, rejected_digests
 from rollup_assets.pipeline import Pipeline
-from rollup_assets.scope import for_each
+from rollup_assets.scope import following, for_each
 from rollup_assets.settings import format_duration
 from rollup_assets.steps.parameters import OF_TABLE, changed_settings, rollup_parameters
 from rollup_assets.steps.results import CODE_VERSION
@@ -169,10 +169,9 @@ def _before_last_publish(pipeline: Pipeline, table: Table, batch: Batch, command
             f"(ROLLUP_KEEP_SNAPSHOTS={pipeline.settings.keep_snapshots}); mend the raw data, and run `rollups backfill {batch} {batch}`"
         )
     later = []
-    for ahead in range(1, pipeline.settings.reach + 1):
-        follower = pipeline.calendar.shifted(batch, ahead)
-        found = None if follower is None else newest_publish(table, follower)
-        if follower and found and (found.sequence_number or 0) > (publish.sequence_number or 0):
+    for follower in following(pipeline.calendar, batch, pipeline.settings.reach):
+        found = newest_publish(table, follower)
+        if found is not None and (found.sequence_number or 0) > (publish.sequence_number or 0):
             later.append(follower.key)
     return _Choice(batch, target, command, tuple(later))
 

@@ -217,16 +217,15 @@ def current_rollups(pipeline: Pipeline, batch: Batch) -> tuple[Manifest, Inputs]
         raise NotStagedError(f"batch {batch.key} has no staged rollups; run `rollups backfill {batch.key} {batch.key}`")
     _check_parameters(pipeline, batch, rollups)
     _check_table(pipeline, batch, rollups)
-    used = [(asset, key, digest) for asset, partitions in rollups.upstream.items() for key, digest in partitions.items()]
-    current = list(in_parallel(lambda one: pipeline.stage.read(one[0], pipeline.batch(one[1])), used, local=pipeline.stage.root.is_local))
-    for (asset, key, digest), found in zip(used, current, strict=True):
+    used = upstream_manifests(pipeline, rollups)
+    for asset, key, digest, found in used:
         if (None if found is None else found.digest) != digest:
             state = "is no longer staged" if found is None else "was not staged then" if digest is None else "has changed since"
             raise StaleInputError(
                 f"the rollups of batch {batch.key} were made from {asset} {key}, which {state}; they were not published. "
                 f"Run `rollups backfill {batch.key} {batch.key}`"
             )
-    inputs = {key: None if found is None else found.inputs for (_, key, _), found in zip(used, current, strict=True)}
+    inputs = {key: None if found is None else found.inputs for _, key, _, found in used}
     return rollups, inputs
 
 
@@ -275,6 +274,13 @@ def _check_files(pipeline: Pipeline, batch: Batch, rollups: Manifest) -> None:
         raise StageCorruptError(
             f"the rollups manifest of batch {batch.key} counts {_rows(rollups)} rows, its files have {dict(rows)}; {mend}"
         )
+
+
+def upstream_manifests(pipeline: Pipeline, rollups: Manifest) -> list[tuple[str, str, str | None, Manifest | None]]:
+    """What rollups were made from: asset, partition, the digest that was read, and the manifest as it is now; None: not staged."""
+    used = [(asset, key, digest) for asset, partitions in rollups.upstream.items() for key, digest in partitions.items()]
+    current = in_parallel(lambda one: pipeline.stage.read(one[0], pipeline.batch(one[1])), used, local=pipeline.stage.root.is_local)
+    return [(*one, found) for one, found in zip(used, current, strict=True)]
 
 
 def check_history(receipt: Manifest, table: Table, batch: Batch) -> None:
