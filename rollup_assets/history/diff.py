@@ -20,9 +20,10 @@ from rollup_assets.iceberg.reading import LiveFile, changed_files, files_dataset
 from rollup_assets.iceberg.schema import COLUMNS
 from rollup_assets.iceberg.snapshots import ATTEMPT_PROPERTY, ancestors, said, snapshot_meant, time_of
 from rollup_assets.settings import Settings, format_duration
+from rollup_assets.steps.changes import Change, file_changes
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.leftovers import TEMPORARY
-from rollup_assets.storage.manifests import InputFile, Stage
+from rollup_assets.storage.manifests import Stage
 from rollup_assets.storage.storage_errors import explains_storage_errors
 
 if TYPE_CHECKING:
@@ -51,8 +52,8 @@ class ChangedFile:
     partition: str
     path: str
     """Relative to the landing zone."""
-    change: str
-    """``new``, ``changed`` or ``removed``."""
+    change: Change
+    """``new``, ``changed``, ``replaced`` (another version of the same size) or ``removed``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +144,7 @@ def compare(
     partitions: dict[Batch, PartitionDifference] = {}
     with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=settings.home) as scratch, _connect(settings, scratch) as db:
         for old_files, new_files in _together(settings, before, after):
-            _find_differing(db, table, old_files, new_files, batch)
+            _compare_rows(db, table, old_files, new_files, batch)
             for start, resolution, change, count in _counts(db, settings):
                 of = settings.calendar.containing(start)
                 found = partitions.setdefault(of, PartitionDifference(of.key))
@@ -213,10 +214,11 @@ def _together(settings: Settings, before: Sequence[LiveFile], after: Sequence[Li
         yield portion
 
 
-def _find_differing(
-    db: DuckDBPyConnection, table: Table, before: Sequence[LiveFile], after: Sequence[LiveFile], batch: Batch | None
-) -> None:
-    """``gone`` and ``come``: rows that only the old or only the new files have; ``copy`` numbers those with the same key."""
+def _compare_rows(db: DuckDBPyConnection, table: Table, before: Sequence[LiveFile], after: Sequence[LiveFile], batch: Batch | None) -> None:
+    """Makes the table ``differences``: rows that only the old or only the new files have, two with the same key as one that changed.
+
+    On the way ``gone`` and ``come``, the rows of one side; ``copy`` numbers those with the same key.
+    """
     db.register("old_rows", files_dataset(table, before))
     db.register("new_rows", files_dataset(table, after))
     columns = ", ".join(("id", "resolution", "epoch_us(logical_timestamp) AS label", *_VALUES))
@@ -253,7 +255,7 @@ def _find_differing(
 
 
 def _counts(db: DuckDBPyConnection, settings: Settings) -> list[tuple[int, int, str, int]]:
-    """(a moment of the batch in epoch ms, resolution in ms, change, how many windows)."""
+    """(start of the batch in epoch ms, resolution in ms, change, how many windows)."""
     start, length = settings.calendar.start, settings.calendar.length
     since = f"(label // 1000 - {start})"
     # The remainder of SQL has the sign of the dividend.
@@ -307,7 +309,8 @@ def _explain(found: PartitionDifference, old: Origin, new: Origin, foreign: Sequ
         return
     before, after = ({} if origin.record is None else origin.record.inputs for origin in (old, new))
     for partition in sorted(before.keys() | after.keys()):
-        found.files += _changed_inputs(partition, before.get(partition) or (), after.get(partition) or ())
+        changes = file_changes(before.get(partition) or (), after.get(partition) or ())
+        found.files += [ChangedFile(partition, file.path, file.change) for file in changes]
     if old.record is not None and new.record is not None:
         found.remarks += [
             f"made with {name} = {new.record.parameters.get(name)} instead of {old.record.parameters.get(name)}"
@@ -318,9 +321,3 @@ def _explain(found: PartitionDifference, old: Origin, new: Origin, foreign: Sequ
             found.remarks.append(f"made by code version {new.record.code_version} instead of {old.record.code_version}")
     elif old.is_new and new.record is not None:
         found.remarks.append("published for the first time")
-
-
-def _changed_inputs(partition: str, before: Sequence[InputFile], after: Sequence[InputFile]) -> list[ChangedFile]:
-    old, new = ({file.path: file for file in files} for files in (before, after))
-    changes = {path: "new" if path not in old else "removed" if path not in new else "changed" for path in old.keys() | new.keys()}
-    return [ChangedFile(partition, path, changes[path]) for path in sorted(changes) if old.get(path) != new.get(path)]

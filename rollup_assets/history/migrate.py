@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table
     from pyiceberg.table.snapshots import Snapshot
 
+    from rollup_assets.history.records import Inputs
     from rollup_assets.iceberg.locks import TableLock
-    from rollup_assets.steps.publish import Inputs
 
 COMMAND = "rollups migrate --yes"
 _NAMED = 10

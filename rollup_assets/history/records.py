@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table
     from pyiceberg.table.snapshots import Snapshot
 
+Inputs = Mapping[str, Sequence[InputFile] | None]
+"""Partition → raw files; None: not staged, and rightly so."""
+
 FOLDER = "publish_history"
 FORMAT_VERSION: Final = 1
 
@@ -85,17 +88,13 @@ def write_record(stage: Stage, batch: Batch, record: PublishRecord) -> None:
     (history_folder(stage, batch) / f"{record.attempt}.json").write_bytes(record.model_dump_json().encode())
 
 
-def record_of_publish(
-    rollups: Manifest, inputs: Mapping[str, Sequence[InputFile] | None], batch: Batch, table: Table, attempt: str
-) -> PublishRecord | None:
+def record_of_publish(rollups: Manifest, inputs: Inputs, batch: Batch, table: Table, attempt: str) -> PublishRecord | None:
     """The record of the commit with this attempt; None if it is not in the table, as where a batch never had a row."""
     snapshot = snapshot_of_attempt(table, attempt)
     return None if snapshot is None or not is_publish(snapshot, batch) else record_of_commit(rollups, inputs, batch, table, snapshot)
 
 
-def record_of_commit(
-    rollups: Manifest, inputs: Mapping[str, Sequence[InputFile] | None], batch: Batch, table: Table, snapshot: Snapshot
-) -> PublishRecord:
+def record_of_commit(rollups: Manifest, inputs: Inputs, batch: Batch, table: Table, snapshot: Snapshot) -> PublishRecord:
     """The record of a commit of ours that published a batch."""
     attempt = said(snapshot, ATTEMPT_PROPERTY) or ""
     return PublishRecord(

@@ -21,19 +21,17 @@ from rollup_assets.steps.changes import files_of_another_table
 from rollup_assets.steps.parameters import changed_settings, rollup_parameters
 from rollup_assets.steps.results import CODE_VERSION, Published
 from rollup_assets.storage.filesystems import in_parallel
-from rollup_assets.storage.manifests import ROLLUP_TABLE, ROLLUPS, InputFile, Manifest
+from rollup_assets.storage.manifests import ROLLUP_TABLE, ROLLUPS, Manifest
 from rollup_assets.storage.storage_errors import explains_storage_errors
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
     from pyiceberg.table import Table
 
+    from rollup_assets.history.records import Inputs
     from rollup_assets.iceberg.commit import Replacement
     from rollup_assets.iceberg.locks import TableLock
     from rollup_assets.iceberg.reading import RangeCounts
-
-Inputs = Mapping[str, Sequence[InputFile] | None]
-"""Partition → raw files; None: not staged, and rightly so."""
 
 _MOST_ROUNDS = 8
 

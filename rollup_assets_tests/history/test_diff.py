@@ -159,15 +159,17 @@ def files_of(found: SnapshotDifference) -> dict[str, list[tuple[str, str, str]]]
     return {one.partition: [(file.partition, file.path, file.change) for file in one.files] for one in found.partitions}
 
 
-def test_raw_files_that_are_new_changed_or_removed_are_named(pipeline: Pipeline) -> None:
+def test_raw_files_that_are_new_changed_replaced_or_removed_are_named(pipeline: Pipeline) -> None:
     (batch,) = batches_from(pipeline, 1)
-    publish_value(pipeline, batch, 1, raw_file("same"), raw_file("replaced", 1), raw_file("gone"))
-    publish_value(pipeline, batch, 2, raw_file("same"), raw_file("replaced", 2), raw_file("late"))
+    grown = raw_file("grown").model_copy(update={"size": 2})
+    publish_value(pipeline, batch, 1, raw_file("same"), raw_file("grown"), raw_file("replaced", 1), raw_file("gone"))
+    publish_value(pipeline, batch, 2, raw_file("same"), grown, raw_file("replaced", 2), raw_file("late"))
     (found,) = since(pipeline, 0).partitions
     assert found.files == [
         ChangedFile(batch.key, "gone", "removed"),
+        ChangedFile(batch.key, "grown", "changed"),
         ChangedFile(batch.key, "late", "new"),
-        ChangedFile(batch.key, "replaced", "changed"),
+        ChangedFile(batch.key, "replaced", "replaced"),
     ]
     assert found.remarks == []
 
