@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +64,7 @@ def verify(
         in_table = set() if table is None else {calendar.containing(label) for label in labels(table, live_files(table), calendar)}
         receipts = set(stage.batches(ROLLUP_TABLE, calendar))
         chooser = _Chooser(settings, landing_zone, stage, published=in_table | receipts, given=batches is not None, result=result)
-        chosen = [batch for batch in sorted(set(in_table | receipts if batches is None else batches)) if chooser.is_comparable(batch)]
+        chosen = chooser.choose(in_table | receipts if batches is None else batches)
         if chosen:
             settings.home.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=settings.home) as scratch, _connect(settings, scratch) as db:
@@ -92,7 +92,7 @@ def _connect(settings: Settings, scratch: str) -> DuckDBPyConnection:
 
 
 class _Chooser:
-    """Sorts out partitions whose rows cannot be what raw data says, and rightly so."""
+    """Decides which partitions are compared. Some legitimately differ from raw data, for example while they wait for staging."""
 
     def __init__(
         self, settings: Settings, landing_zone: LandingZone, stage: Stage, *, published: set[Batch], given: bool, result: Verification
@@ -104,27 +104,27 @@ class _Chooser:
         self._given = given
         self._result = result
 
-    def is_comparable(self, batch: Batch) -> bool:
-        """Whether the table must have exactly the rows of the batch's labels; otherwise notes in the result why not."""
-        if batch < self._settings.calendar.first:
-            start = f"{self._settings.start:%Y-%m-%d}"
-            self._result.partitions.append(VerifiedPartition(batch.key, notes=[f"before ROLLUP_START={start}: not compared"]))
-            return False
-        staged = self._stage.read(REPARTITIONED, batch)
-        if staged is None and self._landing_zone.files(batch):
-            (self._result.not_staged if self._given else self._result.waiting).append(batch.key)
-            return False
-        before = self._settings.calendar.earlier(batch, self._settings.reach)
-        if not has_points(staged) and any(self._is_needed(other) for other in before):
-            self._result.waiting.append(batch.key)
-            return False
-        if batch in self._published:
-            return True
-        if staged is None and not any(self._stage.read(PARTIAL_POINTS, other) for other in before):
-            self._result.partitions.append(VerifiedPartition(batch.key, notes=["no raw files, nothing published"]))
-        else:
-            self._result.not_published.append(batch.key)
-        return False
+    def choose(self, batches: Iterable[Batch]) -> list[Batch]:
+        """The batches to compare, in order; of the others, notes in the result why they are not."""
+        chosen = []
+        for batch in sorted(set(batches)):
+            if batch < self._settings.calendar.first:
+                start = f"{self._settings.start:%Y-%m-%d}"
+                self._result.partitions.append(VerifiedPartition(batch.key, notes=[f"before ROLLUP_START={start}: not compared"]))
+                continue
+            staged = self._stage.read(REPARTITIONED, batch)
+            before = self._settings.calendar.earlier(batch, self._settings.reach)
+            if staged is None and self._landing_zone.files(batch):
+                (self._result.not_staged if self._given else self._result.waiting).append(batch.key)
+            elif not has_points(staged) and any(self._is_needed(other) for other in before):
+                self._result.waiting.append(batch.key)
+            elif batch in self._published:
+                chosen.append(batch)
+            elif staged is None and not any(self._stage.read(PARTIAL_POINTS, other) for other in before):
+                self._result.partitions.append(VerifiedPartition(batch.key, notes=["no raw files, nothing published"]))
+            else:
+                self._result.not_published.append(batch.key)
+        return chosen
 
     def _is_needed(self, other: Batch) -> bool:
         return self._stage.read(PARTIAL_POINTS, other) is None and bool(self._landing_zone.files(other))
