@@ -7,7 +7,6 @@ compacted the table nothing has changed. How it is shown stays out.
 from __future__ import annotations
 
 import datetime as dt
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -19,10 +18,10 @@ from rollup_assets.iceberg.maintenance import MAINTENANCE_PROPERTY
 from rollup_assets.iceberg.reading import LiveFile, changed_files, files_dataset
 from rollup_assets.iceberg.schema import COLUMNS
 from rollup_assets.iceberg.snapshots import ATTEMPT_PROPERTY, ancestors, said, snapshot_meant, time_of
+from rollup_assets.scratch_database import scratch_database
 from rollup_assets.settings import Settings, format_duration
 from rollup_assets.steps.changes import Change, file_changes
 from rollup_assets.storage.filesystems import Place
-from rollup_assets.storage.leftovers import TEMPORARY
 from rollup_assets.storage.manifests import Stage
 from rollup_assets.storage.storage_errors import explains_storage_errors
 
@@ -140,9 +139,8 @@ def compare(
     result = SnapshotDifference(_shown(old), _shown(new), foreign=_foreign(table, old, new))
     before, after = changed_files(table, old, new, batch)
     result.files_read = len(before) + len(after)
-    settings.home.mkdir(parents=True, exist_ok=True)
     partitions: dict[Batch, PartitionDifference] = {}
-    with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=settings.home) as scratch, _connect(settings, scratch) as db:
+    with scratch_database(settings) as (db, _):
         for old_files, new_files in _together(settings, before, after):
             _compare_rows(db, table, old_files, new_files, batch)
             for start, resolution, change, count in _counts(db, settings):
@@ -176,21 +174,6 @@ def _foreign(table: Table, old: Snapshot | None, new: Snapshot | None) -> list[i
 
 
 # ----------------------------------------------------------------------------------------------------------------------- rows
-
-
-def _connect(settings: Settings, scratch: str) -> DuckDBPyConnection:
-    import duckdb
-
-    found = duckdb.connect(
-        config={
-            "threads": settings.threads,
-            "memory_limit": f"{settings.memory // 2**20}MiB",
-            "temp_directory": scratch,
-            "preserve_insertion_order": False,
-        }
-    )
-    found.execute("SET TimeZone = 'UTC'")
-    return found
 
 
 def _together(settings: Settings, before: Sequence[LiveFile], after: Sequence[LiveFile]) -> Iterator[tuple[list[LiveFile], list[LiveFile]]]:

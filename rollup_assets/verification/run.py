@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import functools
-import tempfile
 import time
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rollup_assets.batches import Batch, to_datetime
 from rollup_assets.engines.base import NoProgress, Progress
 from rollup_assets.history.rejections import refusal
+from rollup_assets.scratch_database import connect, scratch_database
 from rollup_assets.settings import Settings, format_duration
 from rollup_assets.storage.copies import find_copies
 from rollup_assets.storage.filesystems import Place, in_parallel
 from rollup_assets.storage.landing_zone import LandingZone
-from rollup_assets.storage.leftovers import TEMPORARY
 from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Stage, has_points
 from rollup_assets.storage.raw_files import COPIED_FILE, FILE_REASONS, TOO_LARGE, count_rows
 from rollup_assets.storage.storage_errors import explains_storage_errors
@@ -66,29 +64,12 @@ def verify(
         chooser = _Chooser(settings, landing_zone, stage, published=in_table | receipts, given=batches is not None, result=result)
         chosen = chooser.choose(in_table | receipts if batches is None else batches)
         if chosen:
-            settings.home.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=settings.home) as scratch, _connect(settings, scratch) as db:
-                trial = TrialReader(functools.partial(_connect, settings, f"{scratch}/trial"))
-                raw = RawPoints(db, settings, landing_zone, Path(scratch), trial, functools.partial(_too_large, landing_zone, stage))
+            with scratch_database(settings) as (db, scratch):
+                trial = TrialReader(functools.partial(connect, settings, scratch / "trial"))
+                raw = RawPoints(db, settings, landing_zone, scratch, trial, functools.partial(_too_large, landing_zone, stage))
                 _Comparison(settings, landing_zone, stage, table, db, raw, result, first_differences, progress or NoProgress()).run(chosen)
     result.partitions.sort(key=lambda partition: partition.partition)
     return result
-
-
-def _connect(settings: Settings, scratch: str) -> DuckDBPyConnection:
-    import duckdb
-
-    return duckdb.connect(
-        config={
-            "threads": settings.threads,
-            "memory_limit": f"{settings.memory // 2**20}MiB",
-            "temp_directory": scratch,
-            "preserve_insertion_order": False,
-            # What it needs is built in: nothing is fetched because of what a file looks like.
-            "autoinstall_known_extensions": False,
-            "autoload_known_extensions": False,
-        }
-    )
 
 
 class _Chooser:
