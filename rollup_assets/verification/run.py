@@ -16,6 +16,7 @@ from rollup_assets.storage.copies import find_copies
 from rollup_assets.storage.filesystems import Place, in_parallel
 from rollup_assets.storage.landing_zone import LandingZone
 from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Stage, has_points
+from rollup_assets.storage.quarantine import tallies
 from rollup_assets.storage.raw_files import COPIED_FILE, FILE_REASONS, TOO_LARGE, count_rows
 from rollup_assets.storage.storage_errors import explains_storage_errors
 from rollup_assets.verification.raw import RawCounts, RawPoints, TrialReader
@@ -309,18 +310,9 @@ class _Comparison:
 
 def _bad_files_staged(stage: Stage, batch: Batch) -> dict[str, str]:
     """Raw files that are quarantined as a whole, by their path in the landing zone, and why."""
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
     manifest = stage.read(QUARANTINED, batch)
-    found: dict[str, str] = {}
-    for file in manifest.files if manifest is not None else ():
-        assert manifest is not None
-        with stage.place(manifest, file, batch).open_input() as source:
-            table = pq.read_table(source, columns=["reason", "file"])
-        whole = table.filter(pc.is_in(table["reason"].cast("string"), value_set=_string_array(FILE_REASONS)))
-        found.update(zip(whole["file"].to_pylist(), whole["reason"].to_pylist(), strict=True))
-    return found
+    found = [] if manifest is None else tallies(stage, batch, manifest)
+    return {tally.file: tally.reason for tally in found if tally.whole_file}
 
 
 def _too_large(landing_zone: LandingZone, stage: Stage, batch: Batch) -> set[str]:
@@ -337,12 +329,6 @@ def _too_large(landing_zone: LandingZone, stage: Stage, batch: Batch) -> set[str
         originals = find_copies(landing_zone.root, [file for file in files if file.path in found | copies])
         found |= {path for path in copies if originals.get(path) in found}
     return found
-
-
-def _string_array(values: Sequence[str]) -> Any:
-    import pyarrow as pa
-
-    return pa.array(values, pa.string())
 
 
 def _pairs(row: dict[str, Any]) -> list[tuple[str, str, str]]:
