@@ -22,9 +22,8 @@ from rollup_assets.steps.publish import check_history, reasons_to_publish
 from rollup_assets.steps.repartition import current_stage, is_over_limit, raw_data_is_gone, reasons_to_stage
 from rollup_assets.steps.results import CODE_VERSION, Waiting
 from rollup_assets.steps.rollup import RollupInputs, find_inputs, reasons_to_roll_up
-from rollup_assets.storage.filesystems import in_parallel
 from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Manifest, StageReadOnce
-from rollup_assets.storage.raw_files import count_rows
+from rollup_assets.storage.raw_files import count_batch_rows
 from rollup_assets.storage.storage_errors import explains_storage_errors
 
 if TYPE_CHECKING:
@@ -171,22 +170,15 @@ def _stagings(pipeline: Pipeline, batches: Sequence[Batch], to_be: _StageToBe) -
         quarantined = to_be.read(QUARANTINED, batch)
         if quarantined and quarantined.inputs == tuple(files) and is_over_limit(pipeline, batch, quarantined):
             reasons.append("these files were tried before: more of them was quarantined than the settings allow")
-        rows = _rows_of(pipeline, batch)
+        rows = count_batch_rows(pipeline.landing_zone, batch, pipeline.settings.raw_limits)
         before = to_be.read(REPARTITIONED, batch)
         changes = file_changes(before.inputs if before else (), files)
-        if problem := raw_data_is_gone(pipeline, batch, files, staged):
-            return PartitionPlan(batch.key, PlannedStep("yes", tuple(reasons)), raw_files=tuple(changes), raw_rows=rows, problem=problem)
-        to_be.will_have(pipeline, batch, rows)
-        return PartitionPlan(batch.key, PlannedStep("yes", tuple(reasons)), raw_files=tuple(changes), raw_rows=rows)
+        problem = raw_data_is_gone(pipeline, batch, files, staged)
+        if problem is None:
+            to_be.will_have(pipeline, batch, rows)
+        return PartitionPlan(batch.key, PlannedStep("yes", tuple(reasons)), raw_files=tuple(changes), raw_rows=rows, problem=problem)
 
     return dict(zip(batches, for_each(pipeline, look, batches), strict=True))
-
-
-def _rows_of(pipeline: Pipeline, batch: Batch) -> int:
-    """Rows that would be decoded, by the footers of the raw files."""
-    zone, limits = pipeline.landing_zone, pipeline.settings.raw_limits
-    files = [(zone.place(file), zone.bounds(batch, folder)) for folder, some in zone.files_by_folder(batch).items() for file in some]
-    return sum(in_parallel(lambda file: count_rows(*file, limits), files, local=zone.root.is_local))
 
 
 def _as_staged(to_be: _StageToBe, batch: Batch) -> PartitionPlan:

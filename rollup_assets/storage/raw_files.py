@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from rollup_assets.errors import StaleInputError, StorageError
 from rollup_assets.storage.arrays import integers, lags, mask, milliseconds, read_only
 from rollup_assets.storage.bounds import Bounds
+from rollup_assets.storage.filesystems import in_parallel
 from rollup_assets.storage.footers import Range, row_group_ranges
 from rollup_assets.storage.raw_limits import (
     DEFAULT_LIMITS,
@@ -34,7 +35,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from rollup_assets.batches import Batch
     from rollup_assets.storage.filesystems import Place
+    from rollup_assets.storage.landing_zone import LandingZone
 
 # Quarantine reasons of rows, in the order in which they are tried; a row's code is its place + 1, 0 means accepted.
 ROW_REASONS = (
@@ -233,6 +236,17 @@ def count_rows(place: Place, bounds: Bounds, limits: RawLimits = DEFAULT_LIMITS)
         if isinstance(found, UnreadableFileError):
             return 0
         raise found from error
+
+
+def count_batch_rows(zone: LandingZone, batch: Batch, limits: RawLimits) -> int:
+    """Rows of all raw files that have to be decoded for a batch, by their footers.
+
+    Raises:
+        LandingZoneError: raw data lies where nothing would read it.
+        StorageError, StaleInputError: as :func:`count_rows`.
+    """
+    files = [(zone.place(file), zone.bounds(batch, folder)) for folder, some in zone.files_by_folder(batch).items() for file in some]
+    return sum(in_parallel(lambda file: count_rows(*file, limits), files, local=zone.root.is_local))
 
 
 def _row_groups(metadata: pq.FileMetaData, tail: pa.Buffer, bounds: Bounds) -> list[tuple[int, Range | None]]:

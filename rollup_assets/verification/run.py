@@ -13,11 +13,11 @@ from rollup_assets.history.rejections import refusal
 from rollup_assets.scratch_database import connect, scratch_database
 from rollup_assets.settings import Settings, format_duration
 from rollup_assets.storage.copies import find_copies
-from rollup_assets.storage.filesystems import Place, in_parallel
+from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.landing_zone import LandingZone
 from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Stage, has_points
 from rollup_assets.storage.quarantine import tallies
-from rollup_assets.storage.raw_files import COPIED_FILE, FILE_REASONS, TOO_LARGE, count_rows
+from rollup_assets.storage.raw_files import COPIED_FILE, FILE_REASONS, TOO_LARGE, count_batch_rows
 from rollup_assets.storage.storage_errors import explains_storage_errors
 from rollup_assets.verification.raw import RawCounts, RawPoints, TrialReader
 from rollup_assets.verification.report import RELATIVE_TOLERANCE, Difference, Verification, VerifiedPartition
@@ -143,7 +143,11 @@ class _Comparison:
         self._result.partitions.extend(partitions.values())
         seen: dict[Batch, RawCounts] = {}
         before = {batch: self._settings.calendar.earlier(batch, 2) for batch in batches}
-        rows = {batch: self._rows_of(batch) for each in batches for batch in (each, *before[each])}
+        rows = {
+            batch: count_batch_rows(self._landing_zone, batch, self._settings.raw_limits)
+            for each in batches
+            for batch in (each, *before[each])
+        }
         rounds = (
             1 + max(sum(rows[each] for each in (batch, *before[batch][:1])) for batch in batches) * _BYTES_PER_ROW // self._settings.memory
         )
@@ -166,11 +170,6 @@ class _Comparison:
             partitions[batch].points = seen[batch].points
             self._compare_manifests(batch, seen[batch], partitions[batch])
         self._progress.finish(STAGE)
-
-    def _rows_of(self, batch: Batch) -> int:
-        zone, limits = self._landing_zone, self._settings.raw_limits
-        files = [(zone.place(file), zone.bounds(batch, folder)) for folder, some in zone.files_by_folder(batch).items() for file in some]
-        return sum(in_parallel(lambda file: count_rows(*file, limits), files, local=zone.root.is_local))
 
     # ------------------------------------------------------------------------------------------------------------ table
 
