@@ -11,7 +11,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -31,34 +31,44 @@ from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTI
 
 MOST_REQUESTS = 24
 """Partitions asked to be staged in one look, and as many to be rolled up: the rest follows in the next ones."""
-MOST_REMEMBERED = 1_000
-"""Partitions remembered that change or wait to be asked for."""
-MOST_ASKED = 10_000
-"""Partitions remembered that are being made, or failed."""
+MOST_UNDER_WAY = 50
+"""While so many of its requests wait in a queue or are made, a look asks for the newest partitions alone: others would be made no sooner,
+and the queue would grow by the thousand."""
+MOST_REMEMBERED = 500
+"""Partitions remembered that change or wait to be staged. All that is remembered is stored anew with each look."""
+MOST_ASKED = 2_000
+"""Partitions remembered that were asked to be staged and are not, most of them since they failed; and as many of those to be rolled up."""
 ALWAYS_SEEN = 24
-"""Newest partitions that every look sees. They go before the others, and are remembered however many others are."""
+"""Newest partitions that every look sees. They go before the others, and are remembered and asked for however many others are."""
 SECONDS = 5.0
 """How long a look takes at most, about; the next one goes on where it ended. Some of what is remembered and of the rest is always seen."""
 _AT_A_TIME = 64
+_SHORT = 16
+"""Digits of a version that are remembered: enough to tell it from the partition's next one."""
+_NOT_ASKED = ""
 
 
 class Arrival(BaseModel):
-    """Raw files of a partition that are not those that are staged."""
+    """Raw files of a partition that are not those that are staged, and that nobody was asked to stage."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: str
+    """Its first digits."""
     since: int
     """When this version was first seen, epoch milliseconds."""
-    asked: bool = False
 
 
 class Memory(BaseModel):
     """What one look leaves to the next. Partitions that are up to date are not in it."""
 
+    model_config = ConfigDict(extra="forbid")
+
     arrivals: dict[str, Arrival] = {}
+    asked: dict[str, str] = {}
+    """Partition -> first digits of the raw files' version that was asked to be staged. It is not staged yet, or that failed."""
     rollups: dict[str, str] = {}
-    """Partition -> key of its latest request to be rolled up."""
+    """Partition -> digest of the inputs that it was asked to be rolled up from; empty where it waits to be asked for."""
     position: str | None = None
     """The partition where the next look goes on."""
     position_in_memory: str | None = None
@@ -84,6 +94,8 @@ class StageRequest:
     bytes: int
     key: str
     """The same for the same change: whoever is asked twice need do it once."""
+    is_newest: bool
+    """Whether the batch is one of the newest, which are not to wait for the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +104,7 @@ class RollUpRequest:
 
     batch: Batch
     key: str
+    is_newest: bool
 
 
 @dataclass(slots=True)
@@ -106,7 +119,7 @@ class Found:
     problems: dict[str, str] = field(default_factory=dict)
     """Partition -> why it cannot be looked at."""
     left_out: int = 0
-    """Partitions with other raw files than are staged that are not remembered, since too many are; later looks come back to them."""
+    """Partitions that are out of date and not remembered, since too many are; later looks come back to them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +137,7 @@ def look(
     now: dt.datetime,
     *,
     is_being_made: Callable[[Batch], bool],
+    under_way: int = 0,
     clock: Callable[[], float] = time.monotonic,
 ) -> Found:
     """Look at the partitions whose batch has ended, and decide what to ask for.
@@ -133,6 +147,7 @@ def look(
         memory: of the look before.
         now: the time.
         is_being_made: whether anybody makes something of a partition, or is about to: it is asked for, if need be, when they have ended.
+        under_way: how many requests of earlier looks wait or are made.
         clock: seconds that pass.
 
     Raises:
@@ -141,16 +156,15 @@ def look(
     last = pipeline.calendar.last_ended(now)
     if last is None:
         return Found(memory)
-    return _Look(pipeline, memory, to_milliseconds(now), is_being_made).run(last, clock)
+    return _Look(pipeline, memory, to_milliseconds(now), is_being_made, with_backlog=under_way < MOST_UNDER_WAY).run(last, clock)
 
 
 class _Look:
-    def __init__(self, pipeline: Pipeline, memory: Memory, now: int, is_being_made: Callable[[Batch], bool]) -> None:
+    def __init__(self, pipeline: Pipeline, memory: Memory, now: int, is_being_made: Callable[[Batch], bool], *, with_backlog: bool) -> None:
         # Every manifest is read once a look: those of a partition are asked for by the ones after it, too.
         self.pipeline = replace(pipeline, stage=StageReadOnce(pipeline.stage.root))
-        self.now, self.is_being_made = now, is_being_made
-        self.arrivals, self.rollups = dict(memory.arrivals), dict(memory.rollups)
-        self.asked = sum(arrival.asked for arrival in self.arrivals.values())
+        self.now, self.is_being_made, self.with_backlog = now, is_being_made, with_backlog
+        self.arrivals, self.asked, self.rollups = dict(memory.arrivals), dict(memory.asked), dict(memory.rollups)
         self.found = Found(memory)
         self.seen: dict[Batch, _Seen | None] = {}
         self.newest: set[Batch] = set()
@@ -167,7 +181,9 @@ class _Look:
         self.found.to_stage.sort(key=lambda request: request.batch)
         self.found.to_roll_up.sort(key=lambda request: request.batch)
         self.found.unsettled.sort()
-        self.found.memory = Memory(arrivals=self.arrivals, rollups=self.rollups, position=position, position_in_memory=position_in_memory)
+        self.found.memory = Memory(
+            arrivals=self.arrivals, asked=self.asked, rollups=self.rollups, position=position, position_in_memory=position_in_memory
+        )
         return self.found
 
     def _in_order(self) -> list[Batch]:
@@ -178,8 +194,9 @@ class _Look:
         """See what is newest, then what is remembered, then others, as long as there is time; returns where to go on with each."""
         calendar, reach = self.pipeline.calendar, self.pipeline.settings.reach
         until = clock() + SECONDS
-        remembered = [batch for key in {*self.arrivals, *self.rollups} if (batch := _batch(calendar, key, last)) is not None]
-        for key in {*self.arrivals, *self.rollups} - {batch.key for batch in remembered}:
+        keys = {*self.arrivals, *self.asked, *self.rollups}
+        remembered = [batch for key in keys if (batch := _batch(calendar, key, last)) is not None]
+        for key in keys - {batch.key for batch in remembered}:
             self._forget(key)
             self.rollups.pop(key, None)
         self._see_each(self.newest)
@@ -225,37 +242,35 @@ class _Look:
             return None
 
     def _stage(self, batch: Batch, seen: _Seen) -> None:
-        known = self.arrivals.get(batch.key)
         if not seen.arrived:
             self._forget(batch.key)
             return
-        if known is None and batch not in self.newest and self._is_full():
+        version = seen.version[:_SHORT]
+        if self.asked.get(batch.key) == version:
+            return
+        is_full = len(self.arrivals) >= MOST_REMEMBERED or len(self.asked) >= MOST_ASKED
+        if is_full and batch not in self.newest and batch.key not in self.arrivals and batch.key not in self.asked:
             self.found.left_out += 1
             return
-        if known is None or known.version != seen.version:
-            known = Arrival(version=seen.version, since=self.now)
-            self._remember(batch.key, known)
-        if known.asked:
-            return
-        if self.now - known.since < self.pipeline.settings.sensor_settle:
+        waiting = self.arrivals.get(batch.key)
+        if waiting is None or waiting.version != version:
+            self._forget(batch.key)
+            waiting = self.arrivals[batch.key] = Arrival(version=version, since=self.now)
+        if self.now - waiting.since < self.pipeline.settings.sensor_settle:
             self.found.unsettled.append(batch.key)
-        elif len(self.found.to_stage) < MOST_REQUESTS and not self.is_being_made(batch):
-            key = f"stage {batch} {seen.version} {known.since}"
-            self._remember(batch.key, known.model_copy(update={"asked": True}))
-            self.found.to_stage.append(StageRequest(batch, seen.version, seen.files, seen.bytes, key))
+        elif self._has_place(batch, self.found.to_stage) and not self.is_being_made(batch):
+            self._forget(batch.key)
+            self.asked[batch.key] = version
+            key = f"stage {batch} {seen.version} {waiting.since}"
+            self.found.to_stage.append(StageRequest(batch, seen.version, seen.files, seen.bytes, key, batch in self.newest))
 
-    def _is_full(self) -> bool:
-        """Whether no other one is remembered. By a count that is kept: a look may ask this of each partition of years."""
-        return len(self.arrivals) - self.asked >= MOST_REMEMBERED or self.asked >= MOST_ASKED
-
-    def _remember(self, key: str, arrival: Arrival) -> None:
-        self._forget(key)
-        self.arrivals[key] = arrival
-        self.asked += arrival.asked
+    def _has_place(self, batch: Batch, requests: Sequence[StageRequest | RollUpRequest]) -> bool:
+        """Whether this look may ask for one more."""
+        return len(requests) < MOST_REQUESTS and (self.with_backlog or batch in self.newest)
 
     def _forget(self, key: str) -> None:
-        if (known := self.arrivals.pop(key, None)) is not None:
-            self.asked -= known.asked
+        self.arrivals.pop(key, None)
+        self.asked.pop(key, None)
 
     def _roll_up(self, batch: Batch) -> None:
         inputs = self._inputs(batch)
@@ -265,16 +280,21 @@ class _Look:
         if self._is_published(batch, inputs):
             self.rollups.pop(batch.key, None)
             return
-        wanted = f"roll up {batch} {self._identity(batch, inputs)} "
-        known = self.rollups.get(batch.key, "")
-        if known.startswith(wanted) or len(self.found.to_roll_up) >= MOST_REQUESTS or self.is_being_made(batch):
+        wanted, known = self._identity(batch, inputs), self.rollups.get(batch.key)
+        if known == wanted or self.is_being_made(batch):
             return
         # What its inputs are about to become would make it stale at once.
         if any(self._is_about_to_change(of) for of in (batch, *self.pipeline.calendar.earlier(batch, self.pipeline.settings.reach))):
             return
-        # With the time: whoever forgets what was asked for wants it once more, and a key that had its run gets no other.
-        self.rollups[batch.key] = f"{wanted}{self.now}"
-        self.found.to_roll_up.append(RollUpRequest(batch, self.rollups[batch.key]))
+        if known is None and batch not in self.newest and len(self.rollups) >= MOST_ASKED:
+            self.found.left_out += 1
+        elif self._has_place(batch, self.found.to_roll_up):
+            self.rollups[batch.key] = wanted
+            # With the time: whoever forgets what was asked for wants it once more, and a key that had its run gets no other.
+            self.found.to_roll_up.append(RollUpRequest(batch, f"roll up {batch} {wanted} {self.now}", batch in self.newest))
+        else:
+            # Remembered, so that the next looks see it again soon.
+            self.rollups.setdefault(batch.key, _NOT_ASKED)
 
     def _inputs(self, batch: Batch) -> RollupInputs | None:
         """What rollups are made from today; None where they cannot be made, or nothing is staged."""
@@ -298,12 +318,12 @@ class _Look:
     def _is_about_to_change(self, batch: Batch) -> bool:
         if batch not in self.seen:
             self._see_each([batch])
-        seen, known = self.seen[batch], self.arrivals.get(batch.key)
+        seen = self.seen[batch]
         if seen is None or not seen.arrived:
             return False
         # Where staging came to a bad end, what was staged before stands until something else arrives.
         just_asked = any(request.batch == batch for request in self.found.to_stage)
-        return known is None or not known.asked or just_asked or self.is_being_made(batch)
+        return batch.key not in self.asked or just_asked or self.is_being_made(batch)
 
     def _identity(self, batch: Batch, inputs: RollupInputs) -> str:
         """One digest of what is read: contents, and attempts too, so that content that comes back is asked for again."""
@@ -313,7 +333,7 @@ class _Look:
             *((PARTIAL_POINTS, *of) for of in inputs.earlier),
         )
         text = "\n".join(f"{asset} {of} {found.digest} {found.attempt}" if found else f"{asset} {of}" for asset, of, found in read)
-        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def _batch(calendar: BatchCalendar, key: str | None, last: Batch) -> Batch | None:

@@ -39,6 +39,8 @@ class World:
     memory: Memory = field(default_factory=Memory)
     running: set[int] = field(default_factory=set)
     """Hours that somebody is making something of."""
+    under_way: int = 0
+    """How many requests of earlier looks have not ended."""
     attempts: Iterator[int] = field(default_factory=itertools.count)
 
     def hour(self, number: int) -> Batch:
@@ -104,6 +106,7 @@ class World:
             self.memory,
             self.now,
             is_being_made=lambda batch: batch in {self.hour(number) for number in self.running},
+            under_way=self.under_way,
             **options,  # type: ignore[arg-type]
         )
         self.memory = Memory.parse(found.memory.model_dump_json(exclude_defaults=True))
@@ -195,7 +198,7 @@ def test_a_change_that_was_undone_is_forgotten(world: World) -> None:
     world.tick()
     (world.folder(1) / "late.parquet").unlink()
     assert world.asked(2) == ([], [])
-    assert world.memory.arrivals == {}
+    assert world.memory == Memory(position=world.memory.position)
 
 
 def test_batches_that_have_not_ended_are_not_asked_for(world: World) -> None:
@@ -278,7 +281,7 @@ def test_a_file_over_the_quarantine_limit_that_is_removed_asks_to_be_staged_with
     assert world.asked(2) == ([1], [])
     world.stage(1)
     assert world.asked() == world.asked(10) == ([], [])
-    assert world.memory.arrivals == {}
+    assert world.memory == Memory(position=world.memory.position)
 
 
 def test_other_settings_ask_for_nothing(world: World, make_pipeline: MakePipeline) -> None:
@@ -496,6 +499,65 @@ def test_a_backlog_does_not_keep_the_newest_waiting(world: World, monkeypatch: p
     assert world.asked(2) == ([0, HOURS - 1], [])
 
 
+def test_the_newest_are_told_from_the_others(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrivals, "ALWAYS_SEEN", 2)
+    for number in (0, 4):
+        world.land(number, "late.parquet")
+    world.tick()
+    assert [(request.batch, request.is_newest) for request in world.tick(2).to_stage] == [(world.hour(0), False), (world.hour(4), True)]
+    for number in (0, 4):
+        world.stage(number, points="2")
+    assert [(request.batch, request.is_newest) for request in world.tick().to_roll_up] == [
+        (world.hour(0), False),
+        (world.hour(4), True),
+        (world.hour(5), True),
+    ]
+
+
+def test_a_backlog_waits_while_enough_is_under_way_and_the_newest_do_not(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what waits is remembered: as soon as there is room it is asked for."""
+    monkeypatch.setattr(arrivals, "ALWAYS_SEEN", 1)
+    for number in (0, 1, HOURS - 1):
+        world.land(number, "late.parquet")
+    world.tick()
+    world.under_way = arrivals.MOST_UNDER_WAY
+    assert world.asked(2) == ([HOURS - 1], [])
+    world.under_way -= 1
+    assert world.asked() == ([0, 1], [])
+    for number in (0, 1, HOURS - 1):
+        world.stage(number, points="2")
+    world.under_way += 1
+    assert world.asked() == ([], [HOURS - 1])
+    assert sorted(world.memory.rollups) == [world.hour(number).key for number in (0, 1, HOURS - 1)]
+    world.under_way -= 1
+    assert world.asked() == ([], [0, 1])
+
+
+def test_so_many_rollups_that_failed_are_remembered_and_the_newest_are_asked_for_all_the_same(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrivals, "MOST_ASKED", 2)
+    monkeypatch.setattr(arrivals, "ALWAYS_SEEN", 1)
+    for number in range(4):
+        world.stage(number, points="2")
+    assert world.asked() == ([], [0, 1])
+    assert world.tick(10).left_out == 2
+    world.stage(HOURS - 1)
+    assert world.asked() == ([], [HOURS - 1])
+    for number in (0, 1, HOURS - 1):
+        world.roll_up(number)
+    assert world.asked() == ([], [2, 3])
+
+
+def test_what_is_remembered_of_a_partition_is_short(world: World) -> None:
+    """Dagster stores all of it anew with each look."""
+    for number in range(4):
+        world.land(number, "late.parquet")
+    assert len(world.tick().memory.model_dump_json(exclude_defaults=True)) / 4 < 90
+    world.tick(2)
+    assert len(world.memory.model_dump_json(exclude_defaults=True)) / 4 < 60
+
+
 def test_a_look_ends_in_time_and_the_next_one_goes_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the newest partition always, and everything sooner or later."""
     monkeypatch.setattr(arrivals, "ALWAYS_SEEN", 1)
@@ -538,8 +600,11 @@ def test_a_look_ends_in_time_however_much_is_remembered(world: World, monkeypatc
 
 def test_a_memory_that_cannot_be_read_or_is_of_other_partitions_is_none(world: World) -> None:
     assert Memory.parse(None) == Memory.parse("") == Memory.parse("no JSON") == Memory.parse('{"arrivals": 3}') == Memory()
+    of_before = '{"arrivals": {"2026-01-01-00:00": {"version": "a", "since": 0, "asked": true}}}'
+    assert Memory.parse(of_before) == Memory()
     world.memory = Memory(
         arrivals={"2026-01-01-00:30": arrivals.Arrival(version="a", since=0), "no partition": arrivals.Arrival(version="a", since=0)},
+        asked={"2026-01-01-00:45": "a"},
         rollups={"2999-01-01-00:00": "key"},
         position="2999-01-01-00:00",
     )

@@ -21,8 +21,10 @@ from rollup_assets.settings import Settings
 NAME = "raw_files_sensor"
 SECONDS_BETWEEN = 30
 PARTITION_TAG = "dagster/partition"
-BEHIND_OTHERS = {"dagster/priority": "-1"}
-"""Tags of its runs: in a queue, the newest batch and whatever people ask for go before what is late anyway."""
+SENSOR_TAG = "dagster/sensor_name"
+PRIORITY_TAG = "dagster/priority"
+NEWEST, BACKLOG = "-1", "-2"
+"""Priorities of its runs: in a queue, what the schedule and people ask for goes first, then what is new, then what is late anyway."""
 GOING_ON = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
@@ -55,12 +57,15 @@ def raw_files_sensor(settings: Settings, job: Any) -> dg.SensorDefinition:
         from rollup_assets import arrivals
 
         pipeline = res.pipeline(settings, storage, catalog, engine)
-        ranges = _being_made(context.instance)
+        runs = _going_on(context.instance)
+        ranges = [made for run in runs if (made := _range_of(run))]
+        under_way = sum(run.tags.get(SENSOR_TAG) == NAME for run in runs)
 
         def is_being_made(batch: Batch) -> bool:
             return any(first <= batch.key <= last for first, last in ranges)
 
-        found = arrivals.look(pipeline, arrivals.Memory.parse(context.cursor), now(), is_being_made=is_being_made)
+        memory = arrivals.Memory.parse(context.cursor)
+        found = arrivals.look(pipeline, memory, now(), is_being_made=is_being_made, under_way=under_way)
         for key, problem in found.problems.items():
             context.log.warning(f"{key} cannot be looked at: {problem}")
         events: list[dg.AssetObservation | dg.AssetMaterialization] = []
@@ -78,15 +83,17 @@ def raw_files_sensor(settings: Settings, job: Any) -> dg.SensorDefinition:
                 run_key=request.key,
                 partition_key=request.batch.key,
                 asset_selection=[dg.AssetKey(asset) for asset in assets],
-                tags=BEHIND_OTHERS,
+                tags={PRIORITY_TAG: NEWEST if request.is_newest else BACKLOG},
             )
             for assets, wanted in ((STAGED, found.to_stage), (IN_ORDER, found.to_roll_up))
             for request in wanted
         ]
         waiting = f"; raw files of {', '.join(found.unsettled)} may still change" if found.unsettled else ""
+        if under_way >= arrivals.MOST_UNDER_WAY:
+            waiting += f"; {under_way} runs that it asked for have not ended, so that all but the newest partitions wait"
         if found.left_out:
             context.log.warning(
-                f"{found.left_out:,} partitions with new raw files have to wait, since too many others do, or failed; once the cause is "
+                f"{found.left_out:,} partitions that are out of date have to wait, since too many others do, or failed; once the cause is "
                 "mended, `rollups backfill` of those, or *Reset cursor*, makes room"
             )
         return dg.SensorResult(
@@ -99,16 +106,17 @@ def raw_files_sensor(settings: Settings, job: Any) -> dg.SensorDefinition:
     return look
 
 
-def _being_made(instance: dg.DagsterInstance) -> list[tuple[str, str]]:
-    """First and last partition of every run of these assets that has not ended; keys are as long as each other, so they sort like times."""
+def _going_on(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
+    """The runs of these assets that have not ended."""
+    ours = {dg.AssetKey(asset) for asset in (*STAGED, *IN_ORDER)}
+    runs = instance.get_runs(dg.RunsFilter(statuses=GOING_ON))
+    return [run for run in runs if run.job_name == JOB_NAME or ours & set(run.asset_selection or ())]
+
+
+def _range_of(run: dg.DagsterRun) -> tuple[str, str] | None:
+    """First and last partition of a run, if it has any; keys are as long as each other, so they sort like times."""
     from rollup_assets.defs.backfill import RANGE_END, RANGE_START
 
-    ours = {dg.AssetKey(asset) for asset in (*STAGED, *IN_ORDER)}
-    ranges = []
-    for run in instance.get_runs(dg.RunsFilter(statuses=GOING_ON)):
-        if run.job_name == JOB_NAME or ours & set(run.asset_selection or ()):
-            single = run.tags.get(PARTITION_TAG)
-            first, last = run.tags.get(RANGE_START, single), run.tags.get(RANGE_END, single)
-            if first and last:
-                ranges.append((first, last))
-    return ranges
+    single = run.tags.get(PARTITION_TAG)
+    first, last = run.tags.get(RANGE_START, single), run.tags.get(RANGE_END, single)
+    return (first, last) if first and last else None

@@ -11,6 +11,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from rollup_assets import arrivals
 from rollup_assets.defs import sensors
 from rollup_assets.defs.backfill import RANGE_END, RANGE_START
 from rollup_assets.defs.report import RAW_DATAPOINTS
@@ -68,7 +69,7 @@ class Daemon:
             raise_on_error=False,
             partition_key=request.partition_key,
             asset_selection=list(request.asset_selection or ()),
-            tags=request.tags,
+            tags={**request.tags, sensors.SENSOR_TAG: sensors.NAME},
         )
 
     def until_quiet(self) -> Requests:
@@ -207,6 +208,33 @@ def test_partitions_of_runs_that_are_going_on_are_not_asked_for(daemon: Daemon, 
     assert [request.partition_key for request in daemon.tick(2)] == ([] if ours else [hour(1)])
     lab.instance.report_run_failed(run)
     assert [request.partition_key for request in daemon.tick()] == ([hour(1)] if ours else [])
+
+
+def test_in_the_queue_the_newest_partitions_go_before_all_others(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both behind what has no priority of its own, as the schedule's runs."""
+    monkeypatch.setattr(arrivals, "ALWAYS_SEEN", 2)
+    daemon.lab.land({0: 10, 3: 10, 5: 10})
+    daemon.tick()
+    priorities = {request.partition_key: int(request.tags["dagster/priority"]) for request in daemon.tick(2)}
+    assert priorities == {hour(0): -2, hour(3): -2, hour(5): -1}
+
+
+@pytest.mark.parametrize("whose", [sensors.NAME, "another_sensor"])
+def test_the_queue_takes_no_backlog_beside_fifty_runs_of_the_sensor(daemon: Daemon, whose: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrivals, "ALWAYS_SEEN", 1)
+    lab = daemon.lab
+    lab.land({0: 10, 5: 10})
+    daemon.tick()
+    tags = {sensors.PARTITION_TAG: hour(3), sensors.SENSOR_TAG: whose}
+    runs = [dg.DagsterRun("batches", tags=tags, status=dg.DagsterRunStatus.QUEUED) for _ in range(50)]
+    for run in runs:
+        lab.instance.add_run(run)
+    ours = whose == sensors.NAME
+    assert [request.partition_key for request in daemon.tick(2)] == ([hour(5)] if ours else [hour(0), hour(5)])
+    assert daemon.tick() == []
+    assert ("50 runs that it asked for have not ended" in str(daemon.skipped)) == ours
+    lab.instance.report_run_failed(runs[0])
+    assert [request.partition_key for request in daemon.tick()] == ([hour(0)] if ours else [])
 
 
 # ------------------------------------------------------------------------------------------------------------- with the real steps
