@@ -15,7 +15,7 @@ from rollup_assets.batches import Batch
 from rollup_assets.errors import LandingZoneError, RollupError, StageCorruptError
 from rollup_assets.history.rejections import refusal
 from rollup_assets.pipeline import Pipeline
-from rollup_assets.scope import Scope, for_each, missing_before
+from rollup_assets.scope import Scope, failed_inputs, for_each, missing_before
 from rollup_assets.steps.changes import FileChange, InputChange, file_changes, lost_files
 from rollup_assets.steps.parameters import content_parameters
 from rollup_assets.steps.publish import check_history, reasons_to_publish
@@ -131,11 +131,14 @@ def plan(pipeline: Pipeline, scope: Scope) -> Plan:
     rolling = [*scope.asked, *scope.trailing]
     receipts = {batch: found for batch in rolling if (found := _whole(to_be, ROLLUP_TABLE, batch)) is not None}
     live = _in_table(pipeline, receipts)
+    failed = [batch.key for batch, planned in staging.items() if planned.problem]
 
     def rolled(batch: Batch) -> PartitionPlan:
         planned = staging.get(batch)
         try:
             planned = planned or _as_staged(to_be, batch)
+            if not planned.problem:
+                planned = replace(planned, problem=failed_inputs(pipeline.calendar, batch, pipeline.settings.reach, failed))
             return _roll_up_and_publish(replace(pipeline, stage=to_be), batch, planned, live.get(batch))
         except (LandingZoneError, StageCorruptError) as error:
             roll_up = PlannedStep("yes", ("what would change cannot be told",))

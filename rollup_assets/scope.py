@@ -6,7 +6,7 @@ What is done with them stays out (``defs.backfill``), and so does what would be 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TypeVar
@@ -14,7 +14,7 @@ from typing import TypeVar
 from rollup_assets.batches import Batch, BatchCalendar
 from rollup_assets.errors import LandingZoneError, StageCorruptError, UnknownPartitionError
 from rollup_assets.pipeline import Pipeline
-from rollup_assets.storage.manifests import PARTIAL_POINTS
+from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED
 from rollup_assets.threads import thread_pool
 
 Item = TypeVar("Item")
@@ -78,6 +78,13 @@ def _is_missing(pipeline: Pipeline, batch: Batch) -> bool:
     except (LandingZoneError, StageCorruptError):
         # Staging it tells what is wrong, and only what needs it fails with it.
         return True
+
+
+def failed_inputs(calendar: BatchCalendar, batch: Batch, reach: int, failed: Collection[str]) -> str | None:
+    """Why a batch is not rolled up, of which something is read that could not be staged (``failed``: partition keys); else None."""
+    needed = {PARTIAL_POINTS: calendar.earlier(batch, reach), REPARTITIONED: [batch]}
+    found = [f"{asset} {of}" for asset, needs in needed.items() for of in needs if of.key in failed]
+    return f"needs {' and '.join(found)}, which failed" if found else None
 
 
 def for_each(pipeline: Pipeline, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:

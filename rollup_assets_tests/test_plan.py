@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -341,6 +342,20 @@ def test_a_partition_that_cannot_be_looked_at_is_foreseen_to_fail_and_stops_no_o
     (Path(pipeline.stage.folder(ROLLUP_TABLE, hour(pipeline, 3)).path) / "manifest.json").write_text("{")
     trailing = plan(pipeline, scope(pipeline, 0, 2)).partitions[3]
     assert "is not a manifest" in str(trailing.problem)
+
+
+def test_what_needs_a_partition_that_cannot_be_staged_is_foreseen_to_fail_with_it(site: Site) -> None:
+    """In the words of the backfill, although all of it is published and staged from earlier files."""
+    pipeline = site.fresh()
+    late_file(pipeline, hour(pipeline, 0))
+    Path(os.fsdecode(os.fsencode(pipeline.landing_zone.folder(hour(pipeline, 1)).path) + b"/\xff.parquet")).touch()
+    problems = [found.problem for found in plan(pipeline, scope(pipeline, 0, 1)).partitions]
+    needs = f"needs {PARTIAL_POINTS} {hour(pipeline, 1)}, which failed"
+    assert problems[0] is None
+    assert "its name is not UTF-8" in str(problems[1])
+    assert problems[2:] == [needs, needs]
+    planned = plan(pipeline, scope(pipeline, 0, 3)).partitions
+    assert [found.problem for found in planned[2:]] == [needs, needs, None, None]
 
 
 def test_every_kind_of_change_of_raw_files_is_named(site: Site) -> None:

@@ -29,9 +29,9 @@ from rollup_assets.engines.base import Progress
 from rollup_assets.errors import PublishHaltError, RollupError
 from rollup_assets.iceberg.table import prepare_table, refuse_other_settings
 from rollup_assets.pipeline import Pipeline
-from rollup_assets.scope import missing_before, scope_of, stretches
+from rollup_assets.scope import failed_inputs, missing_before, scope_of, stretches
 from rollup_assets.settings import Settings
-from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLUP_TABLE
+from rollup_assets.storage.manifests import PARTIAL_POINTS, ROLLUP_TABLE
 
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 BACKFILL_TAG = "rollups/backfill"
@@ -266,10 +266,8 @@ def _needing_no_failed(state: _State, calendar: BatchCalendar, batches: Iterable
     """The batches that can be rolled up; the others are noted as failed, as Dagster does in a backfill."""
     ready = []
     for batch in batches:
-        needed = {PARTIAL_POINTS: calendar.earlier(batch, reach), REPARTITIONED: [batch]}
-        failed = [f"{asset} {of}" for asset, needs in needed.items() for of in needs if of.key in state.not_staged]
-        if failed:
-            state.failed.setdefault(batch.key, f"needs {' and '.join(failed)}, which failed")
+        if reason := failed_inputs(calendar, batch, reach, state.not_staged):
+            state.failed.setdefault(batch.key, reason)
         else:
             ready.append(batch)
     return ready
