@@ -30,25 +30,24 @@ from rollup_assets.settings import Settings, format_duration, project_root
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.landing_zone import LandingZone
 from rollup_assets.storage.manifests import REPARTITIONED, ROLLUP_TABLE, ROLLUPS, InputFile, Stage
-from rollup_assets.terminal import print_backfill, print_generated, print_table, print_verification
+from rollup_assets.terminal import open_console, print_backfill, print_generated, print_table, print_verification
 
 HOURS = 6
 _WIDTH = 66
 
 
-def run_demo(settings: Settings, *, data: Path | None, series: int, console: Console | None = None) -> bool:
+def run_demo(settings: Settings, *, data: Path | None, series: int) -> bool:
     """The whole demonstration. False if a partition failed or differs from its raw data.
 
     Args:
         settings: of the table; everything is written where they say.
         data: a folder of raw files in the landing zone's layout, copied unless other raw data is there already; None: generate some.
         series: how many series to generate.
-        console: where to print; standard output unless given.
 
     Raises:
         GeneratorError: ``data`` has no raw files.
     """
-    console = console or Console()
+    console = open_console()
     seconds: dict[str, float] = {}
     began = time.perf_counter()
     console.rule("1. raw data", align="left")

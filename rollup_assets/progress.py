@@ -8,12 +8,12 @@ import threading
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self, TextIO, cast
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from rollup_assets.escaping import escape
 from rollup_assets.storage.manifests import ROLLUP_TABLE
+from rollup_assets.terminal import open_console
 
 if TYPE_CHECKING:
     from rollup_assets.defs.report import PartitionOutcome
@@ -66,9 +66,9 @@ class TerminalProgress:
     Methods may be called from any thread. A stage that begins again, as in the next partition, begins at 0.
     """
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self) -> None:
         # Without a standard error (`2>&-`) rich knows what to do.
-        console = console or (Console(file=cast("IO[str]", _Onlookers(sys.stderr))) if sys.stderr else Console(stderr=True))
+        console = open_console(stderr=True, file=cast("IO[str]", _Onlookers(sys.stderr)) if sys.stderr else None)
         self._bars = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),

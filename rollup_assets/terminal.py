@@ -1,11 +1,11 @@
-"""What commands print: outcomes in, lines and tables out. Finding anything out stays out."""
+"""Consoles, and what commands print: outcomes in, lines and tables out. Finding anything out stays out."""
 
 from __future__ import annotations
 
 import datetime as dt
 import posixpath
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from rich.console import Console
 from rich.measure import Measurement
@@ -31,9 +31,21 @@ if TYPE_CHECKING:
     from rollup_assets.verification import Verification
 
 ROWS_SHOWN = 200
+_WIDTH_OF_FILES = 200
 _ANY_WIDTH = 1_000_000
 _LAST_TIME = 62_135_596_800_000
 """Epoch milliseconds beyond which, on both sides, a time is shown as the number it is: quarantined ones can be anything."""
+
+
+def open_console(*, stderr: bool = False, file: IO[str] | None = None) -> Console:
+    """Standard output, standard error or another stream; tables are not squeezed into 80 columns where nobody looks at a terminal.
+
+    Without rich's codes for pictures: ``job:x:rate5m`` is the name of a metric.
+    """
+    console = Console(stderr=stderr, file=file, emoji=False)
+    if not console.is_terminal:
+        console.width = _WIDTH_OF_FILES
+    return console
 
 
 def print_generated(console: Console, made: Generated, raw: str) -> None:

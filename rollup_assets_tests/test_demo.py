@@ -37,7 +37,8 @@ def test_demo_generates_publishes_verifies_and_shows(tmp_path: Path, monkeypatch
 
 
 def test_demo_copies_a_recording_once_and_only_into_an_empty_landing_zone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = tmp_path / "recording"
+    # In which rich would see the code for a picture, as in names of metrics.
+    data = tmp_path / "recording:x:2026"
     for hour in (10, 11):
         folder = f"year=2026/month=11/day=22/hour={hour}"
         (data / folder).mkdir(parents=True)
@@ -46,7 +47,7 @@ def test_demo_copies_a_recording_once_and_only_into_an_empty_landing_zone(tmp_pa
     home = tmp_path / "home"
     run = runner(home, monkeypatch)
     text = plain(run("demo", "--data", data).output)
-    assert "4 files of 2 batches copied" in text
+    assert f"4 files of 2 batches copied from {data} to" in text
     assert "agree with raw data" in text
     assert sorted(path.name for path in (home / "raw_datapoints").rglob("*.parquet")) == sorted(
         path.name for path in data.rglob("*.parquet")

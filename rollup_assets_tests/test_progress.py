@@ -37,3 +37,8 @@ def test_a_full_disk_stops_nothing() -> None:
         code = "from rollup_assets.progress import TerminalProgress\nfor _ in range(3): TerminalProgress().say('x')\nprint('done')"
         done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=stream, text=True, check=False)
     assert (done.stdout, done.returncode) == ("done\n", 0)
+
+
+def test_a_name_is_no_code_for_a_picture(capsys: pytest.CaptureFixture[str]) -> None:
+    TerminalProgress().say("job:x:rate5m")
+    assert capsys.readouterr().err == "job:x:rate5m\n"

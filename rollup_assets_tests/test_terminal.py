@@ -10,10 +10,12 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
+from rollup_assets.cli.application import print_error, print_interrupted
+from rollup_assets.escaping import escape
 from rollup_assets.plan import PartitionPlan, Plan, PlannedStep
 from rollup_assets.quarantine import QuarantinedPartition
 from rollup_assets.status import PartitionStatus
-from rollup_assets.terminal import print_plan, print_quarantined, print_rows, print_status, print_verification
+from rollup_assets.terminal import open_console, print_plan, print_quarantined, print_rows, print_status, print_verification
 from rollup_assets.verification.report import Verification, VerifiedPartition
 
 KEY = "2026-01-01-00:00"
@@ -21,6 +23,8 @@ ROWS = {"60000": 2_481_003, "3600000": 39_201}
 PUBLISHED = PartitionStatus(
     KEY, raw_files=12, raw_bytes=37_300_000, points=1_796_412, quarantined=1_204, staged=True, rolled_up=True, published=True, rows=ROWS
 )
+PICTURED = "job:x:rate5m"
+"""The name of a metric in which rich would see a code for a picture."""
 Show = Callable[[Console], None]
 IF_IT_CHANGES = PlannedStep("if it changes", ("what it reads changes",))
 
@@ -89,3 +93,19 @@ def test_a_line_has_no_blanks_at_its_end_that_the_terminal_would_wrap() -> None:
 def test_headings_stay_in_one_line_where_there_is_room() -> None:
     assert printed(status, 200)[0].split("  ")[0] == "partition"
     assert "raw files" in printed(status, 200)[0]
+
+
+def test_names_are_no_codes_for_pictures(capsys: pytest.CaptureFixture[str]) -> None:
+    out = io.StringIO()
+    console = open_console(file=out)
+    console.print(escape(PICTURED))
+    console.rule(escape(PICTURED))
+    print_rows(console, pa.table({PICTURED: [PICTURED]}), 1)
+    assert out.getvalue().count(PICTURED) == 4
+    print_error(PICTURED)
+    print_interrupted(PICTURED)
+    assert capsys.readouterr().err == f"error: {PICTURED}\ninterrupted: {PICTURED}\n"
+
+
+def test_where_nobody_looks_at_a_terminal_there_is_room_for_tables() -> None:
+    assert open_console(file=io.StringIO()).width == 200

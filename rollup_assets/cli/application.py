@@ -17,11 +17,11 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 from typer.core import TyperGroup
 
 from rollup_assets.errors import RollupError, SettingsError, UnknownPartitionError, UnknownReasonError, UnknownSnapshotError
 from rollup_assets.escaping import escape
+from rollup_assets.terminal import open_console
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -64,12 +64,12 @@ def _fail(error: Exception, code: int) -> NoReturn:
 
 def print_error(text: str) -> None:
     """What went wrong, on standard error."""
-    Console(stderr=True).print(f"[bold red]error:[/] {escape(text)}", soft_wrap=True, highlight=False)
+    open_console(stderr=True).print(f"[bold red]error:[/] {escape(text)}", soft_wrap=True, highlight=False)
 
 
 def print_interrupted(text: str) -> None:
     """That the command was interrupted and, if the code that was knows more, what stands; on standard error."""
-    Console(stderr=True).print(f"[bold yellow]interrupted[/]{': ' if text else ''}{escape(text)}", soft_wrap=True, highlight=False)
+    open_console(stderr=True).print(f"[bold yellow]interrupted[/]{': ' if text else ''}{escape(text)}", soft_wrap=True, highlight=False)
 
 
 app = typer.Typer(
@@ -165,9 +165,3 @@ def _plain(value: object) -> object:
     if isinstance(value, Decimal):
         return int(value) if value == value.to_integral_value() else float(value)
     return str(value)
-
-
-def console_of() -> Console:
-    """Standard output; tables are not squeezed into 80 columns where nobody looks at a terminal."""
-    console = Console(emoji=False)
-    return console if console.is_terminal else Console(width=200, emoji=False)

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from rollup_assets.cli.application import AsJson, app, console_of, print_error, print_json, settings_of
-from rollup_assets.terminal import print_cleaning
+from rollup_assets.cli.application import AsJson, app, print_error, print_json, settings_of
+from rollup_assets.terminal import open_console, print_cleaning
 
 
 @app.command()
@@ -48,7 +48,7 @@ def clean(
         by_kind = {kind: {"count": count, "bytes": size} for kind, (count, size) in found.by_kind().items()}
         print_json({"by_kind": by_kind, **dataclasses.asdict(found)})
     else:
-        print_cleaning(console_of(), found, deleted=delete)
+        print_cleaning(open_console(), found, deleted=delete)
     if found.failures:
         for failure in found.failures:
             print_error(failure)

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from rollup_assets.cli.application import AsJson, app, console_of, print_json, settings_of
-from rollup_assets.terminal import print_examination
+from rollup_assets.cli.application import AsJson, app, print_json, settings_of
+from rollup_assets.terminal import open_console, print_examination
 
 
 @app.command()
@@ -37,7 +37,7 @@ def doctor(
     if as_json:
         print_json({"healthy": found.healthy, "checks": [dataclasses.asdict(finding) for finding in found.findings]})
     else:
-        print_examination(console_of(), found)
+        print_examination(open_console(), found)
     if found.silent:
         # What still waits for an answer would keep the process waiting too.
         sys.stdout.flush()

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from rollup_assets.cli.application import AsJson, app, console_of, print_json, progress_bar, settings_of
+from rollup_assets.cli.application import AsJson, app, print_json, progress_bar, settings_of
 from rollup_assets.loading import quick_imports
-from rollup_assets.terminal import print_difference, print_migration, print_rolled_back
+from rollup_assets.terminal import open_console, print_difference, print_migration, print_rolled_back
 
 Differences = Annotated[int, typer.Option("--differences", min=0, help="How many windows to show with their values.")]
 
@@ -41,7 +41,7 @@ def diff(
     if as_json:
         print_json(dataclasses.asdict(found))
     else:
-        print_difference(console_of(), found)
+        print_difference(open_console(), found)
 
 
 @app.command()
@@ -77,7 +77,7 @@ def rollback(
     if as_json:
         print_json({**dataclasses.asdict(done), "dry_run": dry_run})
     else:
-        print_rolled_back(console_of(), done, dry_run=dry_run)
+        print_rolled_back(open_console(), done, dry_run=dry_run)
     # Also where nothing changed: whoever ran it before may have been killed before Dagster was told.
     if done.partitions and not dry_run:
         with quick_imports():
@@ -118,4 +118,4 @@ def migrate(
     if as_json:
         print_json({**dataclasses.asdict(done), "dry_run": not yes})
     else:
-        print_migration(console_of(), done)
+        print_migration(open_console(), done)

@@ -16,7 +16,6 @@ from rollup_assets.cli.application import (
     MaybeLast,
     app,
     batches_of,
-    console_of,
     print_csv,
     print_json,
     print_json_rows,
@@ -24,7 +23,7 @@ from rollup_assets.cli.application import (
     settings_of,
 )
 from rollup_assets.escaping import escape
-from rollup_assets.terminal import ROWS_SHOWN, print_plan, print_rows, print_status, print_verification
+from rollup_assets.terminal import ROWS_SHOWN, open_console, print_plan, print_rows, print_status, print_verification
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -58,7 +57,7 @@ def verify(
     if as_json:
         print_json({**dataclasses.asdict(found), "agrees": found.agrees})
     else:
-        print_verification(console_of(), found)
+        print_verification(open_console(), found)
     if not found.agrees:
         raise typer.Exit(1)
 
@@ -103,7 +102,7 @@ def _print_table(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
         if total < ROWS_SHOWN:
             shown.append(rows.slice(0, ROWS_SHOWN - total))
         total += rows.num_rows
-    print_rows(console_of(), pa.Table.from_batches(shown, schema), total)
+    print_rows(open_console(), pa.Table.from_batches(shown, schema), total)
 
 
 @app.command()
@@ -124,7 +123,7 @@ def status(first: MaybeFirst = None, last: MaybeLast = None, as_json: AsJson = F
     if as_json:
         print_json([{**dataclasses.asdict(partition), "state": partition.state} for partition in found])
         return
-    console = console_of()
+    console = open_console()
     if not found:
         console.print(
             f"nothing in {escape(settings.raw)} yet; write raw data there with rollups generate, or try rollups demo", soft_wrap=True
@@ -155,4 +154,4 @@ def plan(first: First, last: Last, as_json: AsJson = False) -> None:
     if as_json:
         print_json({**dataclasses.asdict(found), "nothing_to_do": found.nothing_to_do, "rows_to_stage": found.rows_to_stage})
     else:
-        print_plan(console_of(), found)
+        print_plan(open_console(), found)

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from rollup_assets.cli.application import AsJson, First, Last, app, console_of, print_json, progress_bar, settings_of
+from rollup_assets.cli.application import AsJson, First, Last, app, print_json, progress_bar, settings_of
 from rollup_assets.loading import quick_imports
-from rollup_assets.terminal import print_backfill, print_generated
+from rollup_assets.terminal import open_console, print_backfill, print_generated
 
 
 @app.command()
@@ -73,7 +73,7 @@ def generate(
     if as_json:
         print_json({"raw": settings.raw, **dataclasses.asdict(made)})
         return
-    console = console_of()
+    console = open_console()
     print_generated(console, made, settings.raw)
     console.print(f"next: rollups backfill {batches[0]} {batches[-1]}")
 
@@ -106,6 +106,6 @@ def backfill(
     if as_json:
         print_json({**dataclasses.asdict(result), "success": result.success})
     else:
-        print_backfill(console_of(), result)
+        print_backfill(open_console(), result)
     if not result.success:
         raise typer.Exit(1)

@@ -13,14 +13,13 @@ from rollup_assets.cli.application import (
     MaybeLast,
     app,
     batches_of,
-    console_of,
     print_csv,
     print_json,
     progress_bar,
     settings_of,
 )
 from rollup_assets.loading import quick_imports
-from rollup_assets.terminal import print_backfill, print_quarantined, print_quarantined_rows, print_replayed
+from rollup_assets.terminal import open_console, print_backfill, print_quarantined, print_quarantined_rows, print_replayed
 
 quarantine_app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="What could not be used, why, and what becomes of it.")
 app.add_typer(quarantine_app, name="quarantine")
@@ -46,9 +45,9 @@ def list_partitions(first: MaybeFirst = None, last: MaybeLast = None, as_json: A
     if as_json:
         print_json([_plain(partition) for partition in found])
     elif not found:
-        console_of().print("nothing is quarantined")
+        open_console().print("nothing is quarantined")
     else:
-        print_quarantined(console_of(), found)
+        print_quarantined(open_console(), found)
 
 
 @quarantine_app.command("show")
@@ -95,7 +94,7 @@ def show(
             }
         )
     else:
-        print_quarantined_rows(console_of(), found)
+        print_quarantined_rows(open_console(), found)
 
 
 @quarantine_app.command("replay")
@@ -158,7 +157,7 @@ def replay(
         backfills = [{**dataclasses.asdict(result), "success": result.success} for result in results]
         print_json({"partitions": [dataclasses.asdict(one) for one in replayed], "backfills": backfills, "success": success})
     else:
-        console = console_of()
+        console = open_console()
         print_replayed(console, replayed)
         for result in results:
             print_backfill(console, result)
