@@ -30,7 +30,7 @@ from rollup_assets.settings import Settings, format_duration, project_root
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.landing_zone import LandingZone
 from rollup_assets.storage.manifests import REPARTITIONED, ROLLUP_TABLE, ROLLUPS, InputFile, Stage
-from rollup_assets.terminal import open_console, print_backfill, print_generated, print_table, print_verification
+from rollup_assets.terminal import open_console, print_backfill, print_generated, print_table, print_verification, say
 
 HOURS = 6
 _WIDTH = 66
@@ -83,7 +83,7 @@ def _ended(settings: Settings, batches: list[Batch], console: Console) -> list[B
             f"come back after {batches[0].end_time:%Y-%m-%d %H:%M} UTC"
         )
     if len(ended) < len(batches):
-        console.print(f"{batches[len(ended)]} and later have not ended yet; they are left out", highlight=False)
+        say(console, f"{batches[len(ended)]} and later have not ended yet; they are left out")
     return ended
 
 
@@ -95,9 +95,7 @@ def _generate(settings: Settings, series: int, console: Console) -> list[Batch]:
     target = LandingZone.from_settings(settings)
     present = target.landed()
     if set(present) - set(wanted) or len(present) == len(wanted):
-        console.print(
-            f"{len(present)} batches with raw files are in {escape(settings.raw)}; they stay as they are", soft_wrap=True, highlight=False
-        )
+        say(console, f"{len(present)} batches with raw files are in {escape(settings.raw)}; they stay as they are")
         return target.batches()
     # Batches do not depend on each other: if an earlier demo was interrupted, the missing ones are what it would have made.
     with TerminalProgress() as progress:
@@ -115,9 +113,7 @@ def _copy(settings: Settings, data: Path, console: Console) -> list[Batch]:
     there = {batch: _sizes(target, batch) for batch in present}
     wanted = {batch: _sizes(source, batch) for batch in batches}
     if present and (there == wanted or not all(_is_begun(target, there[batch], wanted.get(batch, {})) for batch in present)):
-        console.print(
-            f"{len(present)} batches with raw files are in {escape(settings.raw)}; they stay as they are", soft_wrap=True, highlight=False
-        )
+        say(console, f"{len(present)} batches with raw files are in {escape(settings.raw)}; they stay as they are")
         return target.batches()
     if not batches:
         first = settings.calendar.first
@@ -141,11 +137,7 @@ def _copy(settings: Settings, data: Path, console: Console) -> list[Batch]:
                 shutil.copyfileobj(raw, copy, 2**22)
         if folder.is_local:
             folder.filesystem.move(hidden.path, folder.path)
-    console.print(
-        f"{files} files of {len(missing)} batches copied from {escape(str(data))} to {escape(settings.raw)}",
-        soft_wrap=True,
-        highlight=False,
-    )
+    say(console, f"{files} files of {len(missing)} batches copied from {escape(str(data))} to {escape(settings.raw)}")
     return target.batches()
 
 
@@ -226,9 +218,7 @@ def _show_series(settings: Settings, console: Console) -> None:
     ).to_pylist()
     begin = min(row["label"] - row["resolution"] for row in rows if row["resolution"] == finest)
     end = max(row["label"] for row in rows)
-    console.print(
-        f"\n[bold]{escape(series['metric'])}[/], series {series['id']} of org {series['org_id']}: rate per second", highlight=False
-    )
+    say(console, f"\n[bold]{escape(series['metric'])}[/], series {series['id']} of org {series['org_id']}: rate per second")
     for number, resolution in enumerate(settings.resolutions):
         height = max(2, 5 - 2 * number)
         windows = [
@@ -242,10 +232,10 @@ def _show_series(settings: Settings, console: Console) -> None:
         lines = columns(spread(windows, begin, end, _WIDTH), height)
         notes = [f"{compact(max(rates))}", *[""] * (height - 2), f"{compact(min(rates))}"]
         for name, line, note in zip((format_duration(resolution), *[""] * (height - 1)), lines, notes, strict=True):
-            console.print(f"{name:>4} [cyan]{line}[/] [dim]{note}[/]", highlight=False)
+            say(console, f"{name:>4} [cyan]{line}[/] [dim]{note}[/]")
     step = 3_600_000 if end - begin > 7_200_000 else 900_000
     ticks = [(ms, f"{to_datetime(ms):%H:%M}") for ms in range(-(-begin // step) * step, end, step)]
-    console.print(f"     [dim]{axis(begin, end, ticks, _WIDTH)}[/]\n", highlight=False)
+    say(console, f"     [dim]{axis(begin, end, ticks, _WIDTH)}[/]\n")
 
 
 def _show_times(settings: Settings, batches: Sequence[Batch], console: Console) -> None:
@@ -278,7 +268,7 @@ def _show_next(settings: Settings, console: Console) -> None:
         ("ask SQL", f'{rollups} sql "select resolution, count(*), sum(count_rollup) from rollups group by 1"'),
         ("what is staged, published or stale", f"{rollups} status"),
     ):
-        console.print(f"{what}:\n    {escape(command)}", soft_wrap=True, highlight=False)
+        say(console, f"{what}:\n    {escape(command)}")
 
 
 def _program() -> str:

@@ -64,6 +64,16 @@ class PartitionPlan:
     problem: str | None = None
     """Why a step would fail, if there is anything to do, with the command that mends it."""
 
+    @property
+    def steps(self) -> tuple[PlannedStep, PlannedStep, PlannedStep]:
+        """Stage, roll up and publish."""
+        return self.stage, self.roll_up, self.publish
+
+    @property
+    def is_concerned(self) -> bool:
+        """Whether there is anything to do or to say about it."""
+        return any(step.verdict != "no" for step in self.steps) or bool(self.waiting_for or self.refused or self.problem)
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -77,8 +87,7 @@ class Plan:
     @property
     def nothing_to_do(self) -> bool:
         """Whether everything is as it should be."""
-        steps = (step for partition in self.partitions for step in (partition.stage, partition.roll_up, partition.publish))
-        return all(step.verdict == "no" for step in steps)
+        return all(step.verdict == "no" for partition in self.partitions for step in partition.steps)
 
     @property
     def rows_to_stage(self) -> int:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from rollup_assets.escaping import escape
 from rollup_assets.storage.manifests import ROLLUP_TABLE
-from rollup_assets.terminal import open_console
+from rollup_assets.terminal import open_console, say
 
 if TYPE_CHECKING:
     from rollup_assets.defs.report import PartitionOutcome
@@ -91,7 +91,7 @@ class TerminalProgress:
 
     def say(self, text: str) -> None:
         """Print a line above the bars, in rich's markup; without a terminal just the line."""
-        self._bars.console.print(text, highlight=False, soft_wrap=True)
+        say(self._bars.console, text)
 
     def partition(self, outcome: PartitionOutcome) -> None:
         """A line for a partition of a backfill that is published, waits or failed."""

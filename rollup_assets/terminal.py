@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rollup_assets.history.diff import SnapshotDifference
     from rollup_assets.history.migrate import Migration
     from rollup_assets.history.rollback import RolledBack
-    from rollup_assets.plan import PartitionPlan, Plan, PlannedStep
+    from rollup_assets.plan import Plan, PlannedStep
     from rollup_assets.quarantine import QuarantinedPartition, QuarantinedRows, Replayed
     from rollup_assets.status import PartitionStatus
     from rollup_assets.verification import Verification
@@ -48,10 +48,15 @@ def open_console(*, stderr: bool = False, file: IO[str] | None = None) -> Consol
     return console
 
 
+def say(console: Console, text: str) -> None:
+    """A line in rich's markup; the terminal wraps one that is too long, so that nothing copied from it has line breaks of ours."""
+    console.print(text, soft_wrap=True, highlight=False)
+
+
 def print_generated(console: Console, made: Generated, raw: str) -> None:
     """What was generated, and what is wrong with it."""
     if made.skipped:
-        console.print(f"{_count(len(made.skipped), 'partition')} with raw files left as they are", highlight=False)
+        say(console, f"{_count(len(made.skipped), 'partition')} with raw files left as they are")
     console.print(
         f"{made.rows:,} rows of {made.series:,} series in {_count(made.files, 'file')}, {bytes_text(made.bytes)}, in {escape(raw)}",
         soft_wrap=True,
@@ -62,19 +67,15 @@ def print_generated(console: Console, made: Generated, raw: str) -> None:
 
 def print_backfill(console: Console, result: BackfillResult) -> None:
     """What became of the partitions, in a few lines."""
-
-    def say(text: str) -> None:
-        console.print(text, soft_wrap=True, highlight=False)
-
     if result.closed_runs:
-        say(f"closed {_count(len(result.closed_runs), 'run')} of a killed backfill: {', '.join(result.closed_runs)}")
-    say(f"[green]{_count(len(result.published), 'partition')} published[/] in {_count(len(result.runs), 'run')}")
+        say(console, f"closed {_count(len(result.closed_runs), 'run')} of a killed backfill: {', '.join(result.closed_runs)}")
+    say(console, f"[green]{_count(len(result.published), 'partition')} published[/] in {_count(len(result.runs), 'run')}")
     for partition, reason in result.waiting.items():
-        say(f"[yellow]waiting[/] {partition}: {escape(reason)}")
+        say(console, f"[yellow]waiting[/] {partition}: {escape(reason)}")
     for partition in result.skipped:
-        say(f"[yellow]skipped[/] {partition}: its batch has not ended yet; a later backfill publishes it")
+        say(console, f"[yellow]skipped[/] {partition}: its batch has not ended yet; a later backfill publishes it")
     for partition, reason in result.failed.items():
-        say(f"[red]failed[/] {partition}: {escape(reason)}")
+        say(console, f"[red]failed[/] {partition}: {escape(reason)}")
 
 
 def print_verification(console: Console, found: Verification) -> None:
@@ -90,40 +91,41 @@ def print_verification(console: Console, found: Verification) -> None:
         print_table(console, table)
     for partition in found.partitions:
         for remark in (*partition.problems, *partition.notes):
-            console.print(f"{partition.partition}: {escape(remark)}", soft_wrap=True, highlight=False)
+            say(console, f"{partition.partition}: {escape(remark)}")
     for partition_key in found.waiting:
-        console.print(f"[yellow]waiting[/] {partition_key}: raw data is not staged yet; not compared", highlight=False)
+        say(console, f"[yellow]waiting[/] {partition_key}: raw data is not staged yet; not compared")
     for partition_key in found.not_staged:
-        console.print(
-            f"[red]not staged[/] {partition_key}: has raw files; run rollups backfill {partition_key} {partition_key}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        say(console, f"[red]not staged[/] {partition_key}: has raw files; run rollups backfill {partition_key} {partition_key}")
     for partition_key in found.not_published:
-        console.print(
-            f"[red]not published[/] {partition_key}: run rollups backfill {partition_key} {partition_key}", highlight=False, soft_wrap=True
-        )
+        say(console, f"[red]not published[/] {partition_key}: run rollups backfill {partition_key} {partition_key}")
     if found.differences:
         total = sum(partition.different + partition.missing + partition.extra for partition in found.partitions)
         console.print(f"first differences, of {total:,} rows:")
         for each in found.differences:
-            console.print(
+            say(
+                console,
                 f"  {each.partition}  {each.resolution} {each.label}  series {each.id} ({escape(each.metric)})  "
                 f"[bold]{each.column}[/]: expected {escape(each.expected)}, found {escape(each.found)}",
-                soft_wrap=True,
-                highlight=False,
             )
     compared = f"{found.rows:,} rows of {_count(len(found.partitions), 'partition')}"
     if found.agrees:
-        console.print(f"[green]{compared} agree with raw data[/] (doubles within {RELATIVE_TOLERANCE:g})", highlight=False)
+        say(console, f"[green]{compared} agree with raw data[/] (doubles within {RELATIVE_TOLERANCE:g})")
     else:
-        console.print(f"[red]{compared} were compared; not everything agrees with raw data[/]", highlight=False)
+        say(console, f"[red]{compared} were compared; not everything agrees with raw data[/]")
 
 
 def print_status(console: Console, found: Sequence[PartitionStatus]) -> None:
     """A line for each partition."""
-    colors = {"published": "green", "empty": "dim", "waiting": "yellow", "stale": "yellow", "quarantined": "red", "not staged": "yellow"}
-    colors |= {"rolled back": "yellow", "unknown": "red"}
+    colors = {
+        "published": "green",
+        "empty": "dim",
+        "waiting": "yellow",
+        "stale": "yellow",
+        "not staged": "yellow",
+        "rolled back": "yellow",
+        "quarantined": "red",
+        "unknown": "red",
+    }
     table = _table("partition", "state", "raw files", "size", "points", "quarantined", "published")
     for partition in found:
         table.add_row(
@@ -138,7 +140,7 @@ def print_status(console: Console, found: Sequence[PartitionStatus]) -> None:
     print_table(console, table)
     for partition in found:
         for remark in _remarks(partition):
-            console.print(f"{partition.partition}: {escape(remark)}", soft_wrap=True, highlight=False)
+            say(console, f"{partition.partition}: {escape(remark)}")
 
 
 def _remarks(partition: PartitionStatus) -> list[str]:
@@ -173,30 +175,27 @@ def print_quarantined(console: Console, found: Sequence[QuarantinedPartition]) -
     for partition in found:
         reasons = ", ".join(f"{rows:,} {reason}" for reason, rows in partition.reasons.items() if rows)
         if reasons:
-            console.print(f"{partition.partition}: {escape(reasons)}", soft_wrap=True, highlight=False)
+            say(console, f"{partition.partition}: {escape(reasons)}")
         for decision in partition.decisions:
-            console.print(f"{partition.partition}: allowed: {escape(str(decision))}", soft_wrap=True, highlight=False)
+            say(console, f"{partition.partition}: allowed: {escape(str(decision))}")
         if partition.raw_changed:
-            say = f"{partition.partition}: [yellow]raw files changed since[/]; run rollups quarantine replay {partition.partition}"
-            console.print(say, soft_wrap=True, highlight=False)
+            say(console, f"{partition.partition}: [yellow]raw files changed since[/]; run rollups quarantine replay {partition.partition}")
 
 
 def print_quarantined_rows(console: Console, found: QuarantinedRows) -> None:
     """Bad files, a line each, then the rows as a table."""
     for bad in found.bad_files:
-        said = f"[red]{bad.reason}[/] {escape(bad.path)}: {escape(bad.detail)}"
-        console.print(f"{said} ({_count(bad.rows, 'row')})" if bad.rows else said, soft_wrap=True, highlight=False)
+        rows = f" ({_count(bad.rows, 'row')})" if bad.rows else ""
+        say(console, f"[red]{bad.reason}[/] {escape(bad.path)}: {escape(bad.detail)}{rows}")
     if found.rows.num_rows:
         _print_rows_by_file(console, found.rows)
     total = f"{_count(found.total, 'row')} of {found.partition} quarantined"
     if found.is_cut:
-        console.print(f"{total}; these are the first that were asked for, --limit 0 shows all", highlight=False)
+        say(console, f"{total}; these are the first that were asked for, --limit 0 shows all")
     else:
-        console.print(total, highlight=False)
+        say(console, total)
     if found.raw_changed:
-        console.print(
-            f"[yellow]raw files changed since[/]; run rollups quarantine replay {found.partition}", soft_wrap=True, highlight=False
-        )
+        say(console, f"[yellow]raw files changed since[/]; run rollups quarantine replay {found.partition}")
 
 
 def _print_rows_by_file(console: Console, rows: pa.Table) -> None:
@@ -206,7 +205,7 @@ def _print_rows_by_file(console: Console, rows: pa.Table) -> None:
     value = next(name for name in rows.column_names if name.endswith("_value"))
     columns = ("id", "org_id", "metric", "logical_timestamp", value)
     if folder:
-        console.print(f"files in {escape(folder)}/", soft_wrap=True, highlight=False)
+        say(console, f"files in {escape(folder)}/")
     table = _table("reason", "file", "row", *columns)
     for row in found:
         values = [_milliseconds_text(row[name]) if name == "logical_timestamp" else row[name] for name in columns]
@@ -240,24 +239,20 @@ def print_cleaning(console: Console, found: Cleaning, *, deleted: bool) -> None:
     if found.found:
         print_table(console, table)
     for leftover in found.deleted:
-        console.print(f"deleted {escape(leftover.path)}", soft_wrap=True, highlight=False)
+        say(console, f"deleted {escape(leftover.path)}")
     for remark in found.remarks:
-        console.print(f"[yellow]left alone[/]: {escape(remark)}", soft_wrap=True, highlight=False)
+        say(console, f"[yellow]left alone[/]: {escape(remark)}")
     if deleted:
         total = bytes_text(sum(leftover.bytes for leftover in found.deleted))
-        console.print(f"[green]{_count(len(found.deleted), 'leftover')} deleted[/], {total}", highlight=False)
+        say(console, f"[green]{_count(len(found.deleted), 'leftover')} deleted[/], {total}")
     elif found.found:
-        console.print(f"nothing was deleted; `rollups clean --delete` deletes {'it' if len(found.found) == 1 else 'them'}", highlight=False)
+        say(console, f"nothing was deleted; `rollups clean --delete` deletes {'it' if len(found.found) == 1 else 'them'}")
     elif not found.failures:
         console.print("[green]nothing is left over[/]")
 
 
 def print_difference(console: Console, found: SnapshotDifference) -> None:
     """A line for each partition and resolution, the files that caused it, then the first windows."""
-
-    def say(text: str) -> None:
-        console.print(text, soft_wrap=True, highlight=False)
-
     table = _table("partition", "", "added", "removed", "changed")
     for partition in found.partitions:
         sides = (partition.added, partition.removed, partition.changed)
@@ -267,12 +262,12 @@ def print_difference(console: Console, found: SnapshotDifference) -> None:
         print_table(console, table)
     for partition in found.partitions:
         for file in partition.files:
-            say(f"{partition.partition}: {file.change} raw file {escape(file.path)} (of {file.partition})")
+            say(console, f"{partition.partition}: {file.change} raw file {escape(file.path)} (of {file.partition})")
         for remark in partition.remarks:
-            say(f"{partition.partition}: {escape(remark)}")
+            say(console, f"{partition.partition}: {escape(remark)}")
     windows = sum(partition.windows for partition in found.partitions)
     if found.windows:
-        say(f"first windows, of {windows:,} that differ:" if len(found.windows) < windows else "windows that differ:")
+        say(console, f"first windows, of {windows:,} that differ:" if len(found.windows) < windows else "windows that differ:")
     for window in found.windows:
         values = ", ".join(
             f"{column.removesuffix('_rollup')} {'none' if old is None else _text(old)} → {'none' if new is None else _text(new)}"
@@ -281,54 +276,50 @@ def print_difference(console: Console, found: SnapshotDifference) -> None:
         )
         label = window.label.replace(tzinfo=None).isoformat(sep=" ")
         say(
+            console,
             f"  {window.partition}  {window.resolution} {label}  series {window.id} ({escape(window.metric)})  "
-            f"[bold]{window.change}[/]: {escape(values)}"
+            f"[bold]{window.change}[/]: {escape(values)}",
         )
     old, new = (
         f"snapshot {one.snapshot_id} of {one.committed_at:%Y-%m-%d %H:%M:%S}" if one.committed_at else "the empty table"
         for one in (found.old, found.new)
     )
     differ = f"{_count(windows, 'window')} of {_count(len(found.partitions), 'partition')} differ" if windows else "no window differs"
-    say(f"{differ} between {old} and {new}; {_count(found.files_read, 'data file')} read")
+    say(console, f"{differ} between {old} and {new}; {_count(found.files_read, 'data file')} read")
 
 
 def print_migration(console: Console, found: Migration) -> None:
     """What a migration would do, or did."""
-
-    def say(text: str) -> None:
-        console.print(text, soft_wrap=True, highlight=False)
-
     if not found.changes:
-        say("[green]nothing to migrate[/]: the table was made with these settings")
+        say(console, "[green]nothing to migrate[/]: the table was made with these settings")
         return
     for setting, (old, new) in found.changes.items():
-        say(f"{setting}: {old} → [bold]{new}[/]")
+        say(console, f"{setting}: {old} → [bold]{new}[/]")
     for partition in found.dropped:
-        say(f"[red]raw data gone[/] {partition}: rows of it {'are gone, too' if found.snapshot_id else 'would go, too'}")
+        say(console, f"[red]raw data gone[/] {partition}: rows of it {'are gone, too' if found.snapshot_id else 'would go, too'}")
     for partition in found.uncertain:
         went = "its rows are gone, too" if found.snapshot_id else "its rows would go, too"
-        say(f"[red]no raw file in its own folder[/] {partition}: {went}, unless they came late, in other folders")
+        say(console, f"[red]no raw file in its own folder[/] {partition}: {went}, unless they came late, in other folders")
     for partition in found.not_ended:
         missing = "are missing" if found.snapshot_id else "would be missing"
-        say(f"[red]not ended[/] {partition}: its rows {missing} until it has ended and is published")
+        say(console, f"[red]not ended[/] {partition}: its rows {missing} until it has ended and is published")
     for partition in found.rolled_back:
         mend = "its rollback has not ended; run that again" if partition in found.begun else "correct its raw data and publish it"
-        say(f"[red]rolled back[/] {partition}: would come back; {mend} first, or publish it with --force")
+        say(console, f"[red]rolled back[/] {partition}: would come back; {mend} first, or publish it with --force")
     count = _count(len(found.partitions), "partition")
     if found.snapshot_id is not None:
-        say(f"[green]migrated[/] as snapshot {found.snapshot_id}: {count}, {found.rows_before:,} rows → {found.rows_after or 0:,}")
+        say(console, f"[green]migrated[/] as snapshot {found.snapshot_id}: {count}, {found.rows_before:,} rows → {found.rows_after or 0:,}")
     else:
-        say(f"{count} would be staged and rolled up again, and then replace {found.rows_before:,} rows in one snapshot")
+        say(console, f"{count} would be staged and rolled up again, and then replace {found.rows_before:,} rows in one snapshot")
         drop = found.dropped or found.uncertain or found.not_ended
-        say("nothing was changed; `rollups migrate --yes` does it" + (", with --drop where rows cannot be made anew" if drop else ""))
+        say(
+            console,
+            "nothing was changed; `rollups migrate --yes` does it" + (", with --drop where rows cannot be made anew" if drop else ""),
+        )
 
 
 def print_rolled_back(console: Console, done: RolledBack, *, dry_run: bool) -> None:
     """What came back, or would."""
-
-    def say(text: str) -> None:
-        console.print(text, soft_wrap=True, highlight=False)
-
     if done.difference is not None:
         print_difference(console, done.difference)
     target = "what was there before the first snapshot" if done.target is None else f"snapshot {done.target}"
@@ -337,32 +328,29 @@ def print_rolled_back(console: Console, done: RolledBack, *, dry_run: bool) -> N
             ", ".join(f"{rows:,} of {name}" for name, rows in side.items()) or "none"
             for side in (partition.rows_before, partition.rows_after)
         )
-        say(f"{partition.partition}: rows {before} → {after}")
+        say(console, f"{partition.partition}: rows {before} → {after}")
     if dry_run:
-        say(f"dry run: nothing was changed; it would go back to {target}")
+        say(console, f"dry run: nothing was changed; it would go back to {target}")
     elif done.changed:
-        say(f"[green]rolled back[/] to {target}, as snapshot {done.snapshot_id}")
+        say(console, f"[green]rolled back[/] to {target}, as snapshot {done.snapshot_id}")
     else:
-        say(f"the table already holds the rows of {target}; no new snapshot")
+        say(console, f"the table already holds the rows of {target}; no new snapshot")
     if done.also_published:
         say(
+            console,
             f"[yellow]look at[/] {', '.join(done.also_published)} too: published since, with windows and last points that "
-            "the undone publish left open; `rollups rollback` undoes them one by one"
+            "the undone publish left open; `rollups rollback` undoes them one by one",
         )
 
 
 def print_plan(console: Console, found: Plan) -> None:
     """A line for each partition that something would be done about, then why, then the sum of it."""
-
-    def say(text: str) -> None:
-        console.print(text, soft_wrap=True, highlight=False)
-
-    concerned = [partition for partition in found.partitions if _is_concerned(partition)]
+    concerned = [partition for partition in found.partitions if partition.is_concerned]
     table = _table("partition", "stage", "roll up", "publish", "raw rows", "rollup rows")
     for column in table.columns[:4]:
         column.justify = "left"
     for partition in concerned:
-        steps = [_verdict(step) for step in _steps(partition)]
+        steps = [_verdict(step) for step in partition.steps]
         if partition.waiting_for or partition.problem:
             steps[1:] = ["[red]fails[/]" if partition.problem else "[yellow]waits[/]", ""]
         rows = ("" if count is None else f"{count:,}" for count in (partition.raw_rows, partition.rollup_rows))
@@ -371,39 +359,32 @@ def print_plan(console: Console, found: Plan) -> None:
         print_table(console, table)
     for partition in concerned:
         # Why the first of the steps has something to do; the others follow from it.
-        for name, step in zip(("stage", "roll up", "publish"), _steps(partition), strict=True):
+        for name, step in zip(("stage", "roll up", "publish"), partition.steps, strict=True):
             if step.verdict != "no":
                 for reason in step.reasons:
-                    say(f"{partition.partition}: {name}: {escape(reason)}")
+                    say(console, f"{partition.partition}: {name}: {escape(reason)}")
                 break
         if partition.waiting_for:
-            say(f"{partition.partition}: waits for {', '.join(partition.waiting_for)}, which is not part of this backfill")
+            say(console, f"{partition.partition}: waits for {', '.join(partition.waiting_for)}, which is not part of this backfill")
         if partition.refused:
-            say(f"{partition.partition}: {escape(partition.refused)}")
+            say(console, f"{partition.partition}: {escape(partition.refused)}")
         if partition.problem:
-            say(f"{partition.partition}: [red]fails[/]: {escape(partition.problem)}")
+            say(console, f"{partition.partition}: [red]fails[/]: {escape(partition.problem)}")
     for key in found.not_ended:
-        say(f"[yellow]skipped[/] {key}: its batch has not ended yet")
+        say(console, f"[yellow]skipped[/] {key}: its batch has not ended yet")
     unconcerned = len(found.partitions) - len(concerned)
     if unconcerned:
-        say(f"{_count(unconcerned, 'partition')} up to date")
+        say(console, f"{_count(unconcerned, 'partition')} up to date")
     if found.nothing_to_do:
-        say("[green]nothing to do[/]")
+        say(console, "[green]nothing to do[/]")
         return
-    numbers = [sum(step.verdict == "yes" for step in steps) for steps in zip(*(_steps(partition) for partition in concerned), strict=True)]
+    numbers = [sum(step.verdict == "yes" for step in steps) for steps in zip(*(partition.steps for partition in concerned), strict=True)]
     maybe = sum(partition.roll_up.verdict == "if it changes" for partition in concerned)
     say(
+        console,
         f"would stage {_count(numbers[0], 'partition')} with {found.rows_to_stage:,} raw rows, roll up {numbers[1]:,} and publish "
-        f"{numbers[2]:,}" + (f"; and roll up {maybe:,} more if what they read changes" if maybe else "")
+        f"{numbers[2]:,}" + (f"; and roll up {maybe:,} more if what they read changes" if maybe else ""),
     )
-
-
-def _steps(partition: PartitionPlan) -> tuple[PlannedStep, PlannedStep, PlannedStep]:
-    return partition.stage, partition.roll_up, partition.publish
-
-
-def _is_concerned(partition: PartitionPlan) -> bool:
-    return any(step.verdict != "no" for step in _steps(partition)) or bool(partition.waiting_for or partition.refused or partition.problem)
 
 
 def _verdict(step: PlannedStep) -> str:
@@ -426,7 +407,7 @@ def print_examination(console: Console, examination: Examination) -> None:
     failed = sum(finding.state == "failed" for finding in examination.findings)
     warnings = sum(finding.state == "warning" for finding in examination.findings)
     verdict = f"[red]{_count(failed, 'check')} failed[/]" if failed else "[green]ready[/]"
-    console.print(f"{verdict}, {_count(warnings, 'warning')}" if warnings else verdict, highlight=False)
+    say(console, f"{verdict}, {_count(warnings, 'warning')}" if warnings else verdict)
 
 
 def print_rows(console: Console, answer: pa.Table, total: int) -> None:

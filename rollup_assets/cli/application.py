@@ -21,7 +21,7 @@ from typer.core import TyperGroup
 
 from rollup_assets.errors import RollupError, SettingsError, UnknownPartitionError, UnknownReasonError, UnknownSnapshotError
 from rollup_assets.escaping import escape
-from rollup_assets.terminal import open_console
+from rollup_assets.terminal import open_console, say
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -64,12 +64,12 @@ def _fail(error: Exception, code: int) -> NoReturn:
 
 def print_error(text: str) -> None:
     """What went wrong, on standard error."""
-    open_console(stderr=True).print(f"[bold red]error:[/] {escape(text)}", soft_wrap=True, highlight=False)
+    say(open_console(stderr=True), f"[bold red]error:[/] {escape(text)}")
 
 
 def print_interrupted(text: str) -> None:
     """That the command was interrupted and, if the code that was knows more, what stands; on standard error."""
-    open_console(stderr=True).print(f"[bold yellow]interrupted[/]{': ' if text else ''}{escape(text)}", soft_wrap=True, highlight=False)
+    say(open_console(stderr=True), f"[bold yellow]interrupted[/]{': ' if text else ''}{escape(text)}")
 
 
 app = typer.Typer(
