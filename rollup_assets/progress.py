@@ -20,13 +20,11 @@ if TYPE_CHECKING:
 
 
 class _Rows(ProgressColumn):
-    """``1.2 M / 3.5 M rows``; partitions are counted exactly."""
+    """``1.2 M / 3.5 M rows``."""
 
     def render(self, task: Task) -> Text:
-        unit = task.fields["unit"]
-        count = compact if unit == "rows" else "{:.0f}".format
-        total = f" / {count(task.total)}" if task.total else ""
-        return Text(f"{count(task.completed)}{total} {unit}", style="progress.data.speed")
+        total = f" / {compact(task.total)}" if task.total else ""
+        return Text(f"{compact(task.completed)}{total} rows", style="progress.data.speed")
 
 
 class _Onlookers:
@@ -103,12 +101,12 @@ class TerminalProgress:
         elif ROLLUP_TABLE in outcome.assets:
             self.say(f"{outcome.partition}  [green]published[/]")
 
-    def start(self, stage: str, total: int, *, unit: str = "rows") -> None:
+    def start(self, stage: str, total: int) -> None:
         """A stage begins; ``total`` rows are known to lie ahead (0: unknown)."""
         with self._lock:
             if stage in self._tasks:
                 self._bars.remove_task(self._tasks.pop(stage))
-            self._tasks[stage] = self._bars.add_task(stage, total=total or None, unit=unit)
+            self._tasks[stage] = self._bars.add_task(stage, total=total or None)
 
     def advance(self, stage: str, rows: int) -> None:
         """``rows`` more are done."""
