@@ -11,12 +11,10 @@ from typing import IO, TYPE_CHECKING, Any, Self, TextIO, cast
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from rollup_assets.escaping import escape
-from rollup_assets.storage.manifests import ROLLUP_TABLE
-from rollup_assets.terminal import open_console, say
+from rollup_assets.terminal import open_console, print_outcome, say
 
 if TYPE_CHECKING:
-    from rollup_assets.defs.report import PartitionOutcome
+    from rollup_assets.outcomes import PartitionOutcome
 
 
 class _Rows(ProgressColumn):
@@ -92,14 +90,8 @@ class TerminalProgress:
         say(self._bars.console, text)
 
     def partition(self, outcome: PartitionOutcome) -> None:
-        """A line for a partition of a backfill that is published, waits or failed."""
-        if outcome.error is not None:
-            first_line = (str(outcome.error) or type(outcome.error).__name__).splitlines()[0]
-            self.say(f"{outcome.partition}  [red]failed[/]     {escape(first_line)}")
-        elif outcome.waiting is not None:
-            self.say(f"{outcome.partition}  [yellow]waiting[/]    {escape(outcome.waiting)}")
-        elif ROLLUP_TABLE in outcome.assets:
-            self.say(f"{outcome.partition}  [green]published[/]")
+        """Print above the bars how a partition of a backfill ended."""
+        print_outcome(self._bars.console, outcome)
 
     def start(self, stage: str, total: int) -> None:
         """A stage begins; ``total`` rows are known to lie ahead (0: unknown)."""

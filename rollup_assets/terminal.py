@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from rollup_assets.cleaning import Cleaning
-    from rollup_assets.defs.backfill import BackfillResult
     from rollup_assets.doctor.examination import Examination
     from rollup_assets.generator.landing import Generated
     from rollup_assets.history.diff import SnapshotDifference
     from rollup_assets.history.migrate import Migration
     from rollup_assets.history.rollback import RolledBack
+    from rollup_assets.outcomes import BackfillResult, PartitionOutcome
     from rollup_assets.plan import Plan, PlannedStep
     from rollup_assets.quarantine import QuarantinedPartition, QuarantinedRows, Replayed
     from rollup_assets.status import PartitionStatus
@@ -76,6 +76,17 @@ def print_backfill(console: Console, result: BackfillResult) -> None:
         say(console, f"[yellow]skipped[/] {partition}: its batch has not ended yet; a later backfill publishes it")
     for partition, reason in result.failed.items():
         say(console, f"[red]failed[/] {partition}: {escape(reason)}")
+
+
+def print_outcome(console: Console, outcome: PartitionOutcome) -> None:
+    """A line for a partition of a backfill that is published, waits or failed; none where it was staged."""
+    if outcome.error is not None:
+        first_line = (str(outcome.error) or type(outcome.error).__name__).splitlines()[0]
+        say(console, f"{outcome.partition}  [red]failed[/]     {escape(first_line)}")
+    elif outcome.waiting is not None:
+        say(console, f"{outcome.partition}  [yellow]waiting[/]    {escape(outcome.waiting)}")
+    elif outcome.is_published:
+        say(console, f"{outcome.partition}  [green]published[/]")
 
 
 def print_verification(console: Console, found: Verification) -> None:

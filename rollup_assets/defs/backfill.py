@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,11 +23,12 @@ from rollup_assets.defs.assets.rollups import IN_ORDER
 from rollup_assets.defs.jobs import JOB_NAME
 from rollup_assets.defs.partitions import PARTITIONS_PER_RUN
 from rollup_assets.defs.records import home_of, not_opened, require_usable
-from rollup_assets.defs.report import PartitionOutcome, Watcher
+from rollup_assets.defs.report import Watcher
 from rollup_assets.defs.run_processes import close_runs, ended_on_this_machine, tags_of_this_process
 from rollup_assets.engines.base import Progress
 from rollup_assets.errors import PublishHaltError, RollupError
 from rollup_assets.iceberg.table import prepare_table, refuse_other_settings
+from rollup_assets.outcomes import BackfillResult, PartitionOutcome
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.scope import failed_inputs, missing_before, scope_of, stretches
 from rollup_assets.settings import Settings
@@ -41,29 +42,6 @@ RUNS_AT_ONCE = 2
 NEW_HOME = f"nux:\n  enabled: false\ntelemetry:\n  enabled: false\nconcurrency:\n  runs:\n    max_concurrent_runs: {RUNS_AT_ONCE}\n"
 # Dagster's capture of a process's output would take the terminal away from a progress bar.
 KEEP_TERMINAL = {"compute_logs": {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}}
-
-
-@dataclass(frozen=True, slots=True)
-class BackfillResult:
-    """What became of each partition; keys in time order."""
-
-    published: tuple[str, ...]
-    """In the table as staged, whether or not anything had to be done."""
-    waiting: Mapping[str, str]
-    """Partition -> what it waits for. Nothing was published; this is no failure."""
-    failed: Mapping[str, str]
-    """Partition -> why. Everything that needs it failed too, and says so."""
-    skipped: tuple[str, ...]
-    """Trailing partitions that do not exist yet: their batch has not ended. They are published by a later backfill."""
-    runs: tuple[str, ...]
-    """Ids of the runs, in order."""
-    closed_runs: tuple[str, ...]
-    """Runs of killed backfills of this machine, which Dagster believed to be going on."""
-
-    @property
-    def success(self) -> bool:
-        """Whether no partition failed."""
-        return not self.failed
 
 
 @dataclass(slots=True)

@@ -12,12 +12,9 @@ notices when either changes.
 from __future__ import annotations
 
 import hashlib
-import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from logging import Logger
 from typing import Any
 
 import dagster as dg
@@ -27,6 +24,7 @@ from rollup_assets.engines.base import Progress
 from rollup_assets.errors import PublishHaltError, ReconciliationError, RollupError
 from rollup_assets.escaping import markdown_text, printable
 from rollup_assets.failpoints import failpoint
+from rollup_assets.outcomes import PartitionOutcome
 from rollup_assets.steps.checks import CheckOutcome
 from rollup_assets.steps.results import CODE_VERSION
 
@@ -36,8 +34,6 @@ SUPPRESS_OWN_EVENT = "__source_asset_observation__"
 NOT_THERE = "none"
 """Data version of an input partition that is not staged, and rightly so."""
 
-LOG_PROGRESS_EVERY = 10.0
-"""Seconds between two progress lines of a stage: each line is a row in Dagster's event log."""
 _LOOKED_BACK = 1000
 """So many events of a partition are looked through for the version that was read; none has as many in years. Where it is in none of them,
 the pointer stands before them all."""
@@ -55,18 +51,6 @@ class Made:
     """Upstream asset -> partition -> data version that was read (None: not there)."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     checks: Sequence[CheckOutcome] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class PartitionOutcome:
-    """How one partition of a step ended."""
-
-    partition: str
-    assets: tuple[str, ...]
-    """The step's assets that the run was asked for, upstream first."""
-    waiting: str | None = None
-    """Why the partition cannot be made yet."""
-    error: Exception | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,53 +217,6 @@ def _forget_variables(error: BaseException) -> None:
             seen.add(id(link))
             traceback.clear_frames(link.__traceback__)
             links += [link.__cause__, link.__context__]
-
-
-class LoggedProgress:
-    """Progress as lines in a run's log, one per stage at most every :data:`LOG_PROGRESS_EVERY` seconds; none for short stages."""
-
-    def __init__(self, log: Logger, label: str, *, every: float = LOG_PROGRESS_EVERY, clock: Callable[[], float] = time.monotonic) -> None:
-        self._log, self._label, self._every, self._clock = log, label, every, clock
-        self._lock = threading.Lock()
-        self._stages: dict[str, _StageProgress] = {}
-
-    def start(self, stage: str, total: int) -> None:
-        """A stage begins; ``total`` rows lie ahead (0: unknown)."""
-        now = self._clock()
-        with self._lock:
-            self._stages[stage] = _StageProgress(total=total, began=now, told=now)
-
-    def advance(self, stage: str, rows: int) -> None:
-        """``rows`` more are done. Called from any thread."""
-        now = self._clock()
-        with self._lock:
-            progress = self._stages.setdefault(stage, _StageProgress(total=0, began=now, told=now))
-            progress.done += rows
-            if now - progress.told < self._every:
-                return
-            progress.told = now
-            line = progress.line(now)
-        self._log.info(f"{self._label}: {stage}: {line}")
-
-    def finish(self, stage: str) -> None:
-        """The stage has ended; said only where it was slow enough to be spoken of before."""
-        now = self._clock()
-        with self._lock:
-            progress = self._stages.pop(stage, None)
-        if progress and now - progress.began >= self._every:
-            self._log.info(f"{self._label}: {stage}: done in {now - progress.began:.1f} s")
-
-
-@dataclass(slots=True)
-class _StageProgress:
-    total: int
-    began: float
-    told: float
-    done: int = 0
-
-    def line(self, now: float) -> str:
-        of = f" of {self.total:,} rows ({self.done / self.total:.0%})" if self.total else " rows"
-        return f"{self.done:,}{of}, {now - self.began:.0f} s"
 
 
 def _reason(error: Exception) -> str:

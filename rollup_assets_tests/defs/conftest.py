@@ -14,7 +14,8 @@ from dagster._core.loader import LoadingContextForTest
 
 from rollup_assets.definitions import build_definitions
 from rollup_assets.defs.backfill import RANGE_END, RANGE_START
-from rollup_assets.defs.report import PartitionOutcome, Watcher
+from rollup_assets.defs.report import Watcher
+from rollup_assets.outcomes import PartitionOutcome
 from rollup_assets.settings import Settings, load_settings
 from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS
 from rollup_assets_tests.defs import fake_steps

@@ -14,11 +14,11 @@ import dagster as dg
 import pytest
 
 from rollup_assets.defs import backfill, run_processes
-from rollup_assets.defs.backfill import BackfillResult, run_backfill
-from rollup_assets.defs.report import PartitionOutcome
+from rollup_assets.defs.backfill import run_backfill
 from rollup_assets.defs.rollbacks import record_rollback
 from rollup_assets.errors import DagsterHomeError, UnknownPartitionError
 from rollup_assets.history.rollback import RolledBack
+from rollup_assets.outcomes import BackfillResult, PartitionOutcome
 from rollup_assets.settings import Settings, load_settings
 from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLUP_TABLE, ROLLUPS
 from rollup_assets_tests.defs import fake_steps

@@ -10,7 +10,6 @@ import dagster as dg
 import numpy as np
 import pytest
 
-from rollup_assets.defs.report import LoggedProgress
 from rollup_assets.errors import StorageError
 from rollup_assets.steps import checks
 from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS
@@ -244,32 +243,6 @@ def test_a_step_with_nothing_to_do_says_so_unless_forced(lab: Lab) -> None:
         lab.run(0, force=force)
         for asset in EVERY:
             assert lab.events(asset, 0)[0].metadata["unchanged"].value is unchanged, asset
-
-
-class Log:
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def info(self, line: str) -> None:
-        self.lines.append(line)
-
-
-def test_progress_is_logged_at_most_once_in_a_while_and_not_at_all_for_short_stages() -> None:
-    log, now = Log(), [0.0]
-    progress = LoggedProgress(log, "2026-01-01-00:00", every=10, clock=lambda: now[0])  # type: ignore[arg-type]
-    progress.start("read", 1000)
-    for second in range(1, 26):
-        now[0] = second
-        progress.advance("read", 40)
-    progress.finish("read")
-    progress.start("sort", 1000)
-    progress.advance("sort", 1000)
-    progress.finish("sort")
-    assert log.lines == [
-        "2026-01-01-00:00: read: 400 of 1,000 rows (40%), 10 s",
-        "2026-01-01-00:00: read: 800 of 1,000 rows (80%), 20 s",
-        "2026-01-01-00:00: read: done in 25.0 s",
-    ]
 
 
 def test_checks_executed_alone_are_evaluated_for_every_staged_partition(lab: Lab) -> None:

@@ -11,8 +11,9 @@ from pydantic import Field
 from rollup_assets.defs import asset_checks, metadata
 from rollup_assets.defs import resources as res
 from rollup_assets.defs.assets.raw_datapoints import GROUP
+from rollup_assets.defs.logged_progress import LoggedProgress
 from rollup_assets.defs.partitions import STAGING_POLICY, batches
-from rollup_assets.defs.report import RAW_DATAPOINTS, LoggedProgress, Made, PartitionReport, Watcher, each_partition
+from rollup_assets.defs.report import RAW_DATAPOINTS, Made, PartitionReport, Watcher, each_partition
 from rollup_assets.errors import QuarantineError
 from rollup_assets.settings import Settings
 from rollup_assets.steps.results import CODE_VERSION

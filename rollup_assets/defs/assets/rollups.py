@@ -15,8 +15,9 @@ from rollup_assets.batches import Batch
 from rollup_assets.defs import asset_checks, metadata
 from rollup_assets.defs import resources as res
 from rollup_assets.defs.assets.raw_datapoints import GROUP
+from rollup_assets.defs.logged_progress import LoggedProgress
 from rollup_assets.defs.partitions import PUBLISHING_POLICY, batches, own_and_earlier
-from rollup_assets.defs.report import LoggedProgress, Made, PartitionReport, Watcher, each_partition
+from rollup_assets.defs.report import Made, PartitionReport, Watcher, each_partition
 from rollup_assets.errors import NotStagedError, PublishHaltError
 from rollup_assets.history.rejections import refusal
 from rollup_assets.pipeline import Pipeline
