@@ -1,7 +1,7 @@
 """``rollups backfill``: the runs that a backfill in the UI would make, in this process and recorded where the UI looks for runs.
 
-Dagster's own commands cannot run a range of partitions of this graph from a terminal. Which batches are staged, rolled up and
-published, in which runs, and what became of each; how it is shown, and exit codes, stay out (``rollup_assets.cli``).
+Dagster's own commands cannot run a range of partitions of this graph from a terminal. Decides which batches go into which run, and
+collects what became of each. Printing and exit codes stay out (``rollup_assets.cli``).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 import dagster as dg
 
 from rollup_assets.batches import Batch, BatchCalendar
-from rollup_assets.defs.assets.datapoints import STAGED
-from rollup_assets.defs.assets.rollups import IN_ORDER
+from rollup_assets.defs.assets.datapoints import STAGED, STAGING_STEP
+from rollup_assets.defs.assets.rollups import IN_ORDER, PUBLISHING_STEP
 from rollup_assets.defs.jobs import JOB_NAME
 from rollup_assets.defs.partitions import PARTITIONS_PER_RUN
 from rollup_assets.defs.records import home_of, not_opened, require_usable
@@ -32,13 +32,13 @@ from rollup_assets.outcomes import BackfillResult, PartitionOutcome
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.scope import failed_inputs, missing_before, scope_of, stretches
 from rollup_assets.settings import Settings
-from rollup_assets.storage.manifests import PARTIAL_POINTS, ROLLUP_TABLE
+from rollup_assets.storage.manifests import PARTIAL_POINTS
 
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 BACKFILL_TAG = "rollups/backfill"
-# Dagster's "new user experience" asks for an e-mail address in the way of everything else; telemetry would leave the machine.
 # Of the runs that the UI, schedule and sensor ask for, ten would go at once. `rollups dev` shares the machine's memory among these.
 RUNS_AT_ONCE = 2
+# Dagster's "new user experience" asks for an e-mail address in the way of everything else; telemetry would leave the machine.
 NEW_HOME = f"nux:\n  enabled: false\ntelemetry:\n  enabled: false\nconcurrency:\n  runs:\n    max_concurrent_runs: {RUNS_AT_ONCE}\n"
 # Dagster's capture of a process's output would take the terminal away from a progress bar.
 KEEP_TERMINAL = {"compute_logs": {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}}
@@ -46,6 +46,8 @@ KEEP_TERMINAL = {"compute_logs": {"module": "dagster._core.storage.noop_compute_
 
 @dataclass(slots=True)
 class _State:
+    """What has become of partitions so far."""
+
     published: set[str] = field(default_factory=set)
     waiting: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
@@ -55,6 +57,37 @@ class _State:
     halted: str | None = None
     """Why nothing more may be published."""
     runs: list[str] = field(default_factory=list)
+
+    def note(self, outcome: PartitionOutcome) -> None:
+        """A partition of the current run has ended."""
+        key = outcome.partition
+        self.reported.add(key)
+        if outcome.error is not None:
+            error = outcome.error
+            self.failed[key] = str(error) if isinstance(error, RollupError) else f"{type(error).__name__}: {error}"
+            if PARTIAL_POINTS in outcome.assets:
+                self.not_staged.add(key)
+            if isinstance(error, PublishHaltError):
+                self.halted = f"{key} stopped everything: {error}"
+        elif outcome.waiting is not None:
+            self.waiting[key] = outcome.waiting
+        elif outcome.is_published:
+            self.published.add(key)
+
+    def not_tried(self, keys: Iterable[str], reason: str) -> None:
+        """Partitions that no run has come to."""
+        for key in keys:
+            self.failed.setdefault(key, f"not tried, since {reason}")
+
+    def without_failed_inputs(self, calendar: BatchCalendar, batches: Iterable[Batch], reach: int) -> list[Batch]:
+        """The batches that can be rolled up; the others are noted as failed, as Dagster does in a backfill."""
+        ready = []
+        for batch in batches:
+            if reason := failed_inputs(calendar, batch, reach, self.not_staged):
+                self.failed.setdefault(batch.key, reason)
+            else:
+                ready.append(batch)
+        return ready
 
 
 def run_backfill(
@@ -93,7 +126,7 @@ def run_backfill(
     state = _State()
 
     def watch(outcome: PartitionOutcome) -> None:
-        _note(state, outcome)
+        state.note(outcome)
         if on_partition:
             on_partition(outcome)
         runner.heed_termination()
@@ -105,8 +138,8 @@ def run_backfill(
         for begin in range(0, len(scope.asked), PARTITIONS_PER_RUN):
             chunk = scope.asked[begin : begin + PARTITIONS_PER_RUN]
             runner.run(STAGED, chunk)
-            runner.run(IN_ORDER, _needing_no_failed(state, calendar, chunk, settings.reach))
-        runner.run(IN_ORDER, _needing_no_failed(state, calendar, scope.trailing, settings.reach))
+            runner.run(IN_ORDER, state.without_failed_inputs(calendar, chunk, settings.reach))
+        runner.run(IN_ORDER, state.without_failed_inputs(calendar, scope.trailing, settings.reach))
     return BackfillResult(
         published=tuple(sorted(state.published)),
         waiting=dict(sorted(state.waiting.items())),
@@ -196,7 +229,7 @@ class _Runner:
     def _run(self, assets: Sequence[str], batches: Sequence[Batch]) -> None:
         keys = [batch.key for batch in batches]
         if self.state.halted:
-            self._not_tried(keys, self.state.halted)
+            self.state.not_tried(keys, self.state.halted)
             return
         self.state.reported.clear()
         self._run_id = str(uuid.uuid4())
@@ -215,13 +248,9 @@ class _Runner:
             )
         # Partitions that the step never came to: it stopped at one that made going on a guess, or could not begin.
         missed = [key for key in keys if key not in self.state.reported]
-        self._not_tried(missed, self.state.halted or f"run {result.run_id} stopped: {_failure(result)}")
+        self.state.not_tried(missed, self.state.halted or f"run {result.run_id} stopped: {_failure(result)}")
         if assets == STAGED:
             self.state.not_staged.update(missed)
-
-    def _not_tried(self, keys: Iterable[str], reason: str) -> None:
-        for key in keys:
-            self.state.failed.setdefault(key, f"not tried, since {reason}")
 
     def _resolved_job(self) -> dg.JobDefinition:
         from rollup_assets.definitions import build_definitions
@@ -232,39 +261,11 @@ class _Runner:
         return self._job
 
     def _config(self, assets: Sequence[str]) -> dict[str, Any]:
-        step = "stage_datapoints" if assets == STAGED else "roll_up_and_publish"
         return {
-            "ops": {step: {"config": {"force": self.force}}},
+            "ops": {STAGING_STEP if assets == STAGED else PUBLISHING_STEP: {"config": {"force": self.force}}},
             # The terminal belongs to the caller; the run's log is in the event log.
             "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
         }
-
-
-def _needing_no_failed(state: _State, calendar: BatchCalendar, batches: Iterable[Batch], reach: int) -> list[Batch]:
-    """The batches that can be rolled up; the others are noted as failed, as Dagster does in a backfill."""
-    ready = []
-    for batch in batches:
-        if reason := failed_inputs(calendar, batch, reach, state.not_staged):
-            state.failed.setdefault(batch.key, reason)
-        else:
-            ready.append(batch)
-    return ready
-
-
-def _note(state: _State, outcome: PartitionOutcome) -> None:
-    key = outcome.partition
-    state.reported.add(key)
-    if outcome.error is not None:
-        error = outcome.error
-        state.failed[key] = str(error) if isinstance(error, RollupError) else f"{type(error).__name__}: {error}"
-        if PARTIAL_POINTS in outcome.assets:
-            state.not_staged.add(key)
-        if isinstance(error, PublishHaltError):
-            state.halted = f"{key} stopped everything: {error}"
-    elif outcome.waiting is not None:
-        state.waiting[key] = outcome.waiting
-    elif ROLLUP_TABLE in outcome.assets:
-        state.published.add(key)
 
 
 def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:

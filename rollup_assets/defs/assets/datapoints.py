@@ -22,6 +22,8 @@ from rollup_assets.storage.landing_zone import version_of
 from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, Manifest
 
 STAGED = (REPARTITIONED, PARTIAL_POINTS, QUARANTINED)
+STAGING_STEP = "stage_datapoints"
+"""Name of the step in runs and their configuration."""
 POOL = "staging"
 """Its concurrency pool, without a limit unless the instance gives it one (``deploy/dagster.yaml``)."""
 
@@ -37,7 +39,7 @@ def stage_datapoints(settings: Settings, watcher: Watcher) -> dg.AssetsDefinitio
     partitions = batches(settings)
 
     @dg.multi_asset(
-        name="stage_datapoints",
+        name=STAGING_STEP,
         pool=POOL,
         description="Read a batch's raw files once: split by shard, sort, drop duplicates, quarantine what cannot be used.",
         specs=[

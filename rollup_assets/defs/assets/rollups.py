@@ -27,6 +27,8 @@ from rollup_assets.steps.results import CODE_VERSION, Published, RolledUp, Waiti
 from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLUP_TABLE, ROLLUPS
 
 IN_ORDER = (ROLLUPS, ROLLUP_TABLE)
+PUBLISHING_STEP = "roll_up_and_publish"
+"""Name of the step in runs and their configuration."""
 POOL = "publishing"
 """Its concurrency pool, without a limit unless the instance gives it one (``deploy/dagster.yaml``)."""
 
@@ -44,7 +46,7 @@ def roll_up_and_publish(settings: Settings, watcher: Watcher) -> dg.AssetsDefini
     freshness = "The window that ends exactly at the end of a batch is published with the next batch."
 
     @dg.multi_asset(
-        name="roll_up_and_publish",
+        name=PUBLISHING_STEP,
         pool=POOL,
         description="Partition by partition: roll up, publish, next.",
         specs=[
