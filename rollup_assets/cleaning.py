@@ -1,7 +1,7 @@
 """``rollups clean``: what killed, failed and superseded runs have left behind, found, and deleted if that is wanted.
 
-A leftover is a file that nothing names any more and nobody has written to for a while. Candidates are listed before it is read what is
-named, so that whatever is made meanwhile is no candidate; what is named is read again right before anything is deleted, for files of the
+A leftover is a file that nothing names any more and nobody has written to for a while. Candidates are listed first, references read
+afterwards: a file made in between cannot be a candidate. References are read again right before anything is deleted, for files of the
 table under its lock. Raw data is never looked at. How leftovers are told from what is needed is in ``storage.leftovers`` and
 ``iceberg.references``; printing stays out.
 """
@@ -11,13 +11,15 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from rollup_assets.errors import CleaningError, LockLostError, RollupError, StorageError
 from rollup_assets.history.records import FOLDER as HISTORY
+from rollup_assets.history.records import is_record
 from rollup_assets.iceberg.table import table_location
 from rollup_assets.settings import Settings
 from rollup_assets.storage.filesystems import FoundFile, Place, delete_files, drop_upload, in_parallel, unfinished_uploads
@@ -38,6 +40,7 @@ from rollup_assets.storage.storage_errors import explains_storage_errors
 if TYPE_CHECKING:
     from pyiceberg.table import Table
 
+    from rollup_assets.iceberg.locks import TableLock
     from rollup_assets.iceberg.references import References
     from rollup_assets.storage.objects import FoundUpload
 
@@ -119,9 +122,11 @@ def clean(
     report = Cleaning()
     stage = Stage(Place.parse(settings.stage, settings.s3))
     staged = _Staged(settings, stage, before, report, others=other_partitions)
+    table_files = _TableFiles(settings, stage, before, report, staged)
     parts: list[_Part] = [
         staged,
-        _TableFiles(settings, stage, before, report, staged),
+        table_files,
+        _PublishRecords(stage, before, table_files),
         _Uploads(settings, before, report),
         _Scratch(settings, before, moment, report),
         _Probes(settings, before, report),
@@ -214,8 +219,24 @@ class _Staged:
 # ---------------------------------------------------------------------------------------------------------------------- table
 
 
+@dataclass(frozen=True, slots=True)
+class _LockedTable:
+    """The table while nobody publishes, and everything that it or a staged partition names."""
+
+    table: Table
+    references: References
+    _lock: TableLock
+    _report: Cleaning
+
+    def delete(self, root: Place, files: Sequence[tuple[str, FoundFile]]) -> None:
+        if not self._lock.is_held():
+            name = ".".join(self.table.name())
+            raise LockLostError(f"the lock of {name} was lost before its files were deleted; run `rollups clean` again")
+        _delete(self._report, root, files)
+
+
 class _TableFiles:
-    """Files in the table's folders that neither it nor the stage's rollups name, and records of publishes long past."""
+    """Files in the table's folders that neither it nor the stage's rollups name."""
 
     def __init__(self, settings: Settings, stage: Stage, before: int | None, report: Cleaning, staged: _Staged) -> None:
         from rollup_assets.iceberg.references import TableReferences
@@ -230,14 +251,14 @@ class _TableFiles:
         self._rollups = KeptManifests(stage, ROLLUPS, lambda manifest: [file.path for file in manifest.files])
         self._receipts = KeptManifests(stage, ROLLUP_TABLE, lambda manifest: (manifest.partition, manifest.counters))
         self._found: list[tuple[str, FoundFile]] = []
-        self._records: list[FoundFile] = []
+        self.table: Table | None = None
+        """The table as it was found; None where nobody knows what it needs."""
 
     def find(self) -> list[Leftover]:
         from rollup_assets.iceberg.references import METADATA_SUFFIX, is_data, is_metadata, other_tables
 
         data = [file for file in (self._root / "data").files() if is_data(file.name)]
         metadata = [file for file in (self._root / "metadata").files() if is_metadata(file.name)]
-        records = staged_folders(self._stage, HISTORY)
         rewritten = f"{(self._root / 'data' / 'rewritten').path}/"
         candidates = [(REWRITTEN if file.path.startswith(rewritten) else DATA, file) for file in data]
         candidates += [(METADATA, file) for file in metadata]
@@ -262,15 +283,15 @@ class _TableFiles:
         except CleaningError as error:
             self._report.failures.append(str(error))
             return []
+        self.table = table
         self._found = [(kind, file) for kind, file in candidates if is_old(file, self._before) and file.path not in references]
-        self._records = self._old_records(records, table)
-        return [
-            *(_leftover(kind, self._root, file) for kind, file in self._found),
-            *(_leftover(RECORDS, self._stage.root, file) for file in self._records),
-        ]
+        return [_leftover(kind, self._root, file) for kind, file in self._found]
 
     def _named(self, without: Collection[str] = ()) -> tuple[Table | None, References]:
-        """The table as it is now, and everything that it or a staged partition names, but for partitions ``without`` which it will be."""
+        """The current table, and every file that it or a staged partition names.
+
+        Partitions in ``without`` are ignored: they are about to be deleted.
+        """
         from rollup_assets.iceberg.catalog import open_catalog
         from rollup_assets.iceberg.references import References, check_unforgotten
         from rollup_assets.iceberg.table import check_table, load_table
@@ -288,12 +309,52 @@ class _TableFiles:
             check_unforgotten(table, receipts)
             return table, References([*self._table.of(table), *staged])
 
-    def _old_records(self, folders: Sequence[StagedFolder], table: Table) -> list[FoundFile]:
+    def delete(self) -> None:
+        for some in _portions(self._found, _FILES_AT_ONCE):
+            with self.locked() as now:
+                now.delete(self._root, [(kind, file) for kind, file in some if file.path not in now.references])
+
+    @contextmanager
+    def locked(self) -> Iterator[_LockedTable]:
+        """The table while nobody publishes, to delete what nothing names now either."""
+        from rollup_assets.iceberg.locks import table_lock
+
+        with table_lock(self._settings) as lock:
+            table, references = self._named()
+            if table is None:
+                raise CleaningError(f"{self._settings.table} was dropped meanwhile; its files were left alone")
+            yield _LockedTable(table, references, lock, self._report)
+
+
+class _PublishRecords:
+    """Records of publishes long past. Which ones that are is found out once more, from a new listing, before they are deleted."""
+
+    def __init__(self, stage: Stage, before: int | None, table_files: _TableFiles) -> None:
+        self._stage = stage
+        self._before = before
+        self._table_files = table_files
+        self._found: set[str] = set()
+
+    def find(self) -> list[Leftover]:
+        if self._table_files.table is None:
+            return []
+        records = self._old(staged_folders(self._stage, HISTORY), self._table_files.table)
+        self._found = {file.path for file in records}
+        return [_leftover(RECORDS, self._stage.root, file) for file in records]
+
+    def delete(self) -> None:
+        if self._found:
+            folders = staged_folders(self._stage, HISTORY)
+            with self._table_files.locked() as now:
+                records = self._old(folders, now.table)
+                now.delete(self._stage.root, [(RECORDS, file) for file in records if file.path in self._found])
+
+    def _old(self, folders: Sequence[StagedFolder], table: Table) -> list[FoundFile]:
         """But for the records of snapshots that the table keeps, and the newest few of the others in each partition."""
         kept_snapshots = {snapshot.snapshot_id for snapshot in table.metadata.snapshots}
         found = []
         for folder in folders:
-            files = {file.path: file for file in folder.files if file.name.endswith(".json") and not file.name.startswith(".")}
+            files = {file.path: file for file in folder.files if is_record(file)}
             if len(files) <= RECORDS_KEPT or not any(is_old(file, self._before) for file in files.values()):
                 continue
             read = in_parallel(lambda path: _commit_of(self._stage.root.of_path(path), table), list(files), local=self._stage.root.is_local)
@@ -302,38 +363,6 @@ class _TableFiles:
             oldest_first = sorted(free, key=lambda path: free[path])
             found += [files[path] for path in oldest_first[:-RECORDS_KEPT] if is_old(files[path], self._before)]
         return found
-
-    def delete(self) -> None:
-        for some in _portions(self._found, _FILES_AT_ONCE):
-
-            def unreferenced(
-                _: Table, references: References, some: list[tuple[str, FoundFile]] = some
-            ) -> tuple[Place, list[tuple[str, FoundFile]]]:
-                return self._root, [(kind, file) for kind, file in some if file.path not in references]
-
-            self._under_lock(unreferenced)
-        if self._records:
-            folders = staged_folders(self._stage, HISTORY)
-            found = {file.path for file in self._records}
-
-            def old_records(table: Table, _: References) -> tuple[Place, list[tuple[str, FoundFile]]]:
-                records = self._old_records(folders, table)
-                return self._stage.root, [(RECORDS, file) for file in records if file.path in found]
-
-            self._under_lock(old_records)
-
-    def _under_lock(self, still: Callable[[Table, References], tuple[Place, list[tuple[str, FoundFile]]]]) -> None:
-        """Delete what is still to be deleted by what is named now, while nobody publishes."""
-        from rollup_assets.iceberg.locks import table_lock
-
-        with table_lock(self._settings) as lock:
-            table, references = self._named()
-            if table is None:
-                raise CleaningError(f"{self._settings.table} was dropped meanwhile; its files were left alone")
-            root, files = still(table, references)
-            if not lock.is_held():
-                raise LockLostError(f"the lock of {self._settings.table} was lost before its files were deleted; run `rollups clean` again")
-            _delete(self._report, root, files)
 
 
 def _commit_of(record: Place, table: Table) -> tuple[int, tuple[bool, int]] | None:
@@ -411,6 +440,10 @@ class _Scratch:
             self._report.deleted.append(_folder_leftover(folder))
 
 
+def _folder_leftover(folder: LeftFolder) -> Leftover:
+    return Leftover(SCRATCH, str(folder.path), folder.bytes, folder.modified)
+
+
 class _Probes:
     """Files that a killed ``rollups doctor`` has left where it looked whether it may write."""
 
@@ -428,10 +461,6 @@ class _Probes:
     def delete(self) -> None:
         for folder in self._folders:
             _delete(self._report, folder, [(PROBES, file) for at, file in self._found if at is folder])
-
-
-def _folder_leftover(folder: LeftFolder) -> Leftover:
-    return Leftover(SCRATCH, str(folder.path), folder.bytes, folder.modified)
 
 
 def _portions(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

@@ -30,7 +30,7 @@ from rollup_assets.iceberg.snapshots import (
     snapshot_of_attempt,
     time_of,
 )
-from rollup_assets.storage.filesystems import Place, in_parallel
+from rollup_assets.storage.filesystems import FoundFile, Place, in_parallel
 from rollup_assets.storage.manifests import InputFile, Manifest, Stage
 
 if TYPE_CHECKING:
@@ -118,6 +118,11 @@ def attempt_before(table: Table, batch: Batch, attempt: str) -> str | None:
     return None if before is None else said(before, ATTEMPT_PROPERTY)
 
 
+def is_record(file: FoundFile) -> bool:
+    """Whether a file below :data:`FOLDER` is a record; one that is not whole yet has a hidden name."""
+    return file.name.endswith(".json") and not file.name.startswith(".")
+
+
 def read_record(stage: Stage, batch: Batch, attempt: str) -> PublishRecord | None:
     """The record of a commit; None if there is none that this version reads."""
     return _parsed((history_folder(stage, batch) / f"{attempt}.json").read_bytes())
@@ -126,7 +131,7 @@ def read_record(stage: Stage, batch: Batch, attempt: str) -> PublishRecord | Non
 def last_record(stage: Stage, table: Table, snapshot: Snapshot) -> PublishRecord | None:
     """The snapshot's own record, or the last one before it, of any batch: it has the table's settings of that time. None: none is kept."""
     folder, sequence = stage.root / FOLDER, snapshot.sequence_number or 0
-    files = [file for file in folder.files() if file.name.endswith(".json") and not file.name.startswith(".")]
+    files = [file for file in folder.files() if is_record(file)]
     own = [file for file in files if file.name == f"{said(snapshot, ATTEMPT_PROPERTY)}.json"]
     for some in (own, files):
         read = in_parallel(lambda file: _parsed(folder.of_path(file.path).read_bytes()), some, local=folder.is_local)
@@ -139,7 +144,7 @@ def last_record(stage: Stage, table: Table, snapshot: Snapshot) -> PublishRecord
 
 def _all_records(stage: Stage, table: Table, batch: Batch) -> list[PublishRecord]:
     folder = history_folder(stage, batch)
-    names = [file.name for file in folder.files(recursive=False) if file.name.endswith(".json") and not file.name.startswith(".")]
+    names = [file.name for file in folder.files(recursive=False) if is_record(file)]
     found = in_parallel(lambda name: _parsed((folder / name).read_bytes()), names, local=folder.is_local)
     return sorted(_of_table(table, found), key=lambda record: record.sequence_number)
 
