@@ -17,6 +17,8 @@ DAY_MS = 86_400_000
 HOUR_MS = 3_600_000
 MINUTE_MS = 60_000
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_LAST_TIME = 62_135_596_800_000
+"""Epoch milliseconds that no time is further from that people read: the year 1, and as long after 1970."""
 
 
 def to_datetime(ms: int) -> dt.datetime:
@@ -27,6 +29,11 @@ def to_datetime(ms: int) -> dt.datetime:
 def to_milliseconds(moment: dt.datetime) -> int:
     """Epoch milliseconds of an aware datetime, floored."""
     return (moment - _EPOCH) // dt.timedelta(milliseconds=1)
+
+
+def time_text(ms: int) -> str:
+    """Epoch milliseconds as people read them, ``2026-01-01 09:00:00.125``; the number where it is none that anybody would know."""
+    return f"{to_datetime(ms):%Y-%m-%d %H:%M:%S}.{ms % 1000:03d}" if abs(ms) <= _LAST_TIME else str(ms)
 
 
 @dataclass(frozen=True, order=True, slots=True)

@@ -30,7 +30,7 @@ from rollup_assets.settings import Settings, format_duration, project_root
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.landing_zone import LandingZone
 from rollup_assets.storage.manifests import REPARTITIONED, ROLLUP_TABLE, ROLLUPS, InputFile, Stage
-from rollup_assets.terminal import open_console, print_backfill, print_generated, print_table, print_verification, say
+from rollup_assets.terminal import count_text, open_console, print_backfill, print_generated, print_table, print_verification, say
 
 HOURS = 6
 _WIDTH = 66
@@ -95,13 +95,19 @@ def _generate(settings: Settings, series: int, console: Console) -> list[Batch]:
     target = LandingZone.from_settings(settings)
     present = target.landed()
     if set(present) - set(wanted) or len(present) == len(wanted):
-        say(console, f"{len(present)} batches with raw files are in {escape(settings.raw)}; they stay as they are")
-        return target.batches()
+        return _kept(target, settings, console)
     # Batches do not depend on each other: if an earlier demo was interrupted, the missing ones are what it would have made.
     with TerminalProgress() as progress:
         made = generate(settings, wanted, GeneratorOptions(series=series), keep_existing=True, progress=progress)
     print_generated(console, made, settings.raw)
     return wanted
+
+
+def _kept(target: LandingZone, settings: Settings, console: Console) -> list[Batch]:
+    """The batches of raw data that is there."""
+    count = count_text(len(target.landed()), "batch", "batches")
+    say(console, f"raw files of {count} are in {escape(settings.raw)}; they stay as they are")
+    return target.batches()
 
 
 def _copy(settings: Settings, data: Path, console: Console) -> list[Batch]:
@@ -113,8 +119,7 @@ def _copy(settings: Settings, data: Path, console: Console) -> list[Batch]:
     there = {batch: _sizes(target, batch) for batch in present}
     wanted = {batch: _sizes(source, batch) for batch in batches}
     if present and (there == wanted or not all(_is_begun(target, there[batch], wanted.get(batch, {})) for batch in present)):
-        say(console, f"{len(present)} batches with raw files are in {escape(settings.raw)}; they stay as they are")
-        return target.batches()
+        return _kept(target, settings, console)
     if not batches:
         first = settings.calendar.first
         raise GeneratorError(
@@ -137,7 +142,8 @@ def _copy(settings: Settings, data: Path, console: Console) -> list[Batch]:
                 shutil.copyfileobj(raw, copy, 2**22)
         if folder.is_local:
             folder.filesystem.move(hidden.path, folder.path)
-    say(console, f"{files} files of {len(missing)} batches copied from {escape(str(data))} to {escape(settings.raw)}")
+    count = f"{count_text(files, 'file')} of {count_text(len(missing), 'batch', 'batches')}"
+    say(console, f"{count} copied from {escape(str(data))} to {escape(settings.raw)}")
     return target.batches()
 
 

@@ -12,7 +12,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from rollup_assets.batches import to_datetime
+from rollup_assets.batches import time_text
 from rollup_assets.escaping import escape
 
 if TYPE_CHECKING:
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 ROWS_SHOWN = 200
 _WIDTH_OF_FILES = 200
 _ANY_WIDTH = 1_000_000
-_LAST_TIME = 62_135_596_800_000
-"""Epoch milliseconds beyond which, on both sides, a time is shown as the number it is: quarantined ones can be anything."""
 
 
 def open_console(*, stderr: bool = False, file: IO[str] | None = None) -> Console:
@@ -56,9 +54,9 @@ def say(console: Console, text: str) -> None:
 def print_generated(console: Console, made: Generated, raw: str) -> None:
     """What was generated, and what is wrong with it."""
     if made.skipped:
-        say(console, f"{_count(len(made.skipped), 'partition')} with raw files left as they are")
+        say(console, f"{count_text(len(made.skipped), 'partition')} with raw files left as they are")
     console.print(
-        f"{made.rows:,} rows of {made.series:,} series in {_count(made.files, 'file')}, {bytes_text(made.bytes)}, in {escape(raw)}",
+        f"{made.rows:,} rows of {made.series:,} series in {count_text(made.files, 'file')}, {bytes_text(made.bytes)}, in {escape(raw)}",
         soft_wrap=True,
     )
     dirt = [f"{rows:,} {kind.replace('_', ' ')}" for kind, rows in made.dirt.items() if rows]
@@ -68,8 +66,8 @@ def print_generated(console: Console, made: Generated, raw: str) -> None:
 def print_backfill(console: Console, result: BackfillResult) -> None:
     """What became of the partitions, in a few lines."""
     if result.closed_runs:
-        say(console, f"closed {_count(len(result.closed_runs), 'run')} of a killed backfill: {', '.join(result.closed_runs)}")
-    say(console, f"[green]{_count(len(result.published), 'partition')} published[/] in {_count(len(result.runs), 'run')}")
+        say(console, f"closed {count_text(len(result.closed_runs), 'run')} of a killed backfill: {', '.join(result.closed_runs)}")
+    say(console, f"[green]{count_text(len(result.published), 'partition')} published[/] in {count_text(len(result.runs), 'run')}")
     for partition, reason in result.waiting.items():
         say(console, f"[yellow]waiting[/] {partition}: {escape(reason)}")
     for partition in result.skipped:
@@ -118,7 +116,7 @@ def print_verification(console: Console, found: Verification) -> None:
                 f"  {each.partition}  {each.resolution} {each.label}  series {each.id} ({escape(each.metric)})  "
                 f"[bold]{each.column}[/]: expected {escape(each.expected)}, found {escape(each.found)}",
             )
-    compared = f"{found.rows:,} rows of {_count(len(found.partitions), 'partition')}"
+    compared = f"{found.rows:,} rows of {count_text(len(found.partitions), 'partition')}"
     if found.agrees:
         say(console, f"[green]{compared} agree with raw data[/] (doubles within {RELATIVE_TOLERANCE:g})")
     else:
@@ -196,11 +194,11 @@ def print_quarantined(console: Console, found: Sequence[QuarantinedPartition]) -
 def print_quarantined_rows(console: Console, found: QuarantinedRows) -> None:
     """Bad files, a line each, then the rows as a table."""
     for bad in found.bad_files:
-        rows = f" ({_count(bad.rows, 'row')})" if bad.rows else ""
+        rows = f" ({count_text(bad.rows, 'row')})" if bad.rows else ""
         say(console, f"[red]{bad.reason}[/] {escape(bad.path)}: {escape(bad.detail)}{rows}")
     if found.rows.num_rows:
         _print_rows_by_file(console, found.rows)
-    total = f"{_count(found.total, 'row')} of {found.partition} quarantined"
+    total = f"{count_text(found.total, 'row')} of {found.partition} quarantined"
     if found.is_cut:
         say(console, f"{total}; these are the first that were asked for, --limit 0 shows all")
     else:
@@ -219,17 +217,11 @@ def _print_rows_by_file(console: Console, rows: pa.Table) -> None:
         say(console, f"files in {escape(folder)}/")
     table = _table("reason", "file", "row", *columns)
     for row in found:
-        values = [_milliseconds_text(row[name]) if name == "logical_timestamp" else row[name] for name in columns]
-        texts = ("[dim]null[/]" if one is None else escape(_text(one)) for one in values)
+        if row["logical_timestamp"] is not None:
+            row["logical_timestamp"] = time_text(row["logical_timestamp"])
+        texts = ("[dim]null[/]" if row[name] is None else escape(_text(row[name])) for name in columns)
         table.add_row(row["reason"], escape(row["file"].removeprefix(f"{folder}/")), str(row["row_number"]), *texts)
     print_table(console, table, highlight=False)
-
-
-def _milliseconds_text(ms: int | None) -> str | None:
-    """A time as people read it; the number where it is none that anybody would know."""
-    if ms is None or abs(ms) > _LAST_TIME:
-        return None if ms is None else str(ms)
-    return f"{to_datetime(ms):%Y-%m-%d %H:%M:%S}.{ms % 1000:03d}"
 
 
 def print_replayed(console: Console, replayed: Sequence[Replayed]) -> None:
@@ -255,7 +247,7 @@ def print_cleaning(console: Console, found: Cleaning, *, deleted: bool) -> None:
         say(console, f"[yellow]left alone[/]: {escape(remark)}")
     if deleted:
         total = bytes_text(sum(leftover.bytes for leftover in found.deleted))
-        say(console, f"[green]{_count(len(found.deleted), 'leftover')} deleted[/], {total}")
+        say(console, f"[green]{count_text(len(found.deleted), 'leftover')} deleted[/], {total}")
     elif found.found:
         say(console, f"nothing was deleted; `rollups clean --delete` deletes {'it' if len(found.found) == 1 else 'them'}")
     elif not found.failures:
@@ -295,8 +287,9 @@ def print_difference(console: Console, found: SnapshotDifference) -> None:
         f"snapshot {one.snapshot_id} of {one.committed_at:%Y-%m-%d %H:%M:%S}" if one.committed_at else "the empty table"
         for one in (found.old, found.new)
     )
-    differ = f"{_count(windows, 'window')} of {_count(len(found.partitions), 'partition')} differ" if windows else "no window differs"
-    say(console, f"{differ} between {old} and {new}; {_count(found.files_read, 'data file')} read")
+    count = f"{count_text(windows, 'window')} of {count_text(len(found.partitions), 'partition')}"
+    differ = f"{count} differ" if windows else "no window differs"
+    say(console, f"{differ} between {old} and {new}; {count_text(found.files_read, 'data file')} read")
 
 
 def print_migration(console: Console, found: Migration) -> None:
@@ -317,7 +310,7 @@ def print_migration(console: Console, found: Migration) -> None:
     for partition in found.rolled_back:
         mend = "its rollback has not ended; run that again" if partition in found.begun else "correct its raw data and publish it"
         say(console, f"[red]rolled back[/] {partition}: would come back; {mend} first, or publish it with --force")
-    count = _count(len(found.partitions), "partition")
+    count = count_text(len(found.partitions), "partition")
     if found.snapshot_id is not None:
         say(console, f"[green]migrated[/] as snapshot {found.snapshot_id}: {count}, {found.rows_before:,} rows → {found.rows_after or 0:,}")
     else:
@@ -385,7 +378,7 @@ def print_plan(console: Console, found: Plan) -> None:
         say(console, f"[yellow]skipped[/] {key}: its batch has not ended yet")
     unconcerned = len(found.partitions) - len(concerned)
     if unconcerned:
-        say(console, f"{_count(unconcerned, 'partition')} up to date")
+        say(console, f"{count_text(unconcerned, 'partition')} up to date")
     if found.nothing_to_do:
         say(console, "[green]nothing to do[/]")
         return
@@ -393,7 +386,7 @@ def print_plan(console: Console, found: Plan) -> None:
     maybe = sum(partition.roll_up.verdict == "if it changes" for partition in concerned)
     say(
         console,
-        f"would stage {_count(numbers[0], 'partition')} with {found.rows_to_stage:,} raw rows, roll up {numbers[1]:,} and publish "
+        f"would stage {count_text(numbers[0], 'partition')} with {found.rows_to_stage:,} raw rows, roll up {numbers[1]:,} and publish "
         f"{numbers[2]:,}" + (f"; and roll up {maybe:,} more if what they read changes" if maybe else ""),
     )
 
@@ -417,8 +410,8 @@ def print_examination(console: Console, examination: Examination) -> None:
     console.print(table, highlight=False)
     failed = sum(finding.state == "failed" for finding in examination.findings)
     warnings = sum(finding.state == "warning" for finding in examination.findings)
-    verdict = f"[red]{_count(failed, 'check')} failed[/]" if failed else "[green]ready[/]"
-    say(console, f"{verdict}, {_count(warnings, 'warning')}" if warnings else verdict)
+    verdict = f"[red]{count_text(failed, 'check')} failed[/]" if failed else "[green]ready[/]"
+    say(console, f"{verdict}, {count_text(warnings, 'warning')}" if warnings else verdict)
 
 
 def print_rows(console: Console, answer: pa.Table, total: int) -> None:
@@ -480,5 +473,6 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number:,} {noun}s"
+def count_text(number: int, noun: str, nouns: str = "") -> str:
+    """``1 batch``, ``1,200 batches``; ``nouns``: the plural, unless it has an s more."""
+    return f"{number} {noun}" if number == 1 else f"{number:,} {nouns or f'{noun}s'}"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rollup_assets.batches import DAY_MS, Batch, BatchCalendar, to_datetime, to_milliseconds
+from rollup_assets.batches import DAY_MS, Batch, BatchCalendar, time_text, to_datetime, to_milliseconds
 from rollup_assets.errors import UnknownPartitionError
 
 MINUTE, HOUR = 60_000, 3_600_000
@@ -201,3 +201,16 @@ def test_a_folder_that_is_no_batch_s_leads_nowhere(name: str) -> None:
 def test_the_unit_of_a_folder_tells_every_start_from_the_next() -> None:
     minutes = {1: 1, 15: 1, 30: 1, 60: 60, 120: 60, 360: 60, 720: 60, 1440: 1440}
     assert {length: BatchCalendar(0, length * MINUTE).folder_unit // MINUTE for length in minutes} == minutes
+
+
+@pytest.mark.parametrize(
+    ("ms", "text"),
+    [
+        (TODAY + 125, "2026-01-01 00:00:00.125"),
+        (-1, "1969-12-31 23:59:59.999"),
+        (TODAY * 1_000_000, str(TODAY * 1_000_000)),
+        (-(2**63), "-9223372036854775808"),
+    ],
+)
+def test_a_time_is_shown_as_one_unless_nobody_would_know_it(ms: int, text: str) -> None:
+    assert time_text(ms) == text

@@ -31,7 +31,7 @@ def test_demo_generates_publishes_verifies_and_shows(tmp_path: Path, monkeypatch
         assert piece in text, piece
     before = raw_files(tmp_path)
     again = plain(run("demo", "--series", 100).output)
-    assert "6 batches with raw files are in" in again
+    assert "raw files of 6 batches are in" in again
     assert "agree with raw data" in again
     assert raw_files(tmp_path) == before
 
@@ -88,6 +88,7 @@ def test_demo_leaves_other_raw_data_alone_and_shows_that(tmp_path: Path, monkeyp
     run("generate", "--from", "2026-02-01-00:00", "--hours", 1, "--series", 40, "--files", 1)
     before = raw_files(tmp_path)
     text = plain(run("demo").output)
+    assert "raw files of 1 batch are in" in text
     assert "backfill 2026-02-01-00:00 2026-02-01-00:00" in text
     assert "agree with raw data" in text
     assert raw_files(tmp_path) == before

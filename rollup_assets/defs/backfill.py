@@ -21,7 +21,7 @@ from rollup_assets.batches import Batch, BatchCalendar
 from rollup_assets.defs.assets.datapoints import STAGED, STAGING_STEP
 from rollup_assets.defs.assets.rollups import IN_ORDER, PUBLISHING_STEP
 from rollup_assets.defs.jobs import JOB_NAME
-from rollup_assets.defs.partitions import PARTITIONS_PER_RUN
+from rollup_assets.defs.partitions import PARTITIONS_PER_RUN, RANGE_END, RANGE_START
 from rollup_assets.defs.records import home_of, not_opened, require_usable
 from rollup_assets.defs.report import Watcher
 from rollup_assets.defs.run_processes import close_runs, ended_on_this_machine, tags_of_this_process
@@ -34,7 +34,6 @@ from rollup_assets.scope import failed_inputs, missing_before, scope_of, stretch
 from rollup_assets.settings import Settings
 from rollup_assets.storage.manifests import PARTIAL_POINTS
 
-RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 BACKFILL_TAG = "rollups/backfill"
 # Of the runs that the UI, schedule and sensor ask for, ten would go at once. `rollups dev` shares the machine's memory among these.
 RUNS_AT_ONCE = 2

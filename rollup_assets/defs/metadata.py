@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from rollup_assets.batches import Batch, to_datetime
+from rollup_assets.batches import Batch, time_text
 from rollup_assets.escaping import markdown_text
 from rollup_assets.iceberg.schema import COLUMNS
 from rollup_assets.settings import Settings, format_duration
@@ -25,9 +25,6 @@ PREVIEW_ROWS = 5
 COPIES_SHOWN = 20
 ON_THE_CLOCK = "total"
 """Name among a manifest's timings that is no stage."""
-_LAST_TIME = (
-    62_135_596_800_000  # beyond about the years 1 and 3938 a timestamp is shown as the number it is: quarantined ones can be anything
-)
 _OF_ROLLUPS = {column.name: column.description for column in COLUMNS}
 _OF_POINTS = {
     "metric_shard_id": _OF_ROLLUPS["metric_shard_id"],
@@ -207,8 +204,8 @@ def _table(rows: pa.RecordBatch) -> pa.Table:
 def _cell(name: str, value: object) -> str:
     if value is None:
         return ""
-    if name.endswith("_timestamp") and isinstance(value, int) and abs(value) <= _LAST_TIME:
-        return f"{to_datetime(value):%Y-%m-%d %H:%M:%S}.{value % 1000:03d}"
+    if name.endswith("_timestamp") and isinstance(value, int):
+        return time_text(value)
     if isinstance(value, dt.datetime):
         return f"{value:%Y-%m-%d %H:%M:%S}"
     return markdown_text(str(value))

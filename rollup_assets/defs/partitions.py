@@ -1,4 +1,4 @@
-"""The batches as Dagster's partitions, and which partitions of an asset another one reads.
+"""The batches as Dagster's partitions, which partitions of an asset another one reads, and the tags that name those of a run.
 
 Keys and arithmetic of batches stay out (``rollup_assets.batches``).
 """
@@ -13,6 +13,8 @@ from rollup_assets.batches import KEY_FORMAT, MINUTE_MS
 from rollup_assets.settings import Settings
 
 HOUR_MS = 60 * MINUTE_MS
+PARTITION_TAG = "dagster/partition"
+RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 PARTITIONS_PER_RUN = 24
 # A run over a range pays Dagster's start-up once: 48 partitions took 88 s through the daemon, 6 took 100 s at one a run.
 STAGING_POLICY = dg.BackfillPolicy.multi_run(max_partitions_per_run=PARTITIONS_PER_RUN)

@@ -15,23 +15,18 @@ from rollup_assets.defs import resources as res
 from rollup_assets.defs.assets.datapoints import STAGED
 from rollup_assets.defs.assets.rollups import IN_ORDER
 from rollup_assets.defs.jobs import JOB_NAME
+from rollup_assets.defs.partitions import PARTITION_TAG, RANGE_END, RANGE_START
 from rollup_assets.defs.report import RAW_DATAPOINTS
+from rollup_assets.defs.run_processes import UNFINISHED
 from rollup_assets.settings import Settings
 
 NAME = "raw_files_sensor"
 SECONDS_BETWEEN = 30
-PARTITION_TAG = "dagster/partition"
 SENSOR_TAG = "dagster/sensor_name"
 PRIORITY_TAG = "dagster/priority"
 NEWEST, BACKLOG = "-1", "-2"
 """Priorities of its runs: in a queue, what the schedule and people ask for goes first, then what is new, then what is late anyway."""
-GOING_ON = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
+GOING_ON = [dg.DagsterRunStatus.QUEUED, *UNFINISHED]
 
 
 def now() -> dt.datetime:
@@ -115,8 +110,6 @@ def _going_on(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
 
 def _range_of(run: dg.DagsterRun) -> tuple[str, str] | None:
     """First and last partition of a run, if it has any; keys are as long as each other, so they sort like times."""
-    from rollup_assets.defs.backfill import RANGE_END, RANGE_START
-
     single = run.tags.get(PARTITION_TAG)
     first, last = run.tags.get(RANGE_START, single), run.tags.get(RANGE_END, single)
     return (first, last) if first and last else None

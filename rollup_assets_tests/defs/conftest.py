@@ -13,7 +13,7 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver, S
 from dagster._core.loader import LoadingContextForTest
 
 from rollup_assets.definitions import build_definitions
-from rollup_assets.defs.backfill import RANGE_END, RANGE_START
+from rollup_assets.defs.partitions import RANGE_END, RANGE_START
 from rollup_assets.defs.report import Watcher
 from rollup_assets.outcomes import PartitionOutcome
 from rollup_assets.settings import Settings, load_settings

@@ -15,6 +15,7 @@ import pytest
 
 from rollup_assets.defs import backfill, run_processes
 from rollup_assets.defs.backfill import run_backfill
+from rollup_assets.defs.partitions import RANGE_END, RANGE_START
 from rollup_assets.defs.rollbacks import record_rollback
 from rollup_assets.errors import DagsterHomeError, UnknownPartitionError
 from rollup_assets.history.rollback import RolledBack
@@ -131,7 +132,7 @@ def test_a_long_range_is_cut_into_runs_of_at_most_so_many_partitions(settings: S
     assert len(result.published) == 5
     with dg.DagsterInstance.local_temp(str(settings.dagster_home)) as instance:
         ranges = [
-            (instance.get_run_by_id(run).tags[backfill.RANGE_START], instance.get_run_by_id(run).tags[backfill.RANGE_END])  # type: ignore[union-attr]
+            (instance.get_run_by_id(run).tags[RANGE_START], instance.get_run_by_id(run).tags[RANGE_END])  # type: ignore[union-attr]
             for run in result.runs
         ]
     assert ranges == [hours(0, 1), hours(0, 1), hours(2, 2), hours(2, 2), hours(3, 4)]

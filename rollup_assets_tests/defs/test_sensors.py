@@ -13,7 +13,7 @@ import pytest
 
 from rollup_assets import arrivals
 from rollup_assets.defs import sensors
-from rollup_assets.defs.backfill import RANGE_END, RANGE_START
+from rollup_assets.defs.partitions import PARTITION_TAG, RANGE_END, RANGE_START
 from rollup_assets.defs.report import RAW_DATAPOINTS
 from rollup_assets.defs.resources import resources
 from rollup_assets.pipeline import Pipeline
@@ -197,7 +197,7 @@ def test_schedule_and_sensor_together_do_nothing_twice(daemon: Daemon) -> None:
 
 
 @pytest.mark.parametrize("ours", [True, False])
-@pytest.mark.parametrize("tags", [{sensors.PARTITION_TAG: hour(1)}, {RANGE_START: hour(0), RANGE_END: hour(2)}], ids=["one", "range"])
+@pytest.mark.parametrize("tags", [{PARTITION_TAG: hour(1)}, {RANGE_START: hour(0), RANGE_END: hour(2)}], ids=["one", "range"])
 def test_partitions_of_runs_that_are_going_on_are_not_asked_for(daemon: Daemon, tags: dict[str, str], *, ours: bool) -> None:
     """Whoever started them: the schedule, the UI, a backfill. Runs of other jobs do not matter."""
     lab = daemon.lab
@@ -225,7 +225,7 @@ def test_the_queue_takes_no_backlog_beside_fifty_runs_of_the_sensor(daemon: Daem
     lab = daemon.lab
     lab.land({0: 10, 5: 10})
     daemon.tick()
-    tags = {sensors.PARTITION_TAG: hour(3), sensors.SENSOR_TAG: whose}
+    tags = {PARTITION_TAG: hour(3), sensors.SENSOR_TAG: whose}
     runs = [dg.DagsterRun("batches", tags=tags, status=dg.DagsterRunStatus.QUEUED) for _ in range(50)]
     for run in runs:
         lab.instance.add_run(run)
