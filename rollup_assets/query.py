@@ -1,8 +1,8 @@
 """SQL over the published table: DuckDB, with the current snapshot as the view ``rollups``.
 
-Only the columns and row groups that a query asks for are read. Ids look like hashes, so that the least and greatest of a row group say
-little: with ``shard(id)``, the shard of a series, ``WHERE id = 7 AND metric_shard_id = shard(7)`` reads a shard instead of all, and with
-metric and organization as well a row group of it. Printing the answer stays out.
+Only the columns and row groups that a query asks for are read. Min and max of a row group rarely exclude an id, since ids look like
+hashes. Filter by shard too: ``WHERE id = 7 AND metric_shard_id = shard(7)`` reads one shard, and with metric and organization as well
+one row group of it. Printing the answer stays out.
 """
 
 from __future__ import annotations

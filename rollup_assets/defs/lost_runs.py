@@ -4,8 +4,8 @@ Dagster's ``DefaultRunLauncher`` makes runs processes of the code location, whic
 container for instance, nobody is left to say that they have ended too: they would count as going on, and keep their places in the run
 queue and the pools. Reported as failed, they are launched again where ``run_retries`` is on; those that somebody was terminating are
 reported as canceled, and stay ended. Runs of a ``rollups backfill`` in the same container are closed too, and Dagster cannot launch them
-again. Those of another machine stay out, since the next backfill there closes them; so do those of a
-container of their own, which nobody closes: its name never comes again.
+again. Not closed here: backfills of other machines (the next backfill there closes them), and backfills of one-off containers, which
+nobody can recognise later.
 """
 
 from __future__ import annotations

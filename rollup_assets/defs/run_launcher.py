@@ -1,4 +1,6 @@
-"""The run launcher of a deployment (``deploy/dagster.yaml``): ``DefaultRunLauncher``, for which a code location that stops fails no run.
+"""The run launcher of a deployment (``deploy/dagster.yaml``).
+
+``DefaultRunLauncher``, except that a code location which is shutting down does not fail the run.
 
 A code location that was told to stop serves on until its runs have ended, and starts no others. Dagster's queue takes back the runs of a
 code location that it cannot reach, but not those that one refuses so: it would fail them, and their retries within seconds. How often

@@ -50,7 +50,7 @@ def close_runs(instance: dg.DagsterInstance, is_gone: Callable[[dg.DagsterRun], 
 
     Args:
         instance: where runs are recorded.
-        is_gone: whether that is so of an unfinished run.
+        is_gone: whether the process of an unfinished run has ended.
         process: what is gone, as the run's page says it.
     """
     said = f"{process} ended before this run did. Finished partitions stand."

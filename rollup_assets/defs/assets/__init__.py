@@ -12,5 +12,5 @@ from rollup_assets.settings import Settings
 
 
 def all_assets(settings: Settings, watcher: Watcher) -> Sequence[dg.AssetsDefinition | dg.AssetSpec]:
-    """The hourly graph, upstream first."""
+    """The graph of one batch, upstream first."""
     return [raw_datapoints.spec(settings), datapoints.stage_datapoints(settings, watcher), rollups.roll_up_and_publish(settings, watcher)]
