@@ -1,21 +1,23 @@
 """Raw Parquet files for tests: rows of the reference model into a landing zone, in every accepted shape.
 
-Reading staged files back is `staged.py`.
+Also folders that cannot be listed. Reading staged files back is `staged.py`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from rollup_assets.batches import Batch, to_datetime
+from rollup_assets.storage.filesystems import FoundFile, Place
 from rollup_assets_tests.conftest import SMALL
 from rollup_assets_tests.naive import RawRow
 from rollup_assets_tests.strategies import HOUR, Grid
@@ -105,6 +107,27 @@ def land(pipeline: Pipeline, rows: Sequence[RawRow], *, files: int = 1, shuffle:
     for batch, inside in by_batch.items():
         for number in range(files):
             write_rows(pipeline, batch, f"part-{number}.parquet", inside[number::files], shape)
+
+
+def forbid(patch: pytest.MonkeyPatch, *folders: Place) -> None:
+    """Refuse what a disk refuses of folders without rights, also to root: to list one, what is below it, and all that is above it."""
+    list_files, list_folders = Place.files, Place.folders
+
+    def check(place: Place, *, recursive: bool) -> None:
+        for folder in folders:
+            if place == folder or folder.contains(place) or (recursive and place.contains(folder)):
+                raise PermissionError(13, "Permission denied")
+
+    def files(place: Place, *, recursive: bool = True, prefix: str = "") -> Iterator[FoundFile]:
+        check(place, recursive=recursive)
+        return list_files(place, recursive=recursive, prefix=prefix)
+
+    def names(place: Place) -> list[str]:
+        check(place, recursive=False)
+        return list_folders(place)
+
+    patch.setattr(Place, "files", files)
+    patch.setattr(Place, "folders", names)
 
 
 def batches_of(pipeline: Pipeline, grid: Grid) -> list[Batch]:

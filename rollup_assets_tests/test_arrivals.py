@@ -18,10 +18,9 @@ from rollup_assets.batches import Batch
 from rollup_assets.history.rejections import REJECTED
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps.rollup import RollupInputs, find_inputs
-from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Manifest
 from rollup_assets_tests.conftest import MakePipeline
-from rollup_assets_tests.landing import write_bytes
+from rollup_assets_tests.landing import forbid, write_bytes
 from rollup_assets_tests.staged import manifests_read
 from rollup_assets_tests.verification import naive_table
 
@@ -620,18 +619,11 @@ def test_before_the_first_batch_has_ended_there_is_nothing_to_look_at(world: Wor
 def test_a_folder_that_cannot_be_listed_stops_no_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file whose name is no text, and rights that are missing."""
     Path(os.fsdecode(os.fsencode(world.folder(0)) + b"/\xff.parquet")).touch()
-    forbidden, files = world.pipeline.landing_zone.folder(world.hour(1)), Place.files
-
-    def listed(place: Place, **options: object) -> object:
-        if place == forbidden:
-            raise PermissionError(13, "Permission denied")
-        return files(place, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Place, "files", listed)
+    forbid(monkeypatch, world.pipeline.landing_zone.folder(world.hour(1)))
     world.land(3, "late.parquet")
     found = world.tick()
     assert found.problems[world.hour(0).key].endswith("\\xff.parquet: its name is not UTF-8; rename or remove it")
-    assert "may not be looked into (Permission denied)" in found.problems[world.hour(1).key]
+    assert "cannot be listed (Permission denied)" in found.problems[world.hour(1).key]
     assert world.asked(2) == ([3], [])
 
 

@@ -16,7 +16,7 @@ from rollup_assets.storage.copies import COPIES
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, StageReadOnce
 from rollup_assets_tests.conftest import MakePipeline
-from rollup_assets_tests.landing import write_bytes, write_rows
+from rollup_assets_tests.landing import forbid, write_bytes, write_rows
 from rollup_assets_tests.naive import RawRow
 from rollup_assets_tests.staged import manifests_read
 from rollup_assets_tests.verification.naive_table import land_and_stage, receipt, stage
@@ -187,16 +187,22 @@ def test_a_name_or_folder_that_cannot_be_listed_hides_no_other(pipeline: Pipelin
     for batch in (first, second, third):
         land(pipeline, batch)
     Path(os.fsdecode(os.fsencode(pipeline.landing_zone.folder(first).path) + b"/\xff.parquet")).touch()
-    forbidden, files = pipeline.landing_zone.folder(second), Place.files
-
-    def listed(place: Place, **options: object) -> object:
-        if place == forbidden:
-            raise PermissionError(13, "Permission denied")
-        return files(place, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Place, "files", listed)
+    forbid(monkeypatch, pipeline.landing_zone.folder(second))
     found = states(pipeline)
     assert (found["00:00"], found["01:00"], found["02:00"]) == ("unknown", "unknown", "not staged")
+
+
+def test_a_folder_of_many_batches_that_cannot_be_listed_makes_them_unknown_and_hides_no_other(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a day whose folder was made with a wrong umask."""
+    of = batches(pipeline, 26)
+    land(pipeline, of[5])
+    land(pipeline, of[25])
+    forbid(monkeypatch, pipeline.landing_zone.root / "year=2026/month=01/day=01")
+    found = {one.partition: one for one in status(pipeline.settings, now=of[-1].end_time)}
+    assert [found[batch.key].state for batch in of] == ["unknown"] * 24 + ["empty", "not staged"]
+    assert "day=01/hour=00 cannot be listed" in str(found[of[0].key].problem)
 
 
 def test_a_batch_over_its_limit_is_quarantined_until_its_raw_files_change(pipeline: Pipeline) -> None:

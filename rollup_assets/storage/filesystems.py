@@ -173,13 +173,18 @@ class Place:
         return iter(sorted(found, key=lambda file: file.path))
 
     def folders(self) -> list[str]:
-        """Names of the folders directly in this one, sorted; none if it does not exist."""
+        """Names of the folders directly in this one, sorted; none if it does not exist. Names that are not UTF-8 are left out."""
         if place := self._object():
             return place.folders()
         from pyarrow.fs import FileSelector, FileType
 
         found = self.filesystem.get_file_info(FileSelector(self.path, allow_not_found=True))
-        return sorted(info.base_name for info in found if info.type == FileType.Directory)
+        names = []
+        for info in found:
+            with contextlib.suppress(UnicodeDecodeError):
+                if info.type == FileType.Directory:
+                    names.append(info.base_name)
+        return sorted(names)
 
     # ------------------------------------------------------------------------------------------------------------- reading
 

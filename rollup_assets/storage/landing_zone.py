@@ -114,9 +114,7 @@ class LandingZone:
         except FileNameError as error:
             raise LandingZoneError(str(error)) from None
         except PermissionError as error:
-            raise LandingZoneError(
-                f"{folder.uri} may not be looked into ({error.strerror or error}); give whoever runs this the right to read it"
-            ) from error
+            raise _not_listed(folder, error) from error
         for file in found:
             # Object stores have keys such as a//b, which others take for the path a/b. Those with a . or .. are hidden.
             if "" in file.path[len(self.root.path) :].removeprefix("/").split("/"):
@@ -128,7 +126,11 @@ class LandingZone:
         return not self.root.folders() and next(self.root.files(recursive=False), None) is None
 
     def batches(self) -> list[Batch]:
-        """Batches from the first partition on that read raw files, in order; found from the folders' names in one listing."""
+        """Batches from the first partition on that read raw files, in order; found from the folders' names in one listing.
+
+        Raises:
+            LandingZoneError: as for :meth:`landed`.
+        """
         return sorted(self.reading(self.landed()))
 
     def reading(self, folders: Iterable[Batch]) -> set[Batch]:
@@ -136,12 +138,18 @@ class LandingZone:
         return {batch for folder in folders for batch in self.readers(folder)}
 
     def landed(self) -> list[Batch]:
-        """Batches from the first partition on that have raw files in their own folder, in order, likewise."""
+        """Batches from the first partition on that have raw files in their own folder, in order, likewise.
+
+        Where a folder of theirs, or one above it, cannot be listed, they may have some, and are among them.
+
+        Raises:
+            LandingZoneError: a folder cannot be listed that may hold the batches of any time, such as the landing zone itself.
+        """
         root = self.root.path.rstrip("/")
         found = set()
         for folder in self._with_files():
             try:
-                moment = dt.datetime.strptime(folder, self.layout.strip("/")).replace(tzinfo=dt.UTC)
+                moment = dt.datetime.strptime(folder, "/".join(self._layout)).replace(tzinfo=dt.UTC)
             except ValueError:
                 continue
             batch = self.calendar.containing(to_milliseconds(moment))
@@ -151,17 +159,53 @@ class LandingZone:
 
     def _with_files(self) -> set[str]:
         """Folders as deep as the layout, relative to the landing zone, that have files."""
-        depth = self.layout.strip("/").count("/") + 1
-        root = self.root.path.rstrip("/")
+        depth = len(self._layout)
         try:
-            split = (file.path[len(root) :].strip("/").split("/") for file in self.root.files())
+            split = (self._inside(file.path).split("/") for file in self.root.files())
             return {"/".join(parts[:depth]) for parts in split if _is_visible("/".join(parts[depth:]))}
         except (FileNameError, PermissionError):
-            # Such a name, or folder, concerns its batch alone: whoever looks at that is told.
-            level = [self.root]
-            for _ in range(depth):
-                level = [place / name for place in level for name in place.folders()]
-            return {place.path[len(root) :].strip("/") for place in level if self._may_have_files(place)}
+            # Such a name, or folder, concerns its batches alone: whoever looks at those is told.
+            return self._may_be_with_files()
+
+    def _may_be_with_files(self) -> set[str]:
+        """The same, folder by folder, with those that may have files: nobody can list them, or a folder above them."""
+        level = [self.root]
+        found: set[str] = set()
+        for _ in self._layout:
+            below: list[Place] = []
+            for place in level:
+                try:
+                    below += [place / name for name in place.folders()]
+                except PermissionError as error:
+                    found |= self._folders_below(place, error)
+            level = below
+        return found | {self._inside(place.path) for place in level if self._may_have_files(place)}
+
+    def _folders_below(self, above: Place, error: PermissionError) -> set[str]:
+        """The folders that batches have below one that cannot be listed; none if the layout has no such folder."""
+        folder = self._inside(above.path)
+        layout = "/".join(self._layout[: folder.count("/") + 1]) if folder else ""
+        try:
+            moment = dt.datetime.strptime(folder, layout).replace(tzinfo=dt.UTC)
+        except ValueError:
+            return set()
+        if "%Y" not in layout and "%y" not in layout:
+            raise _not_listed(above, error) from error
+        first, last = moment.replace(month=1, day=1), moment.replace(month=12, day=31, hour=23, minute=59)
+        of_the_year = self.calendar.between(
+            max(self.calendar.containing(to_milliseconds(first)), self.calendar.first), self.calendar.containing(to_milliseconds(last))
+        )
+        times = (batch.start_time for batch in of_the_year)
+        return {time.strftime("/".join(self._layout)) for time in times if time.strftime(layout) == folder}
+
+    @property
+    def _layout(self) -> list[str]:
+        """The layout of each level of folders."""
+        return self.layout.strip("/").split("/")
+
+    def _inside(self, path: str) -> str:
+        """A path of a listing, relative to the landing zone."""
+        return path[len(self.root.path.rstrip("/")) :].strip("/")
 
     def _may_have_files(self, folder: Place) -> bool:
         try:
@@ -172,6 +216,10 @@ class LandingZone:
     def place(self, file: InputFile) -> Place:
         """Where an input file lies."""
         return self.root / file.path
+
+
+def _not_listed(folder: Place, error: PermissionError) -> LandingZoneError:
+    return LandingZoneError(f"{folder.uri} cannot be listed ({error.strerror or error}); give whoever runs this the right to read it")
 
 
 def _is_visible(inside: str) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from rollup_assets.errors import FileNameError
 from rollup_assets.storage.filesystems import Place, in_parallel
 from rollup_assets_tests.storage.missing import assert_empty_and_no_error
 
@@ -108,6 +109,19 @@ def test_files_are_listed_in_path_order_with_size_and_time(tmp_path: Path) -> No
     assert (b.size, b.version) == (1, "mtime:1700000000123456789")
     assert [info.name for info in place(tmp_path).files(recursive=False)] == ["B", "a-b", "b", "\N{GREEK SMALL LETTER ALPHA}"]
     assert place(tmp_path).folders() == ["a", "empty"]
+
+
+def test_a_file_whose_name_is_no_text_is_an_error_that_shows_it_and_a_folder_is_left_out(tmp_path: Path) -> None:
+    """Nobody's data can lie in such a folder: it is asked for by a name that is text."""
+    folder = tmp_path / os.fsdecode(b"\xff")
+    folder.mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / os.fsdecode(b"\xfe")).touch()
+    assert place(tmp_path).folders() == ["other"]
+    (tmp_path / os.fsdecode(b"\xfe")).unlink()
+    (folder / "file").touch()
+    with pytest.raises(FileNameError, match=r"/\\xff/file: its name is not UTF-8; rename or remove it"):
+        place(tmp_path).files()
 
 
 def test_what_is_missing_is_empty_and_no_error(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from rollup_assets.errors import LandingZoneError
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.landing_zone import LandingZone, version_of
 from rollup_assets.storage.manifests import InputFile
+from rollup_assets_tests.landing import forbid
 
 HOUR = 3_600_000
 CALENDAR = BatchCalendar(1_767_225_600_000, HOUR)
@@ -71,6 +72,58 @@ def test_a_landing_zone_elsewhere_than_on_a_disk() -> None:
     (file,) = zone.files(BATCH)
     assert (file.path, file.size) == ("2026010109/a.parquet", 4)
     assert zone.place(file).read_bytes() == b"1234"
+
+
+# ------------------------------------------------------------------------------------------------- what cannot be listed
+
+
+def test_what_is_no_folder_of_the_layout_need_not_be_listed(zone: LandingZone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ``lost+found``, where the landing zone is a volume of its own."""
+    put(zone, f"{FOLDER}/a.parquet")
+    put(zone, "lost+found/#1234")
+    put(zone, "year=2026/month=01/new/a.parquet")
+    forbid(monkeypatch, zone.root / "lost+found", zone.root / "year=2026/month=01/new")
+    assert zone.landed() == [BATCH]
+
+
+def test_every_batch_below_a_folder_that_cannot_be_listed_may_have_files(zone: LandingZone, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(zone, "year=2026/month=02/day=28/hour=23/a.parquet")
+    put(zone, "year=2026/month=02/day=29/hour=00/a.parquet")
+    put(zone, "year=2026/month=03/day=02/hour=01/a.parquet")
+    put(zone, "year=2025/month=12/day=31/hour=23/a.parquet")
+    forbid(monkeypatch, *(zone.root / folder for folder in ("year=2025", "year=2026/month=02/day=29", "year=2026/month=03/day=01")))
+    (Path(zone.root.path) / "year=2026/month=03/day=01").mkdir()
+    first = CALENDAR.batch("2026-03-01-00:00")
+    assert zone.landed() == [
+        CALENDAR.batch("2026-02-28-23:00"),
+        *CALENDAR.between(first, CALENDAR.batch("2026-03-01-23:00")),
+        CALENDAR.batch("2026-03-02-01:00"),
+    ]
+
+
+def test_a_folder_whose_name_is_no_text_is_no_batchs_and_hides_none(zone: LandingZone) -> None:
+    name = os.fsdecode(b"\xff")
+    put(zone, f"{FOLDER}/a.parquet")
+    put(zone, f"{name}/a.parquet")
+    put(zone, f"year=2026/month=01/day=01/{name}/a.parquet")
+    assert zone.landed() == [BATCH]
+    put(zone, f"year=2026/month=01/day=01/hour=08/{name}/a.parquet")
+    assert zone.landed() == [CALENDAR.batch("2026-01-01-08:00"), BATCH], "a file that its batch is told of"
+
+
+def test_a_landing_zone_that_cannot_be_listed_is_an_error_that_says_so(zone: LandingZone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its batches may be those of any time."""
+    forbid(monkeypatch, zone.root)
+    with pytest.raises(LandingZoneError, match=r"cannot be listed \(Permission denied\); give whoever runs this the right to read it"):
+        zone.landed()
+
+
+def test_a_folder_of_any_time_that_cannot_be_listed_is_an_error_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    zone = LandingZone(Place.parse(str(tmp_path)), "in/%Y/%m/%d/%H", CALENDAR)
+    put(zone, "in/2026/01/01/09/a.parquet")
+    forbid(monkeypatch, zone.root / "in")
+    with pytest.raises(LandingZoneError, match="/in cannot be listed"):
+        zone.landed()
 
 
 # ------------------------------------------------------------------------------------------------------------------ version
