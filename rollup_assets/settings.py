@@ -464,7 +464,11 @@ def _sentence(problem: Any) -> str:
 
 
 def _absolute(name: str, location: str, root: Path) -> str:
-    """An absolute path, or the URI unchanged; ``file://`` URIs become paths."""
+    """An absolute path, or the URI of a place on S3, unchanged; ``file://`` URIs become paths.
+
+    Raises:
+        ValueError: it is neither, or cannot be resolved.
+    """
     if location.startswith("file:"):
         path = location.removeprefix("file:").removeprefix("//")
         if not path.startswith("/"):
@@ -472,11 +476,14 @@ def _absolute(name: str, location: str, root: Path) -> str:
         location = unquote(path)
     elif "://" in location:
         scheme, _, rest = location.partition("://")
+        # Not shown where it may hold a secret.
+        shown = "" if "@" in rest else f"={location}"
         if scheme in ("s3a", "s3n"):
-            raise ValueError(f"{name}={location} has Hadoop's name for S3; write s3://{rest}")
-        if scheme == "s3" and not re.fullmatch(r"[A-Za-z0-9._-]+(/[^/?#]+)*/?", rest):
-            # Not shown where it may hold a secret.
-            shown = "" if "@" in rest else f"={location}"
+            raise ValueError(f"{name}{shown} has Hadoop's name for S3; write s3://{rest.rpartition('@')[2]}")
+        if scheme != "s3":
+            # A write is atomic on local disks and on S3; others may show a part of a file, or lose what stood there.
+            raise ValueError(f"{name} is neither a path, file:///path nor s3://bucket/folder; write one of these")
+        if not re.fullmatch(r"[A-Za-z0-9._-]+(/[^/?#]+)*/?", rest):
             raise ValueError(f"{name}{shown} is not a bucket and a folder in it; write s3://bucket/folder")
         return location.rstrip("/")
     try:

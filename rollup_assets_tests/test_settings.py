@@ -697,6 +697,7 @@ def test_the_ca_bundle_is_a_file_and_relative_to_the_root(monkeypatch: pytest.Mo
         ("s3_endpoint", "https://s3.example.org:http", "ROLLUP_S3_ENDPOINT: .*write scheme, host and port"),
         ("s3_endpoint", "https://key:canary@s3.example.org", "ROLLUP_S3_ENDPOINT: .*AWS_SECRET_ACCESS_KEY"),
         ("raw", "s3a://bucket/raw", "ROLLUP_RAW=.*write s3://bucket/raw"),
+        ("raw", "s3n://key:canary@bucket/raw", "ROLLUP_RAW has .*write s3://bucket/raw$"),
         ("stage", "s3://", "ROLLUP_STAGE=.*write s3://bucket/folder"),
         ("warehouse", "s3://key:canary@bucket/warehouse", "ROLLUP_WAREHOUSE"),
     ],
@@ -705,6 +706,15 @@ def test_what_is_no_place_on_s3_is_refused(name: str, text: str, remedy: str) ->
     with pytest.raises(SettingsError, match=remedy) as caught:
         load_settings(**{name: text})
     assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize("location", ["gs://bucket/folder", "hdfs://user:canary@host/folder", "s4://bucket/folder", "S3://bucket/folder"])
+@pytest.mark.parametrize("name", ["raw", "stage", "warehouse"])
+def test_a_place_that_is_neither_on_a_disk_nor_on_s3_is_refused(name: str, location: str) -> None:
+    """A write is not atomic there."""
+    sentence = f"^ROLLUP_{name.upper()} is neither a path, file:///path nor s3://bucket/folder; write one of these$"
+    with pytest.raises(SettingsError, match=sentence):
+        load_settings(**{name: location})
 
 
 def test_spark_properties_may_be_a_json_object() -> None:

@@ -1,4 +1,4 @@
-"""Places: a file or folder on a local disk, on S3 or on any other filesystem that pyarrow knows, and the few operations needed on them.
+"""Places: a file or folder on a local disk or on S3, and the few operations needed on them.
 
 Paths and URIs in, bytes and streams out; a write becomes visible whole or not at all. What lies where (landing zone, manifests,
 data files) stays out.
