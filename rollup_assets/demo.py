@@ -26,11 +26,12 @@ from rollup_assets.escaping import escape
 from rollup_assets.loading import quick_imports
 from rollup_assets.progress import TerminalProgress, compact
 from rollup_assets.query import query
-from rollup_assets.settings import Settings, format_duration, project_root
+from rollup_assets.settings import Settings, project_root
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.landing_zone import LandingZone
 from rollup_assets.storage.manifests import REPARTITIONED, ROLLUP_TABLE, ROLLUPS, InputFile, Stage
 from rollup_assets.terminal import count_text, open_console, print_backfill, print_generated, print_table, print_verification, say
+from rollup_assets.units import format_duration
 
 HOURS = 6
 _WIDTH = 66

@@ -1,12 +1,11 @@
 """Every setting: its name, default, unit and check.
 
 Read from the environment (prefix ``ROLLUP_``) and from ``.env`` in the project's root. Relative paths resolve against that
-root. Nothing else reads the environment, but for failpoints; what a setting does stays out.
+root. Nothing else reads ``ROLLUP_*`` variables, except ``failpoints``; what a setting does stays out.
 """
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import difflib
 import itertools
@@ -14,24 +13,22 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping
-from fractions import Fraction
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from rollup_assets import failpoints
-from rollup_assets.batches import DAY_MS, KEY_FORMAT, MINUTE_MS, Batch, BatchCalendar, to_datetime, to_milliseconds
+from rollup_assets.batches import DAY_MS, HOUR_MS, KEY_FORMAT, MINUTE_MS, Batch, BatchCalendar, to_datetime, to_milliseconds
 from rollup_assets.errors import SettingsError
+from rollup_assets.machine import machine_cores, machine_memory
 from rollup_assets.storage.raw_limits import DEFAULT_LIMITS, RawLimits
 from rollup_assets.storage.s3 import S3Options
+from rollup_assets.units import format_duration, parse_duration, parse_size
 
-_DURATION_UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": DAY_MS}
-_SIZE_UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 MINIMUM_MEMORY = 256 * 2**20
 _FORMS = {
     "catalog_name": "a name of letters, digits and underscores, such as rollups",
@@ -69,36 +66,6 @@ def project_root() -> Path:
     return next((folder for folder in (here, *here.parents) if (folder / "workspace.yaml").is_file()), here)
 
 
-def parse_duration(text: str) -> int:
-    """Milliseconds of a duration such as ``30s``, ``5m``, ``1h`` or ``1d``.
-
-    Raises:
-        ValueError: the text is not a positive whole number and a unit.
-    """
-    match = re.fullmatch(r"([0-9]{1,15})\s*(ms|s|m|h|d)", text.strip())
-    if not match or int(match[1]) == 0:
-        raise ValueError(f"{text!r} is not a duration; write a positive whole number and a unit, such as 30s, 5m, 1h or 1d")
-    return int(match[1]) * _DURATION_UNITS[match[2]]
-
-
-def format_duration(ms: int) -> str:
-    """The shortest text that :func:`parse_duration` reads as ``ms``: ``1m``, ``5m``, ``1h``, ``90s``."""
-    unit = next(unit for unit in ("d", "h", "m", "s", "ms") if ms % _DURATION_UNITS[unit] == 0)
-    return f"{ms // _DURATION_UNITS[unit]}{unit}"
-
-
-def parse_size(text: str) -> int:
-    """Bytes of a size such as ``2GiB`` or ``512MiB``.
-
-    Raises:
-        ValueError: the text is not a number and a unit.
-    """
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGT]i?B)?", text.strip())
-    if not match:
-        raise ValueError(f"{text!r} is not a size; write a number and a unit, such as 512MiB or 2GiB")
-    return int(Fraction(match[1]) * _SIZE_UNITS[match[2] or ""])
-
-
 def parse_pairs(text: str, example: str) -> dict[str, str]:
     """Names and values from ``a=1 b="x y"`` or a JSON object.
 
@@ -130,22 +97,34 @@ def parse_spark_conf(text: str) -> dict[str, str]:
     return pairs
 
 
-def machine_memory() -> int:
-    """Bytes of memory that this machine, or the container, has."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    # A container sees the host's memory, and is killed at its own limit.
-    with contextlib.suppress(OSError, ValueError):
-        memory = min(memory, int(CGROUP_LIMIT.read_text()))
-    return memory
-
-
 def _half_of_memory() -> int:
     return machine_memory() // 2
 
 
-def machine_cores() -> int:
-    """Cores that this process may use; where the system cannot say, those that it has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _parse_start(value: object) -> object:
+    if isinstance(value, dt.datetime):
+        return value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)
+    if not isinstance(value, str):
+        return value
+    for form in ("%Y-%m-%d", KEY_FORMAT):
+        try:
+            return dt.datetime.strptime(value.strip(), form).replace(tzinfo=dt.UTC)
+        except ValueError:
+            continue
+    raise ValueError(f"{value!r} is not a day; write it as 2026-01-01, or as a partition key such as 2026-01-01-06:00")
+
+
+def _from_text(parse: Callable[[str], object]) -> BeforeValidator:
+    """A text is parsed; anything else is left to pydantic."""
+    return BeforeValidator(lambda value: parse(value) if isinstance(value, str) else value)
+
+
+Start = Annotated[dt.datetime, BeforeValidator(_parse_start)]
+Duration = Annotated[int, _from_text(parse_duration)]
+Durations = Annotated[tuple[int, ...], NoDecode, _from_text(lambda text: tuple(parse_duration(part) for part in text.split(",")))]
+Size = Annotated[int, _from_text(parse_size)]
+SparkProperties = Annotated[dict[str, str], NoDecode, _from_text(parse_spark_conf)]
+CatalogProperties = Annotated[dict[str, str], NoDecode, _from_text(lambda text: parse_pairs(text, "rest.sigv4-enabled=true"))]
 
 
 class Settings(BaseSettings):
@@ -178,7 +157,7 @@ class Settings(BaseSettings):
     catalog_password_file: Path | None = Field(default=None, description="file with that password instead, read at each connection")
     catalog_admin_password: SecretStr | None = Field(default=None, description="password of the admin role of rollups catalog init")
     catalog_admin_password_file: Path | None = Field(default=None, description="file with that password instead")
-    catalog_properties: Annotated[dict[str, str], NoDecode] = Field(
+    catalog_properties: CatalogProperties = Field(
         default={}, description="further properties for PyIceberg's catalog: key=value pairs with spaces between them, or a JSON object"
     )
     catalog_name: str = Field(
@@ -187,33 +166,31 @@ class Settings(BaseSettings):
     table: str = Field(
         default="metrics.rollups", pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+$", description="namespace.table"
     )
-    start: dt.datetime = Field(default=dt.datetime(2026, 1, 1, tzinfo=dt.UTC), description="start of the first partition, UTC")
-    batch: int = Field(default=3_600_000, description="batch length in ms; divides a day")
-    resolutions: Annotated[tuple[int, ...], NoDecode] = Field(
-        default=(60_000, 300_000, 3_600_000), description="window lengths in ms, finest first"
-    )
-    lookback: int = Field(
+    start: Start = Field(default=dt.datetime(2026, 1, 1, tzinfo=dt.UTC), description="start of the first partition, UTC")
+    batch: Duration = Field(default=HOUR_MS, description="batch length in ms; divides a day")
+    resolutions: Durations = Field(default=(MINUTE_MS, 5 * MINUTE_MS, HOUR_MS), description="window lengths in ms, finest first")
+    lookback: Duration = Field(
         default_factory=lambda valid: int(valid["batch"]), description="longest gap in ms that a step may span; the batch length unless set"
     )
     shards: int = Field(default=16, ge=1, le=4096, description="metric_shard_id = Iceberg bucket(shards, id)")
     value_type: Literal["long", "double"] = Field(default="long", description="long (long_value, int64) or double (double_value, float64)")
     quarantine_limit: float = Field(default=0.01, ge=0.0, le=1.0, description="share of rows above which a batch fails")
     quarantine_files: int = Field(default=0, ge=0, description="bad files tolerated in a batch")
-    sensor_settle: int = Field(
-        default=120_000, description="how long in ms raw files have to stay the same before the sensor asks for them"
+    sensor_settle: Duration = Field(
+        default=2 * MINUTE_MS, ge=0, description="how long in ms raw files have to stay the same before the sensor asks for them"
     )
     raw_layout: str = Field(
         default="year=%Y/month=%m/day=%d/hour=%H", description="folder of a batch in the landing zone, strftime of its start"
     )
     raw_file_rows: int = Field(default=DEFAULT_LIMITS.rows, ge=1, description="most rows of a raw file")
-    raw_group_size: int = Field(
+    raw_group_size: Size = Field(
         default=DEFAULT_LIMITS.group_bytes, ge=2**20, description="most bytes of a row group of a raw file, uncompressed"
     )
-    raw_name_size: int = Field(default=DEFAULT_LIMITS.name_bytes, ge=1, description="most bytes of a metric name in UTF-8")
+    raw_name_size: Size = Field(default=DEFAULT_LIMITS.name_bytes, ge=1, description="most bytes of a metric name in UTF-8")
     raw_lateness: int = Field(
         default=0, ge=0, le=_MOST_FOLDERS, description="arrival-time layout: folders after its own that a batch reads as well"
     )
-    raw_future: int | None = Field(
+    raw_future: Duration | None = Field(
         default=None, description="how far in ms a point may be ahead of the end of its folder's batch; beyond that it is in_future"
     )
     raw_copies: Literal["once", "report"] = Field(
@@ -226,14 +203,14 @@ class Settings(BaseSettings):
         default=100, ge=1, description="most Iceberg snapshots kept; publishing expires the oldest, a tenth more than it must"
     )
     threads: int = Field(default_factory=machine_cores, ge=1, le=1024, description="threads of the local engine")
-    memory: int = Field(default_factory=_half_of_memory, description="bytes that the local engine may use for its data")
+    memory: Size = Field(default_factory=_half_of_memory, description="bytes that the local engine may use for its data")
     engine: Literal["local", "spark"] = Field(default="local", description="what runs a step's tasks")
     spark_master: str = Field(default="local[*]", description="master of the Spark engine's own session")
     spark_remote: str = Field(default="", description="Spark Connect server to use instead, sc://host:port")
-    spark_conf: Annotated[dict[str, str], NoDecode] = Field(
+    spark_conf: SparkProperties = Field(
         default={}, description="any spark.* of the session: key=value pairs with spaces between them, or a JSON object"
     )
-    spark_task_memory: int = Field(default=2**30, description="bytes that one running task may use for its data on an executor")
+    spark_task_memory: Size = Field(default=2**30, description="bytes that one running task may use for its data on an executor")
 
     @classmethod
     def settings_customise_sources(
@@ -246,45 +223,6 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments, then the environment, then ``.env``."""
         return init_settings, env_settings, dotenv_settings
-
-    @field_validator("start", mode="before")
-    @classmethod
-    def _parse_start(cls, value: object) -> object:
-        if isinstance(value, dt.datetime):
-            return value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)
-        if not isinstance(value, str):
-            return value
-        for form in ("%Y-%m-%d", KEY_FORMAT):
-            try:
-                return dt.datetime.strptime(value.strip(), form).replace(tzinfo=dt.UTC)
-            except ValueError:
-                continue
-        raise ValueError(f"{value!r} is not a day; write it as 2026-01-01, or as a partition key such as 2026-01-01-06:00")
-
-    @field_validator("batch", "lookback", "sensor_settle", "raw_future", mode="before")
-    @classmethod
-    def _parse_durations(cls, value: object) -> object:
-        return parse_duration(value) if isinstance(value, str) else value
-
-    @field_validator("resolutions", mode="before")
-    @classmethod
-    def _parse_resolutions(cls, value: object) -> object:
-        return tuple(parse_duration(part) for part in value.split(",")) if isinstance(value, str) else value
-
-    @field_validator("memory", "spark_task_memory", "raw_group_size", "raw_name_size", mode="before")
-    @classmethod
-    def _parse_sizes(cls, value: object) -> object:
-        return parse_size(value) if isinstance(value, str) else value
-
-    @field_validator("spark_conf", mode="before")
-    @classmethod
-    def _parse_spark_conf(cls, value: object) -> object:
-        return parse_spark_conf(value) if isinstance(value, str) else value
-
-    @field_validator("catalog_properties", mode="before")
-    @classmethod
-    def _parse_catalog_properties(cls, value: object) -> object:
-        return parse_pairs(value, "rest.sigv4-enabled=true") if isinstance(value, str) else value
 
     @field_validator("s3_endpoint")
     @classmethod
@@ -331,8 +269,6 @@ class Settings(BaseSettings):
                 f"ROLLUP_LOOKBACK={format_duration(self.lookback)} is longer than ROLLUP_BATCH={format_duration(self.batch)}; "
                 "shorten the lookback or lengthen the batch"
             )
-        if self.sensor_settle < 0:
-            raise ValueError(f"ROLLUP_SENSOR_SETTLE={self.sensor_settle} is negative; leave it out, or write a duration such as 2m")
         if self.memory < MINIMUM_MEMORY:
             raise ValueError(
                 f"ROLLUP_MEMORY={self.memory} is below {MINIMUM_MEMORY // 2**20}MiB, the least the local engine works with; raise it"
@@ -577,7 +513,7 @@ def _check_batch(batch: int, start: dt.datetime) -> None:
     text = f"ROLLUP_BATCH={format_duration(batch)}"
     if batch <= 0 or DAY_MS % batch:
         raise ValueError(f"{text} does not divide a day; choose one that does, such as 15m, 1h, 6h or 1d")
-    if batch % MINUTE_MS or (3_600_000 % batch and batch % 3_600_000):
+    if batch % MINUTE_MS or (HOUR_MS % batch and batch % HOUR_MS):
         raise ValueError(
             f"{text} is neither a divisor of an hour nor whole hours, and Dagster has no such partitions; "
             "choose 15m, 30m, 1h, 2h, 6h, 12h or 1d"

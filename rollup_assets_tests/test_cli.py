@@ -24,7 +24,8 @@ import pytest
 from typer.testing import CliRunner
 
 from rollup_assets.cli import app
-from rollup_assets.settings import machine_memory, parse_size
+from rollup_assets.machine import machine_memory
+from rollup_assets.units import parse_size
 from rollup_assets_tests.verification.naive_table import content_of, replace
 
 Run = Callable[..., Any]

@@ -15,8 +15,9 @@ import pytest
 import rollup_assets
 from rollup_assets.definitions import build_definitions
 from rollup_assets.defs.partitions import batches, own_and_earlier
-from rollup_assets.settings import Settings, load_settings, parse_duration
+from rollup_assets.settings import Settings, load_settings
 from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS
+from rollup_assets.units import parse_duration
 
 PROJECT = Path(rollup_assets.__file__).parent.parent
 HEAVY = ("numba", "pyspark", "dagster_pyspark", "dagster_aws", "pyiceberg", "duckdb", "pyarrow", "numpy")

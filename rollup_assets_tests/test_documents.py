@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from rollup_assets.settings import Settings, load_settings, parse_duration
+from rollup_assets.settings import Settings, load_settings
 from rollup_assets.steps import checks
+from rollup_assets.units import parse_duration
 from rollup_assets_tests import worked_example
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -13,13 +13,12 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from rollup_assets import settings as module
 from rollup_assets.errors import SettingsError
-from rollup_assets.settings import Settings, format_duration, load_settings, parse_duration, parse_size
+from rollup_assets.settings import Settings, load_settings
 from rollup_assets.storage.s3 import S3Options
+from rollup_assets.units import parse_duration
 
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
 
@@ -427,36 +426,6 @@ def test_two_malformed_settings_are_both_named() -> None:
         load_settings(shards=0, engine="x")
 
 
-# -------------------------------------------------------------------------------------------------------- durations and sizes
-
-
-@given(st.integers(1, 10**12))
-def test_durations_round_trip(ms: int) -> None:
-    assert parse_duration(format_duration(ms)) == ms
-
-
-def test_durations_are_written_as_short_as_possible() -> None:
-    assert [format_duration(ms) for ms in (1, 1500, 90_000, MINUTE, 90 * MINUTE, HOUR, DAY)] == [
-        "1ms",
-        "1500ms",
-        "90s",
-        "1m",
-        "90m",
-        "1h",
-        "1d",
-    ]
-
-
-@given(st.integers(0, 2**70))
-def test_a_size_without_a_unit_is_bytes_exactly(size: int) -> None:
-    assert parse_size(str(size)) == size
-
-
-def test_sizes() -> None:
-    sizes = {"1KiB": 1024, "1KB": 1000, "0.5MiB": 2**19, "3GiB": 3 * 2**30, "1.1GB": 1_100_000_000, "2 TiB": 2**41, "5TB": 5 * 10**12}
-    assert {text: parse_size(text) for text in sizes} == sizes
-
-
 # --------------------------------------------------------------------------------------------------------------- processes
 
 
@@ -488,7 +457,7 @@ def test_importing_settings_does_not_import_what_only_steps_need() -> None:
 def test_memory_is_half_of_what_a_container_may_use(limit: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of the container's limit; half of the machine's memory where there is none."""
     (tmp_path / "memory.max").write_text(f"{limit or 'max'}\n")
-    monkeypatch.setattr("rollup_assets.settings.CGROUP_LIMIT", tmp_path / "memory.max")
+    monkeypatch.setattr("rollup_assets.machine.CGROUP_LIMIT", tmp_path / "memory.max")
     assert load_settings().memory == (limit or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) // 2
 
 

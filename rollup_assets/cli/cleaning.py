@@ -37,7 +37,7 @@ def clean(
     - `rollups clean --older-than 12h --delete --json`
     """
     from rollup_assets.cleaning import clean as find_and_delete
-    from rollup_assets.settings import parse_duration
+    from rollup_assets.units import parse_duration
 
     try:
         age = 0 if older_than.strip() == "0" else parse_duration(older_than)

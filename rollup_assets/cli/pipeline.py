@@ -49,7 +49,7 @@ def generate(
     from rollup_assets.generator.dirt import Dirt
     from rollup_assets.generator.landing import GeneratorOptions
     from rollup_assets.generator.landing import generate as generate_batches
-    from rollup_assets.settings import parse_duration
+    from rollup_assets.units import parse_duration
 
     settings = settings_of(**({"value_type": value_type} if value_type else {}))
     calendar = settings.calendar

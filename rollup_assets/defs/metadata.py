@@ -14,9 +14,10 @@ import dagster as dg
 from rollup_assets.batches import Batch, time_text
 from rollup_assets.escaping import markdown_text
 from rollup_assets.iceberg.schema import COLUMNS
-from rollup_assets.settings import Settings, format_duration
+from rollup_assets.settings import Settings
 from rollup_assets.storage.copies import COPIES
 from rollup_assets.storage.manifests import ROLLUPS, Manifest, Stage
+from rollup_assets.units import format_duration
 
 if TYPE_CHECKING:
     import pyarrow as pa

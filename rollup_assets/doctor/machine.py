@@ -12,7 +12,8 @@ import shutil
 from pathlib import Path
 
 from rollup_assets.doctor.findings import Chain, Check, Found, failed, skipped, warning
-from rollup_assets.settings import Settings, machine_cores, machine_memory
+from rollup_assets.machine import machine_cores, machine_memory
+from rollup_assets.settings import Settings
 from rollup_assets.terminal import bytes_text
 
 ENOUGH_DISK = 2 * 2**30

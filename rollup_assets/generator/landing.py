@@ -23,11 +23,12 @@ from rollup_assets.engines.base import NoProgress, Progress
 from rollup_assets.errors import GeneratorError
 from rollup_assets.generator.dirt import Dirt, RawRows, deliver, spoil
 from rollup_assets.generator.fleet import Fleet, Points
-from rollup_assets.settings import Settings, format_duration
+from rollup_assets.settings import Settings
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.landing_zone import LandingZone
 from rollup_assets.storage.storage_errors import explains_storage_errors
 from rollup_assets.threads import thread_pool
+from rollup_assets.units import format_duration
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor

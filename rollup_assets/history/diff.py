@@ -19,11 +19,12 @@ from rollup_assets.iceberg.reading import LiveFile, changed_files, files_dataset
 from rollup_assets.iceberg.schema import COLUMNS
 from rollup_assets.iceberg.snapshots import ATTEMPT_PROPERTY, ancestors, said, snapshot_meant, time_of
 from rollup_assets.scratch_database import scratch_database
-from rollup_assets.settings import Settings, format_duration
+from rollup_assets.settings import Settings
 from rollup_assets.steps.changes import Change, file_changes
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.manifests import Stage
 from rollup_assets.storage.storage_errors import explains_storage_errors
+from rollup_assets.units import format_duration
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

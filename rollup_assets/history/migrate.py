@@ -20,11 +20,11 @@ from rollup_assets.history.rejections import ROLLED_BACK_TO, is_begun, rejected_
 from rollup_assets.iceberg.acknowledged import SEQUENCE_NUMBER
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.scope import following, for_each
-from rollup_assets.settings import format_duration, parse_duration
 from rollup_assets.steps.parameters import OF_TABLE, rollup_parameters
 from rollup_assets.steps.results import CODE_VERSION, Waiting
 from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, InputFile, Manifest, Stage
 from rollup_assets.storage.storage_errors import explains_storage_errors
+from rollup_assets.units import format_duration, parse_duration
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog

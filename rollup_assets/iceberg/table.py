@@ -14,9 +14,10 @@ from rollup_assets.iceberg.catalog import is_postgres, load_catalog, open_catalo
 from rollup_assets.iceberg.reading import live_files
 from rollup_assets.iceberg.references import path_of
 from rollup_assets.iceberg.schema import FORMAT_VERSION, ValueType, iceberg_schema, partition_spec, table_properties
-from rollup_assets.settings import Settings, format_duration
+from rollup_assets.settings import Settings
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.storage_errors import explains_storage_errors
+from rollup_assets.units import format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -15,11 +15,12 @@ from typing import Any
 from rollup_assets.batches import Batch, BatchCalendar
 from rollup_assets.errors import ReconciliationError
 from rollup_assets.iceberg.reading import RangeCounts
-from rollup_assets.settings import Settings, format_duration
+from rollup_assets.settings import Settings
 from rollup_assets.steps.parameters import PARQUET_ENCODING
 from rollup_assets.steps.quarantine_limits import NOTHING, Allowed, is_over, rows_compared
 from rollup_assets.steps.results import Waiting
 from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Manifest, Stage
+from rollup_assets.units import format_duration
 
 ROWS_ACCOUNTED_FOR = "rows_accounted_for"
 BATCH_NOT_EMPTY = "batch_not_empty"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rollup_assets.batches import to_datetime
 from rollup_assets.errors import RollupOverflowError
-from rollup_assets.settings import format_duration
+from rollup_assets.units import format_duration
 
 
 def window_overflow(series: int, resolution: int, label: int) -> RollupOverflowError:

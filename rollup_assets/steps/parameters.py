@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rollup_assets.batches import Batch
-from rollup_assets.settings import Settings, format_duration
+from rollup_assets.settings import Settings
 from rollup_assets.storage.raw_limits import DEFAULT_LIMITS
+from rollup_assets.units import format_duration
 
 PARQUET_ENCODING = "parquet_encoding"
 RAW_LIMITS = "raw_limits"

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rollup_assets.batches import Batch
-from rollup_assets.settings import format_duration
 from rollup_assets.storage.encodings import PARTIAL_POINTS_ROW_GROUP, partial_points
 from rollup_assets.storage.manifests import Manifest, Stage, StagedFile
 from rollup_assets.storage.metric_names import MetricNames, dictionary_array
 from rollup_assets.storage.parquet import ParquetFileWriter, StagedParquet
+from rollup_assets.units import format_duration
 
 if TYPE_CHECKING:
     import pyarrow as pa

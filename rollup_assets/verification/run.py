@@ -11,7 +11,7 @@ from rollup_assets.batches import Batch, to_datetime
 from rollup_assets.engines.base import NoProgress, Progress
 from rollup_assets.history.rejections import refusal
 from rollup_assets.scratch_database import connect, scratch_database
-from rollup_assets.settings import Settings, format_duration
+from rollup_assets.settings import Settings
 from rollup_assets.storage.copies import find_copies
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.landing_zone import LandingZone
@@ -19,6 +19,7 @@ from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTI
 from rollup_assets.storage.quarantine import tallies
 from rollup_assets.storage.raw_files import COPIED_FILE, FILE_REASONS, TOO_LARGE, count_batch_rows
 from rollup_assets.storage.storage_errors import explains_storage_errors
+from rollup_assets.units import format_duration
 from rollup_assets.verification.raw import RawCounts, RawPoints, TrialReader
 from rollup_assets.verification.report import RELATIVE_TOLERANCE, Difference, Verification, VerifiedPartition
 from rollup_assets.verification.windows import expected_rows

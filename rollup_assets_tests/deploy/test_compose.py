@@ -15,7 +15,8 @@ import pytest
 import yaml
 
 from deploy import instance
-from rollup_assets.settings import Settings, load_settings, parse_size
+from rollup_assets.settings import Settings, load_settings
+from rollup_assets.units import parse_size
 from rollup_assets_tests.deploy.compose import FILE, OUTSIDE, ROOT, compose, outside, services
 
 if TYPE_CHECKING:

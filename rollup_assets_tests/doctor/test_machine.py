@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from rollup_assets.doctor import machine
-from rollup_assets.settings import load_settings, machine_memory
+from rollup_assets.machine import machine_memory
+from rollup_assets.settings import load_settings
 
 
 def test_python_and_packages_are_as_asked_for(tmp_path: Path) -> None:

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from rollup_assets.batches import Batch, to_milliseconds
 from rollup_assets.engines.local import LocalEngine
 from rollup_assets.errors import NotStagedError, QuarantineError, RollupOverflowError, StageCorruptError, StaleInputError, StorageError
-from rollup_assets.settings import parse_duration
 from rollup_assets.steps import rollup as rollup_step
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLUPS, Manifest
+from rollup_assets.units import parse_duration
 from rollup_assets_tests import naive, staged
 from rollup_assets_tests.landing import Shape, batches_of, land, pipeline_of, with_engine, write_bytes, write_rows
 from rollup_assets_tests.naive import INT64_MAX, INT64_MIN, Point, RawRow, Rows

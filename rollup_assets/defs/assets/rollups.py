@@ -21,10 +21,11 @@ from rollup_assets.defs.report import Made, PartitionReport, Watcher, each_parti
 from rollup_assets.errors import NotStagedError, PublishHaltError
 from rollup_assets.history.rejections import refusal
 from rollup_assets.pipeline import Pipeline
-from rollup_assets.settings import Settings, format_duration
+from rollup_assets.settings import Settings
 from rollup_assets.steps import checks
 from rollup_assets.steps.results import CODE_VERSION, Published, RolledUp, Waiting
 from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLUP_TABLE, ROLLUPS
+from rollup_assets.units import format_duration
 
 IN_ORDER = (ROLLUPS, ROLLUP_TABLE)
 PUBLISHING_STEP = "roll_up_and_publish"
