@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
+from rollup_assets.batches import DAY_MS
 from rollup_assets.errors import CleaningError, LockLostError, RollupError, StorageError
 from rollup_assets.history.records import FOLDER as HISTORY
 from rollup_assets.history.records import is_record
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 
-OLDER_THAN: Final = 3 * 86_400_000
+OLDER_THAN: Final = 3 * DAY_MS
 """The age in ms below which nothing is deleted unless somebody says otherwise: far longer than any run takes."""
 ATTEMPTS, OTHER_PARTITIONS, RECORDS = "staged attempts", "partitions of another calendar", "publish records"
 DATA, REWRITTEN, METADATA = "data files", "rewritten files", "metadata files"

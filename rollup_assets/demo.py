@@ -19,7 +19,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from rollup_assets.batches import Batch, to_datetime
+from rollup_assets.batches import HOUR_MS, Batch, to_datetime
 from rollup_assets.charts import axis, columns, spread
 from rollup_assets.errors import GeneratorError
 from rollup_assets.escaping import escape
@@ -92,7 +92,7 @@ def _generate(settings: Settings, series: int, console: Console) -> list[Batch]:
     from rollup_assets.generator.landing import GeneratorOptions, generate
 
     calendar = settings.calendar
-    wanted = [batch for ahead in range(max(1, HOURS * 3_600_000 // settings.batch)) if (batch := calendar.shifted(calendar.first, ahead))]
+    wanted = [batch for ahead in range(max(1, HOURS * HOUR_MS // settings.batch)) if (batch := calendar.shifted(calendar.first, ahead))]
     target = LandingZone.from_settings(settings)
     present = target.landed()
     if set(present) - set(wanted) or len(present) == len(wanted):
@@ -240,7 +240,7 @@ def _show_series(settings: Settings, console: Console) -> None:
         notes = [f"{compact(max(rates))}", *[""] * (height - 2), f"{compact(min(rates))}"]
         for name, line, note in zip((format_duration(resolution), *[""] * (height - 1)), lines, notes, strict=True):
             say(console, f"{name:>4} [cyan]{line}[/] [dim]{note}[/]")
-    step = 3_600_000 if end - begin > 7_200_000 else 900_000
+    step = HOUR_MS if end - begin > 2 * HOUR_MS else HOUR_MS // 4
     ticks = [(ms, f"{to_datetime(ms):%H:%M}") for ms in range(-(-begin // step) * step, end, step)]
     say(console, f"     [dim]{axis(begin, end, ticks, _WIDTH)}[/]\n")
 

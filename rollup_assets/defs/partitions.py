@@ -9,10 +9,9 @@ import warnings
 
 import dagster as dg
 
-from rollup_assets.batches import KEY_FORMAT, MINUTE_MS
+from rollup_assets.batches import HOUR_MS, KEY_FORMAT, MINUTE_MS
 from rollup_assets.settings import Settings
 
-HOUR_MS = 60 * MINUTE_MS
 PARTITION_TAG = "dagster/partition"
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 PARTITIONS_PER_RUN = 24

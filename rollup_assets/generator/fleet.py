@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from rollup_assets.batches import HOUR_MS, MINUTE_MS
+
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -57,7 +59,6 @@ METRICS = (
     Metric("replication_lag_milliseconds", "replication_lag_seconds", 1e-3, False, 0.0, 9_000.0),
 )
 
-_MINUTE, _HOUR = 60_000, 3_600_000
 # Instances whose scrapes fall on whole intervals, as Prometheus' do with one scraper; the others have an offset of their own.
 _ALIGNED = 0.4
 # An unaligned series' place in the interval and its jitter, as shares of the interval: together below 1, so a point never leaves it.
@@ -154,7 +155,7 @@ class Fleet:
             _offset=offset[instance],
             _jitter=jitter[instance],
             _restart_period=_restart_periods(draw),
-            _restart_phase=(draw.uniform("restart phase") * 72 * _HOUR).astype(np.int64),
+            _restart_phase=(draw.uniform("restart phase") * 72 * HOUR_MS).astype(np.int64),
             _cycles=(_life_cycles(draw), _outages(draw)),
             _stamps=(draw.uniform("stamps") >= _WITHOUT_RECEIVE_TIME)[instance],
         )
@@ -243,24 +244,24 @@ def _metric_name(code: int, value_type: str) -> str:
 
 def _restart_periods(draw: _Draws) -> Integers:
     """Milliseconds between an instance's restarts: hours to days, for one in twelve minutes."""
-    length = (2 + 70 * draw.uniform("restart period")) * _HOUR
+    length = (2 + 70 * draw.uniform("restart period")) * HOUR_MS
     looping = draw.uniform("crash loop") < 1 / 12
-    return np.where(looping, (7 + 40 * draw.uniform("restart period")) * _MINUTE, length).astype(np.int64)
+    return np.where(looping, (7 + 40 * draw.uniform("restart period")) * MINUTE_MS, length).astype(np.int64)
 
 
 def _life_cycles(draw: _Draws) -> tuple[Integers, Integers, Integers]:
     """Period, length and phase in ms of an instance's presence: most stay, some come and go for hours, a few live for minutes."""
     kind, size = draw.uniform("life"), draw.uniform("life length")
-    period = ((1 + 7 * draw.uniform("life period")) * _HOUR).astype(np.int64)
-    length = np.where(kind < 0.84, period, np.where(kind < 0.95, period * (0.3 + 0.6 * size), (3 + 20 * size) * _MINUTE)).astype(np.int64)
-    return period, length, (draw.uniform("life phase") * 8 * _HOUR).astype(np.int64)
+    period = ((1 + 7 * draw.uniform("life period")) * HOUR_MS).astype(np.int64)
+    length = np.where(kind < 0.84, period, np.where(kind < 0.95, period * (0.3 + 0.6 * size), (3 + 20 * size) * MINUTE_MS)).astype(np.int64)
+    return period, length, (draw.uniform("life phase") * 8 * HOUR_MS).astype(np.int64)
 
 
 def _outages(draw: _Draws) -> tuple[Integers, Integers, Integers]:
     """Period, length and phase in ms of an instance's time between gaps of 20 s to 8 min."""
-    period = ((0.7 + 6 * draw.uniform("gap period")) * _HOUR).astype(np.int64)
+    period = ((0.7 + 6 * draw.uniform("gap period")) * HOUR_MS).astype(np.int64)
     gap = (20_000 + 460_000 * draw.uniform("gap length") ** 2).astype(np.int64)
-    return period, period - gap, (draw.uniform("gap phase") * 7 * _HOUR).astype(np.int64)
+    return period, period - gap, (draw.uniform("gap phase") * 7 * HOUR_MS).astype(np.int64)
 
 
 def _rotated(shape: tuple[int, int], rng: np.random.Generator) -> NDArray[np.int64]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cachetools import LRUCache
 
-from rollup_assets.batches import Batch, BatchCalendar
+from rollup_assets.batches import DAY_MS, Batch, BatchCalendar
 from rollup_assets.errors import PublishError
 from rollup_assets.iceberg.schema import arrow_schema, field_id
 
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from pyiceberg.table import FileScanTask, Table
     from pyiceberg.table.snapshots import Snapshot
 
-_MICROSECONDS = 1_000
-_DAY_MILLISECONDS = 86_400_000
+_MICROSECONDS_A_MILLISECOND = 1_000
 _DECODED_FILES = 4096
 """Files of manifests whose metadata this process keeps; each takes about ten kilobytes."""
 
@@ -60,7 +59,7 @@ class LiveFile:
         """Whether metadata alone proves that every row has its label in the batch."""
         if self.first is None or self.last is None:
             return False
-        return batch.start * _MICROSECONDS <= self.first and self.last < batch.end * _MICROSECONDS
+        return batch.start * _MICROSECONDS_A_MILLISECOND <= self.first and self.last < batch.end * _MICROSECONDS_A_MILLISECOND
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,13 +180,13 @@ def _files_of(table: Table, manifest: ManifestFile) -> tuple[LiveFile, ...]:
 def _may_hold(table: Table, file: LiveFile, batch: Batch) -> bool:
     """Whether a file may have a label in the batch, by its bounds, or by its day where its metadata has none."""
     if file.first is not None and file.last is not None:
-        return file.first < batch.end * _MICROSECONDS and batch.start * _MICROSECONDS <= file.last
+        return file.first < batch.end * _MICROSECONDS_A_MILLISECOND and batch.start * _MICROSECONDS_A_MILLISECOND <= file.last
     spec = table.specs().get(file.task.file.spec_id)
     fields = [] if spec is None else spec.fields
     for place, field in enumerate(fields):
         if field.source_id == field_id("logical_timestamp") and str(field.transform) == "day":
             day = file.task.file.partition[place]
-            return day is None or batch.start // _DAY_MILLISECONDS <= int(day) <= (batch.end - 1) // _DAY_MILLISECONDS
+            return day is None or batch.start // DAY_MS <= int(day) <= (batch.end - 1) // DAY_MS
     return True
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from rollup_assets.batches import DAY_MS
 from rollup_assets.storage.filesystems import FoundFile, Place, in_parallel, is_unfinished
 from rollup_assets.storage.manifests import Manifest, Stage
 from rollup_assets.storage.spill import UNLOCKED, abandoned_folders
@@ -25,7 +26,6 @@ PROBE = ".rollups-doctor-"
 """What the names of the files begin with that ``rollups doctor`` writes to see whether it can, and deletes again."""
 TEMPORARY = ".rollups-temporary-"
 """What the names of the folders begin with that commands make in the home for DuckDB, and delete when they end. Nobody else's does."""
-_DAY_MS = 86_400_000
 _PARTITION_FOLDER = re.compile(r"\d{4}-\d\d-\d\d-\d{4}")
 _ATTEMPT_FOLDER = re.compile("[0-9a-f]{32}")
 _PROBE_FILE = re.compile(f"{re.escape(PROBE)}[0-9a-f]{{32}}")
@@ -172,7 +172,7 @@ def left_folders(home: Path, before: int | None, now: int) -> list[LeftFolder]:
     lock, have to be a day old in any case.
     """
     scratch = home / "scratch"
-    a_day_ago = now - _DAY_MS if before is None else min(before, now - _DAY_MS)
+    a_day_ago = now - DAY_MS if before is None else min(before, now - DAY_MS)
     unlocked = [folder for folder in _folders(scratch) if UNLOCKED.fullmatch(folder.name)]
     temporary = [folder for folder in _folders(home) if _TEMPORARY_FOLDER.fullmatch(folder.name)]
     limits = [(folder, before) for folder in abandoned_folders(scratch)]
