@@ -15,7 +15,6 @@ OURS, FLOOR = "rollup_assets", "floor"
 DUCKDB, POLARS, DATAFUSION, CLICKHOUSE = "DuckDB", "Polars", "DataFusion", "ClickHouse"
 PEERS = (DUCKDB, POLARS, DATAFUSION, CLICKHOUSE)
 OURS_ON_SPARK, SPARK = "rollup_assets on Spark", "Spark"
-ON_SPARK = (OURS_ON_SPARK, SPARK)
 OWN = {OURS: "local", OURS_ON_SPARK: "spark"}
 """This project, by engine setting."""
 REPARTITION, ROLLUPS_1M, ROLLUPS_3, PUBLISH, RAW_TO_PUBLISHED = "repartition", "rollups-1m", "rollups-3", "publish", "raw-to-published"

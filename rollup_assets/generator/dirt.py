@@ -37,9 +37,6 @@ class Dirt:
     """Have a timestamp outside of the batch they lie in."""
 
 
-CLEAN = Dirt(duplicates=0.0, late=0.0, out_of_order=0.0, nulls=0.0, non_finite=0.0, outside=0.0)
-
-
 @dataclass(slots=True)
 class RawRows:
     """Rows as they will be written: points, and which entries are null. ``nulls`` has one mask for each of ``COLUMNS`` that has nulls."""

@@ -73,8 +73,6 @@ def add_rows(
         out[segment, 1] += w * reset
         out[segment, 2] += w * total
         out[segment, 3] += w * delta
-        if r < n and ids[r] == series and labels[r] <= label:
-            segment = 0  # out of order: counted as repeated above
     last[0] = series
     last[1] = label
     return repeated

@@ -1,4 +1,4 @@
-"""How a batch is cut into tasks and files: by its data and the settings, never by engine, threads or memory."""
+"""How a batch is cut. Files depend on data and settings alone; map tasks also on what suits the engine, which changes no byte."""
 
 from __future__ import annotations
 

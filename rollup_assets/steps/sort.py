@@ -87,7 +87,6 @@ class SortResult:
     open_counts: list[int] = field(default_factory=list)
     """Sum of counts of the open windows, by resolution."""
     open_windows: list[int] = field(default_factory=list)
-    runs: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: {"sort": 0.0, "partial points": 0.0, "encode points": 0.0})
 
 
@@ -240,7 +239,6 @@ class _ShardSorter:
         self.watch.lap("encode points")
         self.result.rows_accepted += int(kept.sum())
         self.result.series += series
-        self.result.runs += 1
         self.context.advance(source.rows)
 
     def _partial_points(

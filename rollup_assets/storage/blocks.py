@@ -1,8 +1,8 @@
 """The packed blocks that travel from split to sort tasks: what a header says and how columns lie in the payload.
 
-Three kinds: rows of a shard, metric names that the rows' codes refer to, and the notice that all rows of a raw file are to be
-dropped because the file turned out to be damaged. Columns are as narrow as the block's values allow. Moving blocks stays out
-(engines).
+Four kinds: rows of a shard, metric names that the rows' codes refer to, the notice that all rows of a raw file are to be dropped
+because the file turned out to be damaged, and quarantined rows. Columns are as narrow as the block's values allow. Moving blocks stays
+out (engines).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ROWS, NAMES, DROP_FILE, QUARANTINED = range(4)
 _HEADER = struct.Struct("<BIIBBBBqqq")
 # Few widths on purpose: each combination is a compiled variant of the kernel that unpacks.
 _DTYPES = (np.dtype(np.uint16), np.dtype(np.int32), np.dtype(np.int64), np.dtype(np.float64))
-_UINT16, _INT32, _INT64, _FLOAT64 = range(4)
+UINT16, INT32, INT64, FLOAT64 = range(4)
 NO_COLUMN = 255
 
 
@@ -33,9 +33,9 @@ class Header:
     """Raw file of the map task, from 0."""
     rows: int
     """Rows, or names, in the payload."""
-    value: int = _INT64
-    org: int = _INT64
-    metric: int = _INT32
+    value: int = INT64
+    org: int = INT64
+    metric: int = INT32
     lag: int = NO_COLUMN
     value_base: int = 0
     org_base: int = 0
@@ -60,7 +60,7 @@ class Header:
     @property
     def dtypes(self) -> list[np.dtype[Any]]:
         """Types of the columns: id, time, value, org, metric and, if there, lag."""
-        kinds = [_INT64, _INT32, self.value, self.org, self.metric]
+        kinds = [INT64, INT32, self.value, self.org, self.metric]
         return [_DTYPES[kind] for kind in (*kinds, self.lag)] if self.has_lag else [_DTYPES[kind] for kind in kinds]
 
     def columns(self, payload: memoryview) -> list[NDArray[Any]]:
@@ -85,18 +85,15 @@ def narrowest(low: int, high: int, *, uint16: bool = True) -> tuple[int, int]:
     """(code of the narrowest type, base) for integers between ``low`` and ``high`` stored as offsets from the base."""
     spread = high - low
     if uint16 and spread < 2**16:
-        return _UINT16, low
+        return UINT16, low
     if spread < 2**31:
-        return _INT32, low
-    return _INT64, 0
+        return INT32, low
+    return INT64, 0
 
 
 def dtype_of(code: int) -> np.dtype[Any]:
     """The type that a header's code stands for."""
     return _DTYPES[code]
-
-
-INT32, INT64, FLOAT64, UINT16 = _INT32, _INT64, _FLOAT64, _UINT16
 
 
 def pack_names(codes: NDArray[np.int32], names: Sequence[str]) -> bytes:

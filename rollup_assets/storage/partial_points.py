@@ -78,8 +78,7 @@ class PartialPointsWriter:
         self._shards: dict[bool, list[int]] = {False: [], True: []}
         self._shard = -1
         self._pending: list[PartialPoints] = []
-        self._names: list[str] = []
-        self._codes: dict[str, int] = {}
+        self._names = MetricNames()
 
     def write(self, shard: int, partial: PartialPoints, names: Sequence[str]) -> None:
         """Append the partial points of a shard, or more of the same shard; ``partial.metric`` holds places in ``names``."""
@@ -87,19 +86,13 @@ class PartialPointsWriter:
             self._write_pending(everything=True)
             self._shard = shard
         # A shard may come in pieces, as many as memory asks for, with names of their own; row groups must not tell.
-        codes = np.array([self._code(name) for name in names] or [0], np.int32)
+        codes = self._names.codes_of(names)
         integers = partial.integers
         if integers.shape[1] > _PLAIN:
             integers = integers.copy()
             integers[:, _METRIC] = codes[integers[:, _METRIC]]
         self._pending.append(partial._replace(metric=codes[partial.metric], integers=integers))
         self._write_pending(everything=False)
-
-    def _code(self, name: str) -> int:
-        code = self._codes.setdefault(name, len(self._names))
-        if code == len(self._names):
-            self._names.append(name)
-        return code
 
     def _write_pending(self, *, everything: bool) -> None:
         """Write what fills row groups, or ``everything``."""
@@ -120,14 +113,15 @@ class PartialPointsWriter:
             self._writers[details] = ParquetFileWriter(path, schema, partial_points(numbers))
         for first in range(0, whole, PARTIAL_POINTS_ROW_GROUP):
             rows = slice(first, min(first + PARTIAL_POINTS_ROW_GROUP, whole))
-            self._writers[details].write(self._table(self._shard, partial, rows, self._names, schema))
+            self._writers[details].write(self._table(partial, rows, schema))
             self._shards[details].append(self._shard)
         self._pending = [] if whole == waiting else [type(partial)(*(column[..., whole:].copy() for column in partial))]
 
-    def _table(self, shard: int, partial: PartialPoints, rows: slice, names: Sequence[str], schema: pa.Schema) -> pa.Table:
+    def _table(self, partial: PartialPoints, rows: slice, schema: pa.Schema) -> pa.Table:
         import pyarrow as pa
 
-        columns: list[Any] = [np.full(len(partial.id[rows]), shard, np.int32)]
+        names = self._names.names
+        columns: list[Any] = [np.full(len(partial.id[rows]), self._shard, np.int32)]
         for name, column in zip(_SERIES, partial[:7], strict=True):
             columns.append(dictionary_array(column[rows], names) if name == "metric" else column[rows])
         for level in range(len(self._layout.resolutions)):

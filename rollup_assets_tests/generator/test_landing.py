@@ -12,9 +12,11 @@ import pytest
 
 from rollup_assets.batches import Batch
 from rollup_assets.errors import GeneratorError
-from rollup_assets.generator.dirt import CLEAN, Dirt
+from rollup_assets.generator.dirt import Dirt
 from rollup_assets.generator.landing import BAD_FILES, GeneratorOptions, generate
 from rollup_assets.settings import Settings, load_settings
+
+CLEAN = Dirt(duplicates=0.0, late=0.0, out_of_order=0.0, nulls=0.0, non_finite=0.0, outside=0.0)
 
 
 def settings(home: Path, **values: object) -> Settings:
