@@ -31,8 +31,9 @@ from deploy.servers.ports import LOOPBACK
 if TYPE_CHECKING:
     from deploy.servers.postgres import PostgresServer
     from deploy.servers.seaweedfs import S3Server
-    from rollup_assets.engines.base import Blocks, Buffer, Emit, Engine, Progress, TaskContext
+    from rollup_assets.engines.base import Blocks, Emit, Engine, Progress, TaskContext
     from rollup_assets.pipeline import Pipeline
+    from rollup_assets.storage.spill import Buffer
 
 SHAPES = ((600_000, 4, 2), (1_200_000, 4, 2), (1_200_000, 4, 16), (1_200_000, 12, 16), (12_000_000, 4, 16), (36_000_000, 24, 16))
 """Points, raw files and shards; they have 1, 2, 2, 2, 2 and 4 groups."""

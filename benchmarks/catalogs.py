@@ -109,9 +109,9 @@ def stage(pipeline: Pipeline, batch: Batch, files: int, *, series: int = _SERIES
 
     The files of a resolution have the same content: publishing looks at names, sizes and footers.
     """
+    from rollup_assets.code_version import CODE_VERSION
     from rollup_assets.iceberg.table import data_location, prepare_table
     from rollup_assets.steps.parameters import content_parameters, rollup_parameters
-    from rollup_assets.steps.results import CODE_VERSION
     from rollup_assets.storage.filesystems import in_parallel
     from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLUPS, Manifest, content_digest, new_attempt
 

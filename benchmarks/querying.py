@@ -36,7 +36,7 @@ class ReaderError(Exception):
 
 def prepare(work: Path, series: int, hours: int, hours_beside: int, threads: int) -> dict[str, Any]:
     """The tables, made unless they are there."""
-    from rollup_assets.steps.results import CODE_VERSION
+    from rollup_assets.code_version import CODE_VERSION
 
     wanted = {"series": series, "hours": hours, "beside": hours_beside, "code": CODE_VERSION}
     path = work / _MADE

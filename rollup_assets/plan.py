@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from rollup_assets.batches import Batch
+from rollup_assets.code_version import CODE_VERSION
 from rollup_assets.errors import LandingZoneError, RollupError, StageCorruptError
 from rollup_assets.history.rejections import refusal
 from rollup_assets.pipeline import Pipeline
@@ -20,7 +21,7 @@ from rollup_assets.steps.changes import FileChange, InputChange, file_changes, l
 from rollup_assets.steps.parameters import content_parameters
 from rollup_assets.steps.publish import check_history, reasons_to_publish
 from rollup_assets.steps.repartition import current_stage, is_over_limit, raw_data_is_gone, reasons_to_stage
-from rollup_assets.steps.results import CODE_VERSION, Waiting
+from rollup_assets.steps.results import Waiting
 from rollup_assets.steps.rollup import RollupInputs, find_inputs, reasons_to_roll_up
 from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Manifest, StageReadOnce
 from rollup_assets.storage.raw_files import count_batch_rows

@@ -15,12 +15,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rollup_assets.batches import Batch, to_datetime
+from rollup_assets.code_version import CODE_VERSION
 from rollup_assets.errors import RollupError
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.plan import PartitionPlan, Plan, plan
 from rollup_assets.scope import Scope, missing_before, scope_of
 from rollup_assets.status import status
-from rollup_assets.steps.results import CODE_VERSION, Waiting
+from rollup_assets.steps.results import Waiting
 from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Manifest
 from rollup_assets_tests.conftest import MakePipeline
 from rollup_assets_tests.landing import write_bytes, write_rows

@@ -20,13 +20,13 @@ from typing import Any
 import dagster as dg
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 
+from rollup_assets.code_version import CODE_VERSION
 from rollup_assets.engines.base import Progress
 from rollup_assets.errors import PublishHaltError, ReconciliationError, RollupError
 from rollup_assets.escaping import markdown_text, printable
 from rollup_assets.failpoints import failpoint
 from rollup_assets.outcomes import PartitionOutcome
 from rollup_assets.steps.checks import CheckOutcome
-from rollup_assets.steps.results import CODE_VERSION
 
 RAW_DATAPOINTS = "raw_datapoints"
 """The one asset that is observed, never materialized here."""

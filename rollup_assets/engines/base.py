@@ -7,14 +7,14 @@ never depend on the engine, its number of threads or its memory. Nothing outside
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
+
+from rollup_assets.storage.spill import Buffer
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Mapped = TypeVar("Mapped")
 Reduced = TypeVar("Reduced")
-
-Buffer = Any  # anything with the buffer protocol: memoryview, bytes, a contiguous array
 
 
 class Progress(Protocol):

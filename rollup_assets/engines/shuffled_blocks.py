@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rollup_assets.engines.base import Buffer
-from rollup_assets.storage.spill import SpillFile
+from rollup_assets.storage.spill import Buffer, SpillFile
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rollup_assets.batches import Batch, BatchCalendar
+from rollup_assets.code_version import CODE_VERSION
 from rollup_assets.engines.base import Progress
 from rollup_assets.errors import MigrationError, NotStagedError, StageCorruptError, StaleInputError
 from rollup_assets.history.rejections import ROLLED_BACK_TO, is_begun, rejected_digests
@@ -21,7 +22,7 @@ from rollup_assets.iceberg.acknowledged import SEQUENCE_NUMBER
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.scope import following, for_each
 from rollup_assets.steps.parameters import OF_TABLE, rollup_parameters
-from rollup_assets.steps.results import CODE_VERSION, Waiting
+from rollup_assets.steps.results import Waiting
 from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, InputFile, Manifest, Stage
 from rollup_assets.storage.storage_errors import explains_storage_errors
 from rollup_assets.units import format_duration, parse_duration

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rollup_assets.batches import Batch
+from rollup_assets.code_version import CODE_VERSION
 from rollup_assets.errors import RollbackError, UnknownSnapshotError
 from rollup_assets.history.rejections import BEGUN, REJECTED, ROLLED_BACK_TO, digest_of_unknown, is_known, rejected_digests
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.scope import following, for_each
 from rollup_assets.steps.parameters import OF_TABLE, changed_settings, rollup_parameters
-from rollup_assets.steps.results import CODE_VERSION
 from rollup_assets.storage.manifests import ROLLUP_TABLE, ROLLUPS, Manifest
 from rollup_assets.storage.storage_errors import explains_storage_errors
 from rollup_assets.units import format_duration

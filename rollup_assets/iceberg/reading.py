@@ -252,12 +252,12 @@ def labels(table: Table, files: Iterable[LiveFile], calendar: BatchCalendar) -> 
     found: set[int] = set()
     for file in files:
         if file.first is not None and file.last is not None:
-            first, last = file.first // _MICROSECONDS, file.last // _MICROSECONDS
+            first, last = file.first // _MICROSECONDS_A_MILLISECOND, file.last // _MICROSECONDS
             if calendar.containing(first) == calendar.containing(last):
                 found.update((first, last))
                 continue
         column = read_file(table, file, AlwaysTrue(), ("logical_timestamp",)).column("logical_timestamp")
-        found.update(label // _MICROSECONDS for label in pc.unique(column.cast(pa.int64())).to_pylist())
+        found.update(label // _MICROSECONDS_A_MILLISECOND for label in pc.unique(column.cast(pa.int64())).to_pylist())
     return found
 
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rollup_assets.batches import Batch
+from rollup_assets.code_version import CODE_VERSION
 from rollup_assets.steps.parameters import changed_settings
-from rollup_assets.steps.results import CODE_VERSION
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.manifests import InputFile, Manifest, Stage
 

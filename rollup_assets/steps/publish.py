@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rollup_assets.batches import Batch
+from rollup_assets.code_version import CODE_VERSION
 from rollup_assets.errors import NotStagedError, PublishHaltError, StageCorruptError, StaleInputError
 from rollup_assets.failpoints import failpoint
 from rollup_assets.history.rejections import REJECTED, is_begun, refusal, rejected_digests, still_rejected
@@ -19,7 +20,7 @@ from rollup_assets.iceberg.table import data_location
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps.changes import files_of_another_table
 from rollup_assets.steps.parameters import changed_settings, rollup_parameters
-from rollup_assets.steps.results import CODE_VERSION, Published
+from rollup_assets.steps.results import Published
 from rollup_assets.storage.filesystems import in_parallel
 from rollup_assets.storage.manifests import ROLLUP_TABLE, ROLLUPS, Manifest
 from rollup_assets.storage.storage_errors import explains_storage_errors

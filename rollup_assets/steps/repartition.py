@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from rollup_assets.batches import Batch
+from rollup_assets.code_version import CODE_VERSION
 from rollup_assets.engines.base import NoProgress, Progress
 from rollup_assets.errors import LandingZoneError, QuarantineError, ReconciliationError, StaleInputError, StorageError
 from rollup_assets.failpoints import failpoint
@@ -22,7 +23,7 @@ from rollup_assets.steps.changes import file_changes, in_words, lost_files, othe
 from rollup_assets.steps.parameters import content_parameters
 from rollup_assets.steps.planning import shard_groups, split_tasks
 from rollup_assets.steps.quarantine_limits import allowed_in, is_over, rows_compared, too_many_files, too_many_rows
-from rollup_assets.steps.results import CODE_VERSION, StagedBatch
+from rollup_assets.steps.results import StagedBatch
 from rollup_assets.steps.sort import SortResult, SortTask, sort_shards
 from rollup_assets.steps.split import SplitFile, SplitResult, SplitTask, split_files
 from rollup_assets.storage.copies import COPIES, find_copies

@@ -1,14 +1,10 @@
-"""What the steps return, and the identity of their code. How they get there stays out."""
+"""What the steps return. How they get there stays out."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from rollup_assets.storage.manifests import Manifest
-
-# Part of every manifest: raise it when a step's output changes for the same input, and everything is made anew. Also when the blocks
-# change that its tasks send to each other: workers with other code are told apart by it.
-CODE_VERSION = "6"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass
 
 from rollup_assets.batches import Batch
+from rollup_assets.code_version import CODE_VERSION
 from rollup_assets.engines.base import NoProgress, Progress
 from rollup_assets.errors import NotStagedError, ReconciliationError, StaleInputError, StorageError
 from rollup_assets.failpoints import failpoint
@@ -22,7 +23,7 @@ from rollup_assets.steps.attempts import delete_other_tries
 from rollup_assets.steps.changes import InputChange, files_of_another_table, input_changes, lost_files, other_settings
 from rollup_assets.steps.parameters import changed_settings, content_parameters, rollup_parameters
 from rollup_assets.steps.planning import shard_groups
-from rollup_assets.steps.results import CODE_VERSION, RolledUp, Waiting
+from rollup_assets.steps.results import RolledUp, Waiting
 from rollup_assets.steps.roll_up_shards import RollupResult, RollupTask, checksums, roll_up_shards
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLUPS, Manifest, content_digest, has_points, new_attempt

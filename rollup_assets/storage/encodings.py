@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from rollup_assets.iceberg.schema import KEYS
 from rollup_assets.storage.parquet import Encoding
 
 ParquetEncoding = Literal["fast", "compatible"]
@@ -47,8 +48,6 @@ QUARANTINED = Encoding(
 )
 QUARANTINED_ROW_GROUP = 1 << 17
 
-# What readers skip files and row groups by.
-_KEYS = ("metric_shard_id", "id", "org_id", "metric", "resolution", "logical_timestamp")
 ROLLUPS_ROW_GROUP = 1 << 16
 ROLLUPS = Encoding(
     compression="zstd",
@@ -72,7 +71,7 @@ ROLLUPS = Encoding(
         ),
         "resets_rollup": _DELTA,
     },
-    statistics=_KEYS,
+    statistics=KEYS,
     page_rows=ROLLUPS_ROW_GROUP,
     bloom_filters=("id",),
 )
@@ -82,7 +81,7 @@ ROLLUPS_COMPATIBLE = Encoding(
     # A dictionary of values that hardly repeat is larger than the values and takes twice as long.
     dictionary=("org_id", "metric", "count_rollup", "resets_rollup"),
     columns={},
-    statistics=_KEYS,
+    statistics=KEYS,
     page_rows=ROLLUPS_ROW_GROUP,
     bloom_filters=("id",),
 )

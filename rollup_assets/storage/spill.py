@@ -15,11 +15,12 @@ import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from rollup_assets.engines.base import Buffer
 from rollup_assets.errors import StorageError
 from rollup_assets.failpoints import failpoint
+
+Buffer = Any  # anything with the buffer protocol: memoryview, bytes, a contiguous array
 
 # The operating system takes at most IOV_MAX buffers a call, 1024 on Linux.
 _BUFFERS_PER_WRITE = 1000

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from rollup_assets.batches import Batch
+from rollup_assets.code_version import CODE_VERSION
 from rollup_assets.engines.base import NoProgress, Progress
 from rollup_assets.errors import NotStagedError, PublishHaltError, QuarantineError
 from rollup_assets.iceberg.reading import RangeCounts
@@ -26,7 +27,7 @@ from rollup_assets.steps.checks import require, rollup_outcomes
 from rollup_assets.steps.parameters import content_parameters, rollup_parameters
 from rollup_assets.steps.publish import reasons_to_publish
 from rollup_assets.steps.read_back import TableState
-from rollup_assets.steps.results import CODE_VERSION, Published, RolledUp, StagedBatch, Waiting
+from rollup_assets.steps.results import Published, RolledUp, StagedBatch, Waiting
 from rollup_assets.storage.manifests import (
     PARTIAL_POINTS,
     QUARANTINED,

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from rollup_assets.batches import Batch
+from rollup_assets.code_version import CODE_VERSION
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps.publish import publish
-from rollup_assets.steps.results import CODE_VERSION, Published
+from rollup_assets.steps.results import Published
 from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, InputFile, Manifest
 from rollup_assets_tests.iceberg.staging import load, stage_rollups
 

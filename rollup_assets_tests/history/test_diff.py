@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rollup_assets.code_version import CODE_VERSION
 from rollup_assets.errors import QueryError, TableMismatchError, UnknownSnapshotError
 from rollup_assets.history import diff as differences
 from rollup_assets.history.diff import ChangedFile, SnapshotDifference, diff
@@ -25,7 +26,6 @@ from rollup_assets.iceberg.snapshots import time_of
 from rollup_assets.iceberg.table import ensure_table
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps.publish import publish
-from rollup_assets.steps.results import CODE_VERSION
 from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLUP_TABLE
 from rollup_assets_tests.conftest import MakePipeline
 from rollup_assets_tests.history.published import publish_value, raw_file, snapshots, stage_value

@@ -14,12 +14,12 @@ import pytest
 
 import rollup_assets
 from rollup_assets.batches import Batch
+from rollup_assets.code_version import CODE_VERSION
 from rollup_assets.errors import LockTimeoutError, NotStagedError, PublishHaltError, StageCorruptError, StaleInputError
 from rollup_assets.iceberg.catalog import load_catalog, sqlite_database
 from rollup_assets.iceberg.locks import lock_file
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps.publish import publish
-from rollup_assets.steps.results import CODE_VERSION
 from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Manifest
 from rollup_assets_tests.iceberg.staging import (
     batches_from,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rollup_assets.steps.results import CODE_VERSION
+from rollup_assets.code_version import CODE_VERSION
 from rollup_assets.storage import blocks
 from rollup_assets.storage.blocks import Header
 from rollup_assets_tests.naive import INT64_MAX, INT64_MIN
@@ -98,7 +98,7 @@ def test_names_round_trip(names: list[str], data: st.DataObject) -> None:
 
 
 def test_other_blocks_come_with_another_code_version() -> None:
-    """Spark's workers are taken for the driver's equals by it: if this fails, raise it in ``steps.results``, and write it here."""
+    """Spark's workers are taken for the driver's equals by it: if this fails, raise it in ``code_version.py``, and write it here."""
     header = Header(blocks.ROWS, 1, 2, blocks.INT32, blocks.UINT16, blocks.UINT16, blocks.INT64, -3, 4, 5).pack()
     names = blocks.pack_names(np.array([2, 0], np.int32), ["cpu", "disk", "net"])
     assert (CODE_VERSION, header.hex(), names.hex()) == (

@@ -12,11 +12,11 @@ from pyiceberg.transforms import BucketTransform
 from pyiceberg.types import LongType
 
 from rollup_assets.batches import Batch
+from rollup_assets.code_version import CODE_VERSION
 from rollup_assets.iceberg.catalog import load_catalog
 from rollup_assets.iceberg.schema import arrow_schema
 from rollup_assets.iceberg.table import ensure_table, load_table
 from rollup_assets.pipeline import Pipeline
-from rollup_assets.steps.results import CODE_VERSION
 from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Manifest
 from rollup_assets_tests.landing import write_rows, write_table
 from rollup_assets_tests.naive import Point, RawRow, Row, accept, rollups_of

@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from rollup_assets.code_version import CODE_VERSION
 from rollup_assets.defs import asset_checks, metadata
 from rollup_assets.defs import resources as res
 from rollup_assets.defs.assets.raw_datapoints import GROUP
@@ -16,7 +17,6 @@ from rollup_assets.defs.partitions import STAGING_POLICY, batches
 from rollup_assets.defs.report import RAW_DATAPOINTS, Made, PartitionReport, Watcher, each_partition
 from rollup_assets.errors import QuarantineError
 from rollup_assets.settings import Settings
-from rollup_assets.steps.results import CODE_VERSION
 from rollup_assets.storage.copies import COPIES
 from rollup_assets.storage.landing_zone import version_of
 from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, Manifest

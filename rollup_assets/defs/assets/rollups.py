@@ -12,6 +12,7 @@ import dagster as dg
 from pydantic import Field
 
 from rollup_assets.batches import Batch
+from rollup_assets.code_version import CODE_VERSION
 from rollup_assets.defs import asset_checks, metadata
 from rollup_assets.defs import resources as res
 from rollup_assets.defs.assets.raw_datapoints import GROUP
@@ -23,7 +24,7 @@ from rollup_assets.history.rejections import refusal
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.settings import Settings
 from rollup_assets.steps import checks
-from rollup_assets.steps.results import CODE_VERSION, Published, RolledUp, Waiting
+from rollup_assets.steps.results import Published, RolledUp, Waiting
 from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLUP_TABLE, ROLLUPS
 from rollup_assets.units import format_duration
 
