@@ -23,7 +23,16 @@ from rollup_assets.steps.publish import check_history, reasons_to_publish
 from rollup_assets.steps.repartition import current_stage, is_over_limit, raw_data_is_gone, reasons_to_stage
 from rollup_assets.steps.results import Waiting
 from rollup_assets.steps.rollup import RollupInputs, find_inputs, reasons_to_roll_up
-from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Manifest, StageReadOnce
+from rollup_assets.storage.manifests import (
+    PARTIAL_POINTS,
+    QUARANTINED,
+    REPARTITIONED,
+    ROLLUP_TABLE,
+    ROLLUPS,
+    Manifest,
+    StageReadOnce,
+    short_digest,
+)
 from rollup_assets.storage.raw_files import count_batch_rows
 from rollup_assets.storage.storage_errors import explains_storage_errors
 
@@ -251,7 +260,7 @@ def _rolling_up(reasons: list[InputChange | str]) -> PlannedStep:
         elif reason.before is None:
             certain.append(f"{reason.asset} {reason.partition} would be staged for the first time")
         else:
-            depends.append(f"{reason.asset} {reason.partition} would be staged again, {reason.before[:8]} now")
+            depends.append(f"{reason.asset} {reason.partition} would be staged again, {short_digest(reason.before)} now")
     if certain:
         return PlannedStep("yes", (*certain, *depends))
     return PlannedStep("if it changes" if depends else "no", tuple(depends))

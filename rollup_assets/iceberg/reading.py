@@ -252,7 +252,7 @@ def labels(table: Table, files: Iterable[LiveFile], calendar: BatchCalendar) -> 
     found: set[int] = set()
     for file in files:
         if file.first is not None and file.last is not None:
-            first, last = file.first // _MICROSECONDS_A_MILLISECOND, file.last // _MICROSECONDS
+            first, last = file.first // _MICROSECONDS_A_MILLISECOND, file.last // _MICROSECONDS_A_MILLISECOND
             if calendar.containing(first) == calendar.containing(last):
                 found.update((first, last))
                 continue

@@ -6,7 +6,7 @@ the batch, which only an earlier batch knows.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from rollup_assets.kernels.points import ShardPoints
 from rollup_assets.kernels.windows import (
     COUNT,
     DELTA,
+    DETAILED_INTEGERS,
     INTEGERS,
     LABEL,
     LAG_COUNT,
@@ -26,6 +27,8 @@ from rollup_assets.kernels.windows import (
     MIN,
     ORG,
     OVERFLOWED,
+    PARTIAL_VALUES,
+    PLAIN_INTEGERS,
     RESETS,
     STEPS,
     SUM,
@@ -52,6 +55,21 @@ class PartialPoints(NamedTuple):
     last_value: Array  # int64 | float64 [k]
     integers: Array  # int64[L, 3 or 7, k], columns of kernels.windows up to LAG_COUNT
     values: Array  # int64 | float64 [L, 4, k], columns of kernels.windows up to DELTA
+
+
+def new_partial_points(series: int, levels: int, dtype: np.dtype[Any], details: bool) -> PartialPoints:
+    """Partial points that are not filled yet; ``details``: with org, metric and lag of each window."""
+    return PartialPoints(
+        np.empty(series, np.int64),
+        np.empty(series, np.int64),
+        np.empty(series, np.int32),
+        np.empty(series, np.int64),
+        np.empty(series, dtype),
+        np.empty(series, np.int64),
+        np.empty(series, dtype),
+        np.empty((levels, DETAILED_INTEGERS if details else PLAIN_INTEGERS, series), np.int64),
+        np.empty((levels, PARTIAL_VALUES, series), dtype),
+    )
 
 
 @kernel

@@ -14,10 +14,9 @@ from rollup_assets.batches import Batch
 from rollup_assets.code_version import CODE_VERSION
 from rollup_assets.steps.parameters import changed_settings
 from rollup_assets.storage.filesystems import Place
-from rollup_assets.storage.manifests import InputFile, Manifest, Stage
+from rollup_assets.storage.manifests import InputFile, Manifest, Stage, short_digest
 
 _NAMED = 3
-_DIGITS = 8
 
 Change = Literal["new", "changed", "replaced", "removed"]
 Upstream = Mapping[str, Mapping[str, str | None]]
@@ -42,7 +41,7 @@ class InputChange:
     now: str | None
 
     def __str__(self) -> str:
-        return f"{self.asset} {self.partition} has changed: {_short(self.before)} → {_short(self.now)}"
+        return f"{self.asset} {self.partition} has changed: {short_digest(self.before)} → {short_digest(self.now)}"
 
 
 def file_changes(before: Sequence[InputFile], now: Sequence[InputFile]) -> list[FileChange]:
@@ -107,7 +106,3 @@ def lost_files(stage: Stage, manifest: Manifest, batch: Batch) -> list[str]:
 def _named(paths: Sequence[str]) -> str:
     more = f" and {len(paths) - _NAMED:,} more" if len(paths) > _NAMED else ""
     return f"{', '.join(paths[:_NAMED])}{more}"
-
-
-def _short(digest: str | None) -> str:
-    return "not staged" if digest is None else digest[:_DIGITS]

@@ -19,7 +19,7 @@ from rollup_assets.settings import Settings
 from rollup_assets.steps.parameters import PARQUET_ENCODING
 from rollup_assets.steps.quarantine_limits import NOTHING, Allowed, is_over, rows_compared
 from rollup_assets.steps.results import Waiting
-from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Manifest, Stage
+from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Manifest, Stage, short_digest
 from rollup_assets.units import format_duration
 
 ROWS_ACCOUNTED_FOR = "rows_accounted_for"
@@ -352,11 +352,7 @@ def _of_rows(parameters: dict[str, Any]) -> dict[str, Any]:
 def _other_than_read(rollups: Manifest, asset: str, batch: Batch, standing: Manifest | None) -> Iterator[str]:
     read, stands = rollups.upstream.get(asset, {}).get(batch.key), standing.digest if standing else None
     if read != stands:
-        yield f"{asset} {batch} is {_short(stands)}, but {_short(read)} was read; run `rollups backfill {batch} {batch}`"
-
-
-def _short(digest: str | None) -> str:
-    return digest[:12] if digest else "not staged"
+        yield f"{asset} {batch} is {short_digest(stands)}, but {short_digest(read)} was read; run `rollups backfill {batch} {batch}`"
 
 
 def _points(partial_points: Manifest | None, resolution: str) -> int:

@@ -22,7 +22,7 @@ from rollup_assets.steps.changes import files_of_another_table
 from rollup_assets.steps.parameters import changed_settings, rollup_parameters
 from rollup_assets.steps.results import Published
 from rollup_assets.storage.filesystems import in_parallel
-from rollup_assets.storage.manifests import ROLLUP_TABLE, ROLLUPS, Manifest
+from rollup_assets.storage.manifests import ROLLUP_TABLE, ROLLUPS, Manifest, short_digest
 from rollup_assets.storage.storage_errors import explains_storage_errors
 
 if TYPE_CHECKING:
@@ -347,7 +347,7 @@ def reasons_to_publish(
     if refusal(receipt, rollups, batch) is not None:
         return []
     if receipt.digest != rollups.digest:
-        return [f"{ROLLUPS} have changed since they were published: {receipt.digest[:8]} → {rollups.digest[:8]}"]
+        return [f"{ROLLUPS} have changed since they were published: {short_digest(receipt.digest)} → {short_digest(rollups.digest)}"]
     if not _is_receipt_of(receipt, rollups):
         return [f"the files of {ROLLUPS} were made anew since they were published"]
     if set_aside:

@@ -23,9 +23,10 @@ from rollup_assets.steps.changes import file_changes, in_words, lost_files, othe
 from rollup_assets.steps.parameters import content_parameters
 from rollup_assets.steps.planning import shard_groups, split_tasks
 from rollup_assets.steps.quarantine_limits import allowed_in, is_over, rows_compared, too_many_files, too_many_rows
-from rollup_assets.steps.results import StagedBatch
+from rollup_assets.steps.results import StagedBatch, by_resolution
 from rollup_assets.steps.sort import SortResult, SortTask, sort_shards
 from rollup_assets.steps.split import SplitFile, SplitResult, SplitTask, split_files
+from rollup_assets.steps.timings import summed
 from rollup_assets.storage.copies import COPIES, find_copies
 from rollup_assets.storage.filesystems import in_parallel
 from rollup_assets.storage.landing_zone import version_of
@@ -116,7 +117,7 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
         raise
     if pipeline.engine.tries_again:
         _delete_other_tries(pipeline, batch, attempt, merged)
-    timings = _timings(split, merged)
+    timings = summed([*split, *merged])
     timings["total"] = time.perf_counter() - started
 
     def manifest(asset: str, found: list[StagedFile], counters: dict[str, object]) -> Manifest:
@@ -165,19 +166,15 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
     if counts["rows_read"] != accounted_for:
         _discard(pipeline, batch, attempt, (REPARTITIONED, PARTIAL_POINTS))
         raise ReconciliationError(f"batch {batch}: rows are not accounted for, nothing was staged: {counts}; please report this")
-    windows = {
-        str(resolution): sum(result.open_windows[place] for result in merged if result.open_windows)
-        for place, resolution in enumerate(settings.resolutions)
-    }
-    open_counts = {
-        str(resolution): sum(result.open_counts[place] for result in merged if result.open_counts)
-        for place, resolution in enumerate(settings.resolutions)
-    }
     # Partial points first: whoever finds the datapoints' manifest finds theirs too.
     partial = commit(
         PARTIAL_POINTS,
         [file for result in merged for file in result.partial_points],
-        {"series": counts["series"], "counts": open_counts, "windows": windows},
+        {
+            "series": counts["series"],
+            "counts": by_resolution(merged, "open_counts", settings.resolutions),
+            "windows": by_resolution(merged, "open_windows", settings.resolutions),
+        },
         later=(REPARTITIONED,),
     )
     bad_paths = {bad.path for bad in bad_files}
@@ -349,14 +346,6 @@ def _quarantine_problem(
             f"without these rows in this batch alone, run `{replay} {options} --because TEXT`"
         )
     return None
-
-
-def _timings(split: list[SplitResult], merged: list[SortResult]) -> dict[str, float]:
-    timings: dict[str, float] = {}
-    for measured in (*(result.seconds for result in split), *(result.seconds for result in merged)):
-        for stage, seconds in measured.items():
-            timings[stage] = timings.get(stage, 0.0) + seconds
-    return timings
 
 
 def _delete_other_tries(pipeline: Pipeline, batch: Batch, attempt: str, merged: list[SortResult]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rollup_assets.storage.manifests import Manifest
@@ -52,3 +53,8 @@ class Published:
     unchanged: bool
     refused: str | None = None
     """Why these rollups were not published: they were, and then rolled back."""
+
+
+def by_resolution(results: Sequence[object], name: str, resolutions: Sequence[int]) -> dict[str, int]:
+    """Sums over the results of tasks, by resolution in ms, as manifests hold them; ``name``: of the results' list by resolution."""
+    return {str(resolution): sum(getattr(result, name)[level] for result in results) for level, resolution in enumerate(resolutions)}

@@ -5,7 +5,6 @@ Runs on any engine. Which inputs there must be, and what becomes of the files, s
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from rollup_assets.errors import StageCorruptError
 from rollup_assets.failpoints import failpoint
 from rollup_assets.iceberg.schema import ValueType, arrow_schema
 from rollup_assets.steps.overflow import window_overflow
+from rollup_assets.steps.timings import Stopwatch
 from rollup_assets.storage import encodings
 from rollup_assets.storage.arrays import lags
 from rollup_assets.storage.filesystems import Place
@@ -193,15 +193,10 @@ class _ShardRoller:
         self.own = self._reader(task.own, task.batch)
         self.previous = self._reader(task.previous[1], task.previous[0]) if task.previous else None
         self.earlier = self._reader(task.earlier[1], task.earlier[0]) if task.earlier else None
-        self._started = time.perf_counter()
+        self.watch = Stopwatch(self.result.seconds)
 
     def _reader(self, manifest: Manifest | None, batch: Batch) -> PartialPointsReader | None:
         return PartialPointsReader(self.task.stage, manifest, batch, self.layout) if manifest and manifest.files else None
-
-    def _lap(self, stage: str) -> None:
-        now = time.perf_counter()
-        self.result.seconds[stage] += now - self._started
-        self._started = now
 
     def run(self) -> RollupResult:
         datapoints = self.task.datapoints
@@ -213,14 +208,14 @@ class _ShardRoller:
             self._flush(level, everything=True)
             writer.close()
             self.result.files += writer.files
-        self._lap("encode")
+        self.watch.lap("encode")
         return self.result
 
     def _shard(self, shard: int, file: StagedFile | None) -> None:
         from rollup_assets.kernels import rollup as kernels
 
         carry, series = self._carry(shard)
-        self._lap("merge")
+        self.watch.lap("merge")
         for level, starts in enumerate(self.shard_starts):
             starts.append((int(self.rows.used[level]), shard))
         state = kernels.new_state(len(self.resolutions), self.task.value_dtype)
@@ -249,10 +244,10 @@ class _ShardRoller:
                 raise window_overflow(
                     int(state.cursor[kernels.OVERFLOW_ID]), self.task.resolutions[level], int(state.cursor[kernels.OVERFLOW_LABEL])
                 )
-            self._lap("roll up")
+            self.watch.lap("roll up")
             for level in range(len(self.resolutions)):
                 self._flush(level, everything=False)
-            self._lap("encode")
+            self.watch.lap("encode")
 
     def _no_points(self) -> Points:
         from rollup_assets.kernels.rollup import Points
@@ -274,7 +269,7 @@ class _ShardRoller:
             metric = columns["metric"]
             times = columns["logical_timestamp"].to_numpy()
             lag = lags(columns["receive_timestamp"], times) if "receive_timestamp" in columns else np.empty(0, np.int64)
-            self._lap("read")
+            self.watch.lap("read")
             yield Points(
                 columns["id"].to_numpy(),
                 times,
@@ -288,10 +283,14 @@ class _ShardRoller:
     def _carry(self, shard: int) -> tuple[Carry, int]:
         """What the shard takes over from earlier batches, and how many series it has in this one."""
         from rollup_assets.kernels import merge, windows
+        from rollup_assets.kernels.partial import new_partial_points
 
         none = np.empty(0, np.int64)
         metric, org, ids = self.own.series(shard, self.names) if self.own else (none.astype(np.int32), none, none)
-        partial = self.previous.read(shard, self.names) if self.previous else self._no_partial_points()
+        if self.previous:
+            partial = self.previous.read(shard, self.names)
+        else:
+            partial = new_partial_points(0, len(self.resolutions), self.task.value_dtype, details=False)
         if len(partial.id) == 0:
             return merge.Carry(partial, np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.int64)), len(ids)
         self._earlier_steps(shard, partial)
@@ -316,24 +315,6 @@ class _ShardRoller:
         at, level = merge.add_first_steps(partial, rows, times, values, self.task.batch.start, self.resolutions, self.task.lookback)
         if at >= 0:
             raise window_overflow(int(partial.id[at]), self.task.resolutions[level], self.task.batch.start)
-
-    def _no_partial_points(self) -> PartialPoints:
-        from rollup_assets.kernels import windows
-        from rollup_assets.kernels.partial import PartialPoints
-
-        levels, value = len(self.resolutions), self.task.value_dtype
-        times, values = np.empty(0, np.int64), np.empty(0, value)
-        return PartialPoints(
-            times,
-            times,
-            np.empty(0, np.int32),
-            times,
-            values,
-            times,
-            values,
-            np.empty((levels, windows.PLAIN_INTEGERS, 0), np.int64),
-            np.empty((levels, windows.PARTIAL_VALUES, 0), value),
-        )
 
     def _flush(self, level: int, *, everything: bool) -> None:
         """Write whole row groups of a resolution's rows, or all of them, and move the rest to the front."""

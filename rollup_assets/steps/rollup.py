@@ -23,8 +23,9 @@ from rollup_assets.steps.attempts import delete_other_tries
 from rollup_assets.steps.changes import InputChange, files_of_another_table, input_changes, lost_files, other_settings
 from rollup_assets.steps.parameters import changed_settings, content_parameters, rollup_parameters
 from rollup_assets.steps.planning import shard_groups
-from rollup_assets.steps.results import RolledUp, Waiting
-from rollup_assets.steps.roll_up_shards import RollupResult, RollupTask, checksums, roll_up_shards
+from rollup_assets.steps.results import RolledUp, Waiting, by_resolution
+from rollup_assets.steps.roll_up_shards import RollupTask, checksums, roll_up_shards
+from rollup_assets.steps.timings import summed
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLUPS, Manifest, content_digest, has_points, new_attempt
 from rollup_assets.storage.storage_errors import explains_storage_errors
@@ -150,18 +151,15 @@ def _roll_up(pipeline: Pipeline, batch: Batch, inputs: RollupInputs, progress: P
     # By resolution, then by shard: files of a resolution lie together in the manifest as in the table.
     files = tuple(sorted((file for result in results for file in result.files), key=lambda file: file.resolution or 0))
     counters = {
-        "rows": _by_resolution(results, "rows", settings.resolutions),
-        "counts": _by_resolution(results, "counts", settings.resolutions),
-        "carried": _by_resolution(results, "carried", settings.resolutions),
+        "rows": by_resolution(results, "rows", settings.resolutions),
+        "counts": by_resolution(results, "counts", settings.resolutions),
+        "carried": by_resolution(results, "carried", settings.resolutions),
         "accepted": sum(result.points for result in results),
         "series": sum(result.series for result in results),
         "duplicate_windows": sum(result.repeated for result in results),
         "checksums": checksums(results, settings.resolutions, task.value_dtype),
     }
-    timings: dict[str, float] = {}
-    for result in results:
-        for stage, seconds in result.seconds.items():
-            timings[stage] = timings.get(stage, 0.0) + seconds
+    timings = summed(results)
     timings["total"] = time.perf_counter() - started
     return Manifest(
         asset=ROLLUPS,
@@ -175,10 +173,6 @@ def _roll_up(pipeline: Pipeline, batch: Batch, inputs: RollupInputs, progress: P
         digest=content_digest(files, counters),
         timings=timings,
     )
-
-
-def _by_resolution(results: list[RollupResult], name: str, resolutions: tuple[int, ...]) -> dict[str, int]:
-    return {str(resolution): sum(getattr(result, name)[level] for result in results) for level, resolution in enumerate(resolutions)}
 
 
 def find_inputs(pipeline: Pipeline, batch: Batch) -> RollupInputs | Waiting:

@@ -7,7 +7,6 @@ checks stay out.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ from rollup_assets.steps.attempts import attempt_folder
 from rollup_assets.steps.buffers import Buffers
 from rollup_assets.steps.overflow import window_overflow
 from rollup_assets.steps.shard_blocks import ShardBlocks, dropped_files
+from rollup_assets.steps.timings import Stopwatch
 from rollup_assets.storage import blocks
 from rollup_assets.storage.blocks import Header
 from rollup_assets.storage.datapoints import DatapointsWriter
@@ -90,19 +90,6 @@ class SortResult:
     seconds: dict[str, float] = field(default_factory=lambda: {"sort": 0.0, "partial points": 0.0, "encode points": 0.0})
 
 
-class _Stopwatch:
-    """Adds wall time to a stage of a result."""
-
-    def __init__(self, seconds: dict[str, float]) -> None:
-        self._seconds = seconds
-        self._started = time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        now = time.perf_counter()
-        self._seconds[stage] += now - self._started
-        self._started = now
-
-
 def sort_shards(task: SortTask, group: Sequence[int], sources: Sequence[Blocks], context: TaskContext) -> SortResult:
     """Sort the shards of a group, one after the other."""
     failpoint("sort.begin")
@@ -132,7 +119,7 @@ class _ShardSorter:
         self.partial = partial
         self.context = context
         self.result = result
-        self.watch = _Stopwatch(result.seconds)
+        self.watch = Stopwatch(result.seconds)
         self.has_lag = rows.has_lag
         self.dimensions_change = False
 
@@ -255,20 +242,10 @@ class _ShardSorter:
         from rollup_assets.kernels import partial as kernels
         from rollup_assets.kernels import windows
 
-        count, levels = len(order), len(self.task.resolutions)
+        levels = len(self.task.resolutions)
         details = self.dimensions_change or self.has_lag
         value = self.task.value_dtype
-        partial = kernels.PartialPoints(
-            ids,
-            org,
-            metric,
-            np.empty(count, np.int64),
-            np.empty(count, value),
-            np.empty(count, np.int64),
-            np.empty(count, value),
-            np.empty((levels, windows.DETAILED_INTEGERS if details else windows.PLAIN_INTEGERS, count), np.int64),
-            np.empty((levels, windows.PARTIAL_VALUES, count), value),
-        )
+        partial = kernels.new_partial_points(len(order), levels, value, details)._replace(id=ids, org=org, metric=metric)
         batch, lookback = self.task.batch, self.task.lookback
         resolutions = np.array(self.task.resolutions, np.int64)
         kernels.first_and_last_points(order, start, kept, points, batch.start, partial)

@@ -115,6 +115,11 @@ def content_digest(files: tuple[StagedFile, ...], counters: dict[str, Any]) -> s
     return hashlib.blake2b(json.dumps(content, sort_keys=True, separators=(",", ":")).encode(), digest_size=16).hexdigest()
 
 
+def short_digest(digest: str | None) -> str:
+    """A content digest as messages show it; None: there is none."""
+    return "not staged" if digest is None else digest[:8]
+
+
 def digest_of(place: Place) -> str:
     """The digest of a file's bytes as in :class:`StagedFile`; all of them are read."""
     found = xxhash.xxh3_128()

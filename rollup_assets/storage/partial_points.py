@@ -154,35 +154,28 @@ class PartialPointsReader:
 
     def read(self, shard: int, metrics: MetricNames) -> PartialPoints:
         """Everything about a shard; ``metrics`` gives each name its code."""
-        from rollup_assets.kernels.partial import PartialPoints
+        from rollup_assets.kernels.partial import new_partial_points
 
         groups = list(self._groups(shard))
         details = any("lag_sum" in name for opened, _ in groups for name in opened.columns)
         count = sum(opened.rows(group) for opened, group in groups)
-        levels = len(self._layout.resolutions)
-        width = len(_INTEGERS) if details else _PLAIN
-        value = np.dtype(self._layout.value_dtype)
-        kinds: list[Any] = [np.int64, np.int64, np.int32, np.int64, value, np.int64, value]
-        series = [np.empty(count, kind) for kind in kinds]
-        integers = np.empty((levels, width, count), np.int64)
-        values = np.empty((levels, len(_VALUES), count), value)
+        partial = new_partial_points(count, len(self._layout.resolutions), np.dtype(self._layout.value_dtype), details)
         at = 0
         # A shard may have millions of series: no more than one row group is there twice.
         for opened, group in groups:
             table = opened.read(group)
             rows = slice(at, at + table.num_rows)
-            for name, target in zip(_SERIES, series, strict=True):
+            for name, target in zip(_SERIES, partial[:7], strict=True):
                 target[rows] = _column(table, name, metrics)
             for level, resolution in enumerate(self._layout.resolutions):
                 suffix = format_duration(resolution)
-                for place in range(width):
-                    integers[level, place, rows] = _column(table, f"{_INTEGERS[place]}_{suffix}", metrics)
+                for place in range(partial.integers.shape[1]):
+                    partial.integers[level, place, rows] = _column(table, f"{_INTEGERS[place]}_{suffix}", metrics)
                 for place, name in enumerate(_VALUES):
-                    values[level, place, rows] = _column(table, f"{name}_{suffix}", metrics)
+                    partial.values[level, place, rows] = _column(table, f"{name}_{suffix}", metrics)
             at += table.num_rows
             del table
-        ids, org, metric, first_time, first_value, last_time, last_value = series
-        return PartialPoints(ids, org, metric, first_time, first_value, last_time, last_value, integers, values)
+        return partial
 
     def series(self, shard: int, metrics: MetricNames) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         """(metric codes int32, org ids, ids) of a shard's series, in order."""
