@@ -72,6 +72,11 @@ class Batch:
         return self.key
 
 
+def key_of_folder(name: str) -> str:
+    """The partition key of a :attr:`Batch.folder`; no key if it is no such name."""
+    return f"{name[:-2]}:{name[-2:]}"
+
+
 @dataclass(frozen=True, slots=True)
 class BatchCalendar:
     """All batches of a table: the first one's start and the batch length, both in epoch milliseconds."""
@@ -121,7 +126,7 @@ class BatchCalendar:
 
     def of_folder(self, name: str) -> Batch | None:
         """The batch with this :attr:`Batch.folder`, such as ``2026-01-01-0900``; None if there is none."""
-        return self.find(f"{name[:-2]}:{name[-2:]}")
+        return self.find(key_of_folder(name))
 
     def containing(self, ms: int) -> Batch:
         """The batch whose range contains the epoch millisecond ``ms`` (also before the first one)."""

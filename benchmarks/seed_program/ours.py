@@ -167,7 +167,6 @@ def _make_shard(path: str, shard: int, batch: Batch, resolutions: tuple[int, ...
     import pyarrow.parquet as pq
 
     from rollup_assets.kernels import partial as kernels
-    from rollup_assets.kernels import windows
     from rollup_assets.kernels.points import ShardPoints
     from rollup_assets.storage.metric_names import MetricNames
 
@@ -195,21 +194,11 @@ def _make_shard(path: str, shard: int, batch: Batch, resolutions: tuple[int, ...
     ids, org, metrics = (np.concatenate(columns) for columns in zip(*series, strict=True))
     # The step numbers a shard's names in their order.
     ordered, rank = sorted(names.names), names.ranks()
-    count, levels = len(ids), len(resolutions)
-    partial = kernels.PartialPoints(
-        ids,
-        org,
-        rank[metrics],
-        np.empty(count, np.int64),
-        np.empty(count, np.int64),
-        np.empty(count, np.int64),
-        np.empty(count, np.int64),
-        np.empty((levels, windows.PLAIN_INTEGERS, count), np.int64),
-        np.empty((levels, windows.PARTIAL_VALUES, count), np.int64),
-    )
+    empty = kernels.new_partial_points(len(ids), len(resolutions), np.dtype(np.int64), details=False)
+    partial = empty._replace(id=ids, org=org, metric=rank[metrics])
     none = np.empty(0, np.int64)
     points = ShardPoints(np.empty(0, np.int32), times, values, none, np.empty(0, np.int32), none)
-    order, kept = np.arange(count), np.diff(np.append(start, rows))
+    order, kept = np.arange(len(ids)), np.diff(np.append(start, rows))
     kernels.first_and_last_points(order, start, kept, points, batch.start, partial)
     kernels.exact_partial_points(order, start, kept, points, batch.length, np.array(resolutions, np.int64), lookback, 0, partial)
     writer.write(shard, partial, ordered)

@@ -1,4 +1,5 @@
-"""What killed, failed and superseded runs leave in the stage, on S3 and on this machine's disk: how it is found, and whether it is one.
+"""What killed, failed and superseded runs leave in the stage, on S3 and on this machine's disk: how leftovers are found, and what
+counts as one.
 
 Files of the table stay out (``iceberg.references``), and so does deleting anything (``rollup_assets.cleaning``).
 """
@@ -16,12 +17,11 @@ from typing import Generic, TypeVar
 
 from rollup_assets.batches import DAY_MS
 from rollup_assets.storage.filesystems import FoundFile, Place, in_parallel, is_unfinished
-from rollup_assets.storage.manifests import Manifest, Stage
+from rollup_assets.storage.manifests import MANIFEST, Manifest, Stage
 from rollup_assets.storage.spill import UNLOCKED, abandoned_folders
 
 Taken = TypeVar("Taken")
 
-MANIFEST = "manifest.json"
 PROBE = ".rollups-doctor-"
 """What the names of the files begin with that ``rollups doctor`` writes to see whether it can, and deletes again."""
 TEMPORARY = ".rollups-temporary-"
@@ -98,10 +98,8 @@ def unnamed(stage: Stage, folders: Sequence[StagedFolder], before: int | None) -
 
 def _named(stage: Stage, folder: StagedFolder) -> set[str]:
     manifest = stage.in_folder(folder.asset, folder.name)
-    if manifest is None:
-        return set()
-    root = stage.root / folder.asset / folder.name
-    return {(root.at(file.path) if "://" in file.path or file.path.startswith("/") else root / file.path).path for file in manifest.files}
+    files = () if manifest is None else manifest.files
+    return {stage.place_in_folder(folder.asset, folder.name, file).path for file in files}
 
 
 def probes(folder: Place, before: int | None) -> list[FoundFile]:

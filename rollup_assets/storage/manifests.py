@@ -19,7 +19,7 @@ from typing import Any, Final, Literal
 import xxhash
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from rollup_assets.batches import Batch, BatchCalendar
+from rollup_assets.batches import Batch, BatchCalendar, key_of_folder
 from rollup_assets.errors import ConcurrentWriteError, StageCorruptError
 from rollup_assets.failpoints import failpoint
 from rollup_assets.storage.filesystems import Place, in_parallel
@@ -29,6 +29,8 @@ PARTIAL_POINTS = "partial_points"
 QUARANTINED = "quarantined_datapoints"
 ROLLUPS = "rollups"
 ROLLUP_TABLE = "rollup_table"
+MANIFEST = "manifest.json"
+"""Name of the file, in a partition's folder, that says what the partition consists of."""
 FORMAT_VERSION: Final = 1
 ELSEWHERE_ROWS = "elsewhere"
 """Counter of rows that are other batches' affair; there where a batch reads other batches' folders."""
@@ -151,9 +153,14 @@ class Stage:
 
     def place(self, manifest: Manifest, file: StagedFile, batch: Batch) -> Place:
         """Where a file of a manifest lies."""
-        if _is_absolute(file):
-            return self.root.at(file.path)
-        return self.folder(manifest.asset, batch) / file.path
+        return self.place_in_folder(manifest.asset, batch.folder, file)
+
+    def place_in_folder(self, asset: str, folder: str, file: StagedFile) -> Place:
+        """Where a file of the manifest in a partition's folder lies."""
+        return self.root.at(file.path) if _is_absolute(file) else self.root / asset / folder / file.path
+
+    def _manifest_place(self, asset: str, folder: str) -> Place:
+        return self.root / asset / folder / MANIFEST
 
     def read(self, asset: str, batch: Batch) -> Manifest | None:
         """The manifest of a partition; None if it is not staged.
@@ -169,24 +176,24 @@ class Stage:
         Raises:
             StageCorruptError: it cannot be read.
         """
-        place = self.root / asset / folder / "manifest.json"
+        place = self._manifest_place(asset, folder)
         content = place.read_bytes()
-        return None if content is None else _parsed(place, content, f"{folder[:-2]}:{folder[-2:]}")
+        return None if content is None else _parsed(place, content, key_of_folder(folder))
 
     def _read_versioned(self, asset: str, batch: Batch) -> tuple[Manifest | None, str | None]:
-        place = self.folder(asset, batch) / "manifest.json"
+        place = self._manifest_place(asset, batch.folder)
         content, version = place.read_versioned()
         return (None, None) if content is None else (_parsed(place, content, batch.key), version)
 
     def write(self, manifest: Manifest, batch: Batch) -> None:
         """Make a partition visible, or replace it, whatever is there."""
         failpoint(f"manifest.before.{manifest.asset}")
-        (self.folder(manifest.asset, batch) / "manifest.json").write_bytes(_serialized(manifest))
+        self._manifest_place(manifest.asset, batch.folder).write_bytes(_serialized(manifest))
         failpoint(f"manifest.after.{manifest.asset}")
 
     def _replace(self, manifest: Manifest, batch: Batch, version: str | None) -> None:
         failpoint(f"manifest.before.{manifest.asset}")
-        (self.folder(manifest.asset, batch) / "manifest.json").replace_bytes(_serialized(manifest), version)
+        self._manifest_place(manifest.asset, batch.folder).replace_bytes(_serialized(manifest), version)
         failpoint(f"manifest.after.{manifest.asset}")
 
     def commit(self, manifest: Manifest, batch: Batch) -> Manifest:
@@ -282,7 +289,7 @@ class Stage:
         if manifest.asset != ROLLUP_TABLE and content_digest(manifest.files, manifest.counters) != manifest.digest:
             raise StageCorruptError(
                 f"the manifest of {manifest.asset} {batch} is damaged: it is not the one that its digest was made of; delete "
-                f"{(self.folder(manifest.asset, batch) / 'manifest.json').uri} and run `rollups backfill {batch} {batch}`"
+                f"{self._manifest_place(manifest.asset, batch.folder).uri} and run `rollups backfill {batch} {batch}`"
             )
         for wrong in self.wrong_files(manifest, batch):
             raise StageCorruptError(f"batch {batch}: {wrong}; run `rollups backfill {batch} {batch}` to stage it again")
@@ -297,11 +304,11 @@ class Stage:
         """The batches of which an asset has a manifest, in order; without those that are none of the calendar."""
         root = self.root / asset
         if root.is_local:
-            names = [name for name in root.folders() if (root / name / "manifest.json").exists()]
+            names = [name for name in root.folders() if self._manifest_place(asset, name).exists()]
         else:
             # One request for a thousand objects instead of one for each partition.
             paths = (file.path[len(root.path) :].strip("/").split("/") for file in root.files())
-            names = [parts[0] for parts in paths if len(parts) == 2 and parts[1] == "manifest.json"]
+            names = [parts[0] for parts in paths if len(parts) == 2 and parts[1] == MANIFEST]
         return sorted(batch for name in names if (batch := calendar.of_folder(name)) is not None)
 
 
