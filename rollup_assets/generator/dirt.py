@@ -6,7 +6,6 @@ Works on the rows of one row group at a time. Where values come from, and files 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,15 +54,15 @@ def deliver(points: Points, dirt: Dirt, rng: np.random.Generator) -> tuple[Point
     """
     count = len(points.timestamp)
     doubled = _choose(count, dirt.duplicates, rng)
-    copies = _take(points, doubled)
+    copies = points.taken(doubled)
     changed = rng.random(len(doubled)) < 0.25
     copies = copies._replace(value=copies.value - changed.astype(copies.value.dtype))
     late = np.zeros(count, dtype=np.bool_)
     late[_choose(count, dirt.late, rng)] = True
     again_late = rng.random(len(doubled)) < (0.5 if dirt.late else 0.0)
 
-    in_time = _join(_take(points, np.flatnonzero(~late)), _take(copies, np.flatnonzero(~again_late)))
-    after = _join(_take(points, np.flatnonzero(late)), _take(copies, np.flatnonzero(again_late)))
+    in_time = Points.joined((points.taken(np.flatnonzero(~late)), copies.taken(np.flatnonzero(~again_late))))
+    after = Points.joined((points.taken(np.flatnonzero(late)), copies.taken(np.flatnonzero(again_late))))
     minutes = rng.integers(60_000, 1_500_000, size=len(after.timestamp))
     after = after._replace(delay=np.where(after.delay < 0, after.delay, after.delay + minutes))
     return _disturb(in_time, dirt.out_of_order, rng), after, len(doubled)
@@ -116,18 +115,7 @@ def _disturb(points: Points, share: float, rng: np.random.Generator) -> Points:
     order = np.arange(len(points.timestamp))
     chosen = _choose(len(order), share, rng)
     order[chosen] = rng.permutation(chosen)
-    return _take(points, order) if len(chosen) else points
-
-
-def _take(points: Points, rows: Rows) -> Points:
-    return points.each(lambda column: column[rows])
-
-
-def _join(first: Points, second: Points) -> Points:
-    if not len(second.timestamp):
-        return first
-    columns: list[NDArray[Any]] = [np.concatenate(pair) for pair in zip(first, second, strict=True)]
-    return Points(*columns)
+    return points.taken(order) if len(chosen) else points
 
 
 def _normalized(shares: list[float]) -> Floats:

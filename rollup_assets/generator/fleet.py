@@ -6,7 +6,7 @@ on any thread, and counters still run through. Files, and rows that are wrong on
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ SERVICES = (
 
 
 class Metric(NamedTuple):
-    """A metric that every instance reports. ``low`` to ``high`` is what a series moves by per second (counter) or lies between (gauge)."""
+    """A metric that every instance reports. A counter grows by ``low`` to ``high`` per second; a gauge lies between them."""
 
     long_name: str
     double_name: str
@@ -78,9 +78,15 @@ class Points(NamedTuple):
     delay: Integers
     """Receive time minus logical time in ms; -1 where the instance does not report one."""
 
-    def each(self, change: Callable[[NDArray[Any]], NDArray[Any]]) -> Points:
-        """The points with ``change`` applied to every column, such as taking some rows."""
-        return Points(*(change(column) for column in self))
+    def taken(self, rows: NDArray[Any]) -> Points:
+        """Some of them, by their numbers or a mask."""
+        return Points(*(column[rows] for column in self))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Points]) -> Points:
+        """All points of all parts, one part after the other."""
+        columns: list[NDArray[Any]] = [np.concatenate(column) for column in zip(*parts, strict=True)]
+        return cls(*columns)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Writes a landing zone: several Parquet files a batch, one of them late, and bad files where they are wanted.
 
 The bytes depend on the seed and the options alone: not on threads, nor on which other batches are made; in an arrival-time layout the
-late file lies in the next folder if that is made too. Existing raw data is
-never touched. What the rows say is decided in ``fleet`` and ``dirt``.
+late file lies in the next folder if that is made too. Existing raw data is never touched. What the rows say is decided in ``fleet`` and
+``dirt``.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from rollup_assets.batches import Batch
 from rollup_assets.engines.base import NoProgress, Progress
@@ -84,7 +83,6 @@ def generate(
 
     Raises:
         GeneratorError: a batch has raw files, or an option makes no sense; names it.
-
     """
     _check(options, settings)
     landing_zone = LandingZone.from_settings(settings)
@@ -193,7 +191,7 @@ class _Writer:
             counts, rows = task.result()
             counted.update(counts)
             late.extend(rows)
-        late_rows = _concatenate(late)
+        late_rows = Points.joined(late)
         if len(late_rows.timestamp):
             place = late_folder / f"late-{batch.folder}.parquet" if late_folder else target / f"part-{len(tasks):04d}-late.parquet"
             counted.update(self._write_late_file(place, batch, late_rows))
@@ -201,7 +199,7 @@ class _Writer:
                 counted.update({"files": 1, "bytes": place.size() or 0})
         for number, kind in enumerate(bad_files):
             _write_bad_file(
-                target / f"part-{len(tasks) + 1 + number:04d}-{kind}.parquet", kind, self._to_table(_clean(self._sample(batch)))
+                target / f"part-{len(tasks) + 1 + number:04d}-{kind}.parquet", kind, self._to_table(RawRows(self._sample(batch), {}))
             )
             counted.update({"bad_files": 1})
         found = list(target.files())
@@ -220,7 +218,7 @@ class _Writer:
                 points = self.fleet.points(batch.start + tick * self.options.interval, ticks, series, rng)
                 if batch.length % self.options.interval:
                     inside = points.timestamp < batch.end
-                    points = _take(points, inside)
+                    points = points.taken(inside)
                 in_time, after, duplicates = deliver(points, self.options.dirt, rng)
                 rows, wrong = spoil(in_time, self.options.dirt, batch, rng)
                 late.append(after)
@@ -232,7 +230,7 @@ class _Writer:
     def _write_late_file(self, place: Place, batch: Batch, late: Points) -> Counter[str]:
         rng = self._rng(batch, 2**32 - 1)
         order = rng.permutation(len(late.timestamp))
-        rows, wrong = spoil(_take(late, order), self.options.dirt, batch, rng)
+        rows, wrong = spoil(late.taken(order), self.options.dirt, batch, rng)
         with place.open_output() as stream, self._open(stream) as parquet:
             parquet.write_table(self._to_table(rows), row_group_size=ROW_GROUP)
         return Counter({"rows": len(rows), **wrong})
@@ -274,19 +272,6 @@ class _Writer:
         if self.options.receive_timestamps:
             columns.append(pa.array(points.timestamp + points.delay, mask=points.delay < 0))
         return pa.Table.from_arrays(columns, schema=self.schema)
-
-
-def _clean(points: Points) -> RawRows:
-    return RawRows(points, {})
-
-
-def _concatenate(points: list[Points]) -> Points:
-    columns: list[NDArray[Any]] = [np.concatenate(column) for column in zip(*points, strict=True)]
-    return Points(*columns)
-
-
-def _take(points: Points, rows: NDArray[Any]) -> Points:
-    return points.each(lambda column: column[rows])
 
 
 def _write_bad_file(place: Place, kind: str, table: pa.Table) -> None:
