@@ -158,11 +158,11 @@ def _variable(name: str, value: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _by_file(properties: dict[str, str]) -> Iterator[dict[str, str]]:
-    """What is left to tell a session of its properties while a file that only this user may read tells them to a Java machine.
+    """Pass the properties to a new JVM in a file that only this user may read; yields those that the session still has to be given.
 
     PySpark would put them on the command line of the one that it starts, where ``ps`` shows secrets to every user of the host.
     """
-    if _has_java_machine(properties):
+    if _starts_no_java_machine(properties):
         yield properties
         return
     before = os.environ.get(_SUBMIT) or "pyspark-shell"
@@ -174,7 +174,7 @@ def _by_file(properties: dict[str, str]) -> Iterator[dict[str, str]]:
             yield {}
 
 
-def _has_java_machine(properties: Mapping[str, str]) -> bool:
+def _starts_no_java_machine(properties: Mapping[str, str]) -> bool:
     """Whether a session of these properties starts no Java machine: a Connect client has none, and one that runs is used again."""
     if "spark.remote" in properties or "PYSPARK_GATEWAY_PORT" in os.environ:
         return True
@@ -240,7 +240,7 @@ def require_java(environment: Mapping[str, str] | None = None) -> str:
             [java, "-version"], capture_output=True, text=True, errors="replace", timeout=_JAVA_SECONDS, check=False
         ).stderr
     except (OSError, subprocess.TimeoutExpired) as error:
-        reason = error.strerror if isinstance(error, OSError) else f"it has not told its version within {_JAVA_SECONDS:g} s"
+        reason = error.strerror if isinstance(error, OSError) else f"it did not report its version within {_JAVA_SECONDS:g} s"
         raise EngineError(f"{java} cannot be run ({reason}); install Java {wanted} and set JAVA_HOME") from None
     found = re.search(r'version "(?:1\.)?(\d+)([^"]*)"', told)
     if found is None or int(found[1]) not in JAVA_VERSIONS:

@@ -1,7 +1,7 @@
 """How every kernel is compiled.
 
-``nogil``: the local engine runs tasks on threads. ``cache``: compiled code is kept beside the source, or in ``NUMBA_CACHE_DIR``; a change
-of this module does not reach what is kept there.
+``nogil``: the local engine runs tasks on threads. ``cache``: compiled code is kept beside the source, or in ``NUMBA_CACHE_DIR``.
+Changing this module does not invalidate code that is already cached.
 
 numba counts references to arrays, atomically, wherever one compiled function calls another: half of the rollup kernel's time (three
 resolutions, a point a window: 55 -> 21 ns a point without; six points: 13 -> 7). Only functions that make arrays need it, since the caller

@@ -106,8 +106,10 @@ def exact_partial_points(
     """The windows of :func:`partial_points` for int64 values, without details: exact whatever the order of additions.
 
     One pass over each series from its end, a stretch between two resolutions' windows after the other (11 -> 2 ns a point against folding
-    finest windows). ``out``'s first and last points are the caller's. Series from place ``begin_at`` on; returns the first that leaves
-    int64 on the way, or -1. In the order of time it may not: that is for :func:`partial_points` to say.
+    finest windows). ``out``'s first and last points are the caller's. Series from place ``begin_at`` on.
+
+    Returns the first series with an int64 overflow in this order of additions, or -1. In time order it may not overflow;
+    :func:`partial_points` decides.
     """
     times = points.time
     values = points.value

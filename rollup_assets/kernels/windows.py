@@ -106,7 +106,7 @@ def overflowed(sums: Sums) -> Sums:
 
 @kernel
 def absorb(integers: Array, values: Array, finer: int, coarser: int) -> None:
-    """Merge the window in row ``finer`` into the later one or equal in row ``coarser``, whose content is earlier in time."""
+    """Merge the window in row ``finer`` into the one in row ``coarser``, which contains it and holds only earlier points so far."""
     integers[coarser, COUNT] += integers[finer, COUNT]
     integers[coarser, STEPS] += integers[finer, STEPS]
     integers[coarser, RESETS] += integers[finer, RESETS]

@@ -87,7 +87,7 @@ def roll_up(
 
 
 def _require_same_inputs(pipeline: Pipeline, batch: Batch, rollups: Manifest, error: ReconciliationError) -> None:
-    """Counts do not agree with what is staged where another run has staged something else since it was read."""
+    """If counts disagree because another run restaged an input meanwhile, say that instead."""
     now = find_inputs(pipeline, batch)
     if isinstance(now, Waiting) or input_changes(rollups.upstream, now.upstream(batch)):
         raise StaleInputError(
@@ -131,12 +131,12 @@ def _roll_up(pipeline: Pipeline, batch: Batch, inputs: RollupInputs, progress: P
             pipeline.stage.require_complete(manifest, read_from)
     failpoint("rollup.begin")
     accepted = int(inputs.datapoints.counters["rows_accepted"]) if inputs.datapoints else 0
-    open_windows = int(task.previous[1].counters["series"]) if task.previous else 0
+    open_series = int(task.previous[1].counters["series"]) if task.previous else 0
     folders = [task.partition_folder(resolution) for resolution in settings.resolutions]
     try:
         results = pipeline.engine.map(
             functools.partial(roll_up_shards, task),
-            shard_groups(settings.shards, accepted + open_windows),
+            shard_groups(settings.shards, accepted + open_series),
             stage="roll up and encode",
             rows=accepted,
             progress=progress,

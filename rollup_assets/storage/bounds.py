@@ -1,4 +1,4 @@
-"""Whose a row is, by its timestamp: a batch's that reads its folder, another batch's, or nobody's, and then why.
+"""Which batch a row belongs to, by its timestamp: the one reading the folder, another one, or none, and then why.
 
 Times alone. Where folders lie (``storage.landing_zone``), and what else may be wrong with a row (``storage.raw_files``), stay out.
 """

@@ -102,7 +102,7 @@ def test_java_of_another_version_is_one_sentence(version: str, tmp_path: Path) -
     [
         ("#!/bin/sh\n", 0o600, "Permission denied"),
         ("of another processor", 0o700, "Exec format error"),
-        ("#!/bin/sh\nexec sleep 60\n", 0o700, r"it has not told its version within 0\.1 s"),
+        ("#!/bin/sh\nexec sleep 60\n", 0o700, r"it did not report its version within 0\.1 s"),
     ],
 )
 def test_java_that_cannot_be_run_is_one_sentence(
@@ -254,7 +254,7 @@ def test_properties_reach_the_session_and_are_on_no_command_line(spark_session: 
 
 
 def test_properties_are_told_by_a_file_that_only_this_user_may_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spark_session, "_has_java_machine", lambda _: False)
+    monkeypatch.setattr(spark_session, "_starts_no_java_machine", lambda _: False)
     monkeypatch.setenv("PYSPARK_SUBMIT_ARGS", "--verbose pyspark-shell")
     with spark_session._by_file({"spark.a": SPARK_CANARY}) as left:
         assert left == {}
