@@ -68,7 +68,8 @@ def extremes_of_lags(lags: Array) -> tuple[int, int]:
 def compact_codes(codes: Array, translation: Array, out: Array, used: Array) -> int:
     """Renumber codes by first appearance: ``out[r]`` is the place of ``codes[r]`` in ``used``; returns how many differ.
 
-    ``translation`` has a place for every code and is -1 everywhere, before and after.
+    codes int32 | int64 [n]; out int32[n]; used int32, with a place for each code that occurs; translation int32, with a place for every
+    code, is -1 everywhere, before and after.
     """
     count = 0
     for r in range(len(codes)):

@@ -76,7 +76,10 @@ def add_first_steps(
 
 @allocating_kernel
 def keys_before(metric: Array, org: Array, ids: Array, alone_metric: Array, alone_org: Array, alone_ids: Array) -> Array:
-    """How many of the series come before each row of ``alone``, both in ascending order of (metric, org_id, id). int64[a]."""
+    """How many of the series come before each row of ``alone``, both in ascending order of (metric, org_id, id). int64[a], ascending.
+
+    metric int32[k], alone_metric int32[a]: ranks, which order the metrics by name; org, ids int64[k]; alone_org, alone_ids int64[a].
+    """
     out = np.empty(len(alone_ids), np.int64)
     j = 0
     for a in range(len(alone_ids)):

@@ -74,7 +74,10 @@ def new_partial_points(series: int, levels: int, dtype: np.dtype[Any], details: 
 
 @kernel
 def first_open(times: Array, begin: int, end: int, after: int) -> int:
-    """The first index in ``[begin, end)`` of ascending times that is greater than ``after``; ``end`` if none is."""
+    """The first index in ``[begin, end)`` whose time is greater than ``after``; ``end`` if none is.
+
+    times int32[n], ascending there; ``after`` in the same unit, ms after the batch's start.
+    """
     while begin < end:
         middle = (begin + end) // 2
         if times[middle] > after:
@@ -105,8 +108,10 @@ def exact_partial_points(
 ) -> int:
     """The windows of :func:`partial_points` for int64 values, without details: exact whatever the order of additions.
 
+    Arguments as there; batch_length, resolutions and lookback in ms. Fills the windows of ``out``; all else in it is the caller's.
+
     One pass over each series from its end, a stretch between two resolutions' windows after the other (11 -> 2 ns a point against folding
-    finest windows). ``out``'s first and last points are the caller's. Series from place ``begin_at`` on.
+    finest windows). Only series from place ``begin_at`` of ``order`` on.
 
     Returns the first series with an int64 overflow in this order of additions, or -1. In time order it may not overflow;
     :func:`partial_points` decides.

@@ -318,7 +318,10 @@ def roll_up(
     state: State,
     rows: Rows,
 ) -> int:
-    """Roll up the points of a chunk from ``begin`` on; ``final``: no chunk of the shard comes after it.
+    """Roll up the points of a chunk from row ``begin`` on; ``final``: no chunk of the shard comes after it.
+
+    batch_start, batch_end in epoch ms; resolutions int64[L] in ms, finest first; lookback in ms. ``state`` and ``rows`` are changed in
+    place; an overflow is noted in the state's cursor.
 
     Returns the row to go on with. It is ``len(points.id)``, plus 1 if ``final``, when the chunk is done; less when ``rows`` is
     full: empty it and call again.

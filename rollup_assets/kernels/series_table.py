@@ -78,8 +78,9 @@ def ingest(
 ) -> tuple[int, int, int]:
     """Unpack a block into ``points`` from ``row`` on, giving each row its series' code.
 
-    Rows before ``begin`` are done already. Returns (series known now, row of the block where the table was full or its length,
-    rows whose dimensions differ from their series'). Arrays of ``points`` that have length 0 are left alone.
+    value_base, org_base, lag_base: what the block's columns are offsets from. The first ``series`` entries of ``table`` are in use. Rows of
+    the block before ``begin`` are done already. Returns (series known now, row of the block where the table was full or its length, rows
+    whose dimensions differ from their series'). Arrays of ``points`` that have length 0 are left alone.
     """
     # Arrays of named tuples are looked up once: in the loop each access costs reference counts.
     ids, times, values, orgs, metrics, lags, translation = block
@@ -147,7 +148,7 @@ def ingest(
 
 @kernel
 def codes_of_ids(ids: Array, table: SeriesTable, out: Array) -> None:
-    """``out[r]`` int32 = code of ``ids[r]``; every id is in the table."""
+    """``out[r]`` = code of ``ids[r]``; ids int64[n], every one in the table; out int32[n]."""
     slots = table.slot
     known = table.id
     mask = np.uint64(len(slots) - 1)

@@ -71,34 +71,37 @@ def destinations(shard: Array, shards: int, out: Array, start: Array) -> None:
 
 @kernel
 def scatter(values: Array, destination: Array, out: Array) -> None:
-    """``out[destination[r]] = values[r]``."""
+    """``out[destination[r]] = values[r]``; values, out [n] of one dtype; destination int32[n], a permutation, as in all of these."""
     for r in range(len(values)):
         out[np.uint32(destination[r])] = values[r]
 
 
 @kernel
 def scatter_offsets(values: Array, base: int, destination: Array, out: Array) -> None:
-    """``out[destination[r]] = values[r] - base``; integers of any width."""
+    """``out[destination[r]] = values[r] - base``; values int64[n]; out uint16 | int32 | int64 [n], wide enough for the offsets."""
     for r in range(len(values)):
         out[np.uint32(destination[r])] = values[r] - base
 
 
 @kernel
 def scatter_doubles(values: Array, destination: Array, out: Array) -> None:
-    """``out[destination[r]] = values[r]`` with -0.0 made 0.0; float64."""
+    """``out[destination[r]] = values[r]`` with -0.0 made 0.0; values, out float64[n]."""
     for r in range(len(values)):
         out[np.uint32(destination[r])] = values[r] + 0.0
 
 
 @kernel
 def scatter_codes(codes: Array, translation: Array, destination: Array, out: Array) -> None:
-    """``out[destination[r]] = translation[codes[r]]``."""
+    """``out[destination[r]] = translation[codes[r]]``; codes int32[n]; translation int32, by code; out uint16 | int32 [n]."""
     for r in range(len(codes)):
         out[np.uint32(destination[r])] = translation[codes[r]]
 
 
 @kernel
 def scatter_lags(lags: Array, base: int, destination: Array, out: Array) -> None:
-    """Lags int64[n] as offsets from ``base - 1``, so that 0 means none."""
+    """``out[destination[r]] = lags[r] - base + 1``, and 0 for ``NO_LAG``.
+
+    lags int64[n] in ms, all others at least ``base``; out int32 | int64 [n].
+    """
     for r in range(len(lags)):
         out[np.uint32(destination[r])] = 0 if lags[r] == NO_LAG else lags[r] - base + 1

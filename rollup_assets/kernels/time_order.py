@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rollup_assets.kernels.compiling import Array, Number, allocating_kernel, kernel
+from rollup_assets.kernels.compiling import Array, allocating_kernel, kernel
 from rollup_assets.kernels.points import ShardPoints
 from rollup_assets.kernels.series_table import SeriesTable
 
@@ -19,8 +19,8 @@ def place(
     """Sort the points of a shard by series and time, and drop duplicates.
 
     order int64[k]: codes in the order in which the series get their places. start, kept int64[k], by code: where a series begins in
-    ``out`` and how many points of it stay. ``rank`` orders the metric codes. Rows that come in time order, nearly all, are only
-    scattered; series out of order are sorted afterwards. Returns the number of duplicates.
+    ``out`` and how many points of it stay. rank int32, by metric code: its place in the order of the names. Rows that come in time order,
+    nearly all, are only scattered; series out of order are sorted afterwards. Returns the number of duplicates.
     """
     with_dimensions = len(points.org) > 0
     with_lag = len(points.lag) > 0
@@ -54,17 +54,17 @@ def place(
 
 
 @kernel
-def greater(points: ShardPoints, rank: Array, a: int, b: int, with_dimensions: bool, with_lag: bool) -> Number:
+def greater(points: ShardPoints, rank: Array, a: int, b: int, with_dimensions: bool, with_lag: bool) -> bool:
     """Whether row a is the one to keep of two rows with the same id and time: (value, metric, org_id, receive_timestamp), greatest wins."""
     if points.value[a] != points.value[b]:
-        return points.value[a] > points.value[b]
+        return bool(points.value[a] > points.value[b])
     if with_dimensions:
         if points.metric[a] != points.metric[b]:
-            return rank[points.metric[a]] > rank[points.metric[b]]
+            return bool(rank[points.metric[a]] > rank[points.metric[b]])
         if points.org[a] != points.org[b]:
-            return points.org[a] > points.org[b]
+            return bool(points.org[a] > points.org[b])
     if with_lag:
-        return points.lag[a] > points.lag[b]
+        return bool(points.lag[a] > points.lag[b])
     return False
 
 
