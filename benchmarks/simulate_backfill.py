@@ -1,7 +1,7 @@
 """A month's backfill with its queue, uneven batches, failures and retries: ``python -m benchmarks.simulate_backfill``.
 
 A discrete-event simulation of what Dagster does with the two steps of a backfill (``deploy/dagster.yaml``): the daemon asks for runs of up
-to 24 partitions every 30 s, first for all that can be staged, then for what can be rolled up since its own batch and the one before are
+to 24 partitions every 30 s, first for all that can be staged, then for what can be rolled up since its own batch and the two before are
 staged; runs wait in one queue, first come, first served; a run makes its partitions one after the other; steps hold places in pools, and
 publishing the table's lock. A partition that fails leaves the others of its run alone, and is made by another backfill, which is started
 when the first has ended. A run that is lost is noticed, started again, twice at most, and finds done what is done.
@@ -16,8 +16,8 @@ import itertools
 import math
 import random
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import typer
@@ -40,6 +40,8 @@ class Options:
     publish_seconds: float = 1.0
     """Of those who publish, one at a time."""
     partitions_per_run: int = 24
+    reach: int = 2
+    """How many earlier batches must be staged too (``Settings.reach``)."""
     runs: int = 2
     """Runs of a backfill at once (``tag_concurrency_limits``)."""
     staging: int = 4
@@ -184,8 +186,8 @@ def simulate(options: Options) -> Outcome:
     Raises:
         ValueError: the options make no sense, or nothing would ever be done.
     """
-    if min(options.partitions, options.partitions_per_run, options.runs, options.staging, options.publishing) < 1:
-        raise ValueError("partitions, runs and places have to be 1 or more")
+    if min(options.partitions, options.partitions_per_run, options.reach, options.runs, options.staging, options.publishing) < 1:
+        raise ValueError("partitions, reach, runs and places have to be 1 or more")
     if not (0 <= options.failing < 1 and 0 <= options.losing < 1):
         raise ValueError("rates are from 0 to less than 1")
     return _Backfill(options).simulate()
@@ -243,7 +245,8 @@ class _Backfill:
                     break
 
     def _is_ready(self, step: str, number: int) -> bool:
-        return step == STAGE or {number, max(number - 1, 0)} <= self.done[STAGE]
+        # Before the first partition there is none, and nothing is missing.
+        return step == STAGE or self.done[STAGE].issuperset(range(max(number - self.options.reach, 0), number + 1))
 
     def _ask(self, step: str, partitions: list[int], after: float = 0.0, attempt: int = 0) -> None:
         self.open += 1
@@ -334,25 +337,18 @@ def shown(rows: list[list[str]]) -> str:
 
 def variants(basis: Options) -> Iterator[tuple[str, Options]]:
     """What is worth comparing, one change at a time."""
-    change: Callable[..., Options] = lambda **changes: _replaced(basis, **changes)  # noqa: E731
     yield "as deployed, nothing fails", basis
-    yield "one run at a time", change(runs=1)
-    yield "four runs at once, pools of four", change(runs=4, staging=4, publishing=4)
-    yield "eight runs at once, pools of eight", change(runs=8, staging=8, publishing=8)
-    yield "one partition a run", change(partitions_per_run=1)
-    yield "all batches alike", change(skew=0.0, swing=0.0)
-    yield "very uneven batches (deviation 1)", change(skew=1.0)
-    yield "1 % of the partitions fail", change(failing=0.01)
-    yield "1 % lose their run", change(losing=0.01)
-    yield "5 % fail and 5 % lose their run", change(failing=0.05, losing=0.05)
-    yield "publishing takes 30 s", change(publish_seconds=30.0)
-    yield "runs that roll up go first", change(rollups_first=True)
-
-
-def _replaced(options: Options, **changes: object) -> Options:
-    import dataclasses
-
-    return dataclasses.replace(options, **changes)  # type: ignore[arg-type]
+    yield "one run at a time", replace(basis, runs=1)
+    yield "four runs at once, pools of four", replace(basis, runs=4, staging=4, publishing=4)
+    yield "eight runs at once, pools of eight", replace(basis, runs=8, staging=8, publishing=8)
+    yield "one partition a run", replace(basis, partitions_per_run=1)
+    yield "all batches alike", replace(basis, skew=0.0, swing=0.0)
+    yield "very uneven batches (deviation 1)", replace(basis, skew=1.0)
+    yield "1 % of the partitions fail", replace(basis, failing=0.01)
+    yield "1 % lose their run", replace(basis, losing=0.01)
+    yield "5 % fail and 5 % lose their run", replace(basis, failing=0.05, losing=0.05)
+    yield "publishing takes 30 s", replace(basis, publish_seconds=30.0)
+    yield "runs that roll up go first", replace(basis, rollups_first=True)
 
 
 _DEFAULTS = Options()
@@ -364,6 +360,7 @@ def main(
     roll_up_seconds: Annotated[float, typer.Option(help="To roll it up.")] = _DEFAULTS.roll_up_seconds,
     publish_seconds: Annotated[float, typer.Option(help="To publish it, under the table's lock.")] = _DEFAULTS.publish_seconds,
     partitions_per_run: Annotated[int, typer.Option(help="At the most.")] = _DEFAULTS.partitions_per_run,
+    reach: Annotated[int, typer.Option(help="How many earlier batches must be staged before one is rolled up.")] = _DEFAULTS.reach,
     runs: Annotated[int, typer.Option(help="At once.")] = _DEFAULTS.runs,
     staging: Annotated[int, typer.Option(help="Places in the pool.")] = _DEFAULTS.staging,
     publishing: Annotated[int, typer.Option(help="Places in the pool.")] = _DEFAULTS.publishing,
@@ -378,7 +375,7 @@ def main(
     """A month's backfill through the queue."""
     options = Options(
         partitions=partitions, stage_seconds=stage_seconds, roll_up_seconds=roll_up_seconds, publish_seconds=publish_seconds,
-        partitions_per_run=partitions_per_run, runs=runs, staging=staging, publishing=publishing, swing=swing, skew=skew,
+        partitions_per_run=partitions_per_run, reach=reach, runs=runs, staging=staging, publishing=publishing, swing=swing, skew=skew,
         failing=failing, losing=losing, rollups_first=rollups_first, seed=seed,
     )  # fmt: skip
     chosen = variants(options) if compare else [("as asked", options)]

@@ -18,6 +18,7 @@ from benchmarks.capacity import KINDS, SHAPES, CountingEngine, count, relayed
 from benchmarks.capacity_model import STEPS, Assumptions, CapacityError, Model, Prices, Shape, limits, plan, shape_of
 from benchmarks.relay import kind_of
 from benchmarks.simulate_backfill import DONE, FAILED, LOST, ROLL_UP, STAGE, Attempt, Options, Outcome, row, simulate, variants
+from rollup_assets.settings import load_settings
 from rollup_assets.steps.planning import shard_groups
 
 if TYPE_CHECKING:
@@ -239,6 +240,7 @@ backfills = st.builds(
     Options,
     partitions=st.integers(1, 60),
     partitions_per_run=st.integers(1, 24),
+    reach=st.integers(1, 2),
     runs=st.integers(1, 5),
     staging=st.integers(1, 4),
     publishing=st.integers(1, 4),
@@ -264,14 +266,23 @@ def done(outcome: Outcome, step: str) -> dict[int, Attempt]:
     return {attempt.partition: attempt for attempt in found}
 
 
+def too_soon(outcome: Outcome, reach: int) -> list[int]:
+    """Partitions that were rolled up before they and so many before them were staged."""
+    staged = done(outcome, STAGE)
+    return [
+        number
+        for number, attempt in done(outcome, ROLL_UP).items()
+        if attempt.began < max(staged[each].ended for each in range(max(number - reach, 0), number + 1))
+    ]
+
+
 @settings(max_examples=80, deadline=None)
 @given(options=backfills)
 def test_every_partition_is_made_once_within_the_limits_and_not_too_soon(options: Options) -> None:
     outcome = simulate(options)
     staged, rolled_up = done(outcome, STAGE), done(outcome, ROLL_UP)
     assert staged.keys() == rolled_up.keys() == set(range(options.partitions))
-    for number, attempt in rolled_up.items():
-        assert attempt.began >= max(staged[number].ended, staged[max(number - 1, 0)].ended)
+    assert too_soon(outcome, options.reach) == []
     for step, places in ((STAGE, options.staging), (ROLL_UP, options.publishing)):
         assert most_at_once([(attempt.began, attempt.ended) for attempt in outcome.attempts if attempt.step == step]) <= places
     assert most_at_once(outcome.running) <= options.runs
@@ -311,12 +322,20 @@ def test_failures_and_losses_cost_what_they_should() -> None:
     assert plain.makespan < losing.makespan < 1.5 * plain.makespan
 
 
+def test_a_failed_batch_keeps_as_many_after_it_from_being_rolled_up_as_the_product_reads() -> None:
+    """They wait for the backfill that stages it, however far ahead they are staged themselves."""
+    assert Options().reach == load_settings().reach
+    options = Options(partitions=200, failing=0.1)
+    assert too_soon(simulate(options), load_settings().reach) == []
+    assert too_soon(simulate(dataclasses.replace(options, reach=1)), 2) != [], "no batch failed two before another"
+
+
 def test_who_rolls_up_first_publishes_sooner() -> None:
     options = Options(partitions=200)
     assert simulate(dataclasses.replace(options, rollups_first=True)).first_published < simulate(options).first_published / 3
 
 
-@pytest.mark.parametrize("wrong", [{"runs": 0}, {"partitions": 0}, {"failing": 1.0}, {"losing": -0.1}])
+@pytest.mark.parametrize("wrong", [{"runs": 0}, {"partitions": 0}, {"reach": 0}, {"failing": 1.0}, {"losing": -0.1}])
 def test_options_without_sense_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"have to be|are from"):
         simulate(Options(**wrong))
