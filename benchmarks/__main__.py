@@ -14,7 +14,7 @@ from benchmarks.runner import ROOT, Bench, first_run
 from benchmarks.sections import stages
 from benchmarks.side_by_side import side_by_side
 
-ROWS, REPEAT, LIMIT_GIB = 36_000_000, 5, 8.0
+ROWS, REPEAT, THREADS, LIMIT_GIB = 36_000_000, 5, 2, 8.0
 MAIN = (SCRAPES, SPARSE)
 """Shapes that targets are about."""
 LEAST_REPEAT = {shape: REPEAT if shape in MAIN else 3 for shape in SHAPES}
@@ -25,13 +25,19 @@ _WIDE_ROWS = 30_000_000
 console = Console(highlight=False, soft_wrap=True)
 
 
+def is_complete(*, shape: str, rows: int, repeat: int, only: str, threads: int, limit_gib: float, forms: bool) -> bool:
+    """Whether these options measure the whole benchmark of a shape, or all forms."""
+    whole = (rows, only, threads, limit_gib) == (ROWS, "", THREADS, LIMIT_GIB)
+    return whole and (forms or repeat >= LEAST_REPEAT[shape])
+
+
 def main(
     rows: Annotated[int, typer.Option(help="Raw points of a batch; of wide ones five sixths.")] = ROWS,
     repeat: Annotated[int, typer.Option(help="Turns; after the first, only those go on that targets depend on.")] = REPEAT,
     only: Annotated[str, typer.Option(help="Only contenders whose name contains this, such as 'DuckDB' or 'rollups-1m warm'.")] = "",
     shape: Annotated[list[str] | None, typer.Option(help=f"Points: {', '.join(SHAPES)}. Can be repeated; without, the first two.")] = None,
     full: Annotated[bool, typer.Option("--full", help="All shapes, all tasks, everyone in every turn of the first two.")] = False,
-    threads: Annotated[int, typer.Option(help="Threads and cores for everyone.")] = 2,
+    threads: Annotated[int, typer.Option(help="Threads and cores for everyone.")] = THREADS,
     limit_gib: Annotated[float, typer.Option(help="Everyone's memory limit, page cache included, GiB; 0: none.")] = LIMIT_GIB,
     forms: Annotated[
         bool, typer.Option("--forms", help="Measure every form of the peers' queries instead, to choose the fastest.")
@@ -77,7 +83,7 @@ def main(
             raise typer.BadParameter(problem)
         if left_out and not only:
             console.print(f"left to --full: {', '.join(left_out)}")
-        complete = not only and rows == ROWS and (forms or turns >= LEAST_REPEAT[name])
+        complete = is_complete(shape=name, rows=rows, repeat=repeat, only=only, threads=threads, limit_gib=limit_gib, forms=forms)
         everyone = forms or only or (full and name in MAIN)
         again = None if everyone else contenders.worth_repeating
         results = side_by_side("python -m benchmarks", bench, wanted, turns, PACKAGES, console.print, again)

@@ -296,6 +296,11 @@ def _answer(answers: Queue[Any], processes: Sequence[Any]) -> Any:
                 raise RuntimeError(f"a process of the load ended with status {failed[0].exitcode}") from None
 
 
+def is_complete(*, week: int, arrivals: int, readers: int, store: str) -> bool:
+    """Whether these options measure the whole benchmark."""
+    return (week, arrivals, readers, store) == (WEEK, ARRIVALS, READERS, "")
+
+
 def main(
     week: Annotated[int, typer.Option(min=2, help="Hours that are published at first, and then restated.")] = WEEK,
     arrivals: Annotated[int, typer.Option(min=0, help="Hours that arrive meanwhile.")] = ARRIVALS,
@@ -319,7 +324,7 @@ def main(
         "series": SERIES,
         "stores": found,
     }
-    complete = (week, arrivals, readers, store) == (WEEK, ARRIVALS, READERS, "")
+    complete = is_complete(week=week, arrivals=arrivals, readers=readers, store=store)
     report.keep(results, load_table.NAME, complete=complete, output=output, say=console.print)
     console.print(load_table.table(results))
     if any(one["problems"] for one in found.values()):

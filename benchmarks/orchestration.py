@@ -33,7 +33,7 @@ from benchmarks.runner import ROOT, Bench, run_process
 from benchmarks.sections import orchestration as section
 from benchmarks.sections.orchestration import CODE_LOCATION, DAGSTER, POSTGRES, SQLITE, WEEK
 
-REPEAT, ROWS, PARTITIONS, SINGLES, HOURS = 3, 36_000_000, 24, 6, 168
+REPEAT, ROWS, PARTITIONS, SINGLES, HOURS, THREADS = 3, 36_000_000, 24, 6, 168, 2
 _TIMES_AGAIN = 5
 _SERIES, _INTERVAL_MS, _FILES = 40, 60_000, 2
 _MOST_SECONDS = 1800.0
@@ -230,13 +230,18 @@ def failures(server: Asked) -> str:
     return "; ".join(found) or "no run failed"
 
 
+def is_complete(*, repeat: int, rows: int, partitions: int, singles: int, hours: int, threads: int) -> bool:
+    """Whether these options measure the whole benchmark."""
+    return (rows, partitions, singles, hours, threads) == (ROWS, PARTITIONS, SINGLES, HOURS, THREADS) and repeat >= REPEAT
+
+
 def main(
     repeat: Annotated[int, typer.Option(help="Turns of everything but the week, which runs once.")] = REPEAT,
     rows: Annotated[int, typer.Option(help="Points of the batch that is made again.")] = ROWS,
     partitions: Annotated[int, typer.Option(help="Batches of a range run.")] = PARTITIONS,
     singles: Annotated[int, typer.Option(help="Batches as a run each.")] = SINGLES,
     hours: Annotated[int, typer.Option(help="Batches of the backfill through the daemon; 0: none.")] = HOURS,
-    threads: Annotated[int, typer.Option(help="Threads and cores.")] = 2,
+    threads: Annotated[int, typer.Option(help="Threads and cores.")] = THREADS,
     work: Annotated[Path, typer.Option(help="Folder for the large batch's data, 2 GB.")] = ROOT / ".rollups" / "benchmark",
     output: Annotated[Path | None, typer.Option(help="Results, JSON. With the defaults benchmarks/results/orchestration.json.")] = None,
 ) -> None:
@@ -256,7 +261,7 @@ def main(
         if hours:
             runs.append(week(place, hours))
     results = {**occasion("python -m benchmarks.orchestration", PACKAGES), "repeat": repeat, "threads": threads, "runs": runs}
-    complete = (rows, partitions, singles, hours) == (ROWS, PARTITIONS, SINGLES, HOURS) and repeat >= REPEAT
+    complete = is_complete(repeat=repeat, rows=rows, partitions=partitions, singles=singles, hours=hours, threads=threads)
     report.keep(results, "orchestration", complete=complete, output=output, say=console.print)
     for text in (section.bookkeeping(results), section.starts(results), section.again(results), section.week(results)):
         console.print(text)

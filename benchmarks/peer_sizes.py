@@ -30,7 +30,7 @@ from benchmarks.summary import Spread, select, wall
 from benchmarks.tables import Results
 from benchmarks.tasks import DUCKDB, OURS, PEERS, POLARS, RAW_TO_1M, RAW_TO_PUBLISHED, WARM
 
-SIZES, REPEAT, LIMIT_GIB, LIMIT_SECONDS = "1,36,360", 3, 8.0, 1_200.0
+SIZES, REPEAT, THREADS, LIMIT_GIB, LIMIT_SECONDS = "1,36,360", 3, 2, 8.0, 1_200.0
 PACKAGES = ("numpy", "numba", "pyarrow", "pyiceberg", "duckdb", "polars", "datafusion", "chdb-core")
 _MEASURED_ROWS = 36_000_000
 """Points of the batch that the forms were measured with."""
@@ -76,11 +76,17 @@ def measure(benches: list[Bench], repeat: int, only: str = "") -> list[Results]:
     return measured
 
 
+def is_complete(*, sizes: str, repeat: int, only: str, threads: int, memory: str, limit_gib: float, limit_seconds: float) -> bool:
+    """Whether these options measure the whole benchmark."""
+    given = (sizes, only, threads, memory, limit_gib, limit_seconds)
+    return given == (SIZES, "", THREADS, MEMORY, LIMIT_GIB, LIMIT_SECONDS) and repeat >= REPEAT
+
+
 def main(
     sizes: Annotated[str, typer.Option(help="Millions of points; 360 need 40 GB.")] = SIZES,
     repeat: Annotated[int, typer.Option(help="Turns; after the first, only peers go on that are about as fast as the fastest.")] = REPEAT,
     only: Annotated[str, typer.Option(help="Only peers whose name contains this; writes nothing.")] = "",
-    threads: Annotated[int, typer.Option(help="Threads and cores for everyone.")] = 2,
+    threads: Annotated[int, typer.Option(help="Threads and cores for everyone.")] = THREADS,
     memory: Annotated[str, typer.Option(help="ROLLUP_MEMORY.")] = MEMORY,
     limit_gib: Annotated[float, typer.Option(help="Everyone's memory limit, page cache included, GiB.")] = LIMIT_GIB,
     limit_seconds: Annotated[float, typer.Option(help="Whoever takes longer is given up.")] = LIMIT_SECONDS,
@@ -101,8 +107,10 @@ def main(
     measured = measure(benches, repeat, only)
     shared = ("command", "date", "commit", "changed", "machine", "versions", "repeat", "threads", "limit_bytes")
     results = {**{name: measured[-1][name] for name in shared}, "memory": memory, "limit_seconds": limit_seconds, "sizes": measured}
-    defaults = (sizes, threads, memory, limit_gib, limit_seconds) == (SIZES, 2, MEMORY, LIMIT_GIB, LIMIT_SECONDS)
-    report.keep(results, section.NAME, complete=defaults and repeat >= REPEAT and not only, output=output, say=console.print)
+    complete = is_complete(
+        sizes=sizes, repeat=repeat, only=only, threads=threads, memory=memory, limit_gib=limit_gib, limit_seconds=limit_seconds
+    )
+    report.keep(results, section.NAME, complete=complete, output=output, say=console.print)
     for line in section.lines(results):
         console.print(line)
 

@@ -264,6 +264,15 @@ def _check(holds: bool, what: str) -> None:
         raise ValueError(f"publishing is not measured, since it is not so that {what}")
 
 
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(one) for one in text.split(","))
+
+
+def is_complete(*, repeat: int, files: str, real: int, age: int) -> bool:
+    """Whether these options measure the whole benchmark."""
+    return (_numbers(files), age) == (FILES, AGE) and repeat >= REPEAT and real >= REAL
+
+
 def main(
     repeat: Annotated[int, typer.Option(help="Turns of every number of files.")] = REPEAT,
     files: Annotated[str, typer.Option(help="Numbers of files.")] = ",".join(map(str, FILES)),
@@ -276,7 +285,7 @@ def main(
     """Publishing over catalogs, files and the table's age."""
     # PyIceberg warns at each snapshot property that it does not know.
     logging.getLogger("pyiceberg").setLevel(logging.ERROR)
-    numbers = tuple(int(one) for one in files.split(","))
+    numbers = _numbers(files)
     with tempfile.TemporaryDirectory(dir=work) as folder, catalogs(Path(folder)) as on:
         console.print(f"{repeat} turns of {files} files")
         runs = measure(on, repeat, numbers)
@@ -294,7 +303,7 @@ def main(
         "requests": requests,
         "ages": ages,
     }
-    complete = repeat >= REPEAT and numbers == FILES and real >= REAL and age == AGE
+    complete = is_complete(repeat=repeat, files=files, real=real, age=age)
     report.keep(results, "publishing", complete=complete, output=output, say=console.print)
     for text in (section.by_files(results), section.by_age(results), section.by_requests(results)):
         console.print(text)

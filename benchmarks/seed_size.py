@@ -29,12 +29,18 @@ from benchmarks.runner import ROOT, Bench, run_process
 from benchmarks.sites import BATCH_END, BATCH_START, EARLIER_KEYS, THREE, Site
 
 NAME = "seed_size"
-SERIES, FILES, SHARDS, REPEAT = 11_441_379, 60, 128, 3
+SERIES, FILES, SHARDS, REPEAT, THREADS = 11_441_379, 60, 128, 3, 2
 MEMORY_GIB, ROLLUP_MEMORY = 6.0, "1GiB"
 SAMPLED = 61
 """One in so many series is compared row by row."""
 PACKAGES = ("numpy", "numba", "pyarrow", "pyiceberg", "duckdb")
 console = Console(highlight=False, soft_wrap=True)
+
+
+def is_complete(*, series: int, repeat: int, files: int, shards: int, memory: float, rollup_memory: str, threads: int) -> bool:
+    """Whether these options measure the whole benchmark."""
+    given = (series, files, shards, memory, rollup_memory, threads)
+    return given == (SERIES, FILES, SHARDS, MEMORY_GIB, ROLLUP_MEMORY, THREADS) and repeat >= REPEAT
 
 
 def main(
@@ -44,7 +50,7 @@ def main(
     shards: Annotated[int, typer.Option(help="ROLLUP_SHARDS.")] = SHARDS,
     memory: Annotated[float, typer.Option(help="GiB that the process may use, page cache included.")] = MEMORY_GIB,
     rollup_memory: Annotated[str, typer.Option(help="ROLLUP_MEMORY.")] = ROLLUP_MEMORY,
-    threads: Annotated[int, typer.Option(help="Threads and cores.")] = 2,
+    threads: Annotated[int, typer.Option(help="Threads and cores.")] = THREADS,
     work: Annotated[Path, typer.Option(help="Folder for data; 45 GB.")] = ROOT / ".rollups" / "benchmark-seed-size",
     output: Annotated[Path | None, typer.Option(help="Results, JSON. With the defaults those in benchmarks/results.")] = None,
 ) -> None:
@@ -74,7 +80,9 @@ def main(
         "settings": {**environment, "memory_limit": bench.memory_limit},
         "runs": runs,
     }
-    complete = (series, shards, memory, rollup_memory, threads) == (SERIES, SHARDS, MEMORY_GIB, ROLLUP_MEMORY, 2) and repeat >= REPEAT
+    complete = is_complete(
+        series=series, repeat=repeat, files=files, shards=shards, memory=memory, rollup_memory=rollup_memory, threads=threads
+    )
     report.keep(results, NAME, complete=complete, output=output, say=console.print)
 
 

@@ -15,17 +15,22 @@ from benchmarks.runner import ROOT, Bench
 from benchmarks.sections import shapes as section
 from benchmarks.sizes import LIMIT_GIB, MEMORY, PACKAGES, measure
 
-ROWS, REPEAT = 36_000_000, 3
+ROWS, REPEAT, THREADS = 36_000_000, 3, 2
 _WIDE_ROWS = 30_000_000
 """Ten million series."""
 console = Console(highlight=False, soft_wrap=True)
+
+
+def is_complete(*, rows: int, repeat: int, only: str, threads: int, memory: str, limit_gib: float) -> bool:
+    """Whether these options measure the whole benchmark."""
+    return (rows, only, threads, memory, limit_gib) == (ROWS, "", THREADS, MEMORY, LIMIT_GIB) and repeat >= REPEAT
 
 
 def main(
     rows: Annotated[int, typer.Option(help="Raw points; of wide ones five sixths, which are 10 million series.")] = ROWS,
     repeat: Annotated[int, typer.Option(help="Turns.")] = REPEAT,
     only: Annotated[str, typer.Option(help="One shape.")] = "",
-    threads: Annotated[int, typer.Option(help="Threads and cores.")] = 2,
+    threads: Annotated[int, typer.Option(help="Threads and cores.")] = THREADS,
     memory: Annotated[str, typer.Option(help="ROLLUP_MEMORY.")] = MEMORY,
     limit_gib: Annotated[float, typer.Option(help="Limit of the control group, page cache included, GiB.")] = LIMIT_GIB,
     work: Annotated[Path, typer.Option(help="Folder for data; 10 GB.")] = ROOT / ".rollups" / "benchmark",
@@ -53,7 +58,7 @@ def main(
         "limit_bytes": int(limit_gib * 2**30),
         "runs": runs,
     }
-    complete = rows == ROWS and repeat >= REPEAT and not only and threads == 2
+    complete = is_complete(rows=rows, repeat=repeat, only=only, threads=threads, memory=memory, limit_gib=limit_gib)
     report.keep(results, "shapes", complete=complete, output=output, say=console.print)
     for line in section.lines(results):
         console.print(line)

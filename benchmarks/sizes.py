@@ -68,6 +68,12 @@ def numbers(text: str) -> list[float]:
     return [float(part) for part in text.split(",")]
 
 
+def is_complete(*, sizes: str, threads: str, repeat: int, shape: str, memory: str, shards: int, limit_gib: float) -> bool:
+    """Whether these options measure the whole benchmark, or more sizes."""
+    whole = (threads, shape, memory, shards, limit_gib) == (THREADS, SPARSE, MEMORY, 0, LIMIT_GIB)
+    return whole and repeat >= REPEAT and set(numbers(SIZES)) <= set(numbers(sizes))
+
+
 def main(
     sizes: Annotated[str, typer.Option(help="Millions of points, such as '1,4,36,360'; 360 need 15 GB.")] = SIZES,
     threads: Annotated[str, typer.Option(help="Numbers of threads and cores.")] = THREADS,
@@ -108,7 +114,7 @@ def main(
         "start_rows": START_ROWS,
         "runs": runs,
     }
-    complete = shape == SPARSE and not shards and repeat >= REPEAT and set(numbers(SIZES)) <= set(numbers(sizes)) and threads == THREADS
+    complete = is_complete(sizes=sizes, threads=threads, repeat=repeat, shape=shape, memory=memory, shards=shards, limit_gib=limit_gib)
     report.keep(results, "sizes", complete=complete, output=output, say=console.print)
     for line in section.lines(results):
         console.print(line)

@@ -19,10 +19,15 @@ from benchmarks.sections import spark as section
 from benchmarks.side_by_side import side_by_side
 from benchmarks.tables import targets_table
 
-ROWS, REPEAT, LIMIT_GIB = 36_000_000, 5, 8.0
+ROWS, REPEAT, THREADS, LIMIT_GIB = 36_000_000, 5, 2, 8.0
 WARM_UPS = 2
 PACKAGES = ("pyspark", "numpy", "numba", "pyarrow", "pyiceberg")
 console = Console(highlight=False, soft_wrap=True)
+
+
+def is_complete(*, rows: int, repeat: int, forms: bool, threads: int, limit_gib: float, only: str) -> bool:
+    """Whether these options measure the whole benchmark, or all forms."""
+    return (rows, threads, limit_gib, only) == (ROWS, THREADS, LIMIT_GIB, "") and (forms or repeat >= REPEAT)
 
 
 def main(
@@ -36,7 +41,7 @@ def main(
         typer.Option("--renew", help="With --forms and --only: what is kept of the other forms stays, and these take their place in it."),
     ] = False,
     full: Annotated[bool, typer.Option("--full", help="Everyone in every turn.")] = False,
-    threads: Annotated[int, typer.Option(help="Threads and cores for everyone.")] = 2,
+    threads: Annotated[int, typer.Option(help="Threads and cores for everyone.")] = THREADS,
     limit_gib: Annotated[float, typer.Option(help="Everyone's memory limit, page cache included, GiB; 0: none.")] = LIMIT_GIB,
     only: Annotated[str, typer.Option(help="Only contenders whose name contains this.")] = "",
     work: Annotated[Path, typer.Option(help="Folder for data; 1 GB.")] = ROOT / ".rollups" / "benchmark-spark",
@@ -52,7 +57,7 @@ def main(
     name = contenders.forms_name(bench.shape, tasks.SPARK) if forms else "spark"
     if renew and (problem := report.not_renewable(name, bench, repeat)):
         raise typer.BadParameter(problem)
-    complete = not only and rows == ROWS and (forms or repeat >= REPEAT)
+    complete = is_complete(rows=rows, repeat=repeat, forms=forms, threads=threads, limit_gib=limit_gib, only=only)
     again = None if forms or only or full else contenders.worth_repeating_on_spark
     results = side_by_side("python -m benchmarks.spark", bench, wanted, repeat, PACKAGES, console.print, again)
     if renew:

@@ -144,6 +144,11 @@ def _make(pipeline: Pipeline) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------ the command line
 
 
+def is_complete(*, rows: int, repeat: int, shape: Sequence[str] | None, threads: int) -> bool:
+    """Whether these options measure the whole benchmark."""
+    return (rows, tuple(shape or MAIN), threads) == (ROWS, MAIN, THREADS) and repeat >= REPEAT
+
+
 def main(
     rows: Annotated[int, typer.Option(help="Raw points of a batch.")] = ROWS,
     repeat: Annotated[int, typer.Option(help="Turns.")] = REPEAT,
@@ -169,7 +174,7 @@ def main(
         "points": {bench.shape: {"rows": rows, "series": series_for(rows, bench.shape)} for bench in benches},
         "runs": runs,
     }
-    complete = (rows, threads, shapes) == (ROWS, THREADS, list(MAIN)) and repeat >= REPEAT
+    complete = is_complete(rows=rows, repeat=repeat, shape=shape, threads=threads)
     report.keep(results, section.NAME, complete=complete, output=output, say=console.print)
     for line in section.lines(results):
         console.print(line)

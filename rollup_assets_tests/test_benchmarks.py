@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
 import os
 import re
@@ -95,6 +97,51 @@ def test_results_are_kept_if_they_are_of_the_whole_benchmark(monkeypatch: pytest
     report.keep({"runs": 4}, "some", complete=False, output=kept / "some.json", say=said.append)
     assert pages == [(ROOT, {"runs": 3}), (ROOT, {"runs": 4})]
     assert said == [f"results are in {path}" for path in (elsewhere, kept / "some.json", kept / "some.json")]
+
+
+LESS: dict[str, dict[str, Any]] = {
+    "__main__": {"rows": 3_600, "repeat": 2, "only": "DuckDB", "threads": 1, "limit_gib": 0.0},
+    "spark": {"rows": 3_600, "repeat": 1, "threads": 1, "limit_gib": 0.0, "only": "Spark"},
+    "seed": {
+        **{"rows": 600, "repeat": 0, "shape": ["scrapes"], "start": "cold", "only": ["seed"], "threads": 1, "memory": 4.0},
+        **{"site": Path("a-site"), "limit_seconds": 600.0},
+    },
+    "seed_size": {"series": 100, "repeat": 1, "files": 1, "shards": 16, "memory": 4.0, "rollup_memory": "512MiB", "threads": 1},
+    "sizes": {"sizes": "1,4", "threads": "2", "repeat": 1, "shape": "wide", "memory": "512MiB", "shards": 16, "limit_gib": 4.0},
+    "peer_sizes": {
+        **{"sizes": "1,36", "repeat": 1, "only": "DuckDB", "threads": 1, "memory": "512MiB", "limit_gib": 4.0, "limit_seconds": 60.0}
+    },
+    "shapes": {"rows": 3_600, "repeat": 1, "only": "wide", "threads": 1, "memory": "512MiB", "limit_gib": 4.0},
+    "storages": {"rows": 3_600, "repeat": 1, "shape": ["sparse"], "threads": 1},
+    "publishing": {"repeat": 1, "files": "1,8", "real": 10, "age": 100},
+    "orchestration": {"repeat": 1, "rows": 3_600, "partitions": 2, "singles": 2, "hours": 0, "threads": 1},
+    "querying": {"series": 100, "hours": 2, "hours_beside": 1, "repeat": 1, "threads": 1, "only": "DuckDB"},
+    "load": {"week": 2, "arrivals": 1, "readers": 1, "store": "PostgreSQL, S3"},
+}
+"""Of each program, the options with which it measures something else than the whole benchmark, or less."""
+MORE: dict[str, dict[str, Any]] = {
+    "__main__": {"shape": "wide", "forms": True, "repeat": 1},
+    "spark": {"forms": True, "repeat": 1},
+    "seed": {"shape": ["sparse"], "start": "warm"},
+    "sizes": {"sizes": "1,4,36,360", "repeat": 4},
+    "storages": {"shape": ["scrapes", "sparse"]},
+}
+"""Options that measure all of it, or more, though they are not the defaults."""
+
+
+@pytest.mark.parametrize("program", LESS)
+def test_a_benchmark_with_other_options_than_the_defaults_is_not_the_whole_one(program: str) -> None:
+    """Of every option of every program, but for those that say where data and results go, or what to do with them."""
+    module = importlib.import_module(f"benchmarks.{program}")
+    defaults = {name: option.default for name, option in inspect.signature(module.main).parameters.items()}
+    if program == "__main__":
+        defaults["shape"] = "scrapes"  # one shape's results are kept at a time
+    assert set(defaults) - set(LESS[program]) - set(MORE.get(program, {})) <= {"work", "output", "report_only", "full", "renew"}
+    given = {name: defaults[name] for name in inspect.signature(module.is_complete).parameters}
+    assert module.is_complete(**given)
+    assert module.is_complete(**{**given, **MORE.get(program, {})})
+    for name, value in LESS[program].items():
+        assert not module.is_complete(**{**given, name: value}), name
 
 
 def test_forms_that_are_measured_again_take_the_place_of_what_was_kept() -> None:
