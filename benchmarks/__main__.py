@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from benchmarks import contenders, report
-from benchmarks.data import SCRAPES, SHAPES, SPARSE, WIDE
+from benchmarks.data import SCRAPES, SHAPES, SPARSE, rows_of
 from benchmarks.runner import ROOT, Bench, first_run
 from benchmarks.sections import stages
 from benchmarks.side_by_side import side_by_side
@@ -20,8 +20,6 @@ MAIN = (SCRAPES, SPARSE)
 LEAST_REPEAT = {shape: REPEAT if shape in MAIN else 3 for shape in SHAPES}
 """Turns that results must have to be kept, and that ``--full`` does."""
 PACKAGES = ("numpy", "numba", "pyarrow", "pyiceberg", "duckdb", "polars", "datafusion", "chdb-core")
-_WIDE_ROWS = 30_000_000
-"""Ten million series."""
 console = Console(highlight=False, soft_wrap=True)
 
 
@@ -76,9 +74,8 @@ def main(
             if left_out:
                 console.print(f"with --full also: {', '.join(left_out)}")
             raise typer.Exit(2)
-        points = rows * _WIDE_ROWS // ROWS if name == WIDE else rows
         turns = min(repeat, LEAST_REPEAT[name]) if full else repeat
-        bench = Bench(work.resolve(), points, threads, name, memory_limit=int(limit_gib * 2**30) or None)
+        bench = Bench(work.resolve(), rows_of(name, rows), threads, name, memory_limit=int(limit_gib * 2**30) or None)
         if renew and (problem := report.not_renewable(contenders.forms_name(name), bench, turns)):
             raise typer.BadParameter(problem)
         if left_out and not only:

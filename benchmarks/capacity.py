@@ -8,7 +8,6 @@ million points; a sixth, larger than all of them, shows whether that holds. ``be
 
 from __future__ import annotations
 
-import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -16,16 +15,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import urlsplit
 
 import typer
 from rich.console import Console
 
+from benchmarks.catalogs import environment
 from benchmarks.circumstances import occasion
 from benchmarks.data import SPARSE, generate
-from benchmarks.relay import LIST, ROUND_TRIPS, Relay, relay
+from benchmarks.ours import publish_before
+from benchmarks.relay import LIST, ROUND_TRIPS, Relay, port_of, relay
 from benchmarks.runner import ROOT
-from benchmarks.sites import BATCH_KEY, EARLIER_KEYS, Site
+from benchmarks.sites import BATCH_KEY, Site
 from deploy.servers.ports import LOOPBACK
 
 if TYPE_CHECKING:
@@ -58,8 +58,8 @@ def relayed(database: PostgresServer, store: S3Server) -> Iterator[Servers]:
     """Servers behind relays, until the block ends; the environment is that of the store's admin, through the relay."""
     with (
         relay(database.port) as statements,
-        relay(_port(store.endpoint)) as requests,
-        _environment(store.environment_of(store.admin) | {"ROLLUP_S3_ENDPOINT": f"http://{LOOPBACK}:{requests.port}"}),
+        relay(port_of(store.endpoint)) as requests,
+        environment(store.environment_of(store.admin) | {"ROLLUP_S3_ENDPOINT": f"http://{LOOPBACK}:{requests.port}"}),
     ):
         yield Servers(database, store, statements, requests)
 
@@ -94,23 +94,6 @@ def count(servers: Servers, folder: Path, home: Path, points: int, files: int, s
     generate(site, points, SPARSE, files=files)
     pipeline = _pipeline(servers, site, home, shards, name)
     return {"points": points, "raw_files": files, "shards": shards, **_batch(pipeline, servers)}
-
-
-def _port(endpoint: str) -> int:
-    port = urlsplit(endpoint).port
-    assert port is not None
-    return port
-
-
-@contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    before = dict(os.environ)
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def _pipeline(servers: Servers, site: Site, home: Path, shards: int, name: str) -> Pipeline:
@@ -154,11 +137,7 @@ def _batch(pipeline: Pipeline, servers: Servers) -> dict[str, Any]:
     from rollup_assets.steps.rollup import roll_up
     from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLUPS
 
-    for key in EARLIER_KEYS:
-        batch = pipeline.batch(key)
-        stage_batch(pipeline, batch)
-        roll_up(pipeline, batch)
-        publish(pipeline, batch)
+    publish_before(pipeline)
     batch = pipeline.batch(BATCH_KEY)
     engine = CountingEngine(pipeline.engine)
     counted = dataclasses.replace(pipeline, engine=engine)

@@ -11,9 +11,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
-from benchmarks.relay import Relay, relay
+from benchmarks.relay import Relay, port_of, relay
 
 if TYPE_CHECKING:
     from rollup_assets.batches import Batch
@@ -50,19 +49,22 @@ class Catalogs:
     def relayed(self, name: str) -> Iterator[tuple[Catalogs, dict[str, Relay]]]:
         """The same catalog behind relays, by what they stand in front of: ``S3`` and ``catalog``."""
         chosen, before = self.choices[name], os.environ[_ENDPOINT]
-        with relay(_port(before)) as store, relay(_port(chosen["catalog"])) as catalog:
-            uri = chosen["catalog"].replace(f":{_port(chosen['catalog'])}", f":{catalog.port}")
-            os.environ[_ENDPOINT] = before.replace(f":{_port(before)}", f":{store.port}")
-            try:
+        with relay(port_of(before)) as store, relay(port_of(chosen["catalog"])) as catalog:
+            uri = chosen["catalog"].replace(f":{port_of(chosen['catalog'])}", f":{catalog.port}")
+            with environment({_ENDPOINT: before.replace(f":{port_of(before)}", f":{store.port}")}):
                 yield Catalogs(self.folder, {name: {**chosen, "catalog": uri}}), {"S3": store, "catalog": catalog}
-            finally:
-                os.environ[_ENDPOINT] = before
 
 
-def _port(uri: str) -> int:
-    found = urlsplit(uri.removeprefix("rest+")).port
-    assert found is not None
-    return found
+@contextmanager
+def environment(variables: dict[str, str]) -> Iterator[None]:
+    """Variables of this process, until the block ends; then all are as they were."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @contextmanager
@@ -73,7 +75,6 @@ def catalogs(folder: Path) -> Iterator[Catalogs]:
     from rollup_assets.iceberg.database import initialize
     from rollup_assets.settings import load_settings
 
-    before = dict(os.environ)
     with ExitStack() as stack:
         # As in production: a commit is on the disk when PostgreSQL says so.
         database = stack.enter_context(postgres(folder / "postgres", durable=True))
@@ -81,8 +82,7 @@ def catalogs(folder: Path) -> Iterator[Catalogs]:
         database.create_database("catalog")
         store = stack.enter_context(seaweedfs(folder / "seaweedfs"))
         store.client(service="s3tables").create_table_bucket(name="tables")
-        stack.callback(_restore, before)
-        os.environ.update(store.environment_of(store.admin))
+        stack.enter_context(environment(store.environment_of(store.admin)))
         on_postgres = {"catalog": database.uri("catalog", "runs"), "catalog_password": "secret"}
         initialize(load_settings(**on_postgres, catalog_admin_password=database.superuser_password), admin=database.superuser)
         signed = {"rest.sigv4-enabled": "true", "rest.signing-name": "s3tables", "rest.signing-region": store.region}
@@ -97,11 +97,6 @@ def catalogs(folder: Path) -> Iterator[Catalogs]:
             },
         }
         yield Catalogs(folder, choices)
-
-
-def _restore(environment: dict[str, str]) -> None:
-    os.environ.clear()
-    os.environ.update(environment)
 
 
 def stage(pipeline: Pipeline, batch: Batch, files: int, *, series: int = _SERIES) -> None:

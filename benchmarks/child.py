@@ -11,10 +11,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.measure import Stopwatch, cpu_seconds, peak_bytes_of_tree, use_cores
+
 
 def main(job: dict[str, Any]) -> dict[str, Any]:
     """Do a job."""
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: job["threads"]])
+    use_cores(job["threads"])
     from benchmarks.sites import Site
 
     full, small = Site(Path(job["full"])), Site(Path(job["small"]))
@@ -34,7 +36,6 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
 
         return check.check(full, job["contender"])
     from benchmarks.contenders import Contender, reset, run
-    from benchmarks.measure import Stopwatch, cpu_seconds, peak_bytes_of_tree
     from benchmarks.tasks import WARM
 
     contender = Contender(**job["contender"])

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
+from benchmarks import tables
 from benchmarks.data import WIDE
 from benchmarks.measure import Stopwatch
 from benchmarks.sites import ONE, SCRAPES, SPARSE, THREE, Site
@@ -35,7 +34,6 @@ from benchmarks.tasks import (
     Form,
 )
 
-RESULTS = Path(__file__).parent / "results"
 NO_TARGET = {SPARSE: (*((engine, ROLLUPS_3, WARM) for engine in (OURS, FLOOR)), (OURS, PUBLISH, WARM))}
 """Stages of a shape of points that no target names, as engine, task and start: for ``--full`` alone, as are slow peers."""
 _SLOW_SECONDS, _SLOW_TIMES = 5.0, 1.3
@@ -105,8 +103,8 @@ def _fastest(peer: str, task: str, shape: str, but: str | None = None) -> dict[s
 
     ``but``: no form whose name has this in it.
     """
-    path = RESULTS / f"{forms_name(shape, peer)}.json"
-    measured = json.loads(path.read_text())["summary"] if path.exists() else []
+    results = tables.read(forms_name(shape, peer))
+    measured = results["summary"] if results else []
     known = peer_forms(peer)[task]
     mine = [entry for entry in measured if (entry["engine"], entry["task"]) == (peer, task) and entry["form"] in known]
     mine = [entry for entry in mine if but is None or but not in entry["form"]]

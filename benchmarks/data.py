@@ -61,6 +61,11 @@ def series_for(rows: int, shape: str = SCRAPES) -> int:
     return max(1, rows // POINTS_AN_HOUR.get(shape, HOUR_MS // SCRAPE_MS))
 
 
+def rows_of(shape: str, rows: int) -> int:
+    """Points of a batch of a shape where others have ``rows``: of ``wide`` five sixths, which of 36 million are 10 million series."""
+    return rows * 5 // 6 if shape == WIDE else rows
+
+
 def generate(site: Site, rows: int, shape: str, *, files: int = FILES, hour_before: bool = False, threads: int = 2) -> None:
     """Write the landing zone of a site unless it is there.
 

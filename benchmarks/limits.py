@@ -12,9 +12,10 @@ import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path("/")
 _NAME = "rollups-benchmark"
@@ -89,6 +90,31 @@ def limited(limit: int | None) -> Iterator[Group]:
         yield group
     finally:
         _remove(group)
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """A limit that was asked for: the group that keeps it, or why there is none."""
+
+    group: Group | None = None
+    why: str | None = None
+
+    def told(self) -> dict[str, Any]:
+        """What results say of it so far; nothing if none was asked for."""
+        if self.group is not None:
+            return {"memory": self.group.usage().to_dict()}
+        return {"memory": {"limit": None, "why": self.why}} if self.why else {}
+
+
+@contextmanager
+def limited_where_possible(limit: int | None) -> Iterator[Memory]:
+    """As :func:`limited` or, where no group can be made, without a limit, which results then tell; None asks for none."""
+    with ExitStack() as stack:
+        try:
+            asked = Memory() if limit is None else Memory(stack.enter_context(limited(limit)))
+        except LimitError as error:
+            asked = Memory(why=str(error))
+        yield asked
 
 
 def why_not() -> str | None:

@@ -12,7 +12,6 @@ from benchmarks.tables import Results, figure
 NAME = "load"
 STORES = (EMBEDDED, POSTGRES)
 PAGE = Path("docs") / "reliability.md"
-_BEGIN, _END = "<!-- load -->\n", "<!-- /load -->"
 
 
 def table(results: Results) -> str:
@@ -52,10 +51,6 @@ def table(results: Results) -> str:
 
 def write(root: Path) -> None:
     """Bring the page's table up to date."""
-    results, page = tables.read(NAME), root / PAGE
-    if results is None:
-        return
-    before, begin, rest = page.read_text().partition(_BEGIN)
-    _, end, after = rest.partition(_END)
-    if begin and end:
-        page.write_text(f"{before}{begin}{table(results)}\n{end}{after}")
+    if results := tables.read(NAME):
+        page = root / PAGE
+        page.write_text(tables.filled_between(page.read_text(), NAME, table(results)))

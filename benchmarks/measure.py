@@ -1,4 +1,4 @@
-"""Wall time, CPU time and what machine it was. The standard library alone, so that a process can be timed from its start."""
+"""Wall time, CPU time, cores and what machine it was. The standard library alone, so that a process can be timed from its start."""
 
 from __future__ import annotations
 
@@ -26,6 +26,11 @@ class Stopwatch:
         yield
         self.cpu[part] = self.cpu.get(part, 0.0) + cpu_seconds() - cpu
         self.wall[part] = self.wall.get(part, 0.0) + time.perf_counter() - wall
+
+
+def use_cores(count: int) -> None:
+    """Keep this process, and those that it starts, to so many of the cores that it has."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
 
 
 def cpu_seconds() -> float:

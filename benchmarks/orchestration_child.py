@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.measure import Stopwatch
+from benchmarks.measure import Stopwatch, use_cores
 
 if TYPE_CHECKING:
     from rollup_assets.pipeline import Pipeline
@@ -20,7 +19,7 @@ RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_p
 
 def main(job: dict[str, Any]) -> dict[str, Any]:
     """Do a job."""
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: job["threads"]])
+    use_cores(job["threads"])
     if job["do"] == AGAIN:
         return again(job)
     if job["do"] == KERNELS:

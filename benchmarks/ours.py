@@ -46,19 +46,23 @@ def prepare(site: Site, threads: int) -> None:
 
 def prepare_before(site: Site, threads: int, home: str = THREE) -> None:
     """Publish the batches before, of one home."""
+    # Where the batch itself was published by an earlier benchmark, it is not part of what comes before.
+    site.restore_published(home)
+    publish_before(open_pipeline(site, home, threads))
+    site.save_published(home)
+
+
+def publish_before(pipeline: Pipeline) -> None:
+    """Stage, roll up and publish the batches before the one that is measured."""
     from rollup_assets.steps.publish import publish
     from rollup_assets.steps.repartition import stage_batch
     from rollup_assets.steps.rollup import roll_up
 
-    # Where the batch itself was published by an earlier benchmark, it is not part of what comes before.
-    site.restore_published(home)
-    pipeline = open_pipeline(site, home, threads)
     for key in EARLIER_KEYS:
         batch = pipeline.batch(key)
         stage_batch(pipeline, batch)
         roll_up(pipeline, batch)
         publish(pipeline, batch)
-    site.save_published(home)
 
 
 def repartition(site: Site, threads: int, watch: Stopwatch, engine: str = "local") -> dict[str, Any]:

@@ -13,18 +13,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from benchmarks.data import FILES, SCRAPE_MS
 from benchmarks.sites import BATCH_KEY, EARLIER_KEYS, EPOCH_MS, HOUR_MS, Site
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-SCRAPE_MS = 10_000
 SCRAPES = HOUR_MS // SCRAPE_MS
 SCRAPES_BEFORE = 12
 MINUTE_MS = 60_000
 THIRD_MS = HOUR_MS // 3
-FILES = 12
 METRICS = 500
 ORGS = 97
 TARGET = METRICS

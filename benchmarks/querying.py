@@ -21,9 +21,9 @@ from rich.console import Console
 
 from benchmarks.queries import layouts
 from benchmarks.queries.questions import HOUR, HOUR_MS, QUESTIONS, READERS, question
+from benchmarks.runner import ROOT
 from benchmarks.sections import querying as section
 
-ROOT = Path(__file__).parent.parent
 SERIES, HOURS, HOURS_BESIDE, REPEAT, THREADS = 100_000, 24, 2, 3, 2
 PACKAGES = ("duckdb", "pyiceberg", "pyarrow", "pyspark")
 _MADE = "made.json"
@@ -62,10 +62,10 @@ def _hours(layout: str, hours: int, hours_beside: int) -> list[int]:
 
 def run_reader(job: dict[str, Any]) -> list[dict[str, Any]]:
     """What a process of its own does: all questions to one reader."""
-    from benchmarks.measure import cpu_seconds
+    from benchmarks.measure import cpu_seconds, use_cores
     from benchmarks.queries.readers import reader
 
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: job["threads"]])
+    use_cores(job["threads"])
     series = layouts.series_of(job)
     asked = [
         (layout, name, count)

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
+from urllib.parse import urlsplit
 
 ROUND_TRIPS = "round trips"
 """How often the server began to speak after the client had: of a database, the statements that were waited for one after another."""
@@ -58,6 +59,13 @@ def relay(port: int) -> Iterator[Relay]:
     finally:
         ours.close()
         process.join(10)
+
+
+def port_of(uri: str) -> int:
+    """The port that a server's address names."""
+    port = urlsplit(uri.removeprefix("rest+")).port
+    assert port is not None
+    return port
 
 
 def kind_of(method: str, target: str) -> str:

@@ -17,13 +17,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks.contenders import Contender, reset
-from benchmarks.limits import Group, LimitError, limited
+from benchmarks.limits import Group, limited_where_possible
 from benchmarks.measure import busy_seconds
 from benchmarks.sites import Site
 from benchmarks.tasks import FIRST, FROM_SORTED, OURS, PEERS, RAW_TO_PUBLISHED, SPARK
@@ -126,17 +126,11 @@ class Bench:
         reset(contender, self.small)
         inputs = _inputs(contender, full)
         job = {"do": "run", "contender": contender.to_dict(), "full": str(full.root), "whole_warm_ups": self.whole_warm_ups}
-        with ExitStack() as stack:
-            group, without = None, {}
-            if self.memory_limit is not None:
-                try:
-                    group = stack.enter_context(limited(self.memory_limit))
-                except LimitError as error:
-                    without = {"memory": {"limit": None, "why": str(error)}}
+        with limited_where_possible(self.memory_limit) as memory:
             os.sync()
-            read_inputs(inputs, group)
-            answer, usage = self._process(job, environment, group, self.time_limit)
-            usage |= {"memory": group.usage().to_dict()} if group else without
+            read_inputs(inputs, memory.group)
+            answer, usage = self._process(job, environment, memory.group, self.time_limit)
+            usage |= memory.told()
         written = sum(path.stat().st_size for path in full.output.rglob("*") if path.is_file())
         return {**contender.to_dict(), **usage, **answer, **({"bytes": written} if written else {})}
 

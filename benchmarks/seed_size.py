@@ -14,7 +14,6 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +23,8 @@ from rich.console import Console
 from benchmarks import report
 from benchmarks.circumstances import circumstances
 from benchmarks.data import SPARSE
-from benchmarks.limits import Group, LimitError, limited
+from benchmarks.limits import Group, limited_where_possible
+from benchmarks.measure import Stopwatch, peak_bytes_of_tree, use_cores
 from benchmarks.runner import ROOT, Bench, run_process
 from benchmarks.sites import BATCH_END, BATCH_START, EARLIER_KEYS, THREE, Site
 
@@ -90,14 +90,9 @@ def _run(bench: Bench, environment: dict[str, str]) -> dict[str, Any]:
     bench.full.forget(THREE, "repartition", "rollups", "publish")
     _forget_cached(bench.full.raw_files)
     os.sync()
-    with ExitStack() as stack:
-        group, without = None, {}
-        try:
-            group = stack.enter_context(limited(bench.memory_limit))
-        except LimitError as error:
-            without = {"memory": {"limit": None, "why": str(error)}}
-        answer, usage = _process(bench, {"do": "run"}, environment, group)
-        return {**usage, **answer, **({"memory": group.usage().to_dict()} if group else without)}
+    with limited_where_possible(bench.memory_limit) as memory:
+        answer, usage = _process(bench, {"do": "run"}, environment, memory.group)
+        return {**usage, **answer, **memory.told()}
 
 
 def _process(bench: Bench, job: dict[str, Any], environment: dict[str, str], group: Group | None) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -116,7 +111,7 @@ def _forget_cached(paths: Sequence[str]) -> None:
 
 def child(job: dict[str, Any]) -> dict[str, Any]:
     """Prepare the site, make the batch, or check it."""
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: job["threads"]])
+    use_cores(job["threads"])
     site = Site(Path(job["site"]))
     if job["do"] == "prepare":
         _prepare(site, job["rows"], job["files"], job["threads"])
@@ -124,7 +119,6 @@ def child(job: dict[str, Any]) -> dict[str, Any]:
     if job["do"] == "check":
         return _check(site)
     from benchmarks import ours
-    from benchmarks.measure import Stopwatch, peak_bytes_of_tree
 
     watch = Stopwatch()
     found = ours.raw_to_published(site, job["threads"], watch)

@@ -10,14 +10,12 @@ from rich.console import Console
 
 from benchmarks import report
 from benchmarks.circumstances import circumstances
-from benchmarks.data import SHAPES, WIDE, series_for
+from benchmarks.data import SHAPES, rows_of, series_for
 from benchmarks.runner import ROOT, Bench
 from benchmarks.sections import shapes as section
 from benchmarks.sizes import LIMIT_GIB, MEMORY, PACKAGES, measure
 
 ROWS, REPEAT, THREADS = 36_000_000, 3, 2
-_WIDE_ROWS = 30_000_000
-"""Ten million series."""
 console = Console(highlight=False, soft_wrap=True)
 
 
@@ -42,7 +40,7 @@ def main(
         raise typer.BadParameter(f"--only is one of {', '.join(SHAPES)}")
     benches = [
         Bench(
-            work.resolve(), rows * _WIDE_ROWS // ROWS if shape == WIDE else rows, threads, shape, min(rows, 360_000),
+            work.resolve(), rows_of(shape, rows), threads, shape, min(rows, 360_000),
             memory_limit=int(limit_gib * 2**30), rollup_memory=memory,
         )
         for shape in chosen

@@ -8,24 +8,22 @@ from typing import Any
 from benchmarks import tables
 
 NAME = "skew"
+PAGE = Path("docs") / "spark.md"
 
 
 def table(found: dict[str, Any]) -> str:
-    """The results as docs/spark.md shows them."""
-    lines = ["| task | points | tasks | median | longest | longest / median |", "|---|---|---|---|---|---|"]
+    """The results as the page shows them."""
+    rows = []
     for step in ("merge", "roll up"):
         for kind, points in (("even", "evenly spread"), ("hot", "a tenth in one series")):
             figures = found[kind][step]
             median, longest = figures["median"], figures["longest"]
-            lines.append(f"| {step} | {points} | {figures['tasks']} | {median:.2f} s | {longest:.2f} s | {longest / median:.2f} |")
-    return "\n".join(lines)
+            rows.append([step, points, str(figures["tasks"]), f"{median:.2f} s", f"{longest:.2f} s", f"{longest / median:.2f}"])
+    return tables.table(["task", "points", "tasks", "median", "longest", "longest / median"], rows)
 
 
 def write(root: Path) -> None:
-    """Bring the table of docs/spark.md up to date."""
-    results = tables.read(NAME)
-    page = root / "docs" / "spark.md"
-    before, begin, rest = page.read_text().partition("<!-- skew -->\n")
-    _, end, after = rest.partition("<!-- /skew -->")
-    if results and begin and end:
-        page.write_text(f"{before}{begin}{table(results['tasks'])}\n{end}{after}")
+    """Bring the page's table up to date."""
+    if results := tables.read(NAME):
+        page = root / PAGE
+        page.write_text(tables.filled_between(page.read_text(), NAME, table(results["tasks"])))

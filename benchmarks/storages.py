@@ -26,7 +26,8 @@ from benchmarks import report
 from benchmarks.catalogs import EMBEDDED, POSTGRES, Catalogs, catalogs
 from benchmarks.circumstances import occasion
 from benchmarks.data import SCRAPES, SPARSE, generate, series_for
-from benchmarks.measure import Stopwatch, busy_seconds, peak_bytes_of_tree
+from benchmarks.measure import Stopwatch, busy_seconds, peak_bytes_of_tree, use_cores
+from benchmarks.ours import publish_before
 from benchmarks.runner import ROOT, SMALL_ROWS, Bench, read_inputs, run_process
 from benchmarks.sections import storages as section
 from benchmarks.sites import BATCH_KEY, EARLIER_KEYS, Site
@@ -103,7 +104,7 @@ def child(job: dict[str, Any]) -> dict[str, Any]:
     from rollup_assets.pipeline import Pipeline
     from rollup_assets.settings import load_settings
 
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: job["threads"]])
+    use_cores(job["threads"])
     _make(Pipeline.from_settings(load_settings(**job["options"]["small"])))
     return _make(Pipeline.from_settings(load_settings(**job["options"]["full"])))
 
@@ -115,11 +116,7 @@ def _make(pipeline: Pipeline) -> dict[str, Any]:
     from rollup_assets.steps.results import RolledUp
     from rollup_assets.steps.rollup import roll_up
 
-    for key in EARLIER_KEYS:
-        before = pipeline.batch(key)
-        stage_batch(pipeline, before)
-        roll_up(pipeline, before)
-        publish(pipeline, before)
+    publish_before(pipeline)
     batch, watch, busy = pipeline.batch(BATCH_KEY), Stopwatch(), busy_seconds()
     with watch.time("repartition"):
         staged = stage_batch(pipeline, batch)

@@ -57,6 +57,14 @@ def filled(text: str, blocks: dict[str, str]) -> str:
     return _BLOCK.sub(lambda found: f"{found[1]}\n{blocks[found['name']]}\n\n{found[3]}", text)
 
 
+def filled_between(text: str, name: str, block: str) -> str:
+    """A page with what stands between ``<!-- NAME -->`` and ``<!-- /NAME -->`` made anew; as it is if it has no such part."""
+    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    before, _, rest = text.partition(begin)
+    _, ended, after = rest.partition(end)
+    return f"{before}{begin}{block}\n{end}{after}" if ended else text
+
+
 def digest(results: Results) -> str:
     """What ties a plot to the results it was drawn from."""
     return hashlib.sha256(json.dumps(results, sort_keys=True).encode()).hexdigest()[:16]

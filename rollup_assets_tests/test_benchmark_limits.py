@@ -126,6 +126,13 @@ def test_a_machine_without_control_groups_is_told_of(tmp_path: Path, monkeypatch
     _machine(tmp_path, "proc /proc proc rw 0 0\n", "0::/\n")
     monkeypatch.setattr(limits, "ROOT", tmp_path)
     assert limits.why_not() == "memory is not limited: no control group can be made (none is mounted for memory)"
+    with limits.limited_where_possible(64 * MIB) as memory:
+        assert (memory.group, memory.told()) == (None, {"memory": {"limit": None, "why": limits.why_not()}})
+
+
+def test_a_limit_that_nobody_asked_for_is_not_told_of() -> None:
+    with limits.limited_where_possible(None) as memory:
+        assert (memory.group, memory.told()) == (None, {})
 
 
 def test_a_group_that_has_no_say_in_memory_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from benchmarks.seed_program.catalog import CatalogServer, catalog_server
 from benchmarks.seed_program.process import DUCKDB, DUCKDB_PARTITIONED, FEWEST_HEAP_BYTES, OURS, SEED, SEED_RECOMMENDED, heap_bytes
 from benchmarks.sites import BATCH_START, SCRAPES, SPARSE, Site
 from benchmarks.summary import Spread, summarized
+from benchmarks.tasks import COLD
 from rollup_assets.engines.spark_session import require_java
 from rollup_assets.errors import EngineError
 
@@ -45,14 +46,14 @@ def test_the_seed_s_programs_answer_as_this_project_does(server: CatalogServer, 
         require_java()
     except EngineError as error:
         pytest.skip(str(error))
-    bench = Bench(tmp_path, rows=600, threads=2, shape=benchmark.SPARSE)
+    bench = Bench(tmp_path, rows=600, threads=2, shape=SPARSE)
     # Half of the CPU time would go to compiling what runs once.
     quick = CatalogServer(server.server, {**server.environment, "JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1"})
     ground = benchmark.Ground(bench, bench.full, quick, [])
     ground.prepare(spark=True, warm=False)
     assert (ground.rows, ground.series) == (600, 10)
     found: dict[str, list[dict[str, Any]]] = {"runs": [], "answers": [], "given_up": []}
-    benchmark.measure(ground, [(engine, benchmark.COLD) for engine in (OURS, SEED, SEED_RECOMMENDED)], 1, found)
+    benchmark.measure(ground, [(engine, COLD) for engine in (OURS, SEED, SEED_RECOMMENDED)], 1, found)
     runs = {run["engine"]: run for run in found["runs"]}
     assert list(runs) == [OURS, SEED, SEED_RECOMMENDED]
     assert tuple(runs[OURS]["wall"]) == ours.STAGES
@@ -170,7 +171,7 @@ def _wait_until(holds: Callable[[], bool]) -> None:
 
 
 def test_given_up_contenders_are_noted_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    bench = Bench(tmp_path, rows=1, threads=1, shape=benchmark.SPARSE)
+    bench = Bench(tmp_path, rows=1, threads=1, shape=SPARSE)
     ground = benchmark.Ground(bench, bench.full, None, [], limit_seconds=7.0, given=True)  # type: ignore[arg-type]
     (tmp_path / "progress.json").write_text(json.dumps({"done": "count", "wall": {"partial points": 5.0, "count": 1.0}, "cpu": {}}))
 
@@ -178,7 +179,7 @@ def test_given_up_contenders_are_noted_and_the_others_go_on(monkeypatch: pytest.
         if engine != DUCKDB_PARTITIONED:
             raise TimeLimitError("took long")
         costs = {"wall": {"a": 2.0}, "cpu": {"a": 1.0}, "process_wall": 3.0, "process_cpu": 2.0, "others_share": 0.0, "peak_bytes": 1}
-        return {"engine": engine, "task": benchmark.task(benchmark.SPARSE), "start": start, "form": "", **costs}
+        return {"engine": engine, "task": section.task(SPARSE), "start": start, "form": "", **costs}
 
     monkeypatch.setattr(benchmark.Ground, "run", run)
     found: dict[str, list[dict[str, Any]]] = {"runs": [], "answers": [], "given_up": []}

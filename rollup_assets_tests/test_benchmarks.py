@@ -345,7 +345,7 @@ def test_targets_are_against_the_fastest_peer() -> None:
 
 def test_a_form_that_was_not_measured_yet_is_the_first_of_the_list(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The fastest one on points of the shape, else on dense ones, else the first; never one that is no more."""
-    monkeypatch.setattr(contenders, "RESULTS", tmp_path)
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
     first, second, *_ = contenders.peer_forms(DATAFUSION)[RAW_TO_1M]
     assert contenders.fastest_form(DATAFUSION, RAW_TO_1M, "sparse") == first
 

@@ -11,6 +11,7 @@ from benchmarks.seed_program.process import OURS, RUNS_ON_DUCKDB, SEED, SEED_REC
 from benchmarks.seed_program.recommendations import RECOMMENDATIONS
 from benchmarks.summary import Run, Spread, cpu, select, wall
 from benchmarks.tables import Results, Target, figure, not_measured, pair, table
+from benchmarks.tasks import COLD, WARM
 
 COMMAND = "python -m benchmarks.seed"
 AT_SIZE_COMMAND = f"{COMMAND} --site FOLDER --limit-seconds 7200 --output benchmarks/results/seed_at_size.json"
@@ -20,7 +21,6 @@ WANTED = {SEED: 30, SEED_RECOMMENDED: 25}
 """How many times as fast, from the same sorted points."""
 ANALYSIS = {"compute": 10.79, "partial points": 36.28, "count": 10.99, "append": 39.63}
 """Per cent of the seed's 606 s on its cluster."""
-_WARM, _COLD = "warm", "cold"
 
 
 def task(shape: str) -> str:
@@ -50,7 +50,7 @@ def aims(results: Results) -> list[Target]:
     return found
 
 
-def _times(results: Results, program: str, shape: str, of: Callable[[Run], float], start: str = _WARM) -> Spread | None:
+def _times(results: Results, program: str, shape: str, of: Callable[[Run], float], start: str = WARM) -> Spread | None:
     return pair(results["runs"], (program, task(shape)), (OURS, task(shape)), of, start)
 
 
@@ -59,11 +59,11 @@ def side_by_side(results: Results) -> str:
     rows = []
     for shape, title in SHAPES.items():
         for program in PROGRAMS:
-            warm, cold = (select(results["runs"], program, task(shape), start) for start in (_WARM, _COLD))
+            warm, cold = (select(results["runs"], program, task(shape), start) for start in (WARM, COLD))
             if not warm and not cold:
                 continue
             cells = [title, program]
-            for start, runs in ((_WARM, warm), (_COLD, cold)):
+            for start, runs in ((WARM, warm), (COLD, cold)):
                 times = _times(results, program, shape, wall, start) if program != OURS else None
                 cells += [_of(runs, wall), _of(runs, cpu), figure(times, 1) if times else ""]
             memory = [run["memory"]["peak_bytes"] for run in warm or cold if run.get("memory", {}).get("peak_bytes")]

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.measure import Stopwatch
-from benchmarks.sites import BATCH_KEY, EARLIER_KEYS, Site
+from benchmarks.ours import publish_before
+from benchmarks.sites import BATCH_KEY, Site
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,17 +44,12 @@ def open_pipeline(site: Site, catalog: str, threads: int) -> Pipeline:
 
 def prepare(site: Site, catalog: str, threads: int) -> None:
     """A new home: the batches before published, the batch itself staged and rolled up."""
-    from rollup_assets.steps.publish import publish
     from rollup_assets.steps.repartition import stage_batch
     from rollup_assets.steps.rollup import roll_up
 
     shutil.rmtree(site.home(HOME), ignore_errors=True)
     pipeline = open_pipeline(site, catalog, threads)
-    for key in EARLIER_KEYS:
-        batch = pipeline.batch(key)
-        stage_batch(pipeline, batch)
-        roll_up(pipeline, batch)
-        publish(pipeline, batch)
+    publish_before(pipeline)
     batch = pipeline.batch(BATCH_KEY)
     stage_batch(pipeline, batch)
     roll_up(pipeline, batch)

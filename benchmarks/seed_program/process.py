@@ -6,12 +6,11 @@ Started by ``benchmarks.seed``; answers in a JSON file, and notes after each sta
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import Stopwatch
+from benchmarks.measure import Stopwatch, use_cores
 from benchmarks.sites import RESOLUTIONS, THREE, Site
 
 SEED, SEED_RECOMMENDED = "the seed's program", "the seed's program, with all recommendations"
@@ -29,7 +28,7 @@ def heap_bytes(memory: int) -> int:
 
 def main(job: dict[str, Any]) -> dict[str, Any]:
     """Do a job."""
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: job["threads"]])
+    use_cores(job["threads"])
     return {"jars": _jars, "prepare": _prepare, "run": _run, "compare": _compare}[job["do"]](job)
 
 
