@@ -11,15 +11,21 @@ import functools
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 from benchmarks import data, report, skew_table
-from benchmarks.measure import machine
+from benchmarks.circumstances import occasion
 from benchmarks.sites import BATCH_KEY, Site
 
+if TYPE_CHECKING:
+    from rollup_assets.pipeline import Pipeline
+
 ROWS, REPEAT = 36_000_000, 5
+PACKAGES = ("numpy", "numba", "pyarrow")
 HOT_POINTS = 3_600_000
 
 
@@ -54,45 +60,60 @@ def _add_hot_series(folder: Path, start: int) -> Path:
     return path
 
 
+@contextmanager
+def _noted() -> Iterator[dict[str, list[float]]]:
+    """CPU seconds of the tasks that end while the block lasts, by step."""
+    from rollup_assets.steps import repartition, rollup
+    from rollup_assets.steps.roll_up_shards import roll_up_shards
+    from rollup_assets.steps.sort import sort_shards
+
+    seconds: dict[str, list[float]] = {"merge": [], "roll up": []}
+    with (
+        mock.patch.object(repartition, "sort_shards", _timed(sort_shards, seconds["merge"])),
+        mock.patch.object(rollup, "roll_up_shards", _timed(roll_up_shards, seconds["roll up"])),
+    ):
+        yield seconds
+
+
 def measure(site: Site, repeat: int) -> dict[str, Any]:
     """Median and longest task of each step, without and with the hot series; medians over the repetitions."""
     from rollup_assets.pipeline import Pipeline
     from rollup_assets.settings import load_settings
-    from rollup_assets.steps import repartition, rollup
 
     settings = load_settings(home=str(site.home("skew")), raw=str(site.landing_zone), threads=2)
     pipeline = Pipeline.from_settings(settings)
+    found = {"even": _measure(pipeline, repeat)}
+    hot = _add_hot_series(site.raw_folder(BATCH_KEY), pipeline.batch(BATCH_KEY).start)
+    try:
+        return found | {"hot": _measure(pipeline, repeat)}
+    finally:
+        hot.unlink()
+
+
+def _measure(pipeline: Pipeline, repeat: int) -> dict[str, Any]:
+    """By step, of the points that are there."""
+    from rollup_assets.steps.repartition import stage_batch
+    from rollup_assets.steps.rollup import roll_up
+
     batch = pipeline.batch(BATCH_KEY)
-    found: dict[str, Any] = {}
-    steps: tuple[tuple[str, Any, str], ...] = (("merge", repartition, "sort_shards"), ("roll up", rollup, "roll_up_shards"))
-    originals = {name: getattr(module, name) for _, module, name in steps}
-    for kind in ("even", "hot"):
-        hot = _add_hot_series(site.raw_folder(BATCH_KEY), batch.start) if kind == "hot" else None
-        runs: dict[str, list[list[float]]] = {step: [] for step, _, _ in steps}
-        for turn in range(repeat + 1):
-            for step, module, name in steps:
-                runs[step].append([])
-                setattr(module, name, _timed(originals[name], runs[step][-1]))
-            repartition.stage_batch(pipeline, batch, force=True)
-            for before in pipeline.calendar.earlier(batch, settings.reach):
-                repartition.stage_batch(pipeline, before)
-            rollup.roll_up(pipeline, batch, force=True)
-            if turn == 0:  # compiles and warms up
-                for step, _, _ in steps:
-                    runs[step].clear()
-        found[kind] = {
-            step: {
-                "tasks": len(taken[0]),
-                "median": statistics.median(statistics.median(seconds) for seconds in taken),
-                "longest": statistics.median(max(seconds) for seconds in taken),
-            }
-            for step, taken in runs.items()
+    turns = []
+    for _ in range(repeat + 1):
+        with _noted() as seconds:
+            stage_batch(pipeline, batch, force=True)
+            for before in pipeline.calendar.earlier(batch, pipeline.settings.reach):
+                stage_batch(pipeline, before)
+            roll_up(pipeline, batch, force=True)
+        turns.append(seconds)
+    # The first one compiles and warms up.
+    taken = {step: [seconds[step] for seconds in turns[1:]] for step in turns[0]}
+    return {
+        step: {
+            "tasks": len(runs[0]),
+            "median": statistics.median(statistics.median(seconds) for seconds in runs),
+            "longest": statistics.median(max(seconds) for seconds in runs),
         }
-        if hot:
-            hot.unlink()
-    for _, module, name in steps:
-        setattr(module, name, originals[name])
-    return found
+        for step, runs in taken.items()
+    }
 
 
 def main() -> None:
@@ -106,9 +127,9 @@ def main() -> None:
         site = Site((options.work or Path(temporary)) / f"skew-{options.rows}")
         data.generate(site, options.rows, "scrapes")
         found = measure(site, options.repeat)
-    command = f"python -m benchmarks.skew --rows {options.rows} --repeat {options.repeat}"
+    results = {**occasion("python -m benchmarks.skew", PACKAGES), "repeat": options.repeat, "tasks": found}
     complete = options.rows == ROWS and options.repeat >= REPEAT
-    report.keep({"command": command, "machine": machine(), "tasks": found}, skew_table.NAME, complete=complete, output=None, say=print)
+    report.keep(results, skew_table.NAME, complete=complete, output=None, say=print)
     print(skew_table.table(found))
 
 

@@ -627,6 +627,33 @@ def test_the_skew_table_is_the_measured_one(tmp_path: Path) -> None:
     assert all(step["longest"] < 10 * step["median"] for kind in found.values() for step in kind.values())
 
 
+def test_measuring_skew_leaves_steps_and_points_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a run fails: another one in the same folder would take the hot series for evenly spread points."""
+    from benchmarks import skew
+    from rollup_assets.steps import repartition, rollup
+
+    site = Site(tmp_path)
+    data.generate(site, 3_600, "scrapes")
+    monkeypatch.setattr(skew, "HOT_POINTS", 400)
+    before = (site.raw_files, vars(repartition)["sort_shards"], vars(rollup)["roll_up_shards"])
+    found = skew.measure(site, 1)
+    assert {(kind, step): figures["tasks"] for kind, steps in found.items() for step, figures in steps.items()} == {
+        (kind, step): 1 for kind in ("even", "hot") for step in ("merge", "roll up")
+    }
+    assert (site.raw_files, vars(repartition)["sort_shards"], vars(rollup)["roll_up_shards"]) == before
+    roll_up = rollup.roll_up
+
+    def fails_beside_the_hot_series(*arguments: Any, **options: Any) -> Any:
+        if site.raw_files != before[0]:
+            raise ChildError("no more memory")
+        return roll_up(*arguments, **options)
+
+    monkeypatch.setattr(rollup, "roll_up", fails_beside_the_hot_series)
+    with pytest.raises(ChildError):
+        skew.measure(site, 1)
+    assert (site.raw_files, vars(repartition)["sort_shards"], vars(rollup)["roll_up_shards"]) == before
+
+
 def test_results_of_publishing_are_of_the_whole_benchmark() -> None:
     from benchmarks import catalogs, publishing
 
