@@ -2,8 +2,9 @@
 
 Commands, each ``python -m benchmarks.NAME`` with ``--help`` (without a name: every stage beside DuckDB, Polars, DataFusion and ClickHouse):
 
-- beside others: ``spark``, ``seed``, ``seed_size``
-- this project alone: ``sizes``, ``shapes``, ``skew``, ``publishing``, ``orchestration``, ``querying``, ``capacity``, ``load``
+- beside others: ``spark``, ``seed``, ``peer_sizes``
+- this project alone: ``sizes``, ``seed_size``, ``shapes``, ``skew``, ``storages``, ``publishing``, ``orchestration``, ``querying``,
+  ``capacity``, ``load``
 - nothing measured: ``data`` (the points), ``simulate_backfill``
 
 How it works: ``data`` writes points to a site (``sites``); ``contenders`` says who does which task of ``tasks``, in which form of

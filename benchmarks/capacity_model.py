@@ -340,15 +340,15 @@ def limits(model: Model, assumptions: Assumptions) -> list[Limit]:
     """What ends where, the first first."""
     from rollup_assets.steps.planning import POINTS_PER_GROUP
 
-    second = assumptions.within_hours * 3600
+    allowed = assumptions.within_hours * 3600
     point = sum(model.cpu.point.values())
     # Publishing is one process that holds the table's lock: it may take a tenth of the time.
-    files = (second / 10 - model.publish_start) / model.publish_file if model.publish_file > 0 else math.inf
+    files = (allowed / 10 - model.publish_start) / model.publish_file if model.publish_file > 0 else math.inf
     requests = model.requests(shape_of(_LARGE)).values()
     gets, puts = (max(kinds[kind] for kinds in requests) / _LARGE for kind in ("GET", "PUT"))
     found = [
-        Limit("2 cores, local engine", second * 2 / point, "more cores: threads need nothing else"),
-        Limit("64 cores of one machine, should they do 32 times as much as 2", second * 64 / point, "`ROLLUP_ENGINE=spark`"),
+        Limit("2 cores, local engine", allowed * 2 / point, "more cores: threads need nothing else"),
+        Limit("64 cores of one machine, should they do 32 times as much as 2", allowed * 64 / point, "`ROLLUP_ENGINE=spark`"),
         Limit(
             "`ROLLUP_SHARDS` ends at 4096, and the table's files grow beyond 8 M rows",
             float(_MOST_SHARDS * POINTS_PER_GROUP),
@@ -366,9 +366,9 @@ def limits(model: Model, assumptions: Assumptions) -> list[Limit]:
         ),
         Limit(
             "S3 is asked for 5,500 objects a second below one prefix",
-            second * _GETS_A_SECOND / gets if gets > 0 else math.inf,
+            allowed * _GETS_A_SECOND / gets if gets > 0 else math.inf,
             "S3 divides prefixes by itself, and says 503 for minutes meanwhile; a bucket for each asset",
         ),
-        Limit("S3 is sent 3,500 objects a second below one prefix", second * _PUTS_A_SECOND / puts if puts > 0 else math.inf, "the same"),
+        Limit("S3 is sent 3,500 objects a second below one prefix", allowed * _PUTS_A_SECOND / puts if puts > 0 else math.inf, "the same"),
     ]
     return sorted(found, key=lambda limit: limit.rows)

@@ -61,7 +61,7 @@ def measure(benches: list[Bench], repeat: int, only: str = "") -> list[Results]:
 
     Raises:
         BusyError: another benchmark uses the folder.
-        ChildError: a process of ours failed.
+        ChildError: a process of ours failed, or a peer's that had come to its end in the first turn.
         ValueError: a peer's answer is not ours, for the second time.
     """
     measured: list[Results] = []

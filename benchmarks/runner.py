@@ -264,7 +264,7 @@ def measure(
     ``again`` chooses before each turn but the first who goes on; a peer that fails does not.
 
     Raises:
-        ChildError: a process of ours failed.
+        ChildError: a process of ours failed, or a peer's that had come to its end in the first turn.
         ValueError: a contender's answer is not ours, of a peer's for the second time; names it.
     """
     found = Measured()

@@ -31,7 +31,7 @@ def side_by_side(
 
     Raises:
         BusyError: another benchmark uses the folder.
-        ChildError: a process of ours failed.
+        ChildError: a process of ours failed, or a peer's that had come to its end in the first turn.
         ValueError: a contender's answer is not ours, of a peer's for the second time.
     """
     say(f"{bench.shape}: {bench.rows:,} points, up to {repeat} times {len(wanted)} contenders, {bench.threads} threads; preparing")
