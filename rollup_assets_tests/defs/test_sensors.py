@@ -226,7 +226,7 @@ def test_the_queue_takes_no_backlog_beside_fifty_runs_of_the_sensor(daemon: Daem
     lab.land({0: 10, 5: 10})
     daemon.tick()
     tags = {PARTITION_TAG: hour(3), sensors.SENSOR_TAG: whose}
-    runs = [dg.DagsterRun("batches", tags=tags, status=dg.DagsterRunStatus.QUEUED) for _ in range(50)]
+    runs = [dg.DagsterRun("batches", tags=tags, status=dg.DagsterRunStatus.STARTED) for _ in range(50)]
     for run in runs:
         lab.instance.add_run(run)
     ours = whose == sensors.NAME
