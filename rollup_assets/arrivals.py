@@ -1,4 +1,4 @@
-"""Which partitions are out of date because of their raw files, and what is to be asked for: one look, and the memory of earlier ones.
+"""Decides which partitions are out of date because of their raw files, and what to request: one look, with the memory of earlier looks.
 
 A partition whose raw files are not those that were staged is asked to be staged once its files have stayed the same for a while; a
 partition whose rollups were made from other digests than today's, or are not published, is asked to be rolled up and published. Other

@@ -1,4 +1,4 @@
-"""Charts in a terminal, drawn with block characters. Numbers in, lines of text out; where they come from stays out."""
+"""Charts in a terminal, drawn with block characters. Numbers in, lines of text out; where the numbers come from is not known here."""
 
 from __future__ import annotations
 

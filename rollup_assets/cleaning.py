@@ -1,4 +1,4 @@
-"""``rollups clean``: what killed, failed and superseded runs have left behind, found, and deleted if that is wanted.
+"""``rollups clean``: finds what killed, failed and superseded runs have left behind, and deletes it on request.
 
 A leftover is a file that nothing names any more and nobody has written to for a while. Candidates are listed first, references read
 afterwards: a file made in between cannot be a candidate. References are read again right before anything is deleted, for files of the

@@ -1,4 +1,4 @@
-"""``rollups demo``: from raw files to a verified, published table, and what there is to see in it.
+"""``rollups demo``: from raw files to a verified, published table, and a look at what is in it.
 
 Puts the other modules to work in the order in which a user would; computes nothing of its own. Runs again without harm: raw data
 that is there stays, and what is up to date is not done twice.

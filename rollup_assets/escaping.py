@@ -1,4 +1,4 @@
-"""Text of others (metric names, names of files, messages) where something would take it for more than text.
+"""Escapes text from outside (metric names, file names, messages) wherever something could treat it as more than text.
 
 Terminals obey control characters, logs have lines, rich and Markdown have markup, and Dagster's UI shows Markdown with HTML in it. What is
 shown to programs as JSON, or kept in files, stays as it is.

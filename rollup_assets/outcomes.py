@@ -1,4 +1,4 @@
-"""How partitions of a backfill ended, as ``defs.backfill`` collects it and commands print it. Collecting and printing stay out."""
+"""How the partitions of a backfill ended: collected by ``defs.backfill``, printed by commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``rollups backfill`` would do, partition by partition, and why: said before anything runs.
+"""``rollups plan``: what ``rollups backfill`` would do, partition by partition, and why.
 
 Asks the same functions as the steps themselves. Reads listings, manifests, sizes of staged files, the table's metadata, and the footers
 of raw files that would be staged. What only a run can tell, whether content really changes, is called "if it changes". Changing

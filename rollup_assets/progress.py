@@ -1,4 +1,4 @@
-"""A progress bar in the terminal: rows done of rows known, stage by stage. What the stages are stays out."""
+"""A progress bar in the terminal: rows done of rows known, stage by stage. The steps define the stages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is quarantined, partition by partition and row by row, and decisions to let it stay so.
+"""What is quarantined, partition by partition and row by row, and decisions to leave it quarantined.
 
 Reads manifests, the landing zone's listing and the staged quarantine; a decision is the only thing that is written. Replaying a partition
 is a backfill (``defs.backfill``), and printing stays out too.

@@ -1,4 +1,4 @@
-"""Which partitions a backfill of a range has to do with: those asked for, earlier ones that they lack, and trailing ones.
+"""Which partitions a backfill of a range covers: those requested, earlier ones that they need and lack, and trailing ones.
 
 What is done with them stays out (``defs.backfill``), and so does what would be (``plan``).
 """

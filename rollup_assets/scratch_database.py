@@ -1,4 +1,4 @@
-"""DuckDB for one command: a database in memory, within the settings' threads and memory, with a folder for what does not fit.
+"""DuckDB for one command: an in-memory database within the settings' limits of threads and memory, with a folder for what does not fit.
 
 What is computed in it stays out.
 """

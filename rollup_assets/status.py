@@ -1,4 +1,4 @@
-"""Where each partition stands: raw files, what is staged, rolled up and published of them, and what is out of date.
+"""The state of each partition: its raw files, what of it is staged, rolled up and published, and what is out of date.
 
 Reads the landing zone's listing and the manifests, no data and no catalog. Changing anything stays out.
 """

@@ -1,4 +1,4 @@
-"""Consoles, and what commands print: outcomes in, lines and tables out. Finding anything out stays out."""
+"""Consoles, and what commands print: outcomes in, lines and tables out. It only prints, and looks nothing up."""
 
 from __future__ import annotations
 

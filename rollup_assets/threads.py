@@ -1,4 +1,4 @@
-"""Pools of threads. They are made where there is memory for all of them, and all have started before one works.
+"""Pools of threads: made only if there is memory for all threads, and none works before all have started.
 
 A thread that cannot have memory for its first frame never says that it has started, and whoever started it waits for that for ever
 (python/cpython#140746; seen with 4 MiB of address space left, in one of three processes).

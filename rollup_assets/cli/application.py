@@ -1,4 +1,4 @@
-"""What all commands share: the application, arguments that several have, JSON and errors on their way out.
+"""What all commands share: the application, arguments that several have, and the output of JSON and errors.
 
 Exit status: 0 is success; 1 a failed partition, a difference or any error of ours, told in one message; 2 bad arguments, or partitions or
 snapshots that do not exist; 130 Ctrl-C, or SIGTERM during a run: what is finished stands. The commands themselves stay out.

@@ -1,4 +1,4 @@
-"""``rollups demo`` and ``rollups dev``: all of it at once, and Dagster's pages."""
+"""``rollups demo`` and ``rollups dev``: the whole pipeline at once, and Dagster's UI."""
 
 from __future__ import annotations
 

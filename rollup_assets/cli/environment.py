@@ -1,4 +1,4 @@
-"""``rollups doctor``, ``catalog`` and ``spark-conf``: what runs need around them."""
+"""``rollups doctor``, ``catalog`` and ``spark-conf``: the environment that runs need."""
 
 from __future__ import annotations
 

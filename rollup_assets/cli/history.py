@@ -1,4 +1,4 @@
-"""``rollups diff``, ``rollback`` and ``migrate``: what changed in the table, how to undo it, and the table with other settings."""
+"""``rollups diff``, ``rollback`` and ``migrate``: what changed in the table, undoing it, and rebuilding the table with other settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``rollups verify``, ``sql``, ``status`` and ``plan``: what is there, and whether it is right. Nothing is changed."""
+"""``rollups verify``, ``sql``, ``status`` and ``plan``: what the stage and the table hold, and whether it is right. Changes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``rollups quarantine list``, ``show`` and ``replay``: what could not be used, and what to do about it."""
+"""``rollups quarantine list``, ``show`` and ``replay``: rows and files that could not be used, and what to do about them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The checks that Dagster shows: which asset has which, and how a partition's manifests are put before them.
+"""The checks that Dagster shows: which asset has which checks, and how they get a partition's manifests.
 
 They run inside the steps that make the assets, so that every partition of a range gets its own result; what they check stays out
 (``rollup_assets.steps.checks``).

@@ -1,4 +1,4 @@
-"""``rollups backfill``: the runs that a backfill in the UI would make, in this process and recorded where the UI looks for runs.
+"""``rollups backfill``: makes the runs that a backfill in the UI would make, in this process, and records them where the UI finds them.
 
 Dagster's own commands cannot run a range of partitions of this graph from a terminal. Decides which batches go into which run, and
 collects what became of each. Printing and exit codes stay out (``rollup_assets.cli``).

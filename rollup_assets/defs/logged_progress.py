@@ -1,4 +1,4 @@
-"""How far the steps of a run are, as lines in its log. Where a backfill in a terminal shows it stays out (``rollup_assets.progress``)."""
+"""Progress of a run's steps, as lines in its log. A backfill in a terminal shows it with ``rollup_assets.progress`` instead."""
 
 from __future__ import annotations
 

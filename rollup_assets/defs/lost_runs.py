@@ -1,4 +1,4 @@
-"""Runs that a code location took with it when it ended: ``python -m rollup_assets.defs.lost_runs``, before the next one starts.
+"""Closes runs that ended with their code location: ``python -m rollup_assets.defs.lost_runs``, before the next code location starts.
 
 Dagster's ``DefaultRunLauncher`` makes runs processes of the code location, which looks after them. When that ends, by a restart of its
 container for instance, nobody is left to say that they have ended too: they would count as going on, and keep their places in the run

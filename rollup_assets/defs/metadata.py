@@ -1,4 +1,4 @@
-"""What Dagster shows of a partition: counts, sizes, stage times, a preview of rows. From manifests and staged files to metadata values.
+"""What Dagster shows for a partition: counts, sizes, stage times, a preview of rows. Makes metadata values from manifests and staged files.
 
 Numbers are numbers, so that the UI plots them over partitions. Which events carry them stays out (``defs.report``).
 """

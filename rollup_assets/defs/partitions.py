@@ -1,4 +1,4 @@
-"""The batches as Dagster's partitions, which partitions of an asset another one reads, and the tags that name those of a run.
+"""The batches as Dagster's partitions, which partitions of its inputs an asset reads, and the tags that name a run's partitions.
 
 Keys and arithmetic of batches stay out (``rollup_assets.batches``).
 """

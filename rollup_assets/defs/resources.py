@@ -1,4 +1,4 @@
-"""The outside world of the steps as Dagster resources: storage, catalog, engine. Plain fields; connections are made by the steps.
+"""What the steps need from outside, as Dagster resources: storage, catalog, engine. Plain fields; the steps make the connections.
 
 Dagster shows these fields to everyone who sees the UI, so a secret is here as ``dg.EnvVar``, of which Dagster shows and records the
 name. What the settings mean stays out (``rollup_assets.settings``).

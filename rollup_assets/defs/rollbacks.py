@@ -1,4 +1,4 @@
-"""What Dagster's pages say of partitions that were rolled back: a materialization of ``rollup_table`` that belongs to no run."""
+"""Reports partitions that were rolled back to Dagster's UI: a materialization of ``rollup_table`` that belongs to no run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which process a run belongs to, whether that is gone, and what becomes of the run then.
+"""Which process a run belongs to, whether that process is gone, and what then becomes of the run.
 
 A killed process cannot say that its run has ended, and Dagster would show it as going on for ever. Runs of ``rollups backfill`` carry what
 tells their process from any other. Who looks for processes that are gone, and which runs a code location has launched, stays out

@@ -1,4 +1,4 @@
-"""Dagster's S3 resource, reaching the store as everything else here does.
+"""Dagster's S3 resource, with the same settings of the store as everything else here.
 
 ``dagster_aws.s3.S3Resource`` has no field for path style, and takes a CA bundle from the environment only. Importing it takes a
 second: only ``Storage.s3`` does, when somebody asks. What is listed stays out.

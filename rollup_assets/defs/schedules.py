@@ -1,4 +1,4 @@
-"""When batches run by themselves: each one after it has ended. Stopped until someone starts it."""
+"""The schedule, which runs each batch after it has ended. Stopped until someone starts it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``raw_files_sensor``: what arrives late is staged, and what follows from it rolled up, by itself. Stopped until someone starts it.
+"""``raw_files_sensor``: stages what arrives late, and rolls up what depends on it, automatically. Stopped until someone starts it.
 
 What is out of date, and when to ask, is in ``rollup_assets.arrivals``; here that becomes events and requests for runs.
 """

@@ -1,4 +1,4 @@
-"""All checks, side by side and within a time limit. What each of them looks at stays out."""
+"""Runs all checks, side by side and within a time limit. The checks themselves are in other modules."""
 
 from __future__ import annotations
 

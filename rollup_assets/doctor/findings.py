@@ -1,4 +1,4 @@
-"""What a check is, and what it can find. Which checks there are stays out."""
+"""What a check is, and what it can find. The checks themselves are in other modules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Probes: small files of names of their own, which show whether a place can be used, and are deleted again."""
+"""Probes: small files with unique names, which show whether a place can be used, and are deleted again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What runs on Spark's workers: as little code as possible, since importing it is part of what they are given time for."""
+"""What runs on Spark's workers: as little code as possible, since importing it counts against their time limit."""
 
 from __future__ import annotations
 

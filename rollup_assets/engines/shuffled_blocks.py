@@ -1,4 +1,4 @@
-"""Blocks on their way through a shuffle that only knows rows of bytes: packed by the task that emits, found again by the one that merges.
+"""Blocks in a shuffle that only knows rows of bytes: packed by the task that emits them, unpacked by the task that merges them.
 
 A parcel holds blocks of one bucket from one map task, each lz4-compressed by itself where that pays, so that headers can be read without
 payloads. Who moves parcels stays out (``engines.spark``).

@@ -1,4 +1,4 @@
-"""The Spark session of the Spark engine: made from the settings, after what it needs was looked for.
+"""The Spark engine's session: made from the settings, after checking that what it needs is there.
 
 Java, the master and the Connect server are looked for first, since Spark waits for them for minutes or fails in a stack trace. What
 runs in the session stays out (``engines.spark``).

@@ -1,4 +1,4 @@
-"""Waiting for a task in a way that Ctrl-C always ends; what an interrupt stops is the engines' own business."""
+"""Waits for a task in a way that Ctrl-C always ends; each engine decides what an interrupt stops."""
 
 from __future__ import annotations
 

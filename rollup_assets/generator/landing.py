@@ -1,4 +1,4 @@
-"""Writes a landing zone: several Parquet files a batch, one of them late, and bad files where they are wanted.
+"""Writes a landing zone: several Parquet files per batch, one of them late, and bad files on request.
 
 The bytes depend on the seed and the options alone: not on threads, nor on which other batches are made; in an arrival-time layout the
 late file lies in the next folder if that is made too. Existing raw data is never touched. What the rows say is decided in ``fleet`` and

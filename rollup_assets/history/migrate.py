@@ -1,4 +1,4 @@
-"""``rollups migrate``: the table made anew with other shards, resolutions or batches, and changed in one snapshot.
+"""``rollups migrate``: rebuilds the table with other shards, resolutions or batches, and changes it in one snapshot.
 
 Every batch that has raw data is staged and rolled up with the new settings, into data files that are not part of the table; then one
 commit takes all old files out, all new ones in, and changes the table's own settings. No reader sees a mix of both, and what is done

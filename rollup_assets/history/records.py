@@ -1,4 +1,4 @@
-"""What each publish of a batch was made from: one small file a commit, kept when manifests are replaced.
+"""What each publish of a batch was made from: one small file per commit, kept when manifests are replaced.
 
 ``<stage>/publish_history/<partition>/<attempt>.json``. A publish writes it after its commit, which it names, and before its receipt:
 whoever finds the receipt looks no further, and a publish that was killed before it is asked for again, finds its commit in the table

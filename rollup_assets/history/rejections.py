@@ -1,4 +1,4 @@
-"""Content that was rolled back: a batch's receipt remembers its digest, so that it does not come back by itself.
+"""Content that was rolled back: the batch's receipt records the content's digest, so that it does not come back by itself.
 
 A receipt names the rejected digests before the table is changed, marked as begun; the receipt that takes its place afterwards has no such
 mark, and names the snapshot that was gone back to. A rollback that was killed in between is thus known, and nothing publishes what it was

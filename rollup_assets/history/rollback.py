@@ -1,4 +1,4 @@
-"""``rollups rollback``: undo a bad publish as a new snapshot, and remember that its content is not wanted.
+"""``rollups rollback``: undoes a bad publish with a new snapshot, and records that its content is not wanted.
 
 Decides which snapshot to go back to and what follows for the stage; how the table gets there is :mod:`rollup_assets.iceberg.rollback`.
 """

@@ -1,4 +1,4 @@
-"""Whether the table still remembers a snapshot that was acknowledged: a catalog that was set back does not.
+"""Checks that the table still has a snapshot that was acknowledged: if the catalog was set back, it does not.
 
 A standby that is promoted before it has the last commits, a restored dump, or another engine's commit that forgot ours, take back what
 a receipt says is published. A table that was dropped and made anew, or rolled back by those who may, says so itself. What is then done

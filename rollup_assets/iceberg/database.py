@@ -1,4 +1,4 @@
-"""The database objects of a PostgreSQL catalog, and what the role of the runs may do with them.
+"""The database objects of a PostgreSQL catalog, and what the runs' role may do with them.
 
 The tables are those that PyIceberg's ``SqlCatalog`` and Java's ``JdbcCatalog`` (``jdbc.schema-version=V1``) share. Databases and roles
 themselves are made by whoever runs the server.

@@ -1,4 +1,4 @@
-"""A catalog whose conflicts are believed only where the table does not have the commit.
+"""A catalog whose reports of conflicts are believed only if the commit is not in the table.
 
 PyIceberg takes a conflict for certain, and, with no retry left, deletes the manifests that it wrote. If the commit was applied and only
 reported as a conflict, as servers and clients do that send a request twice, the table could then not be read any more. What is made of a

@@ -1,4 +1,4 @@
-"""What goes wrong with a catalog, in one sentence: the only place that translates the errors of drivers and clients."""
+"""Says in one sentence what is wrong with a catalog: the only place that translates the errors of drivers and clients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PyIceberg's way to files: on S3 it is ours, so that one set of settings governs it too, and metadata costs one request a file.
+"""PyIceberg's access to files: on S3 it goes through ours, so that it follows the same settings, and metadata costs one request per file.
 
 PyIceberg's own file IO has no property for a CA file, and none for retries; and through Arrow a small file costs two requests to read
 (its size, its content), and four to write (whether it is there, and an upload of one part). Named to PyIceberg by the property

@@ -1,4 +1,4 @@
-"""A catalog of our own between a table's transactions and its catalog, to look at commits on their way. What is done there stays out."""
+"""A catalog of our own between a table's transactions and its catalog, to see commits on their way. Users decide what to do there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lock that publishers of one table queue at. What they do under it stays out.
+"""The lock that publishers of one table queue for. What they do while they hold it is in other modules.
 
 Correctness does not rest on it: the catalog's compare-and-swap and serializable validation give that, on any catalog. It spares
 publishers the work of redoing each other's conflicting commits. An embedded catalog has a lock file beside it, PostgreSQL an advisory

@@ -1,4 +1,4 @@
-"""All of the table's rows and the settings that it belongs to, replaced in one snapshot: a goal for the commit of ``iceberg.commit``.
+"""Replaces all of the table's rows, and the settings it was made with, in one snapshot: a goal for ``iceberg.commit``.
 
 Staging and rolling up what replaces them, and whether that may be, stay out (:mod:`rollup_assets.history.migrate`).
 """

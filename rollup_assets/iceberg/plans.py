@@ -1,4 +1,4 @@
-"""One snapshot to be: the files that it removes and adds, and those that are made for it.
+"""The plan of one snapshot: the files that it removes and adds, and those that are made for it.
 
 What is to be removed and added is decided by those who plan; here no row is lost on the way. Committing stays out.
 """

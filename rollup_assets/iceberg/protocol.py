@@ -1,4 +1,4 @@
-"""The decisions of a publish: what to do next, given how everything so far went.
+"""The decisions of a publish: what to do next, given what has happened so far.
 
 Pure, so that every order of events can be gone through: :func:`rollup_assets.iceberg.commit.bring_about` does the actions on a real
 table, a search over all states does them on a small model of one. How an action is done stays out.

@@ -1,4 +1,4 @@
-"""Replace a batch's range of labels by staged files, in one snapshot: a goal for the commit of ``iceberg.commit``.
+"""Replaces the rows in a batch's range of labels by staged files, in one snapshot: a goal for ``iceberg.commit``.
 
 Which files are to be published, and whether they may be, is decided in :mod:`rollup_assets.steps.publish`.
 """

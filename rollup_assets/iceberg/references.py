@@ -1,4 +1,4 @@
-"""Which files a table needs: everything that one of its snapshots, on whatever branch, or its metadata names.
+"""Which files a table needs: everything named by its metadata or by any of its snapshots, on any branch.
 
 What lies around besides, and what becomes of it, stays out (``rollup_assets.cleaning``).
 """

@@ -1,4 +1,4 @@
-"""PyIceberg's REST catalog with timeouts, which it has none of: a server that hangs would hang a run for ever.
+"""Adds timeouts to PyIceberg's REST catalog, which has none: a server that hangs would hang a run for ever.
 
 Named to PyIceberg by the property ``py-catalog-impl``, and imported only with it.
 """

@@ -1,4 +1,4 @@
-"""Bring back the rows that a batch, or the whole table, had in an earlier snapshot: a goal for the commit of ``iceberg.commit``.
+"""Brings back the rows that a batch, or the whole table, had in an earlier snapshot: a goal for ``iceberg.commit``.
 
 Which snapshot that is, and what follows from it, is decided in :mod:`rollup_assets.history.rollback`.
 """

@@ -1,4 +1,4 @@
-"""The table's snapshots: which one somebody means, and which of them gave a batch the rows it has. Nothing here reads data files."""
+"""The table's snapshots: which one a user means, and which one gave a batch its rows. Nothing here reads data files."""
 
 from __future__ import annotations
 

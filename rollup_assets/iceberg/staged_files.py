@@ -1,4 +1,4 @@
-"""Which staged files the table has, each as itself or as a copy of its bytes, and how those that it lacks come into a plan.
+"""Which staged files the table has, as the file itself or as a copy of its bytes, and how missing ones get into a plan.
 
 Iceberg's metadata of the files, and whether they are what their manifest says, stay out (:mod:`rollup_assets.iceberg.publish`).
 """

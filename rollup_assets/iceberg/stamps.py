@@ -1,4 +1,4 @@
-"""What a commit is stamped with: never earlier than what was committed before it, whatever the clock of this machine says.
+"""The timestamp of a commit: never earlier than that of the commit before it, whatever this machine's clock says.
 
 Iceberg for Java refuses metadata whose logs go back by more than a minute ("[BUG] Expected sorted snapshot log entries"), and PyIceberg
 writes them without a look: a publisher whose clock is a day ahead, and the next one whose clock is right, would leave a table that Spark

@@ -1,4 +1,4 @@
-"""The table: where it lies, made where it is missing, and compared with the settings.
+"""The table: where it lies, making it if it is missing, and comparing it with the settings.
 
 What is written to it stays out, and so does which catalog it is in.
 """

@@ -1,4 +1,4 @@
-"""How a transaction on the table begins, whatever it is about: with what we have learnt of PyIceberg's."""
+"""How every transaction on the table begins: with our workarounds for PyIceberg's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arrays that a thread keeps and uses again: the first touch of fresh memory costs more than the work done on it."""
+"""Arrays that a thread keeps and reuses: touching fresh memory for the first time costs more than the work done on it."""
 
 from __future__ import annotations
 

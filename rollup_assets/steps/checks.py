@@ -1,4 +1,4 @@
-"""What must hold of a staged or published batch, as pure functions of manifests: each says whether it does, and with which numbers.
+"""What must be true of a staged or published batch, as pure functions of manifests: each returns whether it is, and the numbers.
 
 The hard ones (every row accounted for, counts and deltas reconcile, no window twice) are also *required* before anything can reach
 the table: :func:`require`. Who runs them, and how their outcomes are shown, stays out.

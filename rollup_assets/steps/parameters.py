@@ -1,4 +1,4 @@
-"""The parameters of manifests: which settings decide what is made, and which of them have changed since, in the words of the settings."""
+"""The parameters of manifests: which settings determine the output, and which of them have changed since, named as in the settings."""
 
 from __future__ import annotations
 

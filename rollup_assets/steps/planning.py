@@ -1,4 +1,4 @@
-"""How a batch is cut. Files depend on data and settings alone; map tasks also on what suits the engine, which changes no byte."""
+"""How a batch is cut. Files depend only on data and settings; map tasks also on the engine, which changes no byte of the files."""
 
 from __future__ import annotations
 

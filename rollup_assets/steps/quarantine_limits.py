@@ -1,4 +1,4 @@
-"""Whether a batch has more quarantined rows or files than the settings allow, less what was decided about them.
+"""Whether a batch has more quarantined rows or files than the settings allow, not counting those that somebody allowed.
 
 Which rows are quarantined stays out, and so do the decisions themselves (``storage.allowances``).
 """

@@ -1,4 +1,4 @@
-"""What the published table really holds of a batch, for those who report it. Publishing, and whether it is right, stay out."""
+"""What the published table really holds for a batch, for reports. Publishing, and judging the result, are in other modules."""
 
 from __future__ import annotations
 

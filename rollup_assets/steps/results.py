@@ -1,4 +1,4 @@
-"""What the steps return. How they get there stays out."""
+"""What the steps return."""
 
 from __future__ import annotations
 

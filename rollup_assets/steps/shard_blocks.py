@@ -1,4 +1,4 @@
-"""The blocks of one shard as the sort task sees them: without those of damaged files, and with metric codes of the shard's own."""
+"""The blocks of one shard as the sort task sees them: without blocks of damaged files, and with metric codes local to the shard."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The split task: raw files to packed blocks, one stream of blocks a shard, quarantined rows apart.
+"""The split task: raw files to packed blocks, one stream of blocks per shard, with quarantined rows kept apart.
 
 Runs on any engine; what it emits is sorted by ``steps.sort``. Which files there are and what the counts mean for the batch stay out.
 """

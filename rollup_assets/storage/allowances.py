@@ -1,4 +1,4 @@
-"""Decisions about what is quarantined: rows and files that somebody lets stay there, kept beside the partition they are about.
+"""Decisions about what is quarantined: rows and files that somebody allows to stay quarantined, kept beside their partition.
 
 A decision accepts nothing: what it covers stays quarantined, and no longer counts against the limits of its partition. What follows for a
 batch stays out (``steps.quarantine_limits``).

@@ -1,4 +1,4 @@
-"""Columns of Arrow as the arrays that kernels take. Which columns there are, and what their nulls mean, stays out."""
+"""Converts Arrow columns to the arrays that kernels take. Which columns there are, and what their nulls mean, is not known here."""
 
 from __future__ import annotations
 

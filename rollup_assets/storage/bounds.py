@@ -1,4 +1,4 @@
-"""Which batch a row belongs to, by its timestamp: the one reading the folder, another one, or none, and then why.
+"""Which batch a row belongs to by its timestamp: the batch that reads the folder, another one, or none, and in that case why.
 
 Times alone. Where folders lie (``storage.landing_zone``), and what else may be wrong with a row (``storage.raw_files``), stay out.
 """

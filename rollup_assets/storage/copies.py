@@ -1,4 +1,4 @@
-"""The same file twice: which of a batch's raw files have the content of another one, whatever their names.
+"""Copies: which of a batch's raw files have the same content as another one, whatever their names.
 
 Only files of equal size are looked into, so that a batch without any pays nothing. What is done about copies stays out.
 """

@@ -1,4 +1,4 @@
-"""Encodings of the files we write, with what was measured (36 M points of 100k series, 2 cores; more of it in docs/performance.md).
+"""Encodings of the files we write, with measurements (36 M points of 100k series, 2 cores; more of it in docs/performance.md).
 
 BYTE_STREAM_SPLIT with a fast codec beats DELTA_BINARY_PACKED for integers that vary, and a dictionary for such columns takes two to
 four times as long. PLAIN suits columns that the codec folds: labels, constants, and ids, which come in runs (3.0 ns a row and smaller

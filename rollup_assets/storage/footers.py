@@ -1,4 +1,4 @@
-"""Which timestamps the row groups of a Parquet file have, according to its footer.
+"""The range of timestamps in each row group of a Parquet file, according to its footer.
 
 Read from the footer's bytes (Thrift's compact protocol), since pyarrow ends the process when it is asked for statistics of some damaged
 footers. A footer that is not understood says nothing about timestamps; whether it is damaged is for others to find out.

@@ -1,4 +1,4 @@
-"""Objects on S3: listed, read, written whole or not at all, and replaced only by whoever knows the version that stands.
+"""Objects on S3: listed, read, written whole or not at all, and replaced only by a writer that knows the current version.
 
 Listing and writing go through boto3: Arrow's listings have no ETags, and closing its output stream after an error completes the upload
 of a truncated object. Reading data goes through pyarrow's filesystem (``S3Options.filesystem``).

@@ -1,4 +1,4 @@
-"""Partial points at rest: one Parquet file per group of shards, one or more row groups a shard.
+"""Partial points at rest: one Parquet file per group of shards, one or more row groups per shard.
 
 Columns: the series (``metric_shard_id, id, org_id, metric``), its first and last point of the batch, and for each resolution the
 open window's state, named like ``count_1m``. Windows' own dimensions and lags are in separate files, made only where a series'

@@ -1,4 +1,4 @@
-"""How large a raw file may be: its footer, rows, row groups and metric names, looked at before memory is spent on them.
+"""Limits of raw files: on footer, rows, row groups and metric names, checked before memory is spent on them.
 
 A few bytes of Parquet can stand for gigabytes, and whoever writes raw data is not trusted with this process's memory. What is done with
 a file that is too large stays out.

@@ -1,4 +1,4 @@
-"""What went wrong with the storage, in one sentence: boto3's and pyarrow's errors as ours, with the setting and the remedy.
+"""Says in one sentence what went wrong with the storage: turns boto3's and pyarrow's errors into ours, with the setting and the remedy.
 
 Which operation is tried stays out.
 """

@@ -1,4 +1,4 @@
-"""Goes through partitions, has their rows recomputed, and compares them with the table and the manifests."""
+"""Goes through partitions, has their rows recomputed, and compares those with the table and the manifests."""
 
 from __future__ import annotations
 
