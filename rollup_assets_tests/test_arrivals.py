@@ -141,7 +141,7 @@ def test_a_landing_zone_that_is_gone_asks_for_nothing(world: World) -> None:
     assert world.asked() == world.asked(60) == ([], [])
     problems = world.tick().problems
     assert sorted(problems) == [world.hour(number).key for number in range(4)]
-    assert all("(ROLLUP_RAW) has nothing in it" in problem for problem in problems.values())
+    assert all("(ROLLUP_RAW) is empty" in problem for problem in problems.values())
 
 
 @pytest.mark.scenario("L1")

@@ -456,7 +456,7 @@ def test_a_publish_that_was_set_aside_is_foreseen_to_be_repeated_although_there_
     table.manage_snapshots().rollback_to_snapshot(before.counters["snapshot_id"]).commit()
     planned = compared(pipeline, chosen).partitions[0]
     assert planned.publish.verdict == "yes"
-    assert f"snapshot {receipt.counters['snapshot_id']}, which published them, was set aside" in planned.publish.reasons[0]
+    assert f"snapshot {receipt.counters['snapshot_id']}, which published them, was replaced" in planned.publish.reasons[0]
     assert plan(pipeline, chosen).partitions[0].publish.verdict == "no"
 
 

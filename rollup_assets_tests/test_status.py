@@ -159,7 +159,7 @@ def test_copies_that_would_be_treated_otherwise_now_make_their_partition_stale(t
     pipeline.stage.write(manifest.model_copy(update={"counters": {**manifest.counters, COPIES: {"b.parquet": "a.parquet"}}}), batch)
     assert one(pipeline, batch).state == "published"
     stale = one(make_pipeline(tmp_path, raw_copies="report"), batch).stale
-    assert stale == ["copies of raw files are treated otherwise with ROLLUP_RAW_COPIES=report"]
+    assert stale == ["copies of raw files are treated differently with ROLLUP_RAW_COPIES=report"]
 
 
 def test_a_partition_that_cannot_be_looked_at_says_so_and_hides_no_other(pipeline: Pipeline) -> None:

@@ -42,7 +42,7 @@ DESCRIPTIONS: Mapping[tuple[str, str], str] = {
     (
         QUARANTINED,
         QUARANTINE_BELOW_LIMIT,
-    ): "No more rows and files are quarantined than ROLLUP_QUARANTINE_LIMIT and ROLLUP_QUARANTINE_FILES, and decisions about them, allow.",
+    ): "Quarantined rows and files stay within ROLLUP_QUARANTINE_LIMIT and ROLLUP_QUARANTINE_FILES, not counting those that were allowed.",
     (
         ROLLUPS,
         COUNTS_RECONCILE,
@@ -52,12 +52,12 @@ DESCRIPTIONS: Mapping[tuple[str, str], str] = {
         DELTAS_RECONCILE,
     ): "Each series' deltas, counts and sums are the same at every resolution, within the batch and across its beginning.",
     (ROLLUPS, NO_WINDOW_TWICE): "No series has two rows for one window.",
-    (ROLLUPS, INPUTS_READY): "Everything the batch needs is staged; else it waits, and nothing was rolled up (warning).",
+    (ROLLUPS, INPUTS_READY): "Everything the batch needs is staged; otherwise it waits, and nothing was rolled up (warning).",
     (
         ROLLUP_TABLE,
         PUBLISHED_EQUALS_STAGED,
-    ): "Rows and files of the batch, read back from the table, are the staged ones at every resolution.",
-    (ROLLUP_TABLE, INPUTS_READY): "Everything the batch needs is staged; else it waits, and the table was not touched (warning).",
+    ): "Rows and files of the batch, read back from the table, match the staged ones at every resolution.",
+    (ROLLUP_TABLE, INPUTS_READY): "Everything the batch needs is staged; otherwise it waits, and the table was not touched (warning).",
 }
 """Every check by (asset, name), and what it means when it passes."""
 
@@ -94,7 +94,7 @@ def require(outcomes: Iterable[CheckOutcome]) -> None:
     broken = tuple(outcome for outcome in outcomes if not outcome.passed and not outcome.warning)
     if broken:
         reasons = "; ".join(f"{outcome.asset}, {outcome.name}: {outcome.description}" for outcome in broken)
-        raise ReconciliationError(f"{reasons}; nothing was published, and this is a defect of rollup_assets or of its stage", broken)
+        raise ReconciliationError(f"{reasons}; nothing was published. Either rollup_assets has a bug, or its stage is damaged", broken)
 
 
 def rows_accounted_for(repartitioned: Manifest, quarantined: Manifest) -> CheckOutcome:
@@ -175,7 +175,7 @@ def quarantine_below_limit(quarantined: Manifest, settings: Settings, allowed: A
         "bad_files_allowed": settings.quarantine_files,
     }
     if allowed.decisions:
-        found += f", besides {_counted(allowed.rows, 'row')} and {_counted(allowed.files, 'whole file')} that were allowed to stay there"
+        found += f", besides {_counted(allowed.rows, 'row')} and {_counted(allowed.files, 'whole file')} that are allowed to stay there"
         metadata |= {
             "rows_allowed_to_stay": allowed.rows,
             "files_allowed_to_stay": allowed.files,
@@ -256,7 +256,7 @@ def deltas_reconcile(rollups: Manifest, batch: Batch, earlier: Manifest | None) 
     across = (
         "and with the batch before"
         if before is not None
-        else "(the batch before is not rolled up from the same points, so only within this one)"
+        else "(only within this batch: the one before was not rolled up from the same points)"
     )
     found = "; ".join(problems) or f"counts, sums, deltas and resets of {len(resolutions)} resolutions agree per series {across}"
     return CheckOutcome(ROLLUPS, DELTAS_RECONCILE, not problems, False, found, {"identities": compared, "broken": len(problems)})

@@ -80,8 +80,8 @@ def publish(pipeline: Pipeline, batch: Batch, *, run_id: str = "", force: bool =
             _log.warning("batch %s: its rollups were replaced while they were being published; publishing the newer ones", batch.key)
         else:
             raise StaleInputError(
-                f"the rollups of batch {batch.key} were replaced each of the {_MOST_ROUNDS} times that they were published; find out what "
-                f"stages them again and again, and run `rollups backfill {batch.key} {batch.key}`"
+                f"the rollups of batch {batch.key} were replaced during each of {_MOST_ROUNDS} attempts to publish them; find out what "
+                f"keeps staging them, and run `rollups backfill {batch.key} {batch.key}`"
             )
         if not published.unchanged and maintenance_is_due(table, pipeline.settings.keep_snapshots) and lock.is_held():
             maintain(table, pipeline.settings.keep_snapshots)
@@ -150,8 +150,8 @@ def _receipt_holds(receipt: Manifest, rollups: Manifest, table: Table, batch: Ba
 
     if is_set_aside(table, receipt.counters):
         _log.warning(
-            "batch %s: the current snapshot does not come from %s, which published it: the table was rolled back, or another engine's "
-            "commit has set it aside. Whatever else was published since then has to be published again, too: see `rollups verify`",
+            "batch %s: the current snapshot does not descend from %s, which published the batch: the table was rolled back, or another "
+            "engine's commit replaced it. Everything else published since then has to be published again, too: see `rollups verify`",
             batch.key,
             receipt.counters["snapshot_id"],
         )
@@ -292,10 +292,10 @@ def check_history(receipt: Manifest, table: Table, batch: Batch) -> None:
 
     if (problem := forgotten(table, receipt.counters)) is not None:
         raise PublishHaltError(
-            f"batch {batch.key} was published as snapshot {receipt.counters[SNAPSHOT]} of {'.'.join(table.name())}, which has vanished: "
-            f"{problem}. The catalog was set back, as by a standby promoted without the last commits, or another engine's commit has "
-            "replaced ours; other batches may be lost too. Nothing was published. Find out why, see what is missing with `rollups verify`, "
-            f"and publish it again with `rollups backfill {batch.key} {batch.key} --force`"
+            f"batch {batch.key} was published as snapshot {receipt.counters[SNAPSHOT]} of {'.'.join(table.name())}, but that snapshot "
+            f"has vanished: {problem}. The catalog was set back (for example, a standby without the last commits was promoted), or "
+            "another engine's commit replaced ours; other batches may be lost too. Nothing was published. Find out why, list what is "
+            f"missing with `rollups verify`, and publish it again with `rollups backfill {batch.key} {batch.key} --force`"
         )
 
 
@@ -349,11 +349,9 @@ def reasons_to_publish(
     if receipt.digest != rollups.digest:
         return [f"{ROLLUPS} have changed since they were published: {short_digest(receipt.digest)} → {short_digest(rollups.digest)}"]
     if not _is_receipt_of(receipt, rollups):
-        return [f"the files of {ROLLUPS} were made anew since they were published"]
+        return [f"the files of {ROLLUPS} were rewritten since they were published"]
     if set_aside:
-        return [
-            f"snapshot {receipt.counters['snapshot_id']}, which published them, was set aside, by a rollback or another engine's commit"
-        ]
+        return [f"snapshot {receipt.counters['snapshot_id']}, which published them, was replaced by a rollback or another engine's commit"]
     if live is not None and not _are_rows_of(rollups, live):
         return [f"the table has {sum(live.values()):,} rows of the batch instead of {sum(_rows(rollups).values()):,}"]
     return []

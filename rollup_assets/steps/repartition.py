@@ -200,9 +200,9 @@ def raw_data_is_gone(pipeline: Pipeline, batch: Batch, files: Sequence[InputFile
     if files or not before or not zone.is_bare():
         return None
     return (
-        f"{zone.root.uri} (ROLLUP_RAW) has nothing in it, though batch {batch} was staged from {before} raw "
-        f"file{'s' if before > 1 else ''} there; it stays as it is. Is it mounted, and the right one? If its data was removed on purpose, "
-        f"`rollups backfill {batch} {batch} --force` empties the batch"
+        f"{zone.root.uri} (ROLLUP_RAW) is empty, though batch {batch} was staged from {before} raw file{'s' if before > 1 else ''} "
+        "there; what is staged was kept. Is the folder mounted, and the right one? If its files were removed on purpose, run `rollups "
+        f"backfill {batch} {batch} --force` to empty the batch"
     )
 
 
@@ -228,7 +228,7 @@ def outdated(pipeline: Pipeline, batch: Batch, files: list[InputFile], staged: S
             reasons |= dict.fromkeys(in_words(file_changes(manifest.inputs, files)))
         reasons |= dict.fromkeys(f"datapoints: {reason}" for reason in other_settings(manifest, parameters))
     if not reasons and _copies_were_treated_otherwise(pipeline, staged):
-        return [f"copies of raw files are treated otherwise with ROLLUP_RAW_COPIES={pipeline.settings.raw_copies}"]
+        return [f"copies of raw files are treated differently with ROLLUP_RAW_COPIES={pipeline.settings.raw_copies}"]
     return list(reasons)
 
 

@@ -69,7 +69,7 @@ def roll_up(
     inputs = find_inputs(pipeline, batch)
     if isinstance(inputs, Waiting):
         return inputs
-    warnings = () if inputs.datapoints else (f"batch {batch} has no raw files: only windows that the batch before left open",)
+    warnings = () if inputs.datapoints else (f"batch {batch} has no raw files: it only finishes windows that the batch before left open",)
     current = pipeline.stage.read(ROLLUPS, batch)
     if current and not force and not reasons_to_roll_up(pipeline, batch, inputs, current):
         return RolledUp(current, unchanged=True, warnings=warnings)
@@ -91,8 +91,8 @@ def _require_same_inputs(pipeline: Pipeline, batch: Batch, rollups: Manifest, er
     now = find_inputs(pipeline, batch)
     if isinstance(now, Waiting) or input_changes(rollups.upstream, now.upstream(batch)):
         raise StaleInputError(
-            f"what rollups of {batch} are made from was staged again by another run while it was read; nothing was published, "
-            f"run `rollups backfill {batch} {batch}` once that run has ended"
+            f"another run staged the inputs of the rollups of {batch} again while they were being read; nothing was published. Run "
+            f"`rollups backfill {batch} {batch}` once that run has ended"
         ) from error
 
 
@@ -213,6 +213,6 @@ def find_inputs(pipeline: Pipeline, batch: Batch) -> RollupInputs | Waiting:
         raise StaleInputError(
             f"{', '.join(f'{asset} {of}' for of, asset in changed)} {'was' if len(changed) == 1 else 'were'} staged with other "
             f"settings: {', '.join(named)}; stage {'it' if len(changed) == 1 else 'them'} again with "
-            f"`rollups backfill {min(of for of, _ in changed)} {batch}`, or set them back"
+            f"`rollups backfill {min(of for of, _ in changed)} {batch}`, or restore those settings"
         )
     return RollupInputs(datapoints, own, tuple(earlier))

@@ -129,7 +129,7 @@ def test_java_takes_back_what_we_published_before_it_knew_of_its_commit_and_we_p
 
     assert publish(pipeline, first).unchanged
     assert not publish(pipeline, third).unchanged
-    assert "another engine's commit has set it aside" in caplog.text
+    assert "another engine's commit replaced it" in caplog.text
     assert value_by_batch(pipeline) == {first.key: {5}, second.key: {9}, third.key: {7}}
     assert len(rows_of(load(pipeline))) == 2 * ROWS + 60
 

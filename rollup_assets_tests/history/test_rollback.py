@@ -808,7 +808,7 @@ def test_a_catalog_that_has_forgotten_the_last_publish_stops_it(pipeline: Pipeli
     with Session(catalog.engine) as session:
         session.execute(update(IcebergTables).values(metadata_location=before))
         session.commit()
-    with pytest.raises(PublishHaltError, match="which has vanished"):
+    with pytest.raises(PublishHaltError, match="that snapshot has vanished"):
         rollback(pipeline, batch.key)
     assert value_by_batch(pipeline) == {batch.key: {2}}
 

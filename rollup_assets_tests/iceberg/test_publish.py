@@ -285,9 +285,7 @@ def test_rollups_that_are_staged_anew_at_every_commit_end_the_publish_with_a_sen
 
     with (
         commits(monkeypatch, staged_anew),
-        pytest.raises(
-            StaleInputError, match=rf"each of the 8 times that they were published; .*`rollups backfill {batch.key} {batch.key}`"
-        ),
+        pytest.raises(StaleInputError, match=rf"during each of 8 attempts to publish them; .*`rollups backfill {batch.key} {batch.key}`"),
     ):
         publish(pipeline, batch)
     publish(pipeline, batch)

@@ -185,7 +185,7 @@ def test_a_table_that_was_rolled_back_is_brought_forward_again(pipeline: Pipelin
     assert publish(pipeline, first).unchanged
     assert caplog.text == ""
     assert not publish(pipeline, second).unchanged
-    assert f"batch {second.key}: the current snapshot does not come from" in caplog.text
+    assert f"batch {second.key}: the current snapshot does not descend from" in caplog.text
     assert value_by_batch(pipeline) == {first.key: {1}, second.key: {1}}
 
 
@@ -202,7 +202,7 @@ def test_earlier_values_that_were_brought_back_are_replaced_although_there_are_a
     assert value_by_batch(pipeline) == {batch.key: {1}}
     again = publish(pipeline, batch)
     assert not again.unchanged
-    assert f"does not come from {set_aside.snapshot_id}" in caplog.text
+    assert f"does not descend from {set_aside.snapshot_id}" in caplog.text
     assert value_by_batch(pipeline) == {batch.key: {2}}
     caplog.clear()
     # A receipt that was not written, as by a publish that was killed: nothing is left to do but to name the snapshot that is there.

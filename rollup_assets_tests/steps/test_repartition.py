@@ -588,7 +588,7 @@ def test_a_landing_zone_that_is_gone_empties_no_batch(left: str, tmp_path: Path)
     root.rename(tmp_path / "elsewhere")
     if left == "an empty folder":
         root.mkdir()
-    with pytest.raises(LandingZoneError, match=r"ROLLUP_RAW.*has nothing in it.*from 1 raw file there.*backfill .* --force"):
+    with pytest.raises(LandingZoneError, match=r"ROLLUP_RAW.*is empty.*from 1 raw file there.*backfill .* --force"):
         stage(pipeline, batch)
     assert pipeline.stage.read(REPARTITIONED, batch) == before.repartitioned
     assert stage(pipeline, batch, force=True).repartitioned.counters["rows_accepted"] == 0

@@ -743,7 +743,7 @@ def test_the_message_of_other_settings_names_all_that_are_old_and_settings_as_th
     assert str(raised.value) == (
         f"{PARTIAL_POINTS} {t1}, {PARTIAL_POINTS} {t2} were staged with other settings: ROLLUP_LOOKBACK (now 30m, then 1h), "
         "ROLLUP_RAW_NAME_SIZE (now 100, then 4096), ROLLUP_RAW_LATENESS (now 1, then 0), ROLLUP_RAW_FUTURE (now not set, then 90s); "
-        f"stage them again with `rollups backfill {t2} {t}`, or set them back"
+        f"stage them again with `rollups backfill {t2} {t}`, or restore those settings"
     )
 
 
