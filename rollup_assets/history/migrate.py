@@ -125,14 +125,15 @@ def migrate(
         return found
     if found.begun:
         raise MigrationError(
-            f"a rollback of {_shown(found.begun)} of {settings.table} was begun and has not ended, and what it undoes would be made anew; "
-            "nothing was changed. Run `rollups rollback` again with the old settings, or publish them all the same with "
-            "`rollups backfill FROM TO --force`"
+            f"a rollback of {_shown(found.begun)} of {settings.table} has begun and has not ended, and the migration would bring back what "
+            "it undoes; nothing was changed. Run `rollups rollback` again with the old settings, or publish these partitions anyway "
+            "with `rollups backfill FROM TO --force`"
         )
     if found.rolled_back:
         raise MigrationError(
-            f"{_shown(found.rolled_back)} of {settings.table} were rolled back, and would be made anew from raw data that was not "
-            "wanted; nothing was changed. Correct the raw data and publish them with the old settings first, or publish them with --force"
+            f"{_shown(found.rolled_back)} of {settings.table} were rolled back, and the migration would make them again from the same "
+            "raw data; nothing was changed. Correct the raw data and publish them with the old settings first, or publish them with "
+            "--force"
         )
     if (gone or uncertain or not_ended) and not drop:
         raise MigrationError(_would_go(pipeline, found, not_ended))
@@ -151,7 +152,7 @@ def _existing_table(pipeline: Pipeline, catalog: Catalog) -> Table:
 
     table = load_table(catalog, pipeline.settings)
     if table is None:
-        raise MigrationError(f"there is no table {pipeline.settings.table} yet; `rollups backfill` makes it with the present settings")
+        raise MigrationError(f"there is no table {pipeline.settings.table} yet; `rollups backfill` makes it with the current settings")
     return table
 
 
@@ -163,22 +164,22 @@ def _would_go(pipeline: Pipeline, found: Migration, not_ended: Sequence[Batch]) 
     """Why nothing was migrated, as rows cannot be made anew, or may not be: all that ``--drop`` lets go, whatever the reason."""
     settings = pipeline.settings
     rows, remedies = [], []
-    last_resort = "or let whatever cannot be made anew go"
+    last_resort = f"or run `{COMMAND} --drop` to drop all rows that cannot be made again"
     if found.dropped:
-        rows.append(f"of {_shown(found.dropped)}, whose raw data is gone from {settings.raw}, all of it or some")
-        remedies.append("bring the raw data back, or publish these partitions with the old settings first if it was to go")
+        rows.append(f"of {_shown(found.dropped)}, whose raw data is gone from {settings.raw}, at least in part")
+        remedies.append("bring the raw data back, or publish these partitions with the old settings first if it was removed on purpose")
     if found.uncertain:
         named = _shown(found.uncertain)
-        rows.append(f"of {named}, whose own folders in {settings.raw} have no file: whether they ever had one cannot be told")
-        remedies.append("see whether these rows came late, in other folders, and bring the raw data back if not")
+        rows.append(f"of {named}, whose own folders in {settings.raw} have no file, and it is not known whether they ever had one")
+        remedies.append("check whether these rows came late, in other folders, and bring the raw data back if not")
     if not_ended:
         end = f"{not_ended[-1].end_time:%Y-%m-%d %H:%M} UTC"
         named = f"{_shown(found.not_ended)} (ROLLUP_BATCH={format_duration(settings.batch)})"
-        rows.append(f"of {named}, which cannot be made anew before {end}, when that batch has ended")
+        rows.append(f"of {named}, which cannot be made again before {end}, when that batch ends")
         remedies.append(f"migrate after {end}")
-        last_resort += ", where the batch has not ended until a backfill publishes it after that"
+        last_resort += "; rows of a batch that has not ended are then missing until a backfill publishes it after its end"
     mend = "; ".join([*remedies, last_resort])
-    return f"{settings.table} has rows {', and '.join(rows)}; nothing was changed. {mend[0].upper()}{mend[1:]}, with `{COMMAND} --drop`"
+    return f"{settings.table} has rows {', and '.join(rows)}; nothing was changed. {mend[0].upper()}{mend[1:]}"
 
 
 def _total_rows(table: Table) -> int:
@@ -351,8 +352,8 @@ def _require_raw_files(pipeline: Pipeline, batch: Batch, raw: Mapping[Batch, set
     gone = sorted(path for folder in pipeline.landing_zone.folders(batch) for path in raw.get(folder, set()) - read)
     if gone:
         raise MigrationError(
-            f"raw files of {batch} went during the migration, such as {gone[0]}; the table is as it was. Bring them back, or see with "
-            f"`rollups migrate` which rows would go, and run `{COMMAND}` again"
+            f"raw files of {batch} disappeared during the migration, such as {gone[0]}; the table was not changed. Bring them back, or "
+            f"run `rollups migrate` to see which rows would be lost, and run `{COMMAND}` again"
         )
 
 
@@ -371,7 +372,7 @@ def _carry_out(
         undone = _shown([receipt.partition for receipt in held])
         raise MigrationError(
             f"a rollback of {undone} of {settings.table} was begun, or made, during the migration; nothing was changed. Run `{COMMAND}` "
-            "again, which says what to do"
+            "again to see what to do"
         )
 
     def current(batch: Batch) -> Manifest:
@@ -412,8 +413,8 @@ def _as_it_was_made(batch: Batch) -> Iterator[None]:
         yield
     except (NotStagedError, StaleInputError, StageCorruptError) as error:
         raise MigrationError(
-            f"the stage was changed during the migration: what was made for {batch} is lost or no longer up to date. The table is as it "
-            f"was: run `{COMMAND}` again"
+            f"the stage was changed during the migration: what was made for {batch} is missing or out of date. The table was not "
+            f"changed: run `{COMMAND}` again"
         ) from error
 
 

@@ -53,10 +53,10 @@ def refusal(receipt: Manifest | None, rollups: Manifest, batch: Batch) -> str | 
         return None
     if is_begun(receipt):
         return (
-            f"a rollback of {batch} was begun and has not ended; run it again, or publish the rollups all the same with "
+            f"a rollback of {batch} has begun and has not ended; run it again, or publish the rollups anyway with "
             f"`rollups backfill {batch} {batch} --force`"
         )
     return (
-        f"the rollups of {batch} were rolled back, and stay out of the table until their inputs change; "
-        f"to publish them all the same, run `rollups backfill {batch} {batch} --force`"
+        f"the rollups of {batch} were rolled back, and are not published again until their inputs change; to publish them anyway, run "
+        f"`rollups backfill {batch} {batch} --force`"
     )

@@ -145,7 +145,7 @@ def _choose(pipeline: Pipeline, table: Table, what: str, to: str | None) -> _Cho
     command = f"rollups rollback {what}" + (f" --to {to}" if to else "")
     if what.isascii() and what.isdecimal():
         if to is not None:
-            raise RollbackError(f"--to says what one partition goes back to, and {what} is a snapshot; leave one of them out")
+            raise RollbackError(f"--to is for rolling back one partition, but {what} is a snapshot; leave one of them out")
         return _Choice(None, snapshot_meant(table, what), command)
     batch = pipeline.batch(what)
     if to is not None:
@@ -159,14 +159,14 @@ def _before_last_publish(pipeline: Pipeline, table: Table, batch: Batch, command
     publish = newest_publish(table, batch)
     if publish is None:
         raise UnknownSnapshotError(
-            f"no snapshot that is kept has published {batch}, so there is nothing to undo; choose what to go back to with "
+            f"none of the kept snapshots published {batch}, so there is nothing to undo; choose what to go back to with "
             f"`{command} --to SNAPSHOT`; {known_snapshots(table)}"
         )
     target = None if publish.parent_snapshot_id is None else table.snapshot_by_id(publish.parent_snapshot_id)
     if target is None and not is_first(publish):
         raise RollbackError(
             f"the snapshot before {publish.snapshot_id}, which had the rows of {batch} before its last publish, has expired "
-            f"(ROLLUP_KEEP_SNAPSHOTS={pipeline.settings.keep_snapshots}); mend the raw data, and run `rollups backfill {batch} {batch}`"
+            f"(ROLLUP_KEEP_SNAPSHOTS={pipeline.settings.keep_snapshots}); correct the raw data, and run `rollups backfill {batch} {batch}`"
         )
     later = []
     for follower in following(pipeline.calendar, batch, pipeline.settings.reach):
@@ -181,7 +181,7 @@ def _require_same_settings(pipeline: Pipeline, table: Table, choice: _Choice) ->
     from rollup_assets.history.records import last_record
     from rollup_assets.iceberg.snapshots import MIGRATED_PROPERTY, ancestors, is_migration, said
 
-    mend = "mend the raw data and publish it, or set the settings back and run `rollups migrate`"
+    mend = "correct the raw data and publish it, or restore the old settings and run `rollups migrate`"
     # What another engine has set aside comes from the same migration if it was made after it.
     migration = next((snapshot.snapshot_id for snapshot in ancestors(table, choice.target) if is_migration(snapshot)), None)
     for snapshot in ancestors(table, table.current_snapshot()):
@@ -189,8 +189,8 @@ def _require_same_settings(pipeline: Pipeline, table: Table, choice: _Choice) ->
             return
         if is_migration(snapshot):
             raise RollbackError(
-                f"the table was migrated to {said(snapshot, MIGRATED_PROPERTY)} by snapshot {snapshot.snapshot_id}, and what was there "
-                f"before is of other settings; {mend}"
+                f"the table was migrated to {said(snapshot, MIGRATED_PROPERTY)} by snapshot {snapshot.snapshot_id}, and older snapshots "
+                f"were made with other settings; {mend}"
             )
     if choice.target is None:
         return
@@ -198,15 +198,14 @@ def _require_same_settings(pipeline: Pipeline, table: Table, choice: _Choice) ->
     record = last_record(pipeline.stage, table, choice.target)
     if record is None:
         raise RollbackError(
-            f"snapshot {choice.target_id} is not among those that the current one is known to come from, and the stage has no record of "
-            "the settings that it was published with: the table may have been migrated since. Nothing was rolled back; mend the raw data "
-            "and publish it"
+            f"snapshot {choice.target_id} is not a known ancestor of the current one, and the stage has no record of the settings that "
+            "it was published with: the table may have been migrated since. Nothing was rolled back; correct the raw data and publish it"
         )
     now = rollup_parameters(pipeline.settings)
     changed = changed_settings({name: now[name] for name in OF_TABLE}, {name: record.parameters.get(name) for name in OF_TABLE})
     if changed:
         raise RollbackError(
-            f"the table was migrated after snapshot {choice.target_id}, which is of other settings: {', '.join(changed)}; {mend}"
+            f"the table was migrated after snapshot {choice.target_id}, which was made with other settings: {', '.join(changed)}; {mend}"
         )
 
 

@@ -54,7 +54,7 @@ def test_what_is_shown_of_a_difference_and_a_rollback(run: Run, tmp_path: Path) 
     assert "already holds the rows" in plain(run("rollback", batch.key).output)
     assert run("rollback", batch.key, "--json")["changed"] is False
     assert "were rolled back" in run("status", batch.key, "--json")[0]["rolled_back"]
-    assert "were rolled back, and stay out of the table until their inputs change" in plain(run("status").output)
+    assert "were rolled back, and are not published again until their inputs change" in plain(run("status").output)
     assert "is not a partition key" in plain(run("rollback", "yesterday", status=2).stderr)
 
 

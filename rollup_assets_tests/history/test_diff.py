@@ -389,7 +389,7 @@ def test_a_time_means_the_newest_snapshot_at_or_before_it(pipeline: Pipeline) ->
     ("text", "says"),
     [
         ("12", "there is no snapshot 12, or it has expired; known are "),
-        ("2020-01-01", "no snapshot that is kept is as old as 2020-01-01 00:00:00 UTC; known are "),
+        ("2020-01-01", "none of the kept snapshots is as old as 2020-01-01 00:00:00 UTC; known are "),
         ("yesterday", "'yesterday' is neither a snapshot id nor a time; give the id of a snapshot, or a time such as"),
         ("2026-01-01-00:00", "'2026-01-01-00:00' is a partition; give the id"),
     ],
