@@ -45,11 +45,13 @@ def forgotten(table: Table, acknowledged: Mapping[str, Any]) -> str | None:
     # Tables of format version 1, which have none, are refused elsewhere.
     last = int(getattr(table.metadata, "last_sequence_number", number))
     if last < number:
-        return f"the table's last sequence number is {last}, and that snapshot had {number}"
+        return f"the table's last sequence number is {last}, but that snapshot had {number}"
     numbers = [snapshot.sequence_number for snapshot in ancestors(table, table.current_snapshot())]
     oldest = numbers[-1] if numbers else None
     if oldest is not None and oldest <= number:
-        return f"the current snapshot's history goes back to sequence number {oldest}, that snapshot had {number}, and is not in it"
+        return (
+            f"the current snapshot's history goes back to sequence number {oldest}, but does not contain that snapshot, which had {number}"
+        )
     return None
 
 

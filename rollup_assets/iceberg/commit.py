@@ -232,7 +232,7 @@ def _look(publication: _Publication, _state: State) -> Outcome:
         try:
             found = publication.look_in(publication.loaded())
         except Exception:
-            _log.warning("%s: the catalog cannot be asked what became of a commit", name, exc_info=True)
+            _log.warning("%s: cannot ask the catalog what became of a commit", name, exc_info=True)
             return Outcome.FAILED
     if found is Outcome.FOUND:
         _log.warning("%s: the commit is in the table although it was reported as failed: %s", name, publication.problem)
@@ -310,8 +310,8 @@ def _require_not_replaced(publication: _Publication, snapshot_id: int | None) ->
         publication.still_current()
     except RollupError as error:
         raise StaleInputError(
-            f"{publication.goal.name} was published as snapshot {snapshot_id}; before that could be looked at, another run published "
-            f"something newer and the snapshot expired. Run `{publication.goal.command}` again to see that all is well"
+            f"{publication.goal.name} was published as snapshot {snapshot_id}, but before it could be checked, another run published "
+            f"something newer and the snapshot expired. Run `{publication.goal.command}` again to make sure that all is well"
         ) from error
 
 

@@ -43,8 +43,8 @@ def initialize(settings: Settings, *, admin: str, role: str | None = None, schem
     names = catalog_names(settings, role=role, schema=schema)
     if names.role == admin:
         raise CatalogError(
-            f"{shown(settings)} names {admin}, who is the admin; runs need a role of their own: put it into ROLLUP_CATALOG, "
-            "or name another one with --admin"
+            f"{shown(settings)} names the admin {admin} as its user; runs need a role of their own: put that into ROLLUP_CATALOG, or "
+            "name another admin with --admin"
         )
     connections = create_engine(settings, user=admin, admin=True)
     try:

@@ -34,7 +34,7 @@ class _DoubtedCatalog(InterposedCatalog):
                 found = self._catalog.load_table(table.name())
             except Exception as unknown:
                 # Anything but a conflict: then nothing is deleted.
-                raise CommitStateUnknownException(f"{error}; and the catalog cannot be asked whether that is true ({unknown})") from error
+                raise CommitStateUnknownException(f"{error}; asking the catalog whether that is true failed as well ({unknown})") from error
             if not made or any(found.metadata.snapshot_by_id(snapshot_id) is None for snapshot_id in made):
                 raise
             return CommitTableResponse(metadata=found.metadata, metadata_location=found.metadata_location)

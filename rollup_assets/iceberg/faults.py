@@ -23,7 +23,7 @@ _REACH = "start the server, or correct host and port in ROLLUP_CATALOG"
 # The same for the admin of `rollups catalog init`.
 _ADMINS = {
     _PASSWORD: "set ROLLUP_CATALOG_ADMIN_PASSWORD, or ROLLUP_CATALOG_ADMIN_PASSWORD_FILE, to the admin's password",
-    _GRANT: "name a role with --admin that owns the database or may do everything",
+    _GRANT: "use --admin to name a role that owns the database or is a superuser",
     "correct it in ROLLUP_CATALOG, or create the role": "name another one with --admin",
     "create it and run `rollups catalog init`": "create it and run this again",
 }
@@ -36,7 +36,7 @@ _REFUSALS = (
         "and sslmode in ROLLUP_CATALOG do not agree about TLS",
         "switch it on in the server, or correct sslmode",
     ),
-    (r"no password supplied", "asks for a password, and there is none", _PASSWORD),
+    (r"no password supplied", "asks for a password, but none is set", _PASSWORD),
     (r"password authentication failed", "refuses the user's password", _PASSWORD),
     (r"role .* does not exist", "does not know the user", "correct it in ROLLUP_CATALOG, or create the role"),
     (r"role .* is not permitted to log in", "does not let the user in", "alter the role to LOGIN"),
@@ -67,7 +67,7 @@ _STATES = {
     "42501": ("this user may not do that", _GRANT),
     "25006": ("this server is read-only", "name the primary in ROLLUP_CATALOG"),
     "57014": ("it did not answer in time", "look at what keeps the server busy, and run the same command again"),
-    "55P03": ("somebody else has locked its tables", "look at what does, in pg_stat_activity, and run the same command again"),
+    "55P03": ("another session has locked its tables", "find that session in pg_stat_activity, and run the same command again"),
     "53100": ("its disk is full", "make room on the server"),
 }
 
@@ -106,13 +106,13 @@ def _explain(error: Exception, settings: Settings) -> str | None:
         if isinstance(error, requests.exceptions.SSLError):
             return (
                 f" is not trusted ({_reason(error)}); set ssl.cabundle in ROLLUP_CATALOG_PROPERTIES to the certificate of the authority "
-                "that signed the server's (REQUESTS_CA_BUNDLE goes before it), and use a host name that the certificate contains"
+                "that signed the server's (REQUESTS_CA_BUNDLE takes precedence), and use a host name that the certificate contains"
             )
         return f" cannot be reached ({_reason(error)}); {_REACH}"
     if (iceberg := sys.modules.get("pyiceberg.exceptions")) is not None and isinstance(error, iceberg.RESTError):
         if isinstance(error, iceberg.UnauthorizedError | iceberg.ForbiddenError | iceberg.OAuthError | iceberg.AuthorizationExpiredError):
             return (
-                f" refuses us ({_reason(error)}); set ROLLUP_CATALOG_PASSWORD, or the AWS credentials where ROLLUP_CATALOG_PROPERTIES "
+                f" refuses access ({_reason(error)}); set ROLLUP_CATALOG_PASSWORD, or the AWS credentials if ROLLUP_CATALOG_PROPERTIES "
                 "says that requests are signed"
             )
         return f" answers with an error ({_reason(error)}); correct ROLLUP_CATALOG, or look at the server's log"
@@ -134,8 +134,8 @@ def _explain_postgres(error: DBAPIError) -> str:
 
 def _explain_sqlite(error: DBAPIError) -> str:
     return (
-        f" cannot be used ({_reason(error)}); set ROLLUP_CATALOG or ROLLUP_HOME to where this user may write, "
-        "and run the same command again if another process keeps the file locked"
+        f" cannot be used ({_reason(error)}); set ROLLUP_CATALOG or ROLLUP_HOME to a place where this user may write; if another process "
+        "has locked the file, run the same command again"
     )
 
 

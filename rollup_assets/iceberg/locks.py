@@ -89,8 +89,8 @@ def _held_file(settings: Settings, path: Path, seconds: float) -> Iterator[None]
         lock.acquire()
     except Timeout as error:
         raise LockTimeoutError(
-            f"another process has held {path} for {seconds:g} s, so {settings.table} could not be published to; wait for it to end, or see "
-            f"which it is with `fuser {path}`, and run the same command again"
+            f"another process has held the lock {path} for {seconds:g} s, so {settings.table} could not be published to; wait for that "
+            f"process to end, or find it with `fuser {path}`, and run the same command again"
         ) from error
     try:
         yield

@@ -153,7 +153,7 @@ class MigratedTable:
         where the migration began.
         """
         mend = (
-            f"the migration would undo that; nothing was changed. Stop whoever runs with the old settings, and run `{self.command}` again"
+            f"the migration would undo that; nothing was changed. Stop all runs that use the old settings, and run `{self.command}` again"
         )
         snapshot: Snapshot | None = None
         for snapshot in ancestors(table, table.current_snapshot()):
@@ -167,8 +167,9 @@ class MigratedTable:
         if self.judged is not None or (snapshot is not None and not is_first(snapshot)):
             began = "an empty table" if self.judged is None else f"snapshot {self.judged}"
             raise MigrationError(
-                f"the history of {self.settings.table} no longer goes back to {began}, as the migration found it: snapshots have expired, "
-                f"or the table was set back, or dropped and made anew. If somebody has published meanwhile, which cannot be told, {mend}"
+                f"the history of {self.settings.table} no longer goes back to {began}, where the migration began: snapshots have "
+                "expired, or the table was set back, or dropped and created again. If anything was published meanwhile, which is not "
+                f"known, {mend}"
             )
 
     def snapshot_in_place(self, table: Table) -> int | None:

@@ -142,8 +142,8 @@ class Plan:
         require_intact(
             table,
             live,
-            "It holds rows of several batches: delete them with another engine, as Spark's DELETE FROM for whole days, and publish the "
-            "batches of these days again with `rollups backfill FROM TO --force`",
+            "It holds rows of several batches: delete them with another engine, such as whole days with Spark's DELETE FROM, and publish "
+            "the batches of these days again with `rollups backfill FROM TO --force`",
         )
         kept = read_file(table, live, Not(predicate))
         total = count_live_rows(table, live)

@@ -73,8 +73,8 @@ class TableReferences:
                 found.update(files)
         except (OSError, ValueError, TypeError) as error:
             raise CleaningError(
-                f"what {'.'.join(table.name())} references cannot be read ({error}), so nothing of the table was deleted; "
-                "`rollups verify` shows which partitions suffer, `rollups backfill FROM TO --force` publishes them anew"
+                f"the list of files that {'.'.join(table.name())} references cannot be read ({error}), so nothing of the table was "
+                "deleted; `rollups verify` shows which partitions are affected, `rollups backfill FROM TO --force` publishes them again"
             ) from error
         self._lists = {snapshot.manifest_list: self._lists[snapshot.manifest_list] for snapshot in metadata.snapshots}
         self._entries = {path: self._entries[path] for path in manifests}

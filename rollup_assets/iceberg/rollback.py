@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from rollup_assets.settings import Settings
 
-_INSTEAD = "Choose another snapshot, or leave the rows as they are with `rollups backfill FROM TO --force` of the partitions concerned"
+_INSTEAD = "Choose another snapshot, or keep the rows of the partitions concerned with `rollups backfill FROM TO --force`"
 
 
 @dataclass(slots=True)
@@ -79,7 +79,7 @@ class EarlierRows:
         """
         if seen_now(table, self.batch) != self.seen:
             raise RollbackError(
-                f"{self.settings.table} was changed while {self.name} was prepared, so nothing was rolled back; look at it with "
+                f"{self.settings.table} was changed while {self.name} was prepared, so nothing was rolled back; look at the change with "
                 f"`rollups diff`, and run `{self.command}` again"
             )
         plan = Plan(rewritten_files(self.settings, self.batch), copies=self.copies.known(table))

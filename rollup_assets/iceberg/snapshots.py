@@ -108,7 +108,7 @@ def snapshot_meant(table: Table, text: str) -> Snapshot:
     moment = _parse_time(text)
     found = next((one for one in ancestors(table, table.current_snapshot()) if time_of(one) <= moment), None)
     if found is None:
-        raise UnknownSnapshotError(f"no snapshot that is kept is as old as {moment:%Y-%m-%d %H:%M:%S} UTC; {known_snapshots(table)}")
+        raise UnknownSnapshotError(f"none of the kept snapshots is as old as {moment:%Y-%m-%d %H:%M:%S} UTC; {known_snapshots(table)}")
     return found
 
 

@@ -69,7 +69,7 @@ def properties_file(settings: Settings) -> str:
     Raises:
         SettingsError: as :func:`session_properties`.
     """
-    lines = [f"# Spark SQL on {settings.catalog_name}.{settings.table}; no secret is in here, and none should be."]
+    lines = [f"# Spark SQL on {settings.catalog_name}.{settings.table}; this configuration contains no secrets, and should not."]
     lines += [f"# {line}" for line in _secrets(settings)]
     lines += [f"{name} {value}" for name, value in session_properties(settings).items()]
     return "\n".join(lines) + "\n"
@@ -90,7 +90,7 @@ def _secrets(settings: Settings) -> list[str]:
         if client := urlsplit(settings.catalog).username:
             lines.append(f"The catalog's client and its secret: in {_CREDENTIAL} where the driver runs, as {unquote(client)}:<secret>.")
         else:
-            lines.append("The catalog's token, where it asks for one: in ROLLUP_CATALOG_PASSWORD where the driver runs.")
+            lines.append("The catalog's token, if it asks for one: in ROLLUP_CATALOG_PASSWORD where the driver runs.")
     if _is_on_s3(settings):
         lines.append("S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role, where driver and executors run.")
         if settings.s3.ca_bundle:
@@ -105,8 +105,8 @@ def _catalog(settings: Settings) -> dict[str, str]:
     if is_rest(settings):
         return _rest(settings)
     raise SettingsError(
-        f"ROLLUP_CATALOG={settings.catalog.partition('://')[0]}://… is a catalog of this package alone; Spark SQL needs one to share: "
-        "postgresql+psycopg://… or rest+https://… (docs/production.md)"
+        f"ROLLUP_CATALOG={settings.catalog.partition('://')[0]}://… is a catalog that only this package can use; Spark SQL needs a shared "
+        "one: postgresql+psycopg://… or rest+https://… (docs/production.md)"
     )
 
 

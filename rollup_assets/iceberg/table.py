@@ -192,7 +192,7 @@ def remember_resolutions(table: Table, settings: Settings) -> None:
         with table.transaction() as transaction:
             transaction.set_properties({RESOLUTIONS_PROPERTY: resolutions_text(settings.resolutions)})
     except CommitFailedException:
-        _log.info("%s was changed while its resolutions were noted; the next publish does it", settings.table)
+        _log.info("%s was changed while its resolutions were being recorded; the next publish records them", settings.table)
 
 
 def check_table(table: Table, settings: Settings) -> None:
@@ -264,7 +264,7 @@ def _layout_problem(table: Table, settings: Settings) -> str | None:
         return f"has format version {version}; set its property format-version to {FORMAT_VERSION}"
     if version > FORMAT_VERSION:
         return (
-            f"has format version {version}, which PyIceberg does not write, and which cannot be taken back to {FORMAT_VERSION}; "
+            f"has format version {version}, which PyIceberg cannot write and which cannot be lowered to {FORMAT_VERSION}; "
             "set ROLLUP_TABLE to a new name and backfill it"
         )
     fields = [(field.source_id, str(field.transform), field.name) for field in table.spec().fields]

@@ -303,7 +303,7 @@ FAULTS: dict[str, tuple[dict[str, str], str]] = {
     "down": ({"port": "1"}, r"cannot be reached \(.*refused\); start the server, or correct host and port in ROLLUP_CATALOG"),
     "no such host": ({"host": "no-such-host.invalid"}, r"cannot be reached \(.*resolve.*\); .*correct host and port in ROLLUP_CATALOG"),
     "wrong password": ({"password": "wrong"}, r"refuses the user's password .*; set ROLLUP_CATALOG_PASSWORD"),
-    "no password": ({"password": ""}, r"asks for a password, and there is none .*; set ROLLUP_CATALOG_PASSWORD"),
+    "no password": ({"password": ""}, r"asks for a password, but none is set .*; set ROLLUP_CATALOG_PASSWORD"),
     "no such user": ({"user": "nobody"}, r"refuses the user's password .*; set ROLLUP_CATALOG_PASSWORD"),
     "no such database": ({"database": "nothing"}, r"does not have that database .*; correct its name in ROLLUP_CATALOG, or create it"),
     "not initialized": ({"database": "postgres"}, r": schema not initialized, .*; run `rollups catalog init`"),

@@ -95,7 +95,7 @@ def test_publishers_at_once_without_a_lock_lose_and_duplicate_nothing(tmp_path: 
 
 def test_wrong_credentials_are_refused_in_a_sentence(on_rest: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", CANARY)
-    assert "refuses us (" in fault(tmp_path, **on_rest)
+    assert "refuses access (" in fault(tmp_path, **on_rest)
 
 
 def test_missing_credentials_are_named(on_rest: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,8 +192,8 @@ def test_with_a_user_it_is_the_secret_of_an_oauth2_client(tmp_path: Path, server
 @pytest.mark.parametrize(
     ("status", "says"),
     [
-        (401, "refuses us (Odd: as the test says); set ROLLUP_CATALOG_PASSWORD"),
-        (403, "refuses us (Odd: as the test says); set ROLLUP_CATALOG_PASSWORD"),
+        (401, "refuses access (Odd: as the test says); set ROLLUP_CATALOG_PASSWORD"),
+        (403, "refuses access (Odd: as the test says); set ROLLUP_CATALOG_PASSWORD"),
         (500, "answers with an error (Odd: as the test says); correct ROLLUP_CATALOG, or look at the server's log"),
     ],
 )
@@ -201,7 +201,7 @@ def test_a_server_that_refuses_is_quoted(tmp_path: Path, server: Server, status:
     server.status = status
     found = fault(tmp_path, catalog=f"rest+http://{server.address}/x", catalog_password=CANARY)
     assert found == f"ROLLUP_CATALOG=rest+http://{server.address}/x {says}" + (
-        ", or the AWS credentials where ROLLUP_CATALOG_PROPERTIES says that requests are signed" if status < 500 else ""
+        ", or the AWS credentials if ROLLUP_CATALOG_PROPERTIES says that requests are signed" if status < 500 else ""
     )
 
 

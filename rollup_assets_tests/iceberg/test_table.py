@@ -109,7 +109,7 @@ def test_a_format_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
     metadata = Path(ensure_table(settings).metadata_location)
     metadata.write_text(json.dumps(json.loads(metadata.read_text()) | {"format-version": 3}))
-    with pytest.raises(TableMismatchError, match=r"has format version 3, which PyIceberg does not write.*set ROLLUP_TABLE to a new name"):
+    with pytest.raises(TableMismatchError, match=r"has format version 3, which PyIceberg cannot write.*set ROLLUP_TABLE to a new name"):
         ensure_table(settings)
 
 
