@@ -92,7 +92,7 @@ class _Work:
     def load(self) -> Any:
         if self.version != (ours := _version()):
             raise EngineError(
-                f"Spark's workers run rollup_assets {ours}, the driver {self.version}; give both the same environment "
+                f"Spark's workers run rollup_assets {ours}, but the driver runs {self.version}; give both the same environment "
                 '(docs/spark.md, "Workers")'
             )
         return pickle.loads(self.content)
@@ -393,7 +393,8 @@ def explained(error: Exception) -> Exception:
         )
     if "PYTHON_VERSION_MISMATCH" in text:
         return EngineError(
-            "Spark's workers run another Python than the driver; set spark.pyspark.python in ROLLUP_SPARK_CONF to one of the driver's "
+            "Spark's workers and the driver run different versions of Python; set spark.pyspark.python in ROLLUP_SPARK_CONF to one "
+            "of the driver's "
             'version (docs/spark.md, "Workers")'
         )
     for kind in (EngineError, StorageError):

@@ -233,8 +233,8 @@ def require_java(environment: Mapping[str, str] | None = None) -> str:
     home = environment.get("JAVA_HOME")
     java = str(Path(home) / "bin" / "java") if home else shutil.which("java", path=environment.get("PATH"))
     if java is None or not Path(java).is_file():
-        where = f"JAVA_HOME={home} has none" if home else "there is none on the PATH and JAVA_HOME is not set"
-        raise EngineError(f"ROLLUP_ENGINE=spark needs Java {wanted}, and {where}; install it, set JAVA_HOME, or set ROLLUP_ENGINE=local")
+        where = f"JAVA_HOME={home} has none" if home else "the PATH has none and JAVA_HOME is not set"
+        raise EngineError(f"ROLLUP_ENGINE=spark needs Java {wanted}, but {where}; install it, set JAVA_HOME, or set ROLLUP_ENGINE=local")
     try:
         told = subprocess.run(
             [java, "-version"], capture_output=True, text=True, errors="replace", timeout=_JAVA_SECONDS, check=False
@@ -245,7 +245,7 @@ def require_java(environment: Mapping[str, str] | None = None) -> str:
     found = re.search(r'version "(?:1\.)?(\d+)([^"]*)"', told)
     if found is None or int(found[1]) not in JAVA_VERSIONS:
         version = f"{found[1]}{found[2]}" if found else "unknown"
-        raise EngineError(f"{java} has version {version}, and Spark 4.1 needs Java {wanted}; install it and set JAVA_HOME")
+        raise EngineError(f"{java} has version {version}, but Spark 4.1 needs Java {wanted}; install it and set JAVA_HOME")
     return f"{found[1]}{found[2]}"
 
 

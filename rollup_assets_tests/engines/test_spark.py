@@ -264,7 +264,7 @@ def test_workers_with_another_version_are_told_apart(
     engine: SparkEngine, monkeypatch: pytest.MonkeyPatch, name: str, other: str, driver: str
 ) -> None:
     monkeypatch.setattr(f"rollup_assets.engines.spark.{name}", other)
-    said = rf"^Spark's workers run rollup_assets \S+ with code version \S+, the driver {driver}; give both the same environment"
+    said = rf"^Spark's workers run rollup_assets \S+ with code version \S+, but the driver runs {driver}; give both the same environment"
     with pytest.raises(EngineError, match=said):
         run(engine, square, range(2))
 

@@ -81,9 +81,7 @@ def test_local_workers_run_the_drivers_python(tmp_path: Path, monkeypatch: pytes
 
 
 def test_missing_java_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(
-        EngineError, match=r"^ROLLUP_ENGINE=spark needs Java 17 or 21, and there is none on the PATH and JAVA_HOME is not set;"
-    ):
+    with pytest.raises(EngineError, match=r"^ROLLUP_ENGINE=spark needs Java 17 or 21, but the PATH has none and JAVA_HOME is not set;"):
         spark_session.require_java({"PATH": str(tmp_path)})
     with pytest.raises(EngineError, match=rf"JAVA_HOME={tmp_path} has none; install it, set JAVA_HOME, or set ROLLUP_ENGINE=local$"):
         spark_session.require_java({"PATH": os.environ["PATH"], "JAVA_HOME": str(tmp_path)})
@@ -93,7 +91,7 @@ def test_missing_java_is_one_sentence(tmp_path: Path) -> None:
 def test_java_of_another_version_is_one_sentence(version: str, tmp_path: Path) -> None:
     home = java(tmp_path / "jdk", version)
     number = version.removeprefix("1.")
-    with pytest.raises(EngineError, match=rf"has version {number}, and Spark 4\.1 needs Java 17 or 21; install it and set JAVA_HOME$"):
+    with pytest.raises(EngineError, match=rf"has version {number}, but Spark 4\.1 needs Java 17 or 21; install it and set JAVA_HOME$"):
         spark_session.require_java({"JAVA_HOME": str(home)})
 
 
