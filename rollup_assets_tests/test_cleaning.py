@@ -466,7 +466,9 @@ def test_a_manifest_that_cannot_be_read_stops_everything(pipeline: Pipeline) -> 
     path.write_bytes(b"{}")
     leave_old_orphans(pipeline)
     there = files_below(Path(pipeline.settings.home))
-    with pytest.raises(StageCorruptError, match=f"is not a manifest this version reads.*rollups backfill {pipeline.calendar.first}"):
+    with pytest.raises(
+        StageCorruptError, match=f"is not a manifest that this version can read.*rollups backfill {pipeline.calendar.first}"
+    ):
         clean(pipeline.settings, delete=True)
     assert files_below(Path(pipeline.settings.home)) == there
 

@@ -274,7 +274,7 @@ def test_a_decision_replaces_the_earlier_one_of_its_scope(pipeline: Pipeline, ba
     assert [d.because for d in write_allowances(pipeline.stage, batch, [one("new", file="b")], revoke=True)] == ["new"]
     place = pipeline.stage.folder(QUARANTINED, batch) / "allowed.json"
     place.write_bytes(b'{"decisions": [], "format_version": 2}')
-    with pytest.raises(StageCorruptError, match=r"allowed\.json does not hold decisions that this version reads"):
+    with pytest.raises(StageCorruptError, match=r"allowed\.json does not hold decisions that this version can read"):
         read_allowances(pipeline.stage, batch)
 
 

@@ -92,8 +92,8 @@ def _read_versioned(stage: Stage, batch: Batch) -> tuple[tuple[Allowance, ...], 
         return _Record.model_validate_json(content).decisions, version
     except ValidationError as error:
         raise StageCorruptError(
-            f"{place.uri} does not hold decisions that this version reads ({error.errors()[0]['msg']}); delete it, and decide again with "
-            f"`rollups quarantine replay {batch} --allow REASON --because TEXT`"
+            f"{place.uri} does not hold decisions that this version can read ({error.errors()[0]['msg']}); delete it, and decide again "
+            f"with `rollups quarantine replay {batch} --allow REASON --because TEXT`"
         ) from error
 
 

@@ -219,7 +219,7 @@ class LandingZone:
 
 
 def _not_listed(folder: Place, error: PermissionError) -> LandingZoneError:
-    return LandingZoneError(f"{folder.uri} cannot be listed ({error.strerror or error}); give whoever runs this the right to read it")
+    return LandingZoneError(f"{folder.uri} cannot be listed ({error.strerror or error}); let this user read it")
 
 
 def _is_visible(inside: str) -> bool:

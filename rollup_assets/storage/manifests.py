@@ -237,8 +237,8 @@ class Stage:
         if winner is not None and _is_as_good(winner, manifest) and self.is_complete(winner, batch):
             return winner
         raise ConcurrentWriteError(
-            f"{manifest.asset} {batch} was staged by another run at the same time, from other inputs or settings; its files stand, these "
-            f"were deleted. When that run has ended, run `rollups backfill {batch} {batch}`"
+            f"{manifest.asset} {batch} was staged by another run at the same time, from other inputs or settings; its files were kept, "
+            f"those of this run were deleted. When that run has ended, run `rollups backfill {batch} {batch}`"
         ) from error
 
     def is_complete(self, manifest: Manifest, batch: Batch) -> bool:
@@ -288,7 +288,7 @@ class Stage:
         # A receipt's digest is that of what was published.
         if manifest.asset != ROLLUP_TABLE and content_digest(manifest.files, manifest.counters) != manifest.digest:
             raise StageCorruptError(
-                f"the manifest of {manifest.asset} {batch} is damaged: it is not the one that its digest was made of; delete "
+                f"the manifest of {manifest.asset} {batch} is damaged: its content does not match its digest; delete "
                 f"{self._manifest_place(manifest.asset, batch.folder).uri} and run `rollups backfill {batch} {batch}`"
             )
         for wrong in self.wrong_files(manifest, batch):
@@ -367,12 +367,13 @@ def _parsed(place: Place, content: bytes, partition: str) -> Manifest:
     except ValidationError as error:
         if (written := _format_of(content)) > FORMAT_VERSION:
             raise StageCorruptError(
-                f"{place.uri} has format {written}, and this release reads formats up to {FORMAT_VERSION}: a newer one has written it. "
-                "Install that release again, or set ROLLUP_STAGE and ROLLUP_TABLE to new places and run `rollups backfill` there"
+                f"{place.uri} has format {written}, but this release reads formats up to {FORMAT_VERSION}: a newer release wrote it. "
+                "Install the newer release again, or set ROLLUP_STAGE and ROLLUP_TABLE to new places and run `rollups backfill` there"
             ) from error
         reason = error.errors()[0]["msg"]
         raise StageCorruptError(
-            f"{place.uri} is not a manifest this version reads ({reason}); delete it and run `rollups backfill {partition} {partition}`"
+            f"{place.uri} is not a manifest that this version can read ({reason}); delete it and run "
+            f"`rollups backfill {partition} {partition}`"
         ) from error
 
 

@@ -148,14 +148,16 @@ class ObjectPlace:
             except client.exceptions.ClientError as error:
                 code = _code(error)
                 if code in _NOT_SUPPORTED:
-                    _log.warning("%s does not support conditional writes (%s): of two runs at once the last one stands", self.uri, code)
+                    _log.warning(
+                        "%s does not support conditional writes (%s): if two runs write at once, the last one wins", self.uri, code
+                    )
                     client.put_object(Bucket=self.bucket, Key=self.key, Body=content)
                 elif code in _LOST_RACE or (code in _MISSING and etag is not None):
                     # A repeated request, the first of which was carried out though its answer got lost, meets its own object.
                     current = self.read()
                     if current is None or current[0] != content:
                         raise ConcurrentWriteError(
-                            f"{self.uri} was written by somebody else at the same time; run the same command again"
+                            f"{self.uri} was written by another process at the same time; run the same command again"
                         ) from None
                 else:
                     raise

@@ -304,7 +304,7 @@ def reading_error(error: Exception, place: Place) -> UnreadableFileError | Stora
     if is_damage(error):
         return UnreadableFileError(_first_line(error))
     if isinstance(error, FileNotFoundError):
-        return StaleInputError(f"{place.uri} is gone since it was listed; run the same command again")
+        return StaleInputError(f"{place.uri} was deleted after it had been listed; run the same command again")
     reason = getattr(error, "strerror", None) or _first_line(error)
     return StorageError(f"{place.uri} cannot be read ({reason}); let this user read all of ROLLUP_RAW, and run the same command again")
 

@@ -69,7 +69,7 @@ def test_a_manifest_of_a_newer_version_is_refused(site: Site) -> None:
         path.write_text(json.dumps(json.loads(kept) | {"format_version": 2, "novelty": True}))
         refused = site.run(("make", *site.keys()))
         assert "refused: StageCorruptError: " in refused.said
-        assert "has format 2, and this release reads formats up to 1: a newer one has written it. Install that release" in refused.said
+        assert "has format 2, but this release reads formats up to 1: a newer release wrote it. Install the newer release" in refused.said
         path.write_text(kept)
     check_all(site)
 

@@ -378,7 +378,7 @@ def test_a_raw_file_that_cannot_be_read_stops_the_batch_and_is_not_quarantined(
         return found
 
     monkeypatch.setattr(type(pipeline.landing_zone), "folder_files", files_then_gone)
-    with pytest.raises(StaleInputError, match="is gone since it was listed; run the same command again"):
+    with pytest.raises(StaleInputError, match="was deleted after it had been listed; run the same command again"):
         stage_batch(pipeline, batch)
     assert landed.objects() == {}
     monkeypatch.undo()

@@ -114,7 +114,7 @@ def test_a_folder_whose_name_is_no_text_is_no_batchs_and_hides_none(zone: Landin
 def test_a_landing_zone_that_cannot_be_listed_is_an_error_that_says_so(zone: LandingZone, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its batches may be those of any time."""
     forbid(monkeypatch, zone.root)
-    with pytest.raises(LandingZoneError, match=r"cannot be listed \(Permission denied\); give whoever runs this the right to read it"):
+    with pytest.raises(LandingZoneError, match=r"cannot be listed \(Permission denied\); let this user read it"):
         zone.landed()
 
 

@@ -152,8 +152,8 @@ def test_a_manifest_that_cannot_be_read_names_the_file_and_the_remedy(damage: An
     stage.write(manifest, BATCH)
     path = Path(stage.root.path) / FOLDER / "manifest.json"
     path.write_bytes(damage(path.read_bytes()))
-    message = f"{path} (is not a manifest this version reads .*; delete it and run `rollups backfill {BATCH.key} {BATCH.key}`"
-    message += "|has format 2, .*: a newer one has written it. Install that release again)"
+    message = f"{path} (is not a manifest that this version can read .*; delete it and run `rollups backfill {BATCH.key} {BATCH.key}`"
+    message += "|has format 2, .*: a newer release wrote it. Install the newer release again)"
     with pytest.raises(StageCorruptError, match=message):
         stage.read(REPARTITIONED, BATCH)
     with pytest.raises(StageCorruptError, match=message):
