@@ -192,7 +192,7 @@ class _Staged:
             names = {folder.name for folder in strangers}
             self._report.remarks.append(
                 f"the stage has {len(names)} partitions that are not of this calendar (ROLLUP_START, ROLLUP_BATCH), such as {min(names)}; "
-                "--other-partitions is about them, too"
+                "--other-partitions includes them"
             )
         files = unnamed(self._stage, folders, self._before)
         self._found = {file.path for file in files}
@@ -268,8 +268,8 @@ class _TableFiles:
             if table is None:
                 if candidates:
                     self._report.remarks.append(
-                        f"there is no table {self._settings.table}, so nobody knows which of the files in {self._root.uri} are needed: "
-                        "they were left alone"
+                        f"there is no table {self._settings.table}, so it is not known which of the files in {self._root.uri} are "
+                        "needed: they were left alone"
                     )
                 return []
             unknown = [file for file in metadata if file.name.endswith(METADATA_SUFFIX) and file.path not in references]
@@ -277,9 +277,9 @@ class _TableFiles:
                 more = f" and {len(others) - _OTHERS_NAMED} more" if len(others) > _OTHERS_NAMED else ""
                 raise CleaningError(
                     f"{self._root.uri} has metadata of another table than {self._settings.table} in {self._settings.catalog}: "
-                    f"{', '.join(others[:_OTHERS_NAMED])}{more}. Nothing of the table was deleted: what this one does not need may be the "
-                    "other's. If nobody uses that one any more (it was dropped and made anew), delete these metadata files, and run "
-                    "`rollups clean` again"
+                    f"{', '.join(others[:_OTHERS_NAMED])}{more}. Nothing of the table was deleted: files that this table does not need "
+                    "may belong to the other one. If that is no longer used (it was dropped and created again), delete these metadata "
+                    "files, and run `rollups clean` again"
                 )
         except CleaningError as error:
             self._report.failures.append(str(error))
@@ -398,7 +398,7 @@ class _Uploads:
                 uploads = unfinished_uploads(folder)
             except StorageError as error:
                 # Runs do without this right, and what can be cleaned without it is.
-                self._report.remarks.append(f"unfinished uploads cannot be looked for: {error}")
+                self._report.remarks.append(f"cannot look for unfinished uploads: {error}")
                 continue
             self._found += [(folder, upload) for upload in uploads if self._before is None or upload.begun < self._before]
         return [_upload_leftover(folder, upload) for folder, upload in self._found]

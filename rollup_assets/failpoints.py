@@ -126,7 +126,7 @@ def _rule(text: str) -> _Rule:
     if _ARGUMENTS[action] and not argument:
         raise SettingsError(f"{VARIABLE}: {name}={action} needs {'seconds' if action == 'sleep' else 'a path'} in parentheses; {example}")
     if action == "sleep" and not re.fullmatch(r"\d+(\.\d+)?", argument):
-        raise SettingsError(f"{VARIABLE}: {name}=sleep({argument}) is no number of seconds; {example}")
+        raise SettingsError(f"{VARIABLE}: {name}=sleep({argument}) is not a number of seconds; {example}")
     return _Rule(name, action, argument or "", int(found["skip"] or 0), int(found["count"]) if found["count"] else None)
 
 

@@ -191,7 +191,7 @@ def _stagings(pipeline: Pipeline, batches: Sequence[Batch], to_be: _StageToBe) -
             return PartitionPlan(batch.key, raw_rows=staged.repartitioned.counters["rows_read"])
         quarantined = to_be.read(QUARANTINED, batch)
         if quarantined and quarantined.inputs == tuple(files) and is_over_limit(pipeline, batch, quarantined):
-            reasons.append("these files were tried before: more of them was quarantined than the settings allow")
+            reasons.append("an earlier attempt with these files quarantined more than the settings allow")
         rows = count_batch_rows(pipeline.landing_zone, batch, pipeline.settings.raw_limits)
         before = to_be.read(REPARTITIONED, batch)
         changes = file_changes(before.inputs if before else (), files)
@@ -235,7 +235,7 @@ def _roll_up_and_publish(pipeline: Pipeline, batch: Batch, staged: PartitionPlan
     else:
         published = PlannedStep("no" if rolled.verdict == "no" else "if it changes")
     refused = refusal(receipt, rollups, batch) if rollups else None
-    problem = f"unless what it reads turns out to be what it was: {lost}" if lost else live.problem if live else None
+    problem = f"unless its inputs turn out to be unchanged: {lost}" if lost else live.problem if live else None
     return replace(known, roll_up=rolled, publish=published, refused=refused, problem=problem)
 
 

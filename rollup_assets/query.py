@@ -158,8 +158,8 @@ def _refused(settings: Settings, error: Exception) -> QueryError:
     if "Out of Memory Error" not in str(error):
         return QueryError(str(error))
     return QueryError(
-        f"the statement needs more than ROLLUP_MEMORY={settings.memory // 2**20}MiB, and spills nothing to disk; set it higher, or ask for "
-        "less at a time, such as for one metric or one day"
+        f"the statement needs more than ROLLUP_MEMORY={settings.memory // 2**20}MiB, and spills nothing to disk; set it higher, or query "
+        "less at a time, such as one metric or one day"
     )
 
 

@@ -63,7 +63,7 @@ def test_without_the_variable_nothing_happens_and_it_costs_nothing() -> None:
         (POINT, r"'publish\.commit' is not a failpoint and an action; write name=action, such as publish\.commit=error\*2"),
         (f"{POINT}=kill;nonsense", "'nonsense' is not a failpoint"),
         (f"{POINT}=sleep", r"publish\.commit=sleep needs seconds in parentheses"),
-        (f"{POINT}=sleep(long)", r"publish\.commit=sleep\(long\) is no number of seconds"),
+        (f"{POINT}=sleep(long)", r"publish\.commit=sleep\(long\) is not a number of seconds"),
         (f"{POINT}=pause", r"publish\.commit=pause needs a path in parentheses"),
         (f"{POINT}=error*x", r".*error\*x.* is not a failpoint and an action"),
     ],

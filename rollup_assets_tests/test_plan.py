@@ -313,7 +313,7 @@ def test_a_lost_file_of_a_partition_that_may_follow_is_foreseen(site: Site) -> N
     lost(REPARTITIONED)(pipeline, hour(pipeline, 1))
     planned = compared(pipeline, scope(pipeline, 0, 0))
     problem = planned.partitions[1].problem or ""
-    assert problem.startswith("unless what it reads turns out to be what it was: ")
+    assert problem.startswith("unless its inputs turn out to be unchanged: ")
     assert f"rollups backfill {hour(pipeline, 1)} {hour(pipeline, 1)}" in problem
 
 
@@ -524,7 +524,7 @@ def test_files_that_were_over_the_limit_before_are_told_so(site: Site) -> None:
     with pytest.raises(QuarantineError):
         stage_batch(pipeline, hour(pipeline, 1))
     (first, *_) = plan(pipeline, scope(pipeline, 1, 1)).partitions
-    assert "tried before" in first.stage.reasons[-1]
+    assert "earlier attempt" in first.stage.reasons[-1]
     (first, *_) = plan(site.make(site.home, quarantine_files=1), scope(pipeline, 1, 1)).partitions
     assert len(first.stage.reasons) == 1
 

@@ -287,8 +287,8 @@ class _Comparison:
                 counts[late] = sum(counts.pop(reason, 0) for reason in _LATE)
             if rejected[late] == reasons[late]:
                 partition.notes.append(
-                    f"which rows are quarantined as {late} was decided with another ROLLUP_START; to have it decided with the one of "
-                    f"today, run `rollups backfill {batch} {batch} --force`"
+                    f"rows were quarantined as {late} with another ROLLUP_START; to apply the current one, run `rollups backfill {batch} "
+                    f"{batch} --force`"
                 )
         for reason in sorted(reasons.keys() | rejected.keys()):
             claims[f"rows quarantined as {reason}"] = (rejected.get(reason, 0), reasons.get(reason, 0))

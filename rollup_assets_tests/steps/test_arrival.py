@@ -358,7 +358,7 @@ def test_a_late_row_far_from_another_start_keeps_its_reason_and_verifying_notes_
     found = verify(new.settings, [last])
     assert found.agrees
     [note] = found.partitions[0].notes
-    assert note.endswith(f"decided with the one of today, run `rollups backfill {last} {last} --force`")
+    assert note.endswith(f"to apply the current one, run `rollups backfill {last} {last} --force`")
     assert stage_batch(new, last, force=True).quarantined.counters["reasons"] == {"too_late": 1}
     assert verify(new.settings, [last]).partitions[0].notes == []
 
