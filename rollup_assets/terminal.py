@@ -200,7 +200,7 @@ def print_quarantined_rows(console: Console, found: QuarantinedRows) -> None:
         _print_rows_by_file(console, found.rows)
     total = f"{count_text(found.total, 'row')} of {found.partition} quarantined"
     if found.is_cut:
-        say(console, f"{total}; these are the first that were asked for, --limit 0 shows all")
+        say(console, f"{total}; only the first ones are shown, --limit 0 shows all")
     else:
         say(console, total)
     if found.raw_changed:
@@ -300,7 +300,10 @@ def print_migration(console: Console, found: Migration) -> None:
     for setting, (old, new) in found.changes.items():
         say(console, f"{setting}: {old} → [bold]{new}[/]")
     for partition in found.dropped:
-        say(console, f"[red]raw data gone[/] {partition}: rows of it {'are gone, too' if found.snapshot_id else 'would go, too'}")
+        say(
+            console,
+            f"[red]raw data gone[/] {partition}: rows of this partition {'are gone, too' if found.snapshot_id else 'would go, too'}",
+        )
     for partition in found.uncertain:
         went = "its rows are gone, too" if found.snapshot_id else "its rows would go, too"
         say(console, f"[red]no raw file in its own folder[/] {partition}: {went}, unless they came late, in other folders")

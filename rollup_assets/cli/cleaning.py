@@ -14,12 +14,15 @@ from rollup_assets.terminal import open_console, print_cleaning
 @app.command()
 def clean(
     older_than: Annotated[
-        str, typer.Option("--older-than", metavar="AGE", help="Only what nobody has written to for that long, such as 12h; 0: of any age.")
+        str,
+        typer.Option(
+            "--older-than", metavar="AGE", help="Only files that have not been written to for this long, such as 12h; 0: of any age."
+        ),
     ] = "3d",
-    delete: Annotated[bool, typer.Option("--delete", help="Delete it; without this it is only listed.")] = False,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete what is left over; without this, only list it.")] = False,
     other_partitions: Annotated[
         bool,
-        typer.Option("--other-partitions", help="Also staged partitions that are not of this ROLLUP_START and ROLLUP_BATCH (any more)."),
+        typer.Option("--other-partitions", help="Also staged partitions that do not match the current ROLLUP_START and ROLLUP_BATCH."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:

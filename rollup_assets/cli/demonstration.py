@@ -18,9 +18,9 @@ def demo(
     ] = None,
     series: Annotated[int, typer.Option(min=100, help="How many series to generate.")] = 5_000,
 ) -> None:
-    """Show all of it: raw data, a backfill through Dagster, verification, and what the table says.
+    """Show the whole pipeline: raw data, a backfill through Dagster, verification, and what the table contains.
 
-    Works in ROLLUP_HOME; raw data that is there is used as it is. A second run finds everything done.
+    Works in ROLLUP_HOME; existing raw data is used as it is. A second run finds everything done.
 
     For example:
 
@@ -40,7 +40,7 @@ def dev(
 ) -> None:
     """Open the Dagster UI on the data of ROLLUP_HOME, with the runs that `rollups backfill` recorded.
 
-    Two runs go at once, unless a DAGSTER_HOME of your own says otherwise. Unless ROLLUP_MEMORY is set, each uses a quarter of the machine's
+    Two runs execute at once, unless your own DAGSTER_HOME says otherwise. Unless ROLLUP_MEMORY is set, each uses a quarter of the machine's
     memory for its data.
 
     For example:

@@ -16,11 +16,11 @@ def doctor(
     timeout: Annotated[float, typer.Option("--timeout", min=1, help="Seconds to wait for answers.")] = 28.0,
     as_json: AsJson = False,
 ) -> None:
-    """Check everything that a run with these settings needs, and say what is wrong and what mends it.
+    """Check everything that a run with these settings needs, and say what is wrong and how to fix it.
 
-    Python and its packages, compiled kernels, memory, disk space, raw data, stage and warehouse, the catalog with its lock and table,
-    Spark with its workers, and Dagster's records. Nothing is written but small probes, which are deleted again. Exit status 1 if a check
-    failed; a warning is no failure.
+    Python and its packages, compiled kernels, memory, disk space, raw data, stage and warehouse, the catalog with its lock and table, Spark
+    with its workers, and Dagster's records. Nothing is written except small probes, which are deleted again. Exit status 1 if a check
+    failed; a warning is not a failure.
 
     For example:
 
@@ -52,14 +52,14 @@ app.add_typer(catalog_app, name="catalog")
 
 @catalog_app.command("init")
 def catalog_init(
-    admin: Annotated[str, typer.Option(help="Role that owns the database, or may do everything.")] = "postgres",
+    admin: Annotated[str, typer.Option(help="Role that owns the database, or is a superuser.")] = "postgres",
     role: Annotated[str | None, typer.Option(help="Role of the runs; the user in ROLLUP_CATALOG unless given.", show_default=False)] = None,
     schema: Annotated[str, typer.Option(help="Schema of the tables, made if it is missing.")] = "public",
     print_sql: Annotated[bool, typer.Option("--print-sql", help="Print the SQL instead of running it; needs no server.")] = False,
 ) -> None:
-    """Make the tables of a PostgreSQL catalog, and grant the role of the runs the least it needs. Safe to run again.
+    """Make the tables of a PostgreSQL catalog, and grant the role of the runs the minimum it needs. Safe to run again.
 
-    Other catalogs need none of it: then nothing is done, and the exit status is 0.
+    Other catalogs do not need this: then nothing is done, and the exit status is 0.
 
     The admin's password comes from ROLLUP_CATALOG_ADMIN_PASSWORD or ROLLUP_CATALOG_ADMIN_PASSWORD_FILE.
 
@@ -87,7 +87,7 @@ def catalog_init(
 
 @app.command("spark-conf")
 def spark_conf(as_json: AsJson = False) -> None:
-    """Print the configuration with which Spark SQL 4.1 reads and writes the table, for sessions of your own; no secret is in it.
+    """Print the configuration with which Spark SQL 4.1 reads and writes the table, for your own sessions; it contains no secrets.
 
     The table is then `<catalog name>.<table>`, such as `rollups.metrics.rollups`. The first lines printed say where passwords and keys go.
 

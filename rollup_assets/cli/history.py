@@ -19,15 +19,15 @@ def diff(
     old: Annotated[str, typer.Argument(metavar="SNAPSHOT|TIME", help="Id of a snapshot, or a time such as 2026-01-31T06:00Z (UTC).")],
     new: Annotated[
         str | None,
-        typer.Argument(metavar="[SNAPSHOT|TIME]", help="What to compare with; the table as it is unless given.", show_default=False),
+        typer.Argument(metavar="[SNAPSHOT|TIME]", help="What to compare with; by default the table as it is now.", show_default=False),
     ] = None,
     differences: Differences = 20,
     as_json: AsJson = False,
 ) -> None:
     """Show which windows changed between two snapshots, and which raw files caused it.
 
-    A time means the newest snapshot at or before it. Only data files are read that one of the two has and the other has not, and rows are
-    compared, so that a compaction changes nothing.
+    A time means the newest snapshot at or before it. Reads only data files that one of the two snapshots has and the other does not, and
+    compares rows, so that a compaction shows no change.
 
     For example:
 
@@ -47,11 +47,11 @@ def diff(
 @app.command()
 def rollback(
     what: Annotated[
-        str, typer.Argument(metavar="PARTITION|SNAPSHOT", help="A partition, or the id of the snapshot that the whole table goes back to.")
+        str, typer.Argument(metavar="PARTITION|SNAPSHOT", help="A partition, or the id of a snapshot to roll the whole table back to.")
     ],
     to: Annotated[
         str | None,
-        typer.Option("--to", metavar="SNAPSHOT|TIME", help="For a partition: which snapshot's rows it gets.", show_default=False),
+        typer.Option("--to", metavar="SNAPSHOT|TIME", help="For a partition: the snapshot whose rows it gets back.", show_default=False),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
     differences: Differences = 20,
@@ -59,8 +59,8 @@ def rollback(
 ) -> None:
     """Undo a bad publish, as a new snapshot: a partition gets the rows it had before its last publish, the table those of a snapshot.
 
-    What was undone is not published again until its inputs change: `rollups backfill` says so, and publishes it with `--force`. Running
-    this rollback again changes nothing more.
+    What was undone is not published again until its inputs change: `rollups backfill` reports this, and publishes it only with `--force`.
+    Running this rollback again changes nothing more.
 
     For example:
 
@@ -88,16 +88,17 @@ def rollback(
 
 @app.command()
 def migrate(
-    yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only say what would be done.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without this, only say what would be done.")] = False,
     drop: Annotated[
-        bool, typer.Option("--drop", help="Let rows go that cannot be made anew: without raw data, or of a batch not yet ended.")
+        bool, typer.Option("--drop", help="Drop rows that cannot be made again: those without raw data, or of a batch that has not ended.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make the table anew with other shards, resolutions or batches: those of the settings as they are now.
+    """Make the table again with other shards, resolutions or batches: those of the current settings.
 
-    Stages and rolls up every batch that has raw data, then changes the whole table and its settings in one snapshot: nobody reads a mix of
-    both. Interrupted, it goes on when it is run again. Stop publishing meanwhile: a publish during the migration is detected and aborts it.
+    Stages and rolls up every batch that has raw data, then changes the whole table and its settings in one snapshot, so that nobody reads a
+    mix of both. If interrupted, it continues when run again. Stop publishing meanwhile: a publish during the migration is detected and
+    aborts it.
 
     For example:
 

@@ -38,9 +38,9 @@ def verify(
 ) -> None:
     """Recompute rollups from raw files with DuckDB and compare every value with the table.
 
-    Without partitions, all published ones. Integers, extremes and latest values have to be equal; doubles may differ by 1e-9 of their
-    size, or by the rounding of the sum they come from. Partitions that wait for raw data to be staged are listed, not compared. Exit
-    status 1 if anything differs, or a given partition has raw files that are not staged or was not published.
+    By default, all published partitions. Integers, extremes and latest values have to be equal; doubles may differ by 1e-9 of their size,
+    or by the rounding of the sum they come from. Partitions that wait for raw data to be staged are listed, not compared. Exit status 1 if
+    anything differs, or if a given partition has unstaged raw files or is not published.
 
     For example:
 
@@ -68,13 +68,13 @@ def sql(
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
 ) -> None:
-    """Ask SQL of the published table: DuckDB over the current snapshot as view `rollups`.
+    """Query the published table with SQL: DuckDB, with the current snapshot as the view `rollups`.
 
-    The columns: `rollups sql "describe rollups"`. `logical_timestamp` is the end of a window, which covers (label - resolution, label];
-    the window that ends with a batch appears with the next one. Times are UTC. A statement sees the table and nothing else: it reads and
-    writes no files, reaches no network and loads no extensions. It may take `ROLLUP_MEMORY`, and spills nothing to disk. With
-    `--csv` and `--json` an answer of any length is printed while it is made, otherwise its first 200 rows are printed; what is read ahead
-    comes on top of the memory, a GB or two. If a statement fails halfway, what was printed is not the answer: the exit status says so.
+    The columns: `rollups sql "describe rollups"`. `logical_timestamp` is the end of a window, which covers (label - resolution, label]; the
+    window that ends with a batch appears with the next one. Times are UTC. A statement sees the table and nothing else: it reads and writes
+    no files, reaches no network and loads no extensions. It may use `ROLLUP_MEMORY`, plus a GB or two for reading ahead, and spills nothing
+    to disk. With `--csv` and `--json` a result of any length is printed while it is computed, otherwise its first 200 rows are printed. If
+    a statement fails halfway, the exit status says that what was printed is not the whole result.
 
     For example:
 
@@ -109,7 +109,7 @@ def _print_table(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
 def status(first: MaybeFirst = None, last: MaybeLast = None, as_json: AsJson = False) -> None:
     """Show where partitions stand: raw files, staged, rolled up, published, waiting, or stale and why.
 
-    Without partitions, all that have raw files or anything staged, and those that follow from them.
+    By default, all partitions that have raw files or anything staged, and those that depend on them.
 
     For example:
 

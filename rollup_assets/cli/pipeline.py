@@ -23,22 +23,22 @@ def generate(
     series: Annotated[int, typer.Option(min=1, help="How many series.")] = 5_000,
     interval: Annotated[str, typer.Option(help="Time between two points of a series.")] = "10s",
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
-    files: Annotated[int, typer.Option(min=1, help="Files a batch, besides the one with late rows.")] = 12,
+    files: Annotated[int, typer.Option(min=1, help="Files per batch, besides the one with late rows.")] = 12,
     duplicates: Annotated[float, typer.Option(help="Share of rows delivered twice.")] = 0.002,
     late: Annotated[float, typer.Option(help="Share of rows delivered in the batch's last file.")] = 0.01,
     out_of_order: Annotated[float, typer.Option(help="Share of rows that change places.")] = 0.02,
     nulls: Annotated[float, typer.Option(help="Share of rows with a null.")] = 0.001,
     non_finite: Annotated[float, typer.Option(help="Share of rows with NaN or infinity (double values only).")] = 0.0005,
     outside: Annotated[float, typer.Option(help="Share of rows with a timestamp outside of their batch.")] = 0.0005,
-    bad_files: Annotated[int, typer.Option(min=0, help="Bad files in all: truncated, corrupt, zero bytes, wrong schema, in turn.")] = 0,
+    bad_files: Annotated[int, typer.Option(min=0, help="Bad files in total: truncated, corrupt, zero bytes, wrong schema, in turn.")] = 0,
     value_type: Annotated[str | None, typer.Option(help="long or double; ROLLUP_VALUE_TYPE unless given.", show_default=False)] = None,
     receive_timestamps: Annotated[bool, typer.Option(help="Whether rows have a receive_timestamp.")] = True,
-    keep_existing: Annotated[bool, typer.Option("--keep-existing", help="Leave out batches that have raw files.")] = False,
+    keep_existing: Annotated[bool, typer.Option("--keep-existing", help="Skip batches that already have raw files.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a realistic landing zone. Existing raw data is never overwritten.
 
-    With ROLLUP_RAW_LATENESS folders are by arrival: late rows lie in the next folder.
+    With ROLLUP_RAW_LATENESS, folders are by arrival: late rows go into the next folder.
 
     For example:
 
@@ -82,14 +82,14 @@ def generate(
 def backfill(
     first: First,
     last: Last,
-    force: Annotated[bool, typer.Option("--force", help="Redo what is up to date.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also redo what is up to date.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Stage, roll up and publish partitions through Dagster, 24 a run, recorded where the UI shows them.
+    """Stage, roll up and publish partitions through Dagster, 24 per run; its UI shows the runs.
 
-    Up to two batches before FROM are staged where they are missing. The trailing partitions, which take over the windows that TO leaves
-    open, are published too, as far as they exist. Exit status 1 if a partition failed; all others end published.
-    130 if it was interrupted: what is finished stands, and the same command does the rest.
+    Up to two batches before FROM are staged if they are missing. The trailing partitions, which take over the windows that TO leaves open,
+    are published too, as far as they exist. Exit status 1 if a partition failed; all others are published. Exit status 130 if it was
+    interrupted: finished partitions are kept, and the same command does the rest.
 
     For example:
 

@@ -21,7 +21,9 @@ from rollup_assets.cli.application import (
 from rollup_assets.loading import quick_imports
 from rollup_assets.terminal import open_console, print_backfill, print_quarantined, print_quarantined_rows, print_replayed
 
-quarantine_app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="What could not be used, why, and what becomes of it.")
+quarantine_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode="markdown", help="Rows and files that could not be used, why, and what to do about them."
+)
 app.add_typer(quarantine_app, name="quarantine")
 
 Partition = Annotated[str, typer.Argument(metavar="PARTITION", help="Partition, such as 2026-01-01-06:00 (UTC).")]
@@ -31,7 +33,7 @@ Partition = Annotated[str, typer.Argument(metavar="PARTITION", help="Partition, 
 def list_partitions(first: MaybeFirst = None, last: MaybeLast = None, as_json: AsJson = False) -> None:
     """List the partitions with quarantined rows or files: how many, why, whether over the limit, and what was decided about them.
 
-    Without partitions, all. *raw files changed*: they are others than those that were staged, so that a replay may say something else.
+    By default, all partitions. *raw files changed*: they differ from those that were staged, so a replay may give another result.
 
     For example:
 
@@ -63,7 +65,7 @@ def show(
 ) -> None:
     """Show quarantined rows with reason, file, row number and values, and files that could not be used at all with what is wrong.
 
-    Row numbers count from 0 in the raw file; times are UTC, in JSON and CSV as epoch milliseconds. No more is read than is shown.
+    Row numbers count from 0 in the raw file; times are UTC, in JSON and CSV as epoch milliseconds. Only what is shown is read.
 
     For example:
 
@@ -107,21 +109,24 @@ def replay(
     allow_file: Annotated[
         list[str] | None,
         typer.Option(
-            "--allow-file", metavar="PATH", help="Do without the rows of this file, or without it; repeatable.", show_default=False
+            "--allow-file",
+            metavar="PATH",
+            help="Do without the bad rows of this file, or the whole bad file; repeatable.",
+            show_default=False,
         ),
     ] = None,
     because: Annotated[
-        str | None, typer.Option("--because", metavar="TEXT", help="Why; needed with --allow and --allow-file.", show_default=False)
+        str | None, typer.Option("--because", metavar="TEXT", help="Why; required with --allow and --allow-file.", show_default=False)
     ] = None,
-    revoke: Annotated[bool, typer.Option("--revoke", help="Take back what was allowed for these partitions before.")] = False,
+    revoke: Annotated[bool, typer.Option("--revoke", help="Revoke what was allowed for these partitions before.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Stage partitions again, with what follows from them, and say what became of the rows that were quarantined.
+    """Stage partitions again, and what depends on them, and say what became of the rows that were quarantined.
 
-    First correct the raw files. Or decide to do without them: with --allow the rows of a reason stay quarantined and no longer count
-    against the limits of these partitions, with --allow-file those of a file, with both those of the reasons in the files. Nothing that is
-    quarantined is ever accepted that way. Decisions are kept with who, when and why; `list` and `status` show them. Exit status 1 if a
-    partition failed.
+    First correct the raw files. Or decide to do without the bad rows: with --allow, rows with that reason stay quarantined and no longer
+    count against the limits of these partitions; with --allow-file, rows of that file; with both, rows of these files with these reasons.
+    Nothing that is quarantined is ever accepted this way. Decisions are kept with who, when and why; `list` and `status` show them. Exit
+    status 1 if a partition failed.
 
     For example:
 
