@@ -277,7 +277,7 @@ def test_what_duckdb_makes_of_an_interrupt_is_told_as_one(run: Run, monkeypatch:
     assert plain(run("verify", status=130).stderr).strip() == "interrupted"
 
 
-@pytest.mark.parametrize("says", ["run [4711] was interrupted; finished partitions stand", ""])
+@pytest.mark.parametrize("says", ["run [4711] was interrupted; finished partitions are kept", ""])
 def test_an_interrupt_is_told_and_has_an_exit_status_of_its_own(run: Run, monkeypatch: pytest.MonkeyPatch, says: str) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt(says)

@@ -243,7 +243,7 @@ class _Runner:
         self.state.runs.append(result.run_id)
         if _was_interrupted(result):
             raise KeyboardInterrupt(
-                f"run {result.run_id} was interrupted; finished partitions stand, run the same command again for the rest"
+                f"run {result.run_id} was interrupted; finished partitions are kept, run the same command again for the rest"
             )
         # Partitions that the step never came to: it stopped at one that made going on a guess, or could not begin.
         missed = [key for key in keys if key not in self.state.reported]

@@ -50,7 +50,7 @@ class Storage(dg.ConfigurableResource[Any]):
 class Catalog(dg.ConfigurableResource[Any]):
     """The Iceberg catalog and the table in it."""
 
-    catalog: str = Field(description="Catalog URI; it holds no password.")
+    catalog: str = Field(description="Catalog URI, without a password.")
     catalog_password: str = Field(
         default="", description="Password of its user, as an environment variable only. Empty: as the settings say, which may name a file."
     )

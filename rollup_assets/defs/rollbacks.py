@@ -29,7 +29,7 @@ def record_rollback(settings: Settings, done: RolledBack) -> None:
     except Exception as error:  # whatever the classes raise that dagster.yaml names
         known = error if isinstance(error, RollupError) else not_opened(home_of(settings), error)
         raise DagsterHomeError(
-            f"the rollback stands, but Dagster was not told: {known}. Then run the same command again, which changes nothing and tells it"
+            f"the rollback succeeded, but Dagster could not be told: {known}. Then run the same command again, which only tells Dagster"
         ) from error
 
 

@@ -36,4 +36,4 @@ class RequeuingRunLauncher(dg.DefaultRunLauncher):
         except DagsterLaunchFailedError as error:
             if STOPPING not in str(error):
                 raise
-            raise DagsterUserCodeUnreachableError("the code location is stopping, and starts no run any more") from error
+            raise DagsterUserCodeUnreachableError("the code location is stopping, and starts no more runs") from error

@@ -53,7 +53,7 @@ def close_runs(instance: dg.DagsterInstance, is_gone: Callable[[dg.DagsterRun], 
         is_gone: whether the process of an unfinished run has ended.
         process: what is gone, as the run's page says it.
     """
-    said = f"{process} ended before this run did. Finished partitions stand."
+    said = f"{process} ended before this run did. Finished partitions are kept."
     closed = []
     for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
         if is_gone(run):

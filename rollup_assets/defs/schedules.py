@@ -19,8 +19,8 @@ def batches_schedule(job: Any) -> Any:
         name="batches_schedule",
         description=(
             "Stages, rolls up and publishes each batch after it has ended. Files that arrive later need another run. Batches that end "
-            "while it is stopped or Dagster's daemon is down are not made up for, except the last one of a time that the daemon was down: "
-            "raw_files_sensor makes them, or `rollups backfill FIRST LAST`; `rollups status` lists them."
+            "while the schedule is stopped or Dagster's daemon is down are skipped, except the last one that ended while the daemon was "
+            "down: raw_files_sensor makes them, or `rollups backfill FIRST LAST`; `rollups status` lists them."
         ),
         default_status=dg.DefaultScheduleStatus.STOPPED,
     )

@@ -43,9 +43,9 @@ def raw_files_sensor(settings: Settings, job: Any) -> dg.SensorDefinition:
         minimum_interval_seconds=SECONDS_BETWEEN,
         default_status=dg.DefaultSensorStatus.STOPPED,
         description=(
-            "Stages batches whose raw files are new, changed or removed, once these have stayed the same for ROLLUP_SENSOR_SETTLE, one "
-            "run a partition; then rolls up and publishes exactly those partitions whose inputs have other content than before, or whose "
-            "rollups are not published."
+            "Stages batches whose raw files are new, changed or removed, once the files have not changed for ROLLUP_SENSOR_SETTLE, one "
+            "run per partition; then rolls up and publishes exactly those partitions whose inputs have changed in content, or "
+            "whose rollups are not published."
         ),
     )
     def look(context: dg.SensorEvaluationContext, storage: res.Storage, catalog: res.Catalog, engine: res.Engine) -> dg.SensorResult:
@@ -62,7 +62,7 @@ def raw_files_sensor(settings: Settings, job: Any) -> dg.SensorDefinition:
         memory = arrivals.Memory.parse(context.cursor)
         found = arrivals.look(pipeline, memory, now(), is_being_made=is_being_made, under_way=under_way)
         for key, problem in found.problems.items():
-            context.log.warning(f"{key} cannot be looked at: {problem}")
+            context.log.warning(f"{key} cannot be examined: {problem}")
         events: list[dg.AssetObservation | dg.AssetMaterialization] = []
         for request in found.to_stage:
             # Staleness follows observations, automation materializations.
@@ -85,11 +85,11 @@ def raw_files_sensor(settings: Settings, job: Any) -> dg.SensorDefinition:
         ]
         waiting = f"; raw files of {', '.join(found.unsettled)} may still change" if found.unsettled else ""
         if under_way >= arrivals.MOST_UNDER_WAY:
-            waiting += f"; {under_way} runs that it asked for have not ended, so that all but the newest partitions wait"
+            waiting += f"; {under_way} runs that the sensor requested have not ended, so all but the newest partitions wait"
         if found.left_out:
             context.log.warning(
-                f"{found.left_out:,} partitions that are out of date have to wait, since too many others do, or failed; once the cause is "
-                "mended, `rollups backfill` of those, or *Reset cursor*, makes room"
+                f"{found.left_out:,} partitions that are out of date have to wait, since too many others are waiting or failed; once the "
+                "cause is fixed, `rollups backfill` of those, or *Reset cursor*, makes room"
             )
         return dg.SensorResult(
             run_requests=requests,

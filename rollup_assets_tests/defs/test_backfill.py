@@ -200,7 +200,7 @@ def test_a_home_that_cannot_be_used_is_told_in_one_sentence_before_anything_is_s
         fill(bare, 0, 0)
     assert not (tmp_path / "stage").exists()
     rolled_back = RolledBack(None, None, changed=True, partitions=())
-    with pytest.raises(DagsterHomeError, match=f"the rollback stands, but Dagster was not told: .*{BROKEN_HOMES[kind]}"):
+    with pytest.raises(DagsterHomeError, match=f"the rollback succeeded, but Dagster could not be told: .*{BROKEN_HOMES[kind]}"):
         record_rollback(bare, rolled_back)
 
 
@@ -267,7 +267,7 @@ def test_an_interrupt_ends_the_whole_backfill_and_not_just_the_run(settings: Set
         told.append(outcome)
         os.kill(os.getpid(), sent)
 
-    with pytest.raises(KeyboardInterrupt, match="finished partitions stand"):
+    with pytest.raises(KeyboardInterrupt, match="finished partitions are kept"):
         fill(settings, 0, 1, on_partition=interrupt)
     assert [outcome.partition for outcome in told] == [hour(0)]
     assert recorded(settings, REPARTITIONED) == {hour(0)}
@@ -285,7 +285,7 @@ def test_a_run_that_is_terminated_in_the_ui_ends_the_backfill_after_its_partitio
                 (run,) = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
                 instance.report_run_canceling(run)
 
-    with pytest.raises(KeyboardInterrupt, match="finished partitions stand"):
+    with pytest.raises(KeyboardInterrupt, match="finished partitions are kept"):
         fill(settings, 0, 2, on_partition=terminate)
     assert [outcome.partition for outcome in told] == [hour(0), hour(1)]
     with dg.DagsterInstance.local_temp(str(settings.dagster_home)) as instance:

@@ -232,7 +232,7 @@ def test_the_queue_takes_no_backlog_beside_fifty_runs_of_the_sensor(daemon: Daem
     ours = whose == sensors.NAME
     assert [request.partition_key for request in daemon.tick(2)] == ([hour(5)] if ours else [hour(0), hour(5)])
     assert daemon.tick() == []
-    assert ("50 runs that it asked for have not ended" in str(daemon.skipped)) == ours
+    assert ("50 runs that the sensor requested have not ended" in str(daemon.skipped)) == ours
     lab.instance.report_run_failed(runs[0])
     assert [request.partition_key for request in daemon.tick()] == ([hour(0)] if ours else [])
 

@@ -71,7 +71,7 @@ def stage_datapoints(settings: Settings, watcher: Watcher) -> dg.AssetsDefinitio
                 group_name=GROUP,
                 kinds={"parquet"},
                 code_version=CODE_VERSION,
-                description="Rows and files that cannot be used, each with reason, source file and row number. Never dropped in silence.",
+                description="Rows and files that cannot be used, each with reason, source file and row number. Never dropped silently.",
             ),
         ],
         check_specs=asset_checks.check_specs(STAGED, partitions),
