@@ -76,7 +76,7 @@ def parse_pairs(text: str, example: str) -> dict[str, str]:
         try:
             return {str(name): value if isinstance(value, str) else json.dumps(value) for name, value in json.loads(text).items()}
         except ValueError as error:
-            raise ValueError(f"it begins like a JSON object and is none ({error}); write pairs such as {example}") from None
+            raise ValueError(f"it begins like a JSON object but is not one ({error}); write pairs such as {example}") from None
     parts = [part.partition("=") for part in shlex.split(text)]
     pairs = {name: value for name, equals, value in parts if equals}
     if len(pairs) < len(parts):
@@ -146,7 +146,7 @@ class Settings(BaseSettings):
     )
     s3_path_style: bool = Field(
         default_factory=lambda valid: bool(valid["s3_endpoint"]),
-        description="endpoint/bucket instead of bucket.endpoint; true where ROLLUP_S3_ENDPOINT is set",
+        description="endpoint/bucket instead of bucket.endpoint; true if ROLLUP_S3_ENDPOINT is set",
     )
     s3_ca_bundle: str = Field(
         default_factory=lambda: os.environ.get("AWS_CA_BUNDLE") or "",
@@ -177,7 +177,7 @@ class Settings(BaseSettings):
     quarantine_limit: float = Field(default=0.01, ge=0.0, le=1.0, description="share of rows above which a batch fails")
     quarantine_files: int = Field(default=0, ge=0, description="bad files tolerated in a batch")
     sensor_settle: Duration = Field(
-        default=2 * MINUTE_MS, ge=0, description="how long in ms raw files have to stay the same before the sensor asks for them"
+        default=2 * MINUTE_MS, ge=0, description="how long in ms raw files must stay unchanged before the sensor requests a run"
     )
     raw_layout: str = Field(
         default="year=%Y/month=%m/day=%d/hour=%H", description="folder of a batch in the landing zone, strftime of its start"
@@ -394,7 +394,7 @@ def _sentence(problem: Any) -> str:
     if problem["type"] == "value_error":
         return f"{name}: {message}"
     if field in _PASSWORDS:
-        return f"{name} is not a text"
+        return f"{name} is not text"
     wanted = _FORMS.get(field) or message.removeprefix("Input should be ")
     return f"{name}={problem['input']}: should be {wanted}"
 
@@ -472,7 +472,7 @@ def _absolute_catalog(uri: str, root: Path) -> str:
         except ValueError:
             # The URI is not shown: what follows a colon and is no port may be a password.
             raise ValueError(
-                f"ROLLUP_CATALOG has a host or a port that is none; write {scheme}://host:PORT/..., the port as a number, or leave it out"
+                f"ROLLUP_CATALOG has an invalid host or port; write {scheme}://host:PORT/..., the port as a number, or leave it out"
             ) from None
     return uri
 
@@ -504,8 +504,8 @@ def _check_catalog_properties(properties: dict[str, str]) -> None:
             raise ValueError("ROLLUP_CATALOG_PROPERTIES names a uri; set ROLLUP_CATALOG")
         if _SECRET.search(name.lower()):
             raise ValueError(
-                f"ROLLUP_CATALOG_PROPERTIES holds a secret, {name}; take it out: a catalog's password or token belongs into "
-                "ROLLUP_CATALOG_PASSWORD or ROLLUP_CATALOG_PASSWORD_FILE, AWS credentials into the AWS environment or profile"
+                f"ROLLUP_CATALOG_PROPERTIES holds a secret, {name}; take it out: a catalog's password or token belongs in "
+                "ROLLUP_CATALOG_PASSWORD or ROLLUP_CATALOG_PASSWORD_FILE, AWS credentials in the AWS environment or profile"
             )
 
 
@@ -515,7 +515,7 @@ def _check_batch(batch: int, start: dt.datetime) -> None:
         raise ValueError(f"{text} does not divide a day; choose one that does, such as 15m, 1h, 6h or 1d")
     if batch % MINUTE_MS or (HOUR_MS % batch and batch % HOUR_MS):
         raise ValueError(
-            f"{text} is neither a divisor of an hour nor whole hours, and Dagster has no such partitions; "
+            f"{text} neither divides an hour nor is a whole number of hours, and Dagster has no such partitions; "
             "choose 15m, 30m, 1h, 2h, 6h, 12h or 1d"
         )
     if not _EARLIEST <= start < _LATEST:
@@ -550,7 +550,7 @@ def _check_layout(layout: str, calendar: BatchCalendar) -> None:
         raise ValueError(f"{text} is not a plain path; write folders below ROLLUP_RAW, with one / between them")
     unknown = set(re.findall(r"%(.)", layout)) - _LAYOUT_FIELDS
     if unknown:
-        raise ValueError(f"{text} has %{sorted(unknown)[0]}, which is not a part of a UTC time; use %Y %m %d %H %M %j")
+        raise ValueError(f"{text} has %{sorted(unknown)[0]}, which is not part of a UTC time; use %Y %m %d %H %M %j")
     first = calendar.first
     of_a_day = list(calendar.between(first, Batch(first.start + DAY_MS, first.end + DAY_MS)))
     # 800 days of first batches catch layouts without year or month; a day of batches those without hour or minute.
@@ -565,5 +565,5 @@ def _check_layout(layout: str, calendar: BatchCalendar) -> None:
         if len({to_datetime(ms).strftime(layout) for ms in range(batch.start, batch.start + unit, MINUTE_MS)}) > 1:
             raise ValueError(
                 f"{text} has several folders inside the batch {batch}; drop the finest part of the time, or set "
-                f"ROLLUP_BATCH={format_duration(calendar.length)} to the length of a folder: 1h where it ends in %H, 1d where in %d"
+                f"ROLLUP_BATCH={format_duration(calendar.length)} to the length of a folder: 1h if it ends in %H, 1d if in %d"
             )

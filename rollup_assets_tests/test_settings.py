@@ -292,8 +292,8 @@ DAILY = "year=%Y/month=%m/day=%d"
         # batch
         ({"BATCH": "7h"}, "BATCH", "does not divide a day"),
         ({"BATCH": "2d"}, "BATCH", "does not divide a day"),
-        ({"BATCH": "90m", "RESOLUTIONS": "1m"}, "BATCH", "neither a divisor of an hour nor whole hours"),
-        ({"BATCH": "30s", "RESOLUTIONS": "10s"}, "BATCH", "neither a divisor of an hour nor whole hours"),
+        ({"BATCH": "90m", "RESOLUTIONS": "1m"}, "BATCH", "neither divides an hour nor is a whole number of hours"),
+        ({"BATCH": "30s", "RESOLUTIONS": "10s"}, "BATCH", "neither divides an hour nor is a whole number of hours"),
         ({"BATCH": "1"}, "BATCH", "is not a duration"),
         ({"BATCH": "1.5h"}, "BATCH", "is not a duration"),
         ({"BATCH": "-1h"}, "BATCH", "is not a duration"),
@@ -338,7 +338,7 @@ DAILY = "year=%Y/month=%m/day=%d"
         ({"BATCH": "6h", "RAW_LAYOUT": DAILY}, "RAW_LAYOUT", "into one folder"),
         ({"BATCH": "1d", "LOOKBACK": "1h"}, "RAW_LAYOUT", "several folders inside the batch"),
         ({"RAW_LAYOUT": "%Y/%m/%d/%H/%S"}, "RAW_LAYOUT", "%S"),
-        ({"RAW_LAYOUT": "%Y/%V/%u/%H"}, "RAW_LAYOUT", "not a part of a UTC time"),
+        ({"RAW_LAYOUT": "%Y/%V/%u/%H"}, "RAW_LAYOUT", "not part of a UTC time"),
         ({"RAW_LAYOUT": "%Y/%b/%d/%H"}, "RAW_LAYOUT", "%b"),
         ({"RAW_LAYOUT": "/raw/%Y/%m/%d/%H"}, "RAW_LAYOUT", "below ROLLUP_RAW"),
         ({"RAW_LAYOUT": "../%Y/%m/%d/%H"}, "RAW_LAYOUT", "below ROLLUP_RAW"),
@@ -357,7 +357,7 @@ DAILY = "year=%Y/month=%m/day=%d"
         (
             {"CATALOG": "postgresql+psycopg://user@host:$PGPORT/db"},
             "CATALOG",
-            "has a host or a port that is none; write postgresql+psycopg://",
+            "has an invalid host or port; write postgresql+psycopg://",
         ),
         ({"CATALOG": "rest+https://host:99999/catalog"}, "CATALOG", "write rest+https://host:PORT/..., the port as a number"),
         ({"CATALOG_PROPERTIES": "warehouse"}, "CATALOG_PROPERTIES", "write pairs such as rest.sigv4-enabled=true"),
@@ -465,7 +465,7 @@ CANARY = "Canary-7/0?x#y"
 
 
 def test_what_may_be_a_password_in_place_of_a_port_is_not_repeated() -> None:
-    with pytest.raises(SettingsError, match="a port that is none") as caught:
+    with pytest.raises(SettingsError, match="an invalid host or port") as caught:
         load_settings(catalog="postgresql+psycopg://user:Canary/db")
     assert "Canary" not in str(caught.value)
 
@@ -704,7 +704,7 @@ def test_spark_properties_may_be_a_json_object() -> None:
             "spark.a",
             r"^ROLLUP_SPARK_CONF: it is not a list of key=value pairs; write pairs such as spark\.executor\.memory=4g",
         ),
-        ("spark_conf", "{broken", r"^ROLLUP_SPARK_CONF: it begins like a JSON object and is none \(.*\); write pairs such as"),
+        ("spark_conf", "{broken", r"^ROLLUP_SPARK_CONF: it begins like a JSON object but is not one \(.*\); write pairs such as"),
         ("spark_task_memory", "100MiB", r"^ROLLUP_SPARK_TASK_MEMORY=104857600 is below 256MiB; raise it$"),
         ("spark_remote", "spark://host", r"^ROLLUP_SPARK_REMOTE=spark://host is not a Spark Connect server; write sc://host:15002, with"),
         (
