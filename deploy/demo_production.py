@@ -253,8 +253,8 @@ def main() -> None:
     parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0], help="what runs the tasks (default: %(default)s)")
     parser.add_argument("--hours", type=int, default=6, help="how many hours of raw data to generate (default: %(default)s)")
     parser.add_argument("--series", type=int, default=2_000, help="how many series (default: %(default)s)")
-    parser.add_argument("--port", type=int, help=f"of the UI (default: {UI_PORT}, or another one if somebody listens there)")
-    parser.add_argument("--exit", action="store_true", help="end when all is shown; so it does anyway where there is no terminal")
+    parser.add_argument("--port", type=int, help=f"of the UI (default: {UI_PORT}, or another one if it is in use)")
+    parser.add_argument("--exit", action="store_true", help="end when everything has been shown; always so without a terminal")
     given = parser.parse_args()
     options = Options(
         folder=given.folder.resolve(),
@@ -274,7 +274,7 @@ def main() -> None:
     try:
         demonstrate(options, console)
     except KeyboardInterrupt:
-        console.print("\nended, and everything that was started with it")
+        console.print("\nended, along with everything that it started")
     except (RuntimeError, EngineError) as error:
         Console(stderr=True).print(f"[bold red]error:[/] {error}", soft_wrap=True, highlight=False, markup=True)
         sys.exit(1)

@@ -138,7 +138,7 @@ def dagster(folder: Path, environment: Mapping[str, str], port: int | None = Non
                 continue
             break
         else:
-            raise RuntimeError(f"somebody else listens on port {candidate}, which the web server was to have; give another one, or none")
+            raise RuntimeError(f"port {candidate}, meant for the web server, is already in use; give another one, or none")
         yield server
 
 

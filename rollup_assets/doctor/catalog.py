@@ -38,7 +38,7 @@ def catalog(settings: Settings) -> Found:
     with open_catalog(settings, writing=True) as opened:
         if is_rest(settings):
             opened.list_namespaces()
-            return Found(f"{shown(settings)} answers; it alone knows what this client may write")
+            return Found(f"{shown(settings)} answers; only the server knows what this client may write")
     if is_postgres(settings):
         return _postgres(settings)
     return Found(f"{shown(settings)} can be opened")
@@ -52,16 +52,16 @@ def _postgres(settings: Settings) -> Found:
     if here.superuser:
         return warning(
             f"{found}, and anything else: it is a superuser",
-            "name a role of its own for runs, which `rollups catalog init` grants the least",
+            "name a separate role for runs, to which `rollups catalog init` grants the minimum",
         )
     if here.tls is None:
         if is_this_machine(urlsplit(settings.catalog).hostname or ""):
             return Found(f"{found}; no TLS, and none needed on this machine")
         return warning(
-            f"{found}; without TLS: the password and all else can be read on the way", "set sslmode=verify-full in ROLLUP_CATALOG"
+            f"{found}; without TLS: the password and everything else can be read in transit", "set sslmode=verify-full in ROLLUP_CATALOG"
         )
     if "sslmode=verify-full" not in urlsplit(settings.catalog).query:
-        return warning(f"{found}; {here.tls}, but nobody has looked whose server it is", "set sslmode=verify-full in ROLLUP_CATALOG")
+        return warning(f"{found}; {here.tls}, but the server's identity is not verified", "set sslmode=verify-full in ROLLUP_CATALOG")
     return Found(f"{found}; {here.tls}, verified")
 
 
@@ -69,7 +69,7 @@ def lock(settings: Settings) -> Found:
     """Whether the table's lock can be taken at once; it is given back."""
     file = lock_file(settings)
     if file is None and not is_postgres(settings):
-        return skipped("this catalog has no lock: publishers at once redo their commits")
+        return skipped("this catalog has no lock: concurrent publishers retry their commits")
     if file is not None and not file.exists():
         return Found("nobody holds it")
     try:

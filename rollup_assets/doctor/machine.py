@@ -44,7 +44,7 @@ def python(settings: Settings) -> Found:
     told = importlib.metadata.metadata(_PACKAGE)
     missing, other, versions = [], [], []
     if not SpecifierSet(told["Requires-Python"] or "").contains(platform.python_version()):
-        other.append(f"Python {platform.python_version()} ({told['Requires-Python']} is asked for)")
+        other.append(f"Python {platform.python_version()} ({told['Requires-Python']} is required)")
     for text in importlib.metadata.requires(_PACKAGE) or ():
         wanted = Requirement(text)
         if wanted.marker is not None and not any(wanted.marker.evaluate({"extra": extra}) for extra in extras):
@@ -56,13 +56,13 @@ def python(settings: Settings) -> Found:
             continue
         versions.append(f"{wanted.name} {version}")
         if not wanted.specifier.contains(version, prereleases=True):
-            other.append(f"{wanted.name} {version} ({wanted.specifier} is asked for)")
+            other.append(f"{wanted.name} {version} ({wanted.specifier} is required)")
     named = ",".join(extra for extra in extras if extra)
     remedy = f"install it with `pip install '{_PACKAGE}{f'[{named}]' if named else ''}'`"
     if missing:
         return failed(f"not installed: {', '.join(missing)}", remedy)
     if other:
-        return warning(f"not as tested: {', '.join(other)}", remedy)
+        return warning(f"other versions than tested: {', '.join(other)}", remedy)
     shown = ", ".join(version for version in versions if version.startswith(("dagster ", "pyarrow ", "pyiceberg", "numba ", "pyspark ")))
     return Found(f"{platform.python_version()}; {shown}")
 
@@ -78,7 +78,7 @@ def kernels(settings: Settings) -> Found:  # noqa: ARG001
         if "no locator available" not in str(error):
             raise
         return failed(
-            "numba finds no folder where it may keep compiled code, and does not work without one",
+            "numba found no folder to keep compiled code in, and does not work without one",
             "set NUMBA_CACHE_DIR to a writable folder",
         )
     from rollup_assets.kernels.compiling import cache_folders, compiled_kernels

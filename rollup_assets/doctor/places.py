@@ -60,7 +60,7 @@ def written(name: str, settings: Settings) -> Found:
     if not honours_conditions:
         return warning(
             f"{place.uri} can be written, read and deleted, but the store ignores the conditions of a write",
-            "have no two runs stage the same batch at once, or use a store with conditional writes (If-Match, If-None-Match)",
+            "never let two runs stage the same batch at once, or use a store with conditional writes (If-Match, If-None-Match)",
         )
     return Found(f"{place.uri} can be written, read and deleted" + ("" if place.is_local else ", and conditional writes are honoured"))
 
@@ -88,10 +88,10 @@ def encryption(settings: Settings) -> Found:
     if plain:
         asking = " and ".join(f"{setting} asks {host}" for setting, host in plain.items())
         return warning(
-            f"{asking} over http: what is sent can be read and changed on the way",
-            f"write https in {' and '.join(plain)}, or be sure of the network in between",
+            f"{asking} over http: what is sent can be read and changed in transit",
+            f"write https in {' and '.join(plain)}, or make sure that the network in between is safe",
         )
-    return Found("S3 and REST catalogs on other machines are asked over TLS" if asked else "neither S3 nor a REST catalog is asked")
+    return Found("S3 and REST catalogs on other machines are reached over TLS" if asked else "neither S3 nor a REST catalog is used")
 
 
 @contextlib.contextmanager

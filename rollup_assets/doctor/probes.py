@@ -22,7 +22,7 @@ def probe(folder: Place) -> bool:
     with probe_file(folder) as file:
         with file.open_input() as stream:
             if stream.read() != file.name.encode():
-                raise StorageError(f"{file.uri} was written and reads otherwise; look at the store's log")
+                raise StorageError(f"{file.uri} was written, but reads back differently; look at the store's log")
         _, version = file.read_versioned()
         file.replace_bytes(b"again", version)
         if file.is_local:
@@ -48,7 +48,7 @@ def probe_file(folder: Place) -> Iterator[Place]:
             raise
         file.delete_file()
         if file.exists():
-            raise StorageError(f"{file.uri} was deleted and is still there; look at the store's log")
+            raise StorageError(f"{file.uri} was deleted, but is still there; look at the store's log")
 
 
 @contextlib.contextmanager

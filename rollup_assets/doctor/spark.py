@@ -116,8 +116,8 @@ class _Spark:
             if not late.is_set():
                 raise
             raise EngineError(
-                f"Spark's workers did not end {TASKS} small tasks within {seconds:.0f} s; look at the cluster's own pages for workers with "
-                "free cores and memory, lower spark.executor.memory or spark.executor.cores in ROLLUP_SPARK_CONF, or wait longer with "
+                f"Spark's workers did not finish {TASKS} small tasks within {seconds:.0f} s; look at the cluster's own pages for workers "
+                "with free cores and memory, lower spark.executor.memory or spark.executor.cores in ROLLUP_SPARK_CONF, or wait longer with "
                 "`rollups doctor --timeout`"
             ) from None
         finally:

@@ -113,7 +113,10 @@ def test_where_somebody_has_the_usual_port_or_is_quicker_another_one_is_used(
 
 
 def test_a_given_port_that_somebody_has_is_said(tmp_path: Path, somebody: int) -> None:
-    with pytest.raises(RuntimeError, match=f"somebody else listens on port {somebody}"), dagster(tmp_path, {}, somebody):
+    with (
+        pytest.raises(RuntimeError, match=f"port {somebody}, meant for the web server, is already in use"),
+        dagster(tmp_path, {}, somebody),
+    ):
         pass
 
 

@@ -119,7 +119,7 @@ def test_the_demonstration_ends_in_order_also_when_told_twice_or_started_deaf(tm
             process.send_signal(number)
             time.sleep(0.1)
         assert process.wait(timeout=20) == 0, log.read_text()
-    assert log.read_text() == "look around\nall ended\n\nended, and everything that was started with it\n"
+    assert log.read_text() == "look around\nall ended\n\nended, along with everything that it started\n"
 
 
 def test_the_demonstration_outlives_a_terminal_that_it_was_told_to_outlive(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_missing_and_other_packages_are_named(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(importlib.metadata, "version", lambda asked: "0.0.1" if asked == name else version(asked))
     found = machine.python(settings)
     assert found.state == "warning"
-    assert f"not as tested: {name} 0.0.1 (" in found.text
+    assert f"other versions than tested: {name} 0.0.1 (" in found.text
 
 
 def kernels(folder: Path, **environment: str) -> dict[str, str]:

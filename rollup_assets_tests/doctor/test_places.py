@@ -50,15 +50,15 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, name: str) -> 
 @pytest.mark.parametrize(
     ("change", "state", "text"),
     [
-        ({}, "ok", "neither S3 nor a REST catalog is asked"),
+        ({}, "ok", "neither S3 nor a REST catalog is used"),
         ({"s3_endpoint": "http://s3.example.org"}, "ok", "neither"),
-        ({"raw": "s3://raw/x"}, "ok", "are asked over TLS"),
-        ({"raw": "s3://raw/x", "s3_endpoint": "https://s3.example.org"}, "ok", "are asked over TLS"),
-        ({"raw": "s3://raw/x", "s3_endpoint": "http://127.0.0.2:8333"}, "ok", "are asked over TLS"),
-        ({"raw": "s3://raw/x", "s3_endpoint": "http://localhost:8333"}, "ok", "are asked over TLS"),
+        ({"raw": "s3://raw/x"}, "ok", "are reached over TLS"),
+        ({"raw": "s3://raw/x", "s3_endpoint": "https://s3.example.org"}, "ok", "are reached over TLS"),
+        ({"raw": "s3://raw/x", "s3_endpoint": "http://127.0.0.2:8333"}, "ok", "are reached over TLS"),
+        ({"raw": "s3://raw/x", "s3_endpoint": "http://localhost:8333"}, "ok", "are reached over TLS"),
         ({"stage": "s3://lake/x", "s3_endpoint": "http://s3.test:8333"}, "warning", "ROLLUP_S3_ENDPOINT asks s3.test over http"),
         ({"catalog": "rest+http://catalog.example.org"}, "warning", "ROLLUP_CATALOG asks catalog.example.org over http"),
-        ({"catalog": "rest+https://catalog.example.org"}, "ok", "are asked over TLS"),
+        ({"catalog": "rest+https://catalog.example.org"}, "ok", "are reached over TLS"),
     ],
 )
 def test_what_goes_to_other_machines_in_the_clear_is_a_warning(change: dict[str, str], state: str, text: str) -> None:

@@ -227,7 +227,7 @@ def test_doctor_waits_no_longer_than_it_may_for_workers_that_are_not_there(clust
     found = doctor(tmp_path, raw, "--timeout", "40", ROLLUP_ENGINE="spark", ROLLUP_SPARK_MASTER=cluster.master, ROLLUP_SPARK_CONF=conf)
     assert time.monotonic() - began < 90
     assert found["workers"]["state"] == "failed"
-    assert "Spark's workers did not end 2 small tasks within" in found["workers"]["found"]
+    assert "Spark's workers did not finish 2 small tasks within" in found["workers"]["found"]
     assert "spark.executor.memory" in found["workers"]["remedy"]
 
 
