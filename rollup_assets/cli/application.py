@@ -88,9 +88,7 @@ Last = Annotated[str, typer.Argument(metavar="TO", help="Last partition, include
 MaybeFirst = Annotated[
     str | None, typer.Argument(metavar="[FROM]", help="First partition, such as 2026-01-01-06:00 (UTC).", show_default=False)
 ]
-MaybeLast = Annotated[
-    str | None, typer.Argument(metavar="[TO]", help="Last partition, included; FROM alone unless given.", show_default=False)
-]
+MaybeLast = Annotated[str | None, typer.Argument(metavar="[TO]", help="Last partition, included; by default FROM.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 

@@ -94,7 +94,7 @@ def migrate(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make the table again with other shards, resolutions or batches: those of the current settings.
+    """Rebuild the table with other shards, resolutions or batches: those of the current settings.
 
     Stages and rolls up every batch that has raw data, then changes the whole table and its settings in one snapshot, so that nobody reads a
     mix of both. If interrupted, it continues when run again. Stop publishing meanwhile: a publish during the migration is detected and

@@ -95,7 +95,7 @@ def raw_files_sensor(settings: Settings, job: Any) -> dg.SensorDefinition:
             run_requests=requests,
             asset_events=events,
             cursor=found.memory.model_dump_json(exclude_defaults=True),
-            skip_reason=None if requests else f"nothing to ask for{waiting}",
+            skip_reason=None if requests else f"nothing to request{waiting}",
         )
 
     return look

@@ -45,7 +45,9 @@ def raw_data(settings: Settings) -> Found:
     with _local_errors("ROLLUP_RAW", settings.raw, "readable"):
         file = some_file(place)
         if file is None:
-            return warning(f"{place.uri} can be listed and has no raw file", "set ROLLUP_RAW to where they are, or write some there")
+            return warning(
+                f"{place.uri} can be listed, but has no raw files", "set ROLLUP_RAW to the folder that has them, or write some there"
+            )
         with file.open_input() as stream:
             stream.read(1)
     return Found(f"{place.uri} can be listed and read, for example {file.uri.removeprefix(place.uri).lstrip('/')}")

@@ -185,7 +185,7 @@ def remember_resolutions(table: Table, settings: Settings) -> None:
         text = resolutions_text(sorted(found))
         raise TableMismatchError(
             f"table {settings.table} in {settings.catalog}: has rows of ROLLUP_RESOLUTIONS={text}, the settings say "
-            f"{resolutions_text(settings.resolutions)}; set ROLLUP_RESOLUTIONS={text}, make the table anew from raw data with "
+            f"{resolutions_text(settings.resolutions)}; set ROLLUP_RESOLUTIONS={text}, rebuild the table from raw data with "
             "`rollups migrate`, or set ROLLUP_TABLE to a new name, which is then filled by a backfill"
         )
     try:
@@ -232,7 +232,7 @@ def _property_problem(table: Table, settings: Settings) -> str | None:
             return f"has no property {name}, so it was not made by this pipeline; set ROLLUP_TABLE to another name, or drop the table"
         if found != wanted:
             setting = SETTINGS_OF_PROPERTIES[name]
-            migrated = "" if name == VALUE_TYPE_PROPERTY else ", make the table anew from raw data with `rollups migrate`"
+            migrated = "" if name == VALUE_TYPE_PROPERTY else ", rebuild the table from raw data with `rollups migrate`"
             return (
                 f"was made with {setting}={found}, the settings say {wanted}; "
                 f"set {setting}={found}{migrated}, or ROLLUP_TABLE to a new name, which is then filled by a backfill"

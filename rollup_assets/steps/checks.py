@@ -352,7 +352,7 @@ def _of_rows(parameters: dict[str, Any]) -> dict[str, Any]:
 def _other_than_read(rollups: Manifest, asset: str, batch: Batch, standing: Manifest | None) -> Iterator[str]:
     read, stands = rollups.upstream.get(asset, {}).get(batch.key), standing.digest if standing else None
     if read != stands:
-        yield f"{asset} {batch} is {short_digest(stands)}, but {short_digest(read)} was read; run `rollups backfill {batch} {batch}`"
+        yield f"{asset} {batch} is now {short_digest(stands)}, but {short_digest(read)} was read; run `rollups backfill {batch} {batch}`"
 
 
 def _points(partial_points: Manifest | None, resolution: str) -> int:

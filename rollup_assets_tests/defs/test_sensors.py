@@ -116,7 +116,7 @@ def test_a_changed_folder_is_reported_with_its_version_and_makes_exactly_what_is
     lab.land({1: 20})
     assert lab.stale(0, 5) == set()
     assert daemon.tick() == []
-    assert daemon.skipped == f"nothing to ask for; raw files of {hour(1)} may still change"
+    assert daemon.skipped == f"nothing to request; raw files of {hour(1)} may still change"
     (request,) = daemon.tick(2)
     assert (assets_of(request), request.partition_key) == (STAGE, hour(1))
     assert request.tags["dagster/priority"] == "-1"

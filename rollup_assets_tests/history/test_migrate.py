@@ -874,7 +874,7 @@ def test_on_postgresql(tmp_path: Path, make_pipeline: MakePipeline, fresh_catalo
     land(old, first)
     make(old, [first])
     new = make_pipeline(tmp_path, **catalog, shards=8)
-    with pytest.raises(TableMismatchError, match="made with ROLLUP_SHARDS=4, the settings say 8; set ROLLUP_SHARDS=4, make the table anew"):
+    with pytest.raises(TableMismatchError, match="made with ROLLUP_SHARDS=4, the settings say 8; set ROLLUP_SHARDS=4, rebuild the table"):
         make(new, [first])
     assert migrated(new).changes == {"ROLLUP_SHARDS": ("4", "8")}
     assert publish(new, first).unchanged
@@ -897,5 +897,5 @@ def test_what_is_shown_of_a_migration(old: Pipeline, tmp_path: Path, monkeypatch
     first = batches_from(old, 1)[0]
     staged = old.stage.read(REPARTITIONED, first)
     refused = plain(run("backfill", first.key, first.key, status=1).stderr)
-    assert "was made with ROLLUP_SHARDS=8, the settings say 4; set ROLLUP_SHARDS=8, make the table anew" in refused
+    assert "was made with ROLLUP_SHARDS=8, the settings say 4; set ROLLUP_SHARDS=8, rebuild the table" in refused
     assert old.stage.read(REPARTITIONED, first) == staged

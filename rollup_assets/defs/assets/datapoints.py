@@ -31,7 +31,7 @@ POOL = "staging"
 class StageConfig(dg.Config):
     """What the launchpad offers."""
 
-    force: bool = Field(default=False, description="Stage the batch anew even if nothing has changed.")
+    force: bool = Field(default=False, description="Stage the batch again even if nothing has changed.")
 
 
 def stage_datapoints(settings: Settings, watcher: Watcher) -> dg.AssetsDefinition:

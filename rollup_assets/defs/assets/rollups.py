@@ -38,7 +38,7 @@ POOL = "publishing"
 class RollUpConfig(dg.Config):
     """What the launchpad offers."""
 
-    force: bool = Field(default=False, description="Roll up and publish the batch anew even if nothing has changed.")
+    force: bool = Field(default=False, description="Roll up and publish the batch again even if nothing has changed.")
 
 
 def roll_up_and_publish(settings: Settings, watcher: Watcher) -> dg.AssetsDefinition:
