@@ -20,29 +20,29 @@ TABLE, SNAPSHOT, SEQUENCE_NUMBER = "table_uuid", "snapshot_id", "sequence_number
 
 
 def acknowledgement(table: Table, snapshot_id: int | None) -> dict[str, Any]:
-    """What a receipt has to say of a snapshot, so that it can be asked for later."""
+    """What a receipt must record about a snapshot so that it can be looked up later."""
     snapshot = None if snapshot_id is None else table.snapshot_by_id(snapshot_id)
     number = None if snapshot is None else snapshot.sequence_number
     return {SNAPSHOT: snapshot_id, SEQUENCE_NUMBER: number, TABLE: str(table.metadata.table_uuid)}
 
 
 def is_of_table(table: Table, acknowledged: Mapping[str, Any]) -> bool:
-    """Whether it was this table, not one of the same name that was dropped; receipts of older releases do not say."""
+    """Whether the receipt is about this table, not a dropped one of the same name; receipts of older releases do not say."""
     return acknowledged.get(TABLE) in (None, str(table.metadata.table_uuid))
 
 
 def forgotten(table: Table, acknowledged: Mapping[str, Any]) -> str | None:
-    """What is wrong with the table's history, if the acknowledged snapshot should be in it and is not.
+    """What is wrong with the table's history if it should have the acknowledged snapshot and does not; None if nothing is.
 
-    It may have expired: then it is older than the oldest snapshot that the current one comes from.
+    A snapshot that has merely expired is older than the oldest one that the current snapshot comes from.
     """
     snapshot_id, number = acknowledged.get(SNAPSHOT), acknowledged.get(SEQUENCE_NUMBER)
     if snapshot_id is None or number is None or acknowledged.get(TABLE) != str(table.metadata.table_uuid):
         return None
-    # Rolled back by those who may, it is still among the table's snapshots.
+    # After a legitimate rollback it is still among the table's snapshots.
     if table.snapshot_by_id(snapshot_id) is not None:
         return None
-    # Tables of format version 1, which have none, are refused elsewhere.
+    # Tables of format version 1, which have no sequence numbers, are refused elsewhere.
     last = int(getattr(table.metadata, "last_sequence_number", number))
     if last < number:
         return f"the table's last sequence number is {last}, but that snapshot had {number}"
@@ -58,7 +58,7 @@ def forgotten(table: Table, acknowledged: Mapping[str, Any]) -> str | None:
 def is_set_aside(table: Table, acknowledged: Mapping[str, Any]) -> bool:
     """Whether the table still has the acknowledged snapshot, but the current one does not come from it.
 
-    Where the history between the two has expired, as a tag holds a snapshot that is older than all others, it is not taken to be so.
+    False if the history between the two has expired, as when a tag holds a snapshot that is older than all others.
     """
     known = {snapshot.snapshot_id: snapshot for snapshot in table.snapshots()}
     snapshot_id, at = acknowledged.get(SNAPSHOT), table.current_snapshot()
@@ -67,7 +67,7 @@ def is_set_aside(table: Table, acknowledged: Mapping[str, Any]) -> bool:
         return False
     if at is None:
         return True
-    # A snapshot's number is greater than those of all that it comes from.
+    # A snapshot's sequence number is greater than those of all its ancestors.
     while (at.sequence_number or 0) > (published.sequence_number or 0):
         before = None if at.parent_snapshot_id is None else known.get(at.parent_snapshot_id)
         if before is None:

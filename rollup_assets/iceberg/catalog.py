@@ -45,10 +45,10 @@ def sqlite_database(settings: Settings) -> Path | None:
 
 
 def catalog_properties(settings: Settings) -> dict[str, Any]:
-    """What PyIceberg needs to open the catalog, without the secrets."""
+    """The properties with which PyIceberg opens the catalog, without the secrets."""
     uri = settings.catalog.removeprefix("rest+")
     if uri.startswith(_SQLITE_PREFIX) and "timeout=" not in uri:
-        # Python's default of 5 s ends in "database is locked" when several processes start on a slow disk.
+        # With Python's default of 5 s, several processes that start on a slow disk fail with "database is locked".
         uri += f"{'&' if '?' in uri else '?'}timeout={_SQLITE_BUSY_SECONDS}"
     on_s3 = settings.warehouse.startswith("s3") or is_rest(settings)
     return {
@@ -65,23 +65,23 @@ def open_catalog(settings: Settings, *, writing: bool = False) -> Iterator[Catal
 
     Args:
         settings: of the table.
-        writing: whether something is to be changed in it; then it is asked at once whether we may.
+        writing: whether something will be changed in it; then the right to do so is checked at once.
 
     Raises:
-        CatalogError: it cannot be reached, refuses us, is not initialized, or went away meanwhile; names the setting and the remedy.
+        CatalogError: it cannot be reached, refuses us, is not initialized, or became unreachable; names the setting and the remedy.
     """
     with catalog_faults(settings):
         catalog = _load_catalog(settings, writing=writing)
         try:
             yield catalog
         finally:
-            # The connections to PostgreSQL are the process's, and stay for the next who opens it.
+            # The connections to PostgreSQL belong to the process, and stay for the next time it opens the catalog.
             if not is_postgres(settings):
                 catalog.close()
 
 
 def load_catalog(settings: Settings) -> Catalog:
-    """The catalog; an embedded one is made where it is missing.
+    """The catalog; an embedded one is made if it is missing.
 
     Raises:
         CatalogError: as :func:`open_catalog`.
@@ -120,7 +120,7 @@ def _any_catalog(settings: Settings, properties: dict[str, Any]) -> Catalog:
                 "rest+https://, or name PyIceberg's type of catalog in ROLLUP_CATALOG_PROPERTIES, as type=glue"
             ) from error
         except DBAPIError:
-            # Two processes that make the catalog's tables at once: the second finds them half made, and whole when it looks again.
+            # If two processes make the catalog's tables at once, the second finds them half made, and complete when it tries again.
             if attempt == _ATTEMPTS:
                 raise
     raise AssertionError("unreachable")

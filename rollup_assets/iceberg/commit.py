@@ -44,8 +44,8 @@ _log = logging.getLogger(__name__)
 class Replacement:
     """What one call of :func:`bring_about` did.
 
-    ``snapshot_id`` is None where the table is to hold no row and never needed a commit. ``changed`` is False if it already held what it
-    should. ``table`` is the table as it was verified. ``timings`` in seconds: plan, commit, verify.
+    ``snapshot_id`` is None if the table should hold no row and never needed a commit. ``changed`` is False if the table already held
+    what it should. ``table`` is the table as it was verified. ``timings`` in seconds: plan, commit, verify.
     """
 
     snapshot_id: int | None
@@ -68,12 +68,12 @@ class _Publication:
     lock: TableLock
     still_current: Callable[[], None]
     table: Table | None
-    """As it was loaded last; None where it is known to have changed."""
+    """As it was loaded last; None if it is known to have changed."""
     plan: Plan | None = None
     snapshot_id: int | None = None
     """The snapshot of this publish, once it is known to be in the table."""
     problem: Exception | None = None
-    """Why the last try came to nothing."""
+    """Why the last try failed."""
     result: Replacement | None = None
     timings: dict[str, float] = field(default_factory=lambda: {"plan": 0.0, "commit": 0.0, "verify": 0.0})
 
@@ -117,16 +117,16 @@ def bring_about(
 ) -> Replacement:
     """Make the table what the goal says, in at most one snapshot, carrying ``properties`` and an attempt id of its own.
 
-    ``still_current`` is called before each commit, beside the plan, and raises if the goal is no longer the one to reach. No commit is
-    made while it is not certain that ``lock`` is held: it is taken again, and the table looked at anew. ``table``: the table as it was
-    found just now, under the lock; it is loaded unless given.
+    ``still_current`` is called before each commit, in parallel with planning, and raises if the goal is no longer the one to reach.
+    Unless it is certain that ``lock`` is held, nothing is committed: the lock is taken again and the table loaded anew. ``table``: the
+    table as it was just loaded under the lock; it is loaded here unless given.
 
     Raises:
         PublishError: the commit failed for good, or its outcome stayed unknown; running it again is safe.
         LockTimeoutError: the lock was lost, and somebody else took and kept it.
         PublishHaltError: the snapshot does not hold the rows that it should.
         StaleInputError: somebody else has published something newer since, and the snapshot has expired.
-        RollupError: whatever the goal raises as it looks at the table and plans, and ``still_current``.
+        RollupError: whatever ``still_current`` raises, or the goal while it checks the table and plans.
     """
     publication = _Publication(catalog, settings, goal, properties, uuid.uuid4().hex, lock or TableLock(), still_current, table)
     state = protocol.begin(MOST_TRIES, table_is_known=table is not None)
@@ -170,7 +170,7 @@ def _load(publication: _Publication, _state: State) -> Outcome:
         try:
             table = publication.loaded()
         except Exception as error:
-            # The catalog may be away for a moment; whether an earlier commit landed is then unknown, and asked again in the next try.
+            # The catalog may be unreachable for a moment. Whether an earlier commit landed is then unknown; the next try asks again.
             return publication.failed(error)
         publication.goal.check(table)
         return publication.look_in(table)
@@ -192,13 +192,13 @@ def _discard_plan(publication: _Publication, _state: State) -> Outcome:
 
 
 def _current_plan(publication: _Publication) -> Plan:
-    """The plan, once it is certain that it is of files that are still to be published; both are found out side by side."""
+    """The plan, if its files are still the ones to publish; that is checked while the plan is made."""
     with thread_pool(1, "still current") as beside:
         current = beside.submit(publication.still_current)
         try:
             plan = publication.goal.plan(publication.loaded())
         except Exception:
-            # Files that were replaced may be gone: that is then the reason.
+            # The plan may have failed because its files were replaced and are gone: then report that.
             current.result()
             raise
     try:
@@ -248,8 +248,8 @@ def _apply(table: Table, predicate: BooleanExpression, plan: Plan, properties: d
             overwrite.delete_data_file(data_file)
         for data_file in plan.added:
             overwrite.append_data_file(data_file)
-    # Without a predicate, a retry after somebody else's commit would take none of its files for a conflict. It is asked for by retries
-    # alone; given earlier, it would have PyIceberg read every manifest of the day twice over, to find nothing in them.
+    # Without a predicate, a retry after another writer's commit would see no conflict in any of its files. Only retries use it; if it
+    # were set earlier, PyIceberg would read every manifest of the day twice over and find nothing to delete.
     overwrite.delete_by_predicate(predicate)
     failpoint("publish.commit")
     transaction.commit_transaction()
@@ -268,7 +268,7 @@ def _verify(publication: _Publication, state: State) -> Outcome:
 
 
 def _verified(publication: _Publication, table: Table, snapshot_id: int | None, *, changed: bool) -> Replacement:
-    """Compare the snapshot's own metadata with what it was to hold.
+    """Compare the snapshot's own metadata with what it should hold.
 
     Raises:
         PublishHaltError: rows per resolution differ, or the snapshot cannot be read.
@@ -276,7 +276,7 @@ def _verified(publication: _Publication, table: Table, snapshot_id: int | None, 
     """
     started = time.perf_counter()
     expected = publication.goal.expected
-    # The snapshot itself, unless it is older than what was found in place, or has already expired under a hurried neighbour.
+    # The publish's own snapshot; the current one (None) if it made none, or if its own has already expired through a busy publisher.
     at = snapshot_id if changed and snapshot_id is not None and table.snapshot_by_id(snapshot_id) is not None else None
     try:
         counts = publication.goal.counts(table, at)
@@ -299,13 +299,13 @@ def _verified(publication: _Publication, table: Table, snapshot_id: int | None, 
     publication.timings["verify"] += time.perf_counter() - started
     timings = {name: round(seconds, 6) for name, seconds in publication.timings.items()}
     snapshot = None if snapshot_id is None else table.snapshot_by_id(snapshot_id)
-    # Of another program's snapshot, or of one that has expired, the attempt is not known.
+    # The attempt is unknown if the snapshot is another program's or has expired.
     attempt = (None if snapshot is None else said(snapshot, ATTEMPT_PROPERTY)) or publication.attempt
     return Replacement(snapshot_id, attempt, changed, counts, timings, table)
 
 
 def _require_not_replaced(publication: _Publication, snapshot_id: int | None) -> None:
-    """What the table has now is somebody else's where their publish came after ours, and our snapshot has expired since."""
+    """Raise StaleInputError if another publish came after ours and our snapshot has expired: the table's rows are then not ours."""
     try:
         publication.still_current()
     except RollupError as error:

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 def data_file(table: Table, path: str) -> DataFile:
-    """Metadata of one file, whose footer is read.
+    """Metadata of one file, from its footer.
 
     Raises:
-        OSError, ValueError, TypeError: it is missing or no Parquet file, or its columns are not the table's.
+        OSError, ValueError, TypeError: the file is missing or not Parquet, or its columns are not the table's.
     """
     from pyiceberg.io.pyarrow import parquet_files_to_data_files
 
@@ -32,7 +32,7 @@ def data_file(table: Table, path: str) -> DataFile:
 
 
 def _metadata(table: Table) -> TableMetadata:
-    """The table's metadata, with which statistics are of keys only unless its properties say otherwise."""
+    """The table's metadata, set to keep statistics of key columns only unless the table's properties say otherwise."""
     return table.metadata.model_copy(update={"properties": metrics_properties() | table.properties})
 
 
@@ -40,7 +40,7 @@ def data_files_of_footers(table: Table, footers: Iterable[tuple[str, int, bytes]
     """Metadata of files by path, size in bytes and footer, as :func:`data_file` makes it; in order.
 
     Raises:
-        OSError, ValueError, TypeError: a footer is none, or its columns are not the table's.
+        OSError, ValueError, TypeError: a footer is malformed, or its columns are not the table's.
     """
     import pyarrow.parquet as pq
     from pyiceberg.io.pyarrow import (
@@ -57,7 +57,7 @@ def data_files_of_footers(table: Table, footers: Iterable[tuple[str, int, bytes]
     for path, size, footer in footers:
         metadata = pq.read_metadata(io.BytesIO(footer))
         if checked is None or not metadata.schema.equals(checked):
-            # PyIceberg compares the columns with the table's at each file, which takes as long as all the rest.
+            # PyIceberg would compare the columns with the table's for each file, which takes as long as all the rest.
             yield next(iter(parquet_files_to_data_files(_KeptFooters({path: (size, footer)}), table_metadata, iter([path]))))
             checked = metadata.schema
             continue
@@ -77,7 +77,7 @@ def data_files_of_footers(table: Table, footers: Iterable[tuple[str, int, bytes]
 
 
 class _KeptFooters(FileIO):
-    """Files of which there is only the end."""
+    """Files of which only the end, the footer, is kept."""
 
     def __init__(self, footers: dict[str, tuple[int, bytes]]) -> None:
         super().__init__()

@@ -17,7 +17,7 @@ DEFAULT_SCHEMA = "public"
 
 @dataclass(frozen=True, slots=True)
 class CatalogNames:
-    """What the objects belong to: the database, the schema in it, and the role that runs connect as."""
+    """Where the catalog's objects are: the database, the schema in it, and the role that runs connect as."""
 
     database: str
     schema: str
@@ -25,16 +25,16 @@ class CatalogNames:
 
 
 def initialize(settings: Settings, *, admin: str, role: str | None = None, schema: str = DEFAULT_SCHEMA) -> CatalogNames:
-    """Make the tables and grant the role what runs need, in one transaction; changes nothing where it is so already.
+    """Make the tables and grant the role what runs need, in one transaction; changes nothing that is already in place.
 
     Args:
-        settings: name the database, and the admin's password.
-        admin: role that owns the database, or may do everything.
+        settings: name the database and the admin's password.
+        admin: role that owns the database, or a superuser.
         role: role of the runs; the user in ``ROLLUP_CATALOG`` unless given.
         schema: schema of the tables, made if it is missing.
 
     Raises:
-        CatalogError: the catalog is not PostgreSQL, the role is missing or is the admin itself, or the admin may not do it.
+        CatalogError: the catalog is not PostgreSQL, the role is missing or is the admin itself, or the admin lacks the rights.
     """
     from sqlalchemy import text
 
@@ -82,12 +82,12 @@ def catalog_names(settings: Settings, *, role: str | None = None, schema: str = 
 
 
 def statements(names: CatalogNames) -> list[str]:
-    """The SQL, one statement each, in order. All of it may be run again."""
+    """The SQL statements in order. All of them may be run again."""
     database, schema, role = _quoted(names.database), _quoted(names.schema), _quoted(names.role)
     tables = f"{schema}.iceberg_tables"
     namespaces = f"{schema}.iceberg_namespace_properties"
     made = [] if names.schema == DEFAULT_SCHEMA else [f"CREATE SCHEMA IF NOT EXISTS {schema}"]
-    # Where the tables lie in a schema of their own, the role finds them without being told by each client.
+    # If the tables are in a schema of their own, the role finds them without each client having to set the search path.
     path = [] if names.schema == DEFAULT_SCHEMA else [f"ALTER ROLE {role} IN DATABASE {database} SET search_path = {schema}"]
     return [
         *made,
@@ -108,7 +108,7 @@ def statements(names: CatalogNames) -> list[str]:
     property_value varchar(1000) NOT NULL,
     PRIMARY KEY (catalog_name, namespace, property_key)
 )""",
-        # Before PostgreSQL 15 everybody may create tables in public; temporary ones everybody may always.
+        # Before PostgreSQL 15 every role may create tables in public; every version lets all roles create temporary ones.
         f"REVOKE CREATE ON SCHEMA {schema} FROM PUBLIC",
         f"REVOKE TEMPORARY ON DATABASE {database} FROM PUBLIC",
         f"GRANT CONNECT ON DATABASE {database} TO {role}",

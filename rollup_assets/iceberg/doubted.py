@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def doubting_conflicts(table: Table) -> Table:
-    """The same table, for transactions whose conflicts are looked into before PyIceberg hears of them."""
+    """The same table, but a conflict in its transactions is checked before PyIceberg hears of it."""
     return interposed(table, _DoubtedCatalog)
 
 
@@ -33,7 +33,7 @@ class _DoubtedCatalog(InterposedCatalog):
             try:
                 found = self._catalog.load_table(table.name())
             except Exception as unknown:
-                # Anything but a conflict: then nothing is deleted.
+                # Report anything but a conflict, so that PyIceberg deletes nothing.
                 raise CommitStateUnknownException(f"{error}; asking the catalog whether that is true failed as well ({unknown})") from error
             if not made or any(found.metadata.snapshot_by_id(snapshot_id) is None for snapshot_id in made):
                 raise

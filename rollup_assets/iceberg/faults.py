@@ -73,13 +73,13 @@ _STATES = {
 
 
 def shown(settings: Settings) -> str:
-    """The catalog as messages name it: the setting and its value, short of options. It holds no password, the settings see to that."""
+    """The catalog as messages name it: the setting and its value without options. It has no password: the settings refuse one there."""
     return f"ROLLUP_CATALOG={settings.catalog.partition('?')[0]}"
 
 
 @contextlib.contextmanager
 def catalog_faults(settings: Settings, *, admin: str | None = None) -> Iterator[None]:
-    """Tell the errors of drivers and clients as a :class:`CatalogError`; all others pass. ``admin``: who is connected instead."""
+    """Turn the errors of drivers and clients into a :class:`CatalogError`; others pass. ``admin``: the role that is connected instead."""
     try:
         yield
     except Exception as error:
@@ -96,7 +96,7 @@ def _explain(error: Exception, settings: Settings) -> str | None:
     """What follows the catalog's name in the message; None if the error is not the catalog's."""
     import sys
 
-    # Whoever raised them has imported them; importing them here would cost seconds where something else went wrong.
+    # Code that raised such an error has imported its module; importing it here would cost seconds for any other error.
     if (sqlalchemy := sys.modules.get("sqlalchemy.exc")) is not None:
         if isinstance(error, sqlalchemy.TimeoutError):
             return f": all connections of this process are in use ({_reason(error)}); publish fewer batches at once in one process"
@@ -140,7 +140,7 @@ def _explain_sqlite(error: DBAPIError) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """What the driver or client says, on one line, without the statement and the advice that libraries append."""
+    """The driver's or client's message on one line, without the statement and the advice that libraries append."""
     text = str(getattr(error, "orig", None) or error)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     found = " ".join(dict.fromkeys(line for line in lines if not line.startswith(("DETAIL:", "HINT:", "LINE ", "^", "Is the server"))))

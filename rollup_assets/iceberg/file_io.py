@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table
 
 _S3_SCHEMES = frozenset({"s3", "s3a", "s3n"})
-# A REST catalog may lend credentials for a table: they are good for nothing but PyIceberg's own filesystem.
+# A REST catalog may lend credentials for a table; only PyIceberg's own filesystem can use them.
 _LENT = ("s3.access-key-id", "s3.session-token", "s3.remote-signing-enabled")
 _METADATA = (".avro", ".metadata.json")
 _KEPT_BYTES = 64 << 20
@@ -32,7 +32,7 @@ _LARGEST_KEPT = 4 << 20
 
 
 class SettingsFileIO(PyArrowFileIO):
-    """PyArrow's file IO, with the filesystem of our settings on S3, and one request for each file of metadata there."""
+    """PyArrow's file IO; on S3 with the filesystem of our settings and one request per metadata file."""
 
     def __init__(self, properties: dict[str, Any] | None = None) -> None:
         super().__init__(properties=properties or {})
@@ -69,7 +69,7 @@ class SettingsFileIO(PyArrowFileIO):
 
 
 class MetadataObject(InputFile, OutputFile):
-    """A file of metadata on S3, read and written whole: some kilobytes."""
+    """A metadata file on S3 of some kilobytes, read and written whole."""
 
     def __init__(self, location: str, place: Place) -> None:
         super().__init__(location)
@@ -91,7 +91,7 @@ class MetadataObject(InputFile, OutputFile):
 
         Raises:
             FileNotFoundError: it does not exist.
-            StorageError: the store cannot be reached, or does not allow it.
+            StorageError: the store cannot be reached, or denies access.
         """
         content = _kept.get(self._place)
         if content is None:
@@ -109,7 +109,7 @@ class MetadataObject(InputFile, OutputFile):
         """A stream, all of which is written when it is closed.
 
         Raises:
-            FileExistsError: when it is closed: somebody else has written it, and ``overwrite`` is False.
+            FileExistsError: on closing: another writer has written it, and ``overwrite`` is False.
         """
         return _MetadataStream(self, overwrite)
 
@@ -126,7 +126,7 @@ class MetadataObject(InputFile, OutputFile):
 
 
 class _MetadataStream(io.BytesIO):
-    """Bytes on their way to a file of metadata; a ``with`` block that ends with an error writes nothing."""
+    """Bytes for a metadata file; a ``with`` block that ends with an error writes nothing."""
 
     def __init__(self, target: MetadataObject, overwrite: bool) -> None:
         super().__init__()
@@ -145,14 +145,14 @@ class _MetadataStream(io.BytesIO):
         self.close()
 
     def __del__(self) -> None:
-        # A stream that was forgotten is not written.
+        # Unlike the base class, a stream that was never closed is not written.
         super().close()
 
 
 class _Kept:
-    """Manifests and manifest lists that this process has read: nobody writes them twice, and every commit reads those of its day again.
+    """Manifests and manifest lists that this process has read: they are never rewritten, and every commit reads those of its day again.
 
-    Only what was read is kept, not what was written: what a commit wrote is verified from the store.
+    Only what was read is kept: what a commit wrote is read back from the store to verify it.
     """
 
     def __init__(self) -> None:

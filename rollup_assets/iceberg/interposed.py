@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class InterposedCatalog:
-    """Hands everything on; subclasses have a ``commit_table`` of their own."""
+    """Passes every call on to the catalog; subclasses override ``commit_table``."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
@@ -20,7 +20,7 @@ class InterposedCatalog:
 
 
 def interposed(table: Table, kind: type[InterposedCatalog]) -> Table:
-    """The same table, for transactions that commit through such a catalog."""
+    """The same table, but its transactions commit through a catalog of this kind."""
     from pyiceberg.table import Table as PyIcebergTable
 
     catalog: Any = kind(table.catalog)

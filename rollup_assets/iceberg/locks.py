@@ -42,10 +42,10 @@ class TableLock:
         return True
 
     def ensure_held(self) -> None:
-        """Take it again if it was lost.
+        """Take the lock again if it was lost.
 
         Raises:
-            LockTimeoutError: somebody else took it meanwhile and kept it.
+            LockTimeoutError: another publisher took it meanwhile and kept it.
             CatalogError: the catalog cannot be reached.
         """
 
@@ -55,7 +55,7 @@ def table_lock(settings: Settings, timeout: float | None = None) -> Iterator[Tab
     """Hold the table's lock.
 
     Raises:
-        LockTimeoutError: somebody else held it for ``timeout`` seconds (:data:`LOCK_TIMEOUT` unless given); says who.
+        LockTimeoutError: another publisher held it for ``timeout`` seconds (:data:`LOCK_TIMEOUT` unless given); the message says who.
         CatalogError: the lock is kept by a server that cannot be reached.
     """
     seconds = LOCK_TIMEOUT if timeout is None else timeout
@@ -101,8 +101,8 @@ def _held_file(settings: Settings, path: Path, seconds: float) -> Iterator[None]
 class AdvisoryLock(TableLock):
     """PostgreSQL's advisory lock of a table, on a connection of its own: it is ours for as long as that connection lives.
 
-    A pooler between us and the server that changes sessions from one statement to the next (PgBouncer's transaction mode) breaks it,
-    which :meth:`is_held` notices.
+    A connection pooler that changes sessions between statements (PgBouncer's transaction mode) breaks it; :meth:`is_held` notices
+    that.
     """
 
     def __init__(self, settings: Settings, timeout: float) -> None:
@@ -114,7 +114,7 @@ class AdvisoryLock(TableLock):
         """The same in every process and release that publishes to this table."""
 
     def acquire(self) -> None:
-        """Wait for it, at most as long as the timeout says.
+        """Wait for the lock, at most for the timeout.
 
         Raises:
             LockTimeoutError: names the session that holds it.
@@ -128,7 +128,7 @@ class AdvisoryLock(TableLock):
         with catalog_faults(self._settings):
             self._connection = engine(self._settings).connect().execution_options(isolation_level="AUTOCOMMIT")
             try:
-                # A server may end sessions that are idle, as this one is while files are read; older ones do not know that setting.
+                # A server may end idle sessions, and this one is idle while files are read. Older servers lack the setting.
                 timeouts = {"lock_timeout": max(1, round(self._timeout * 1000)), "statement_timeout": 0, "idle_session_timeout": 0}
                 values = ", ".join(f"('{name}', '{milliseconds}')" for name, milliseconds in timeouts.items())
                 self._connection.execute(
@@ -153,7 +153,7 @@ class AdvisoryLock(TableLock):
                 raise
 
     def is_held(self) -> bool:
-        """Ask the server; any doubt is a no."""
+        """Ask the server; False in case of doubt."""
         from sqlalchemy import text
         from sqlalchemy.exc import SQLAlchemyError
 
@@ -172,7 +172,7 @@ class AdvisoryLock(TableLock):
             self.acquire()
 
     def release(self) -> None:
-        """Give it back; nothing happens if it is not held."""
+        """Release the lock; nothing happens if it is not held."""
         from sqlalchemy.exc import SQLAlchemyError
 
         connection, self._connection = self._connection, None
@@ -181,13 +181,13 @@ class AdvisoryLock(TableLock):
         try:
             connection.exec_driver_sql("select pg_advisory_unlock_all(); reset all")
         except SQLAlchemyError:
-            # It has ended, or ends, with its session.
+            # The lock ends with its session anyway.
             connection.invalidate()
         finally:
             connection.close()
 
     def _holder(self) -> str:
-        """Who holds it, in words."""
+        """The lock's holder, in words."""
         from sqlalchemy import text
 
         assert self._connection is not None

@@ -24,10 +24,10 @@ _log = logging.getLogger(__name__)
 
 
 def maintain(table: Table, keep_snapshots: int) -> bool:
-    """Bring the table back within its bounds if it is beyond them; whether a commit was made.
+    """Bring the table back within its bounds if it is beyond them; returns whether a commit was made.
 
-    At most ``keep_snapshots`` snapshots remain, more only where branches and tags hold them. Expiry goes a tenth below, so that nine
-    of ten publishes need no second commit. Small manifests are merged when there are enough of them. The table is loaded anew for it.
+    At most ``keep_snapshots`` snapshots remain, more only if branches and tags hold them. Expiry goes a tenth below that, so that nine
+    of ten publishes need no second commit. Small manifests are merged when there are enough of them. The table is reloaded first.
     """
     try:
         newest = table.catalog.load_table(table.name())
@@ -36,7 +36,7 @@ def maintain(table: Table, keep_snapshots: int) -> bool:
             return False
         _commit(newest, keep_snapshots, merging=merging)
     except Exception:
-        # The batch is published. What was not tidied now is due again at the next publish.
+        # The batch is published all the same; the next publish tries the maintenance again.
         _log.warning(
             "could not expire snapshots or merge manifests of %s; the next publish tries again", ".".join(table.name()), exc_info=True
         )
@@ -54,9 +54,9 @@ def maintenance_is_due(table: Table, keep_snapshots: int) -> bool:
 
 
 def merge_is_due(table: Table) -> bool:
-    """Whether so many manifests are small, or only list what an old commit removed, that merging them is worth a commit.
+    """Whether enough manifests are small, or list only what an old commit removed, for a merge to be worth a commit.
 
-    Those of delete files, which other engines write, do not count: an append merges manifests of data files alone.
+    Manifests of delete files, which other engines write, do not count: an append merges only manifests of data files.
     """
     from pyiceberg.manifest import ManifestContent
 
@@ -72,7 +72,7 @@ def _commit(table: Table, keep_snapshots: int, *, merging: bool) -> None:
 
     failpoint("maintenance.begin")
     transaction = begin(table)
-    # A commit without a snapshot is stamped with what the clock says.
+    # A commit without a snapshot is stamped by the clock; if that is behind, an empty snapshot gives it a later stamp.
     if merging or clock_is_behind(table.metadata):
         # An overwrite() never merges; an append of nothing does, and leaves out the manifests without a live file.
         with transaction.update_snapshot(snapshot_properties={MAINTENANCE_PROPERTY: "merge manifests"}).merge_append():

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 def cheap_to_change(table: Table) -> Table:
-    """The same table, for transactions that do not copy all of its metadata at each step.
+    """The same table, but its transactions do not copy all of its metadata at each step.
 
-    PyIceberg copies them deeply whenever a transaction looks at them, seventeen times a commit and thrice for each snapshot that expires:
-    at 100 snapshots 0.1 s a commit, at 10,000 half a minute. Nobody changes them: they are frozen, and an update makes new lists of the
-    old parts. The catalog itself applies the commit to metadata that it loads anew, and so does a retry.
+    PyIceberg deep-copies the metadata whenever a transaction reads it: seventeen times per commit, and three times per expired snapshot,
+    which takes 0.1 s a commit at 100 snapshots and half a minute at 10,000. The copies are not needed: the metadata is frozen, and an
+    update makes new lists of the old parts. The catalog, like a retry, applies the commit to metadata that it loads anew.
     """
     from pyiceberg.table import Table as PyIcebergTable
 
@@ -28,7 +28,7 @@ def cheap_to_change(table: Table) -> Table:
 
 @functools.cache
 def _shared(kind: Any) -> Any:
-    """Metadata of this kind (of a format version) whose deep copies share their parts."""
+    """A subclass of this metadata class (one per format version) whose deep copies share their parts."""
 
     def copy(self: Any, memo: dict[int, Any] | None = None) -> Any:  # noqa: ARG001
         return self.__copy__()

@@ -40,7 +40,7 @@ MIGRATABLE = (SHARDS_PROPERTY, BATCH_LENGTH_PROPERTY, RESOLUTIONS_PROPERTY)
 
 
 def settings_of_table(table: Table, settings: Settings) -> dict[str, str]:
-    """The settings that a table belongs to, by property; resolutions from its rows where it does not say them.
+    """The settings that a table belongs to, by property; the resolutions come from its rows if no property states them.
 
     Raises:
         TableMismatchError: it was not made by this pipeline.
@@ -76,27 +76,27 @@ def changes_of(table: Table, settings: Settings) -> dict[str, tuple[str, str]]:
 
 @dataclass(slots=True)
 class MigratedTable:
-    """The goal of a migration: the rows of the table are those of the staged files, and its properties those of the settings."""
+    """The goal of a migration: the table's rows are those of the staged files, and its properties those of the settings."""
 
     settings: Settings
     staged: Mapping[Batch, Sequence[StagedFile]]
     before: Mapping[str, str]
-    """The table's own settings as the migration began, by property."""
+    """The table's own settings when the migration began, by property."""
     judged: int | None
-    """The snapshot by which it was judged which rows can be made anew; None: the table had none."""
+    """The snapshot that was current when it was decided which rows can be made anew; None: the table had none."""
     command: str
     were_in_table: Collection[Batch] = ()
-    """Those whose staged files the table's snapshots may call deleted."""
+    """Batches whose staged files the table's snapshots may list as deleted."""
     copies: Copies = field(default_factory=Copies)
 
     @property
     def name(self) -> str:
-        """In messages."""
+        """The goal's name in messages."""
         return "the migrated table"
 
     @property
     def repair(self) -> str:
-        """The same again."""
+        """The command that repairs the table: the migration again."""
         return self.command
 
     @property
@@ -116,17 +116,17 @@ class MigratedTable:
         return rows
 
     def check(self, table: Table) -> None:
-        """It still has the settings that it had, or has got the new ones."""
+        """Check that the table still has its old settings, or already the new ones."""
         found = settings_of_table(table, self.settings)
         if found not in (self.before, own_properties(self.settings)):
             raise TableMismatchError(f"table {self.settings.table} was migrated to other settings meanwhile; run `{self.command}` again")
         check_structure(table, self.settings)
 
     def plan(self, table: Table) -> Plan:
-        """Every other file goes, every staged one comes; as a copy if it may have been in the table before.
+        """Remove all files but the staged ones and add the staged ones, as copies if they may have been in the table before.
 
         Raises:
-            MigrationError: somebody has published or rolled back since it was judged which rows can be made anew, or may have.
+            MigrationError: since it was decided which rows can be made anew, somebody has, or may have, published or rolled back.
         """
         self._require_nothing_published(table)
         new = {name: value for name, value in own_properties(self.settings).items() if table.properties.get(name) != value}
@@ -147,10 +147,10 @@ class MigratedTable:
         return plan
 
     def _require_nothing_published(self, table: Table) -> None:
-        """Staging takes hours. Rows of a batch that had not ended when it began, or what a rollback has undone since, nobody has judged.
+        """Staging takes hours; rows published or rolled back meanwhile were not part of the decision which rows can be made anew.
 
-        Snapshots that have expired tell nothing, and a table that was dropped and made anew has others: the history has to go back to
-        where the migration began.
+        The table's history has to go back to where the migration began: expired snapshots tell nothing, and a table that was dropped and
+        made anew has other snapshots.
         """
         mend = (
             f"the migration would undo that; nothing was changed. Stop all runs that use the old settings, and run `{self.command}` again"
@@ -173,7 +173,7 @@ class MigratedTable:
             )
 
     def snapshot_in_place(self, table: Table) -> int | None:
-        """The current one."""
+        """The current snapshot."""
         snapshot = table.current_snapshot()
         return None if snapshot is None else snapshot.snapshot_id
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table
 
 _DAY_MICROSECONDS = 86_400_000_000
-# Each takes a piece that was read, and up to 32 MiB that are on their way to a store.
+# Each copy takes memory for a piece that was read, and up to 32 MiB that are on their way to a store.
 _COPIED_AT_ONCE = 8
 _COPIED_BYTES = 8 << 20
 
@@ -37,23 +37,23 @@ class Goal(Protocol):
 
     @property
     def name(self) -> str:
-        """In messages: ``batch 2026-01-01-09:00``."""
+        """The goal's name in messages: ``batch 2026-01-01-09:00``."""
 
     @property
     def command(self) -> str:
-        """Tries again."""
+        """The command that tries again."""
 
     @property
     def repair(self) -> str:
-        """Mends a table that is not what the commit should have made of it."""
+        """The command that repairs a table that is not what the commit should have made it."""
 
     @property
     def predicate(self) -> BooleanExpression:
-        """The rows that it is about: others may change meanwhile."""
+        """The rows that the goal is about; others may change meanwhile."""
 
     @property
     def expected(self) -> Mapping[int, int]:
-        """Rows by resolution in ms that the table is to have of them; known once there is a plan."""
+        """How many of these rows the table should have, by resolution in ms; known once there is a plan."""
 
     def check(self, table: Table) -> None:
         """Compare a table that was loaded anew with the settings, as :func:`rollup_assets.iceberg.table.check_table` does."""
@@ -62,22 +62,22 @@ class Goal(Protocol):
         """What is left to be done in the table as it is; empty if nothing is."""
 
     def snapshot_in_place(self, table: Table) -> int | None:
-        """The snapshot that did it earlier, where the plan is empty; None if there is nothing to be held."""
+        """If the plan is empty: the snapshot that reached the goal earlier; None if the table should hold nothing."""
 
     def counts(self, table: Table, snapshot_id: int | None) -> RangeCounts:
-        """Rows and files that a snapshot (the current one unless given) has of them."""
+        """Rows and files of the goal's rows in a snapshot (the current one unless given)."""
 
 
 @dataclass(slots=True)
 class Copies:
-    """Copies that the plans of one commit make: a plan after one that came to nothing has them again.
+    """Copies that the plans of one commit make: after a failed try, the next plan reuses them.
 
-    They may be reused only while the current history still contains the snapshot of the first plan, and no newer branch exists: then a
-    commit that is not in the history did not land. Otherwise it may have landed, and its files are deleted when its snapshot expires.
+    They may be reused only while the current history still contains the snapshot of the first plan and no newer branch exists: a commit
+    that is not in the history then did not land. Otherwise it may have landed, and its files are deleted when its snapshot expires.
     """
 
     may_have_landed: bool = False
-    """As of the last :meth:`known`: a commit of an earlier plan may have, and staged files with it; they, too, come as copies then."""
+    """As of the last :meth:`known`: whether an earlier plan's commit may have landed; the staged files in it are then copied too."""
     _since: int | None = None
     """The snapshot that the first of these plans was made for; None: the table had none."""
     _aside: frozenset[int] | None = None
@@ -85,7 +85,7 @@ class Copies:
     _made: dict[str, DataFile] = field(default_factory=dict)
 
     def known(self, table: Table) -> dict[str, DataFile]:
-        """Those that a plan for the table may have, by the path that each was made of; the plan adds what it makes."""
+        """The copies that a plan for the table may reuse, by the path that each was copied from; the plan adds those that it makes."""
         past = list(ancestors(table, table.current_snapshot()))
         history = {one.snapshot_id for one in past}
         aside = frozenset(one.snapshot_id for one in table.snapshots()) - history
@@ -101,15 +101,15 @@ class Plan:
     """One snapshot: the files it removes and the files it adds."""
 
     folder: Place
-    """Where files go that are made for it."""
+    """Where files that are made for the plan go."""
     removed: list[DataFile] = field(default_factory=list)
     added: list[DataFile] = field(default_factory=list)
     properties: dict[str, str] = field(default_factory=dict)
-    """Properties that the table gets with it."""
+    """Properties that the commit sets on the table."""
     copies: dict[str, DataFile] = field(default_factory=dict)
-    """:meth:`Copies.known`."""
+    """See :meth:`Copies.known`."""
     written: list[Place] = field(default_factory=list)
-    """Files made for this plan: if it is not committed, nothing names them."""
+    """Files made for this plan: if it is not committed, nothing references them."""
 
     @property
     def is_empty(self) -> bool:
@@ -117,7 +117,7 @@ class Plan:
         return not self.removed and not self.added and not self.properties
 
     def discard(self, *, for_good: bool = True) -> None:
-        """Delete what was made for it; where another plan follows, that one has the copies."""
+        """Delete what was made for the plan; the copies stay for a plan that follows, unless this is ``for_good``."""
         if for_good:
             made = {place.uri for place in self.written}
             for path in [path for path, file in self.copies.items() if file.file_path in made]:
@@ -128,10 +128,10 @@ class Plan:
                 place.delete_file()
 
     def split(self, table: Table, live: LiveFile, predicate: BooleanExpression, scope: str) -> None:
-        """Replace a file that holds other rows too by one without those of the predicate; leave it alone if it has none of them.
+        """Replace a file that also holds other rows by one without the predicate's rows; leave it alone if it has none of these.
 
         Raises:
-            PublishError: the rows that stay and the rows that go are not all rows of the file, or it is damaged. ``scope`` names those
+            PublishError: the rows that stay and those that go do not add up to the file's, or it is damaged. ``scope`` names those
                 that go.
         """
         from pyiceberg.expressions import Not
@@ -156,7 +156,7 @@ class Plan:
         self.write(table, kept)
 
     def write(self, table: Table, rows: pa.Table) -> None:
-        """Add rows as new files, in their order: one for each value of the partition."""
+        """Add rows, in their order, as new files: one for each partition value."""
         import pyarrow.parquet as pq
         from pyiceberg.io.pyarrow import schema_to_pyarrow
 
@@ -165,22 +165,22 @@ class Plan:
         for part in _by_partition(rows):
             place = self._new_file()
             with place.open_output() as stream:
-                # The table's own schema: columns that others have added stay.
+                # The table's own schema, so that columns that others have added stay.
                 pq.write_table(part.cast(schema_to_pyarrow(table.schema())), stream, compression="zstd", write_page_checksum=True)
             self.added.append(data_file(table, place.uri))
 
     def copy(self, table: Table, files: Mapping[str, str]) -> None:
-        """Add files under new names, byte for byte, several at once; the names say the digests of the bytes.
+        """Add byte-for-byte copies of files under new names, several at once; a name begins with the digest of the bytes.
 
-        A path that is both removed and added by the snapshots of a table would be deleted from disk by engines that expire snapshots by
-        their delete entries.
+        New names, because engines that expire snapshots by their delete entries would delete from disk a path that the table's snapshots
+        both removed and added.
 
         Args:
-            table: that gets them.
-            files: path → digest; empty where it is not known: the file is then read twice.
+            table: the one that gets them.
+            files: path → digest; if that is empty, being unknown, the file is read twice.
 
         Raises:
-            FileNotFoundError: one is gone, whose path is the error's ``filename``.
+            FileNotFoundError: a file is gone; its path is the error's ``filename``.
         """
         lacking = [path for path in files if path not in self.copies]
         with thread_pool(max(1, min(_COPIED_AT_ONCE, len(lacking))), "copies") as pool:
@@ -207,12 +207,12 @@ class Plan:
 
 
 def digest_of_copy(place: Place) -> str:
-    """What the name of a copy (:meth:`Plan.copy`) says of its bytes, which may not be so any more; empty for files that are none."""
+    """The digest in the name of a copy (:meth:`Plan.copy`), which may no longer be that of its bytes; empty for other files."""
     return place.name.rpartition("-")[0]
 
 
 def _by_partition(rows: pa.Table) -> list[pa.Table]:
-    """The rows apart by partition value (resolution, day): a data file has exactly one. Order within each is kept."""
+    """The rows split by partition value (resolution, day), since a data file has exactly one. Order within each is kept."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

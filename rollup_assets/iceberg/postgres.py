@@ -29,10 +29,10 @@ STATEMENT_TIMEOUT = 30.0
 """Seconds; the catalog's statements touch one row."""
 
 ANSWER_TIMEOUT = 60.0
-"""Seconds that a connection waits for an answer before it takes it for lost, and closes: twice what the server allows a statement."""
+"""Seconds that a connection waits for an answer before it gives up and closes: twice what the server allows a statement."""
 
 _CONNECT_SECONDS = 10
-# Of either side: a dead peer is found within a minute.
+# On both sides, so that a dead peer is noticed within a minute.
 _KEEPALIVE_IDLE, _KEEPALIVE_INTERVAL, _KEEPALIVE_COUNT = 30, 10, 3
 _LOCK_SECONDS = 10
 _IDLE_IN_TRANSACTION_SECONDS = 60
@@ -61,7 +61,7 @@ _engines_lock = threading.Lock()
 
 
 def postgres_catalog(settings: Settings, properties: dict[str, Any], *, writing: bool) -> Catalog:
-    """PyIceberg's catalog on this process's connections, after a look whether its tables are there.
+    """PyIceberg's catalog on this process's connections, after a check that its tables exist.
 
     Raises:
         CatalogError: the tables are missing, of an older form, or we may not read them, or not write them.
@@ -70,8 +70,8 @@ def postgres_catalog(settings: Settings, properties: dict[str, Any], *, writing:
 
     connections = engine(settings)
     _check(settings, connections, writing=writing)
-    # Its constructor makes an engine from the URI alone, without a pool's settings and with the password in the properties. So it
-    # gets a database that is nobody's, and then ours.
+    # The constructor makes an engine from the URI alone, without a pool's settings and with the password in the properties. So it
+    # gets a throwaway database first, and then our engine.
     catalog = SqlCatalog(settings.catalog_name, **{**properties, "uri": "sqlite://", "init_catalog_tables": "false"})
     catalog.engine.dispose()
     catalog.engine = connections
@@ -83,7 +83,7 @@ def engine(settings: Settings) -> Engine:
     """The process's connections to the catalog's database, made when they are first used.
 
     Raises:
-        CatalogError: psycopg is not installed, or the URI is none.
+        CatalogError: psycopg is not installed, or the URI is malformed.
     """
     password = settings.catalog_password
     key = (settings.catalog, None if password is None else password.get_secret_value(), settings.catalog_password_file)
@@ -114,7 +114,7 @@ def create_engine(settings: Settings, *, user: str | None = None, admin: bool = 
             pool_timeout=_POOL_SECONDS,
             pool_recycle=_RECYCLE_SECONDS,
             pool_pre_ping=True,
-            # It would look for that extension's types on each connection.
+            # Otherwise SQLAlchemy would look up the hstore types on each connection.
             use_native_hstore=False,
         )
     except ImportError as error:
@@ -147,7 +147,7 @@ def _connection_class() -> Any:
             return super().wait(self._bounded(gen), *arguments, **named)
 
         def _bounded(self, exchange: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
-            """The driver's exchange with the server, which is told every tenth of a second whether something came."""
+            """The driver's exchange with the server; every tenth of a second it is resumed and told whether something came."""
             deadline = time.monotonic() + self.answer_within
             ready = None
             while True:
@@ -165,7 +165,7 @@ def _connection_class() -> Any:
 
 @contextlib.contextmanager
 def answers_within(connection: Connection, seconds: float) -> Iterator[None]:
-    """Statements of the block may take so long, as those that wait for others do, and the usual time on top of it."""
+    """Statements within the block may take ``seconds`` on top of the usual time, for those that wait for other sessions."""
     driver: Any = connection.connection.driver_connection
     usual = driver.answer_within
     driver.answer_within = seconds + usual
@@ -187,7 +187,7 @@ class Session:
 
 
 def session(settings: Settings) -> Session:
-    """What the server says of a connection of this process.
+    """What the server says about a connection of this process.
 
     Raises:
         CatalogError: it cannot be reached, or refuses us.
@@ -200,7 +200,7 @@ def session(settings: Settings) -> Session:
 
 
 def _connect_arguments(url: URL) -> dict[str, Any]:
-    """Timeouts, keepalives and our name; whatever the URI says about them goes before."""
+    """Timeouts, keepalives and our name; what the URI says about them takes precedence."""
     ours: dict[str, Any] = {
         "connect_timeout": _CONNECT_SECONDS,
         "keepalives": 1,
@@ -215,7 +215,7 @@ def _connect_arguments(url: URL) -> dict[str, Any]:
         "lock_timeout": _LOCK_SECONDS,
         "idle_in_transaction_session_timeout": _IDLE_IN_TRANSACTION_SECONDS,
     }
-    # Otherwise a machine that loses power, or its network, keeps the table's lock for two hours.
+    # Without keepalives, a machine that loses power or its network would hold the table's lock for two hours.
     keepalives = {
         "tcp_keepalives_idle": _KEEPALIVE_IDLE,
         "tcp_keepalives_interval": _KEEPALIVE_INTERVAL,

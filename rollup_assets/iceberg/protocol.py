@@ -43,7 +43,7 @@ class Outcome(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Where a publisher stands. ``tries`` counts those that came to nothing; ``changed``: whether this publish made a snapshot."""
+    """How far a publisher is. ``tries`` counts the failed tries; ``changed``: whether this publish made a snapshot."""
 
     action: Action
     most_tries: int
@@ -57,23 +57,23 @@ class State:
 
 
 def trusts_receipt(*, receipt_holds: bool, rows_agree: Callable[[], bool], force: bool) -> bool:
-    """Whether there is nothing to publish: the receipt holds, and the table has as many rows as the staged files, asked only then.
+    """Whether there is nothing to publish: the receipt holds, and (checked only then) the table has as many rows as the staged files.
 
-    It holds if it is of these files, they are wanted, and the table still comes from the snapshot that it names.
+    A receipt holds if it is of these files, they are wanted, and the table still comes from the snapshot that the receipt names.
     """
     return receipt_holds and not force and rows_agree()
 
 
 def keeps_receipt(*, receipt_holds: bool, changed: bool) -> bool:
-    """Whether the receipt that is there still says what is true after a publish: it held before, and nothing has changed since."""
+    """Whether the existing receipt is still true after a publish: it held before, and nothing has changed since."""
     return receipt_holds and not changed
 
 
 def publishes_again(*, changed: bool, is_newest: Callable[[], bool]) -> bool:
-    """Whether newer files than those just published are staged, which only a publish that did something asks.
+    """Whether newer files than those just published are staged; only a publish that changed something checks this.
 
-    Where no lock keeps publishers apart, another one may have acknowledged the newer ones before our commit. If both the newer staged
-    rollups and the table's range were empty, it made no snapshot for our commit to conflict with.
+    Without a lock, another publisher may have acknowledged the newer files before our commit. If both the newer staged rollups and
+    the table's range were empty, it made no snapshot for our commit to conflict with.
     """
     return changed and not is_newest()
 
@@ -84,10 +84,10 @@ def begin(most_tries: int, *, table_is_known: bool) -> State:
 
 
 def observe(state: State, outcome: Outcome) -> State:
-    """The state after the state's action went so.
+    """The state that follows when the action of ``state`` ends with ``outcome``.
 
     Raises:
-        ValueError: that action cannot go that way.
+        ValueError: that action cannot end with that outcome.
     """
     match state.action, outcome:
         case (Action.HOLD_LOCK, Outcome.HELD):
@@ -101,11 +101,11 @@ def observe(state: State, outcome: Outcome) -> State:
         case (Action.ASK_LOCK, Outcome.HELD):
             return replace(state, action=Action.COMMIT)
         case (Action.ASK_LOCK, Outcome.LOST):
-            # Only files of a plan that was never sent are deleted: of one that was, only the table knows what became of it, and
-            # where snapshots expire quickly, not even the table.
+            # Only files of a plan that was never sent are deleted. Once a plan was sent, only the table knows what became of it, and
+            # not even the table if snapshots expire quickly.
             return replace(state, action=Action.DISCARD)
         case (Action.COMMIT, Outcome.FAILED):
-            # It may have been applied and the answer lost, or reported as a conflict with itself.
+            # The commit may have been applied: its answer may be lost, or a retry reported it as a conflict with itself.
             return replace(state, action=Action.LOOK)
         case (Action.COMMIT, Outcome.ACKNOWLEDGED) | (Action.LOAD | Action.LOOK, Outcome.FOUND):
             # Found by LOAD: a commit of unknown outcome that became visible only now.

@@ -45,14 +45,14 @@ _FOOTER_THREADS = 4
 
 @dataclass(slots=True)
 class _StagedRange:
-    """The goal of a publish: the rows of a batch's labels are those of its staged files."""
+    """The goal of a publish: the table's rows with a batch's labels are those of its staged files."""
 
     settings: Settings
     batch: Batch
     staged: Sequence[StagedFile]
     digest: str
     were_in_table: bool = False
-    """The table's snapshots may call files of these deleted."""
+    """Whether the table's snapshots may list some of these files as deleted."""
     data_files: dict[str, DataFile] = field(default_factory=dict)
     """Metadata of staged files, read from their footers once."""
     copies: Copies = field(default_factory=Copies)
@@ -87,10 +87,10 @@ class _StagedRange:
         return _plan(self, table)
 
     def snapshot_in_place(self, table: Table) -> int | None:
-        """The last snapshot of ours about the batch, if it published this content; else the current one, which has it all the same.
+        """Our last snapshot about the batch, if it published this content; else the current one, which has the content too.
 
-        An older publish of this content does not count: the rows were replaced since and came back by a rollback. Undoing the rollback
-        removes them again, though the older snapshot stays.
+        An older publish of this content does not count: the rows were replaced later and came back by a rollback. If the rollback is
+        undone they go again, though the older snapshot stays.
         """
         if not self.staged:
             return None
@@ -117,11 +117,11 @@ def replace_range(
 ) -> Replacement:
     """Make the table's rows with labels in ``[batch.start, batch.end)`` exactly those of the staged files.
 
-    One snapshot, carrying ``properties`` and an attempt id of its own; none if the table already is in that state. Rows outside the
-    range stay, also those in files that reach beyond it. ``still_current`` is called before each commit, beside the plan, and raises if
-    the staged files are no longer the ones to publish. No commit is made while it is not certain that ``lock`` is held: it is taken again,
-    and the table looked at anew. ``table``: the table as it was found just now, under the lock; it is loaded unless given.
-    ``were_in_table``: the staged files may have been in the table before; those that are not there any more come back as copies.
+    It makes one snapshot, with ``properties`` and an attempt id of its own, or none if the table already is in that state. Rows outside
+    the range stay, also those in files that reach beyond it. ``still_current`` is called before each commit, in parallel with planning,
+    and raises if the staged files are no longer the ones to publish. Unless it is certain that ``lock`` is held, nothing is committed: the
+    lock is taken again and the table loaded anew. ``table``: the table as just loaded under the lock; it is loaded here unless given.
+    ``were_in_table``: the staged files may have been in the table before; those that are no longer in it come back as copies.
 
     Raises:
         StageCorruptError: a staged file is not what its manifest says.
@@ -161,7 +161,7 @@ def _plan(goal: _StagedRange, table: Table) -> Plan:
 
 
 def staged_data_files(table: Table, batch: Batch, files: Sequence[StagedFile], known: dict[str, DataFile] | None = None) -> list[DataFile]:
-    """Iceberg's metadata of files that are staged for a batch, from their footers: those that the manifest kept, else those in the files.
+    """Iceberg's metadata of a batch's staged files, from the footers that the manifest kept, or else from those in the files.
 
     ``known``: what was read before, by path; what is read now is added to it.
 
@@ -202,7 +202,7 @@ def _check_staged(batch: Batch, file: StagedFile, data_file: DataFile) -> None:
 
 
 def _repair(batch: Batch) -> str:
-    """The command that makes a batch's files anew and publishes them."""
+    """The command that remakes a batch's files and publishes them."""
     return f"rollups backfill {batch.key} {batch.key} --force"
 
 

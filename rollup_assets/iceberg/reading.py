@@ -38,8 +38,8 @@ _decoded_lock = threading.Lock()
 class LiveFile:
     """A data file of a snapshot.
 
-    ``first`` and ``last`` are its least and greatest label in UTC epoch microseconds, None where its metadata does not say;
-    ``resolution`` is in ms, None where the file holds several or its metadata does not say. ``rows`` counts deleted rows too.
+    ``first`` and ``last`` are its least and greatest label in UTC epoch microseconds, None if its metadata does not say;
+    ``resolution`` is in ms, None if the file holds several or its metadata does not say. ``rows`` counts deleted rows too.
     """
 
     task: FileScanTask
@@ -52,7 +52,7 @@ class LiveFile:
 
     @property
     def identity(self) -> tuple[str, ...]:
-        """The same for two files with the same rows: its path, and those of the files that delete some of them."""
+        """Equal for two files with the same rows: the file's path, and the paths of the files that delete some of its rows."""
         return (self.path, *sorted(file.file_path for file in self.task.delete_files))
 
     def within(self, batch: Batch) -> bool:
@@ -94,7 +94,7 @@ def live_files(table: Table, batch: Batch | None = None, *, snapshot_id: int | N
         return []
     manifests = _manifests_of(table, snapshot, batch)
     if not list_deletes(manifests):
-        # A whole plan takes five times as long, for what is left of the predicate in each file, which nobody asks for here.
+        # Planning a scan takes five times as long, because it also computes each file's residual predicate, which is not needed here.
         files = itertools.chain.from_iterable(_files_of(table, manifest) for manifest in manifests)
         return [file for file in files if batch is None or _may_hold(table, file, batch)]
     planner = ManifestGroupPlanner(table.metadata, table.io, AlwaysTrue() if batch is None else range_predicate(batch))
@@ -113,9 +113,9 @@ def live_files(table: Table, batch: Batch | None = None, *, snapshot_id: int | N
 def changed_files(
     table: Table, old: Snapshot | None, new: Snapshot | None, batch: Batch | None = None
 ) -> tuple[list[LiveFile], list[LiveFile]]:
-    """The files that only one of two snapshots has, of those that may have a label in the batch (any unless given): old, then new ones.
+    """The files that only one of two snapshots has and that may have a label in the batch (any unless given): the old ones, then the new.
 
-    A file of which other rows are deleted counts as another one. Manifests that both have are not read. None: no snapshot, no file.
+    A file with other deleted rows counts as another file. Manifests that both have are not read. A snapshot of None has no files.
 
     Raises:
         PublishError: another engine has written equality deletes, which PyIceberg cannot apply.
@@ -141,7 +141,7 @@ def changed_files(
 
 
 def list_deletes(manifests: Iterable[ManifestFile]) -> bool:
-    """Whether one of the manifests is of delete files."""
+    """Whether one of the manifests lists delete files."""
     from pyiceberg.manifest import ManifestContent
 
     return any(manifest.content != ManifestContent.DATA for manifest in manifests)
@@ -163,7 +163,7 @@ def _manifests_of(table: Table, snapshot: Snapshot, batch: Batch | None) -> list
 
 
 def _files_of(table: Table, manifest: ManifestFile) -> tuple[LiveFile, ...]:
-    """The live files that a manifest lists. Nobody writes a manifest twice, so each is decoded once: a tenth of a millisecond a file."""
+    """The live files that a manifest lists. Manifests never change, so each is decoded only once, at a tenth of a millisecond per file."""
     from pyiceberg.table import FileScanTask
 
     with _decoded_lock:
@@ -218,7 +218,7 @@ def _bounds(task: FileScanTask, column: str) -> tuple[int | None, int | None]:
 def range_counts(table: Table, batch: Batch | None, *, snapshot_id: int | None = None) -> RangeCounts:
     """Rows and files per resolution whose labels are in the batch, or anywhere.
 
-    Metadata answers for files wholly inside without deletes; of the others two columns are read.
+    For files wholly inside and without deletes the metadata is enough; of the others, two columns are read.
     """
     from pyiceberg.expressions import AlwaysTrue
 
@@ -244,7 +244,7 @@ def _count_rows(table: Table, file: LiveFile, predicate: BooleanExpression) -> d
 
 
 def labels(table: Table, files: Iterable[LiveFile], calendar: BatchCalendar) -> set[int]:
-    """The files' labels in epoch ms, enough of them to tell their batches: of a file within one batch only the first and the last one."""
+    """The files' labels in epoch ms, as many as are needed to tell their batches: only the first and last of a file within one batch."""
     import pyarrow as pa
     import pyarrow.compute as pc
     from pyiceberg.expressions import AlwaysTrue
@@ -280,11 +280,11 @@ def read_file(table: Table, file: LiveFile, predicate: BooleanExpression, column
 
 
 def require_intact(table: Table, file: LiveFile, mend: str) -> None:
-    """Compare the pages of a file with their checksums, where it has any. Whoever is about to rewrite a file asks for this: PyIceberg does
-    not look, and the rows would get new checksums.
+    """Compare the pages of a file with their checksums, if it has any. Called before a file is rewritten: PyIceberg does not check, and
+    damaged rows would get new, valid checksums.
 
     Raises:
-        PublishError: the file is damaged; ``mend`` says what to do.
+        PublishError: the file is damaged; the message ends with ``mend``, which says what to do.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -310,8 +310,8 @@ def require_intact(table: Table, file: LiveFile, mend: str) -> None:
 def snapshot_dataset(table: Table, batch: Batch | None = None) -> Dataset:
     """The current snapshot's rows as an Arrow dataset, for engines that push columns and filters down (DuckDB, Polars).
 
-    Columns are those of :func:`~rollup_assets.iceberg.schema.arrow_schema`. Files are opened when they are read, and skipped where
-    the resolution and the labels that their metadata states rule them out; files with deletes are read at once and held in memory.
+    Columns are those of :func:`~rollup_assets.iceberg.schema.arrow_schema`. Files are opened when they are read, and skipped if the
+    resolution and labels in their metadata rule them out; files with deletes are read at once and held in memory.
     """
     import pyarrow.dataset as ds
 
@@ -323,7 +323,7 @@ def snapshot_dataset(table: Table, batch: Batch | None = None) -> Dataset:
 
 
 def files_dataset(table: Table, files: Sequence[LiveFile]) -> Dataset:
-    """The rows of some files, as :func:`snapshot_dataset` has them."""
+    """The rows of some files, in the form of :func:`snapshot_dataset`."""
     import pyarrow.dataset as ds
     from pyiceberg.expressions import AlwaysTrue
 
@@ -349,7 +349,7 @@ def _file_dataset(table: Table, files: list[LiveFile], schema: pa.Schema) -> Dat
 
     from rollup_assets.iceberg.file_io import arrow_filesystem
 
-    # Pre-buffering fetches the column chunks of a row group side by side, which is what a store on the network needs.
+    # Pre-buffering fetches the column chunks of a row group in parallel, which is what a store on the network needs.
     options = ds.ParquetFragmentScanOptions(pre_buffer=True, page_checksum_verification=True)
     file_format = ds.ParquetFileFormat(default_fragment_scan_options=options)
     places = [arrow_filesystem(table, file.path) for file in files]

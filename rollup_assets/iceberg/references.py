@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 METADATA_SUFFIX = ".metadata.json"
 _OF_METADATA = (METADATA_SUFFIX, ".avro", ".puffin", ".stats")
 _OF_DATA = (".parquet", ".avro", ".orc", ".puffin")
-# Hadoop writes one beside each file on a local disk.
+# Hadoop writes a checksum file beside each file on a local disk.
 _CHECKSUM = re.compile(r"\.(?P<name>.+)\.crc")
 
 
 class References:
-    """Paths, and for want of trust in how other engines write paths, names too: a file with the name of a referenced one is referenced."""
+    """Referenced paths and, as other engines may write paths differently, names: a file with a referenced file's name counts too."""
 
     def __init__(self, locations: Iterable[str]) -> None:
         self._paths = {path_of(location) for location in locations}
@@ -52,7 +52,7 @@ class TableReferences:
 
     @explains_storage_errors
     def of(self, table: Table) -> set[str]:
-        """Locations of every file that the table needs: of its snapshots, its metadata and the earlier ones that it logs.
+        """Locations of every file that the table needs: those of its snapshots, its metadata file and the earlier ones in its log.
 
         Raises:
             CleaningError: a manifest or a list of them cannot be read, so that nobody knows what it names.
@@ -95,25 +95,25 @@ class TableReferences:
 
 
 def is_metadata(name: str) -> bool:
-    """Whether a file in the metadata folder is one of those that a table names there; what else lies there is nobody's business."""
+    """Whether a file in the metadata folder is of a kind that tables reference there; other files are left alone."""
     return name.endswith(_OF_METADATA)
 
 
 def is_data(name: str) -> bool:
-    """The same for the data folder, with what was not whole yet when its writer ended, and checksums."""
+    """The same for the data folder, including checksums and the unfinished files of writers that ended."""
     checksum = _CHECKSUM.fullmatch(name)
     return (checksum["name"] if checksum else name).endswith(_OF_DATA) or is_unfinished(name)
 
 
 def path_of(location: str) -> str:
-    """A location, as any engine writes it, as :attr:`FoundFile.path` has it: a path on disk, or bucket and key."""
+    """A location, in any engine's spelling, in the form of :attr:`FoundFile.path`: a path on disk, or bucket and key."""
     if location.startswith("file:"):
         return "/" + location.removeprefix("file:").lstrip("/")
     return location.partition("://")[2] or location
 
 
 def check_unforgotten(table: Table, receipts: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
-    """A catalog that was set back does not know the latest snapshots: their files look as if nobody needed them, and are all there is.
+    """Refuse a catalog that was set back: it has lost the latest snapshots, whose files look unneeded but are all that is left of them.
 
     ``receipts``: partition and counters of each.
 
@@ -123,7 +123,7 @@ def check_unforgotten(table: Table, receipts: Iterable[tuple[str, Mapping[str, A
     numbers = [snapshot.sequence_number or 0 for snapshot in table.metadata.snapshots]
     oldest = min(numbers, default=0)
     for partition, counters in receipts:
-        # Of older ones it cannot be told.
+        # Older snapshots may just have expired.
         if int(counters.get(SEQUENCE_NUMBER) or 0) >= oldest and (problem := forgotten(table, counters)):
             raise CleaningError(
                 f"{'.'.join(table.name())} has forgotten a snapshot that published {partition} ({problem}): the catalog was set "
@@ -132,7 +132,7 @@ def check_unforgotten(table: Table, receipts: Iterable[tuple[str, Mapping[str, A
 
 
 def other_tables(table: Table, files: Iterable[Place]) -> Iterator[Place]:
-    """Those of some metadata files that are another table's: it lies in the same place, or lay there."""
+    """Those of some metadata files that belong to another table, which is or was in the same place."""
     for place in files:
         uuid = _table_uuid(place)
         if uuid is not None and uuid != str(table.metadata.table_uuid):
@@ -140,7 +140,7 @@ def other_tables(table: Table, files: Iterable[Place]) -> Iterator[Place]:
 
 
 def _table_uuid(place: Place) -> str | None:
-    """None if it is no whole metadata file, as a writer leaves it that was killed."""
+    """The table's UUID in a metadata file; None if the file is not whole, as after its writer was killed."""
     content = place.read_bytes()
     if content is None:
         return None

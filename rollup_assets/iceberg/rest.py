@@ -24,12 +24,12 @@ _DEFAULT_PORTS = {"https": 443, "http": 80}
 def rest_catalog(settings: Settings, properties: dict[str, Any]) -> Catalog:
     """PyIceberg's REST catalog.
 
-    The password is the client's secret where the URI names a user (OAuth2 client credentials), else a bearer token; requests that
-    are signed (``rest.sigv4-enabled``) use AWS's own credentials. ``ssl.cabundle`` names the authorities to trust.
+    The password is the client's secret if the URI names a user (OAuth2 client credentials), else a bearer token; signed requests
+    (``rest.sigv4-enabled``) use AWS's own credentials. ``ssl.cabundle`` names the authorities to trust.
 
     Raises:
-        CatalogError: it cannot be reached within :data:`CONNECT_SECONDS`, which behind a proxy only requests tell, or there are no
-            credentials to sign with.
+        CatalogError: it cannot be reached within :data:`CONNECT_SECONDS` (behind a proxy, only the first request shows that), or there
+            are no credentials to sign with.
     """
     from pyiceberg import catalog as pyiceberg_catalog
 
@@ -60,7 +60,7 @@ def _check_aws_credentials(settings: Settings) -> None:
         if boto3.Session().get_credentials() is None:
             raise _no_credentials(settings)
 
-    # A session takes 10 ms to make; what raises is asked again.
+    # Cached, since a session takes 10 ms to make; a call that raises is not cached.
     once_per_process(("AWS credentials",), look)
 
 
@@ -72,14 +72,14 @@ def _no_credentials(settings: Settings) -> CatalogError:
 
 
 def _has_proxy(uri: str) -> bool:
-    """Whether requests go through a proxy of the environment (``HTTPS_PROXY``, ``NO_PROXY``): it alone may know the host."""
+    """Whether requests go through a proxy of the environment (``HTTPS_PROXY``, ``NO_PROXY``): maybe only the proxy can resolve the host."""
     from requests.utils import get_environ_proxies, select_proxy
 
     return select_proxy(uri, get_environ_proxies(uri)) is not None
 
 
 def _check_reachable(settings: Settings, host: str, port: int) -> None:
-    """A name or address that is wrong shows here; PyIceberg's own error would name neither."""
+    """Notice a wrong name or address here; PyIceberg's own error would name neither."""
     try:
         socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
     except OSError as error:

@@ -13,14 +13,14 @@ from requests import Session
 from rollup_assets.iceberg.rest import CONNECT_SECONDS
 
 READ_SECONDS = 25.0
-"""A commit whose answer does not come in time is looked for in the table before it is tried again."""
+"""If a commit's answer does not come in time, the commit is looked for in the table before it is tried again."""
 
 
 class TimedRestCatalog(RestCatalog):
     """Each request ends within the timeouts."""
 
     def _create_session(self) -> Session:
-        # Private, and the only place where PyIceberg makes sessions; a test with a silent server notices when that changes.
+        # A private method, the only place where PyIceberg makes sessions; a test with a silent server notices if that changes.
         session = super()._create_session()
         session.request = functools.partial(session.request, timeout=(CONNECT_SECONDS, READ_SECONDS))  # type: ignore[method-assign]
         return session

@@ -29,10 +29,10 @@ _INSTEAD = "Choose another snapshot, or keep the rows of the partitions concerne
 
 @dataclass(slots=True)
 class EarlierRows:
-    """The goal of a rollback: the rows of a batch (of the table without one) are those of ``target``; there are none without a target.
+    """The goal of a rollback: the rows of a batch (without one, of the table) are those of ``target``, or none without a target.
 
-    ``seen`` is what the caller looked at as it chose the target: the last snapshot of ours about the batch, or the table's current one.
-    Nothing is planned once there is another. Files come back as copies, under new names: those that metadata calls deleted may be
+    ``seen`` is the snapshot on which the caller based its choice of target: our last one about the batch, or the table's current one.
+    If there is another by now, planning fails. Files come back as copies under new names: files that metadata lists as deleted may be
     deleted from disk by engines that expire snapshots.
     """
 
@@ -46,12 +46,12 @@ class EarlierRows:
 
     @property
     def name(self) -> str:
-        """In messages."""
+        """The goal's name in messages."""
         return f"the rollback of {'the table' if self.batch is None else f'batch {self.batch.key}'}"
 
     @property
     def repair(self) -> str:
-        """The same again."""
+        """The command that repairs the table: the rollback again."""
         return self.command
 
     @property
@@ -67,11 +67,11 @@ class EarlierRows:
         return self._expected
 
     def check(self, table: Table) -> None:
-        """As for a publish."""
+        """The same check as for a publish."""
         check_table(table, self.settings)
 
     def plan(self, table: Table) -> Plan:
-        """Remove what the target does not have, add what only the target has.
+        """Remove files that the target does not have, add those that only the target has.
 
         Raises:
             RollbackError: the table has changed since the target was chosen, or a file of the target is gone.
@@ -129,7 +129,7 @@ class EarlierRows:
         )
 
     def snapshot_in_place(self, table: Table) -> int | None:
-        """The current one."""
+        """The current snapshot."""
         snapshot = table.current_snapshot()
         return None if snapshot is None else snapshot.snapshot_id
 

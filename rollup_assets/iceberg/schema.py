@@ -20,10 +20,10 @@ ColumnType = Literal["int", "long", "double", "string", "timestamptz", "value"]
 FORMAT_VERSION = 2
 METADATA_FILES_KEPT = 20
 MERGE_MANIFESTS_FROM = 32
-"""Manifests from which a merge is worth a commit."""
+"""Number of manifests from which a merge is worth a commit."""
 MANIFEST_BYTES = 512 * 1024
-"""Bytes a merged manifest may have. A publish decodes each manifest that covers its day, whole and in Python: Iceberg's 8 MB would
-take seconds, and grow into them unnoticed."""
+"""Bytes a merged manifest may have. A publish decodes each manifest that covers its day, whole and in Python: with Iceberg's 8 MB
+that would slowly grow to seconds, unnoticed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ COLUMNS: tuple[Column, ...] = (
 
 
 KEYS = ("metric_shard_id", "id", "org_id", "metric", "resolution", "logical_timestamp")
-"""Columns of which metadata states the least and the greatest value in a file: what readers skip files by."""
+"""Columns whose least and greatest value in a file the metadata states, so that readers can skip files."""
 
 _FIELD_IDS = {column.name: number for number, column in enumerate(COLUMNS, start=1)}
 
@@ -128,12 +128,12 @@ def partition_spec() -> PartitionSpec:
 
 
 def metrics_properties() -> dict[str, str]:
-    """Properties that leave out statistics of all columns but :data:`KEYS`: they are a fifth of a manifest, and of a publish's CPU."""
+    """Properties that turn off statistics except for :data:`KEYS`: the others would take a fifth of a manifest and of a publish's CPU."""
     return {f"write.metadata.metrics.column.{column.name}": "none" for column in COLUMNS if column.name not in KEYS}
 
 
 def table_properties(value_type: ValueType) -> dict[str, str]:
-    """The table's properties, but for the ``rollup.*`` ones, which depend on the settings."""
+    """The table's properties except the ``rollup.*`` ones, which depend on the settings."""
     return {
         "format-version": str(FORMAT_VERSION),
         "schema.name-mapping.default": iceberg_schema(value_type).name_mapping.model_dump_json(),
@@ -141,7 +141,7 @@ def table_properties(value_type: ValueType) -> dict[str, str]:
         "write.metadata.delete-after-commit.enabled": "true",
         "write.metadata.previous-versions-max": str(METADATA_FILES_KEPT),
         "write.parquet.compression-codec": "zstd",
-        # `snapshot` isolation lets two publishers of one batch both add their files.
+        # `serializable`, since `snapshot` isolation lets two publishers of one batch both add their files.
         "write.delete.isolation-level": "serializable",
         "write.update.isolation-level": "serializable",
         "commit.retry.num-retries": "10",

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from pyiceberg.table.snapshots import Snapshot
 
 ATTEMPT_PROPERTY = "rollup.attempt"
-"""In the summary of each publish, rollback and migration: an id of its own, by which it is found."""
+"""In the summary of each publish, rollback and migration: a unique id, by which it is found."""
 PARTITION_PROPERTY = "rollup.batch"
-"""In the summary of a publish, as what follows: the partition."""
+"""In the summary of a publish, like the next ones: the partition."""
 DIGEST_PROPERTY = "rollup.digest"
 STAGED_PROPERTY = "rollup.staged-attempt"
-"""Which files the snapshot has published: the same content may be staged in others later."""
+"""The attempt whose files the snapshot has published: the same content may be staged again in other files."""
 RUN_PROPERTY = "rollup.run-id"
 CODE_VERSION_PROPERTY = "rollup.code-version"
 ROLLED_BACK_PROPERTY = "rollup.rolled-back"
@@ -28,7 +28,7 @@ ROLLED_BACK_PROPERTY = "rollup.rolled-back"
 ROLLED_BACK_TO_PROPERTY = "rollup.rolled-back-to"
 """The snapshot whose rows a rollback brought back, or :data:`NO_SNAPSHOT`."""
 MIGRATED_PROPERTY = "rollup.migrated"
-"""In the summary of a migration: the new settings. Every batch has other rows since."""
+"""In the summary of a migration: the new settings. It replaced the rows of every batch."""
 WHOLE_TABLE = "table"
 NO_SNAPSHOT = "none"
 _PARTITION_KEY = r"\d{4}-\d{2}-\d{2}-\d{2}:\d{2}"
@@ -46,19 +46,19 @@ def time_of(snapshot: Snapshot) -> dt.datetime:
 
 
 def ancestors(table: Table, snapshot: Snapshot | None) -> Iterator[Snapshot]:
-    """A snapshot and those before it, newest first, as far as they are kept."""
+    """A snapshot and its ancestors, newest first, as far as they are kept."""
     while snapshot is not None:
         yield snapshot
         snapshot = None if snapshot.parent_snapshot_id is None else table.snapshot_by_id(snapshot.parent_snapshot_id)
 
 
 def snapshot_of_attempt(table: Table, attempt: str) -> Snapshot | None:
-    """The commit of ours with this attempt; None if the current snapshot does not come from it, as far as that is kept."""
+    """Our commit with this attempt; None if it is not among the current snapshot's kept ancestors."""
     return next((one for one in ancestors(table, table.current_snapshot()) if said(one, ATTEMPT_PROPERTY) == attempt), None)
 
 
 def is_first(snapshot: Snapshot) -> bool:
-    """Whether the table had no row before it. A parent that has expired is not told from none: PyIceberg forgets it with the parent."""
+    """Whether it is the table's first. To have no parent id is not enough: PyIceberg removes the id with an expired parent."""
     return snapshot.parent_snapshot_id is None and (snapshot.sequence_number or 0) <= 1
 
 
@@ -83,7 +83,7 @@ def newest_publish(table: Table, batch: Batch) -> Snapshot | None:
 
 
 def newest_change(table: Table, batch: Batch, *, other_than: str | None = None) -> Snapshot | None:
-    """The last snapshot of ours that is about a batch, but for the attempt ``other_than``."""
+    """Our last snapshot that is about a batch, apart from the attempt ``other_than``."""
     return next(
         (
             one
@@ -95,7 +95,7 @@ def newest_change(table: Table, batch: Batch, *, other_than: str | None = None) 
 
 
 def snapshot_meant(table: Table, text: str) -> Snapshot:
-    """The snapshot with this id, or the newest of the table's history at or before this ISO 8601 time (UTC unless it says otherwise).
+    """The snapshot with this id, or the newest of the table's history at or before this ISO 8601 time (UTC if it has no offset).
 
     Raises:
         UnknownSnapshotError: there is none, or it has expired; says which ones are known.
@@ -115,7 +115,7 @@ def snapshot_meant(table: Table, text: str) -> Snapshot:
 def _parse_time(text: str) -> dt.datetime:
     wanted = "give the id of a snapshot, or a time such as 2026-01-31T06:00Z"
     if re.fullmatch(_PARTITION_KEY, text):
-        # To Python this is a time, too.
+        # Python would parse a partition key as a time, too.
         raise UnknownSnapshotError(f"{text!r} is a partition; {wanted}")
     try:
         moment = dt.datetime.fromisoformat(text)

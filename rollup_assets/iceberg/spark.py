@@ -19,7 +19,7 @@ ICEBERG_RUNTIME = "org.apache.iceberg:iceberg-spark-runtime-4.1_2.13:1.12.0"
 ICEBERG_AWS = "org.apache.iceberg:iceberg-aws-bundle:1.12.0"
 POSTGRESQL_DRIVER = "org.postgresql:postgresql:42.7.13"
 
-# libpq's names, which psycopg takes, to those of PostgreSQL's Java driver.
+# From libpq's parameter names, which psycopg takes, to those of PostgreSQL's Java driver.
 _DRIVER_PARAMETERS = {
     "sslmode": "sslmode",
     "sslrootcert": "sslrootcert",
@@ -58,13 +58,13 @@ def session_properties(settings: Settings) -> dict[str, str]:
         "spark.sql.session.timeZone": "UTC",
         catalog: "org.apache.iceberg.spark.SparkCatalog",
         **{f"{catalog}.{name}": value for name, value in properties.items()},
-        # A session keeps a table as it first saw it as long as it is asked for more than every 30 s: it would miss what is published.
+        # A session caches a table as first seen for as long as it is used more than every 30 s, and would miss what is published since.
         f"{catalog}.cache-enabled": "false",
     }
 
 
 def properties_file(settings: Settings) -> str:
-    """The same as a properties file (``spark-defaults.conf``, ``spark-sql --properties-file``), with what it leaves to the environment.
+    """The same as a properties file (``spark-defaults.conf``, ``spark-sql --properties-file``), noting what the environment supplies.
 
     Raises:
         SettingsError: as :func:`session_properties`.
@@ -119,9 +119,9 @@ def _jdbc(settings: Settings) -> dict[str, str]:
         "uri": f"jdbc:postgresql://{f'[{host}]' if ':' in host else host}:{port}/{database}",
         "jdbc.user": user,
         "jdbc.ApplicationName": "spark",
-        # PyIceberg's tables are of this version; Java would take them for the older one and not tell views from tables.
+        # PyIceberg's catalog tables have this version; Java would assume the older one and could not tell views from tables.
         "jdbc.schema-version": "V1",
-        # Who may read the table need not be allowed to make the catalog's: `rollups catalog init` does.
+        # Readers of the table need no right to create the catalog's tables: `rollups catalog init` creates those.
         "jdbc.init-catalog-tables": "false",
         **{f"jdbc.{name}": value for name, value in parameters.items()},
     }
@@ -145,7 +145,7 @@ def _rest(settings: Settings) -> dict[str, str]:
     parts = urlsplit(settings.catalog.removeprefix("rest+"))
     secret: dict[str, str] = {}
     if settings.read_catalog_password() is not None:
-        # Iceberg's REST client reads a value that begins so from the environment.
+        # Iceberg's REST client reads a value with this prefix from the environment.
         name, variable = ("credential", _CREDENTIAL) if parts.username else ("token", "ROLLUP_CATALOG_PASSWORD")
         secret = {name: f"env:{variable}"}
     return {"type": "rest", "uri": parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(), **given, **secret}

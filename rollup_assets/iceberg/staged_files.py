@@ -32,11 +32,11 @@ class StagedFiles:
         self._by_digest = {file.digest: file for file in self._by_path.values()}
 
     def found_as(self, live: LiveFile) -> str | None:
-        """Path of the staged file that a file of the table is, or is a copy of; None if it is neither, or not all of it is left."""
+        """Path of the staged file that a file of the table is, or is a whole copy of; None if there is none or some rows are deleted."""
         if live.has_deletes:
             return None
         if live.path in self._by_path:
-            # Its bytes are looked at where it is made anew by force.
+            # Its bytes are not checked here, but when it is made anew with --force.
             return live.path
         place = self._data.at(live.path)
         staged = self._by_digest.get(digest_of_copy(place)) if self._copies.contains(place) else None
@@ -52,10 +52,10 @@ def bring(
     data_files: Callable[[Batch, Sequence[StagedFile]], Sequence[DataFile]],
     were_in_table: Collection[Batch],
 ) -> None:
-    """Plan that the table has each staged file once, as itself or as a copy, and none of its ``live`` files besides.
+    """Plan that the table has each staged file once, as itself or as a copy, and none of its other ``live`` files.
 
-    ``data_files`` makes the metadata of those that it lacks. They come as copies if its snapshots may call them deleted: where they
-    ``were_in_table`` before, or are removed by the plan itself.
+    ``data_files`` makes the metadata of those that the table lacks. These are added as copies if the table's snapshots may list them as
+    deleted: because they ``were_in_table`` before, or because the plan itself removes them.
     """
     wanted = StagedFiles(settings, (file for files in staged.values() for file in files))
     present: set[str] = set()
@@ -65,7 +65,7 @@ def bring(
             plan.removed.append(found.task.file)
         else:
             present.add(path)
-    # Those that are staged and removed: somebody has deleted rows of them.
+    # A staged file is among the removed ones if somebody has deleted rows of it.
     removed = {file.file_path for file in plan.removed}
     copied: dict[str, str] = {}
     for batch, files in staged.items():
@@ -80,7 +80,7 @@ def bring(
 
 
 def rewritten_files(settings: Settings, batch: Batch | None = None) -> Place:
-    """The folder of files that are made of the table's own, for a batch or for the table as a whole."""
+    """The folder of rewritten and copied files, for a batch or for the table as a whole."""
     return _rewritten(settings) / ("table" if batch is None else batch.folder)
 
 

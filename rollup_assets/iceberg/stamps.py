@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from pyiceberg.table.metadata import TableMetadata
 
 _NOTICED = 60_000
-# Clocks that are kept by NTP differ by less, and Iceberg for Java minds a minute.
+# Clocks synchronized by NTP differ by less, and Iceberg for Java refuses more than a minute.
 _TOLERATED = 30_000
 _log = logging.getLogger(__name__)
 
 
 def clock_is_behind(metadata: TableMetadata) -> bool:
-    """Whether a commit stamped by this machine's clock would have the table's logs go back by more than clocks usually differ."""
+    """Whether a commit stamped by this machine's clock would set the table's logs back by more than clocks usually differ."""
     return int(time.time() * 1_000) < metadata.last_updated_ms - _TOLERATED
 
 
 def stamped_in_order(table: Table) -> Table:
-    """The same table, for transactions whose snapshots are stamped with a later time than what the table has."""
+    """The same table, but its transactions stamp their snapshots later than any that the table has."""
     return interposed(table, _StampingCatalog)
 
 

@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 
 def table_location(settings: Settings) -> str:
-    """Where the table lies, as Iceberg writes it: an absolute path or a URI."""
+    """The table's location as Iceberg writes it: an absolute path or a URI."""
     return "/".join((settings.warehouse.rstrip("/"), *settings.table.split(".")))
 
 
@@ -64,13 +64,13 @@ def load_table(catalog: Catalog, settings: Settings) -> Table | None:
     except (NoSuchTableError, NoSuchNamespaceError):
         return None
     except OSError:
-        # To pyarrow wrong credentials look like a missing permission; this look at the store tells one from the other.
+        # pyarrow reports wrong credentials as a missing permission; this request to the store tells one from the other.
         Place.parse(table_location(settings), settings.s3).exists()
         raise
 
 
 def load_readable_table(catalog: Catalog, settings: Settings) -> Table | None:
-    """:func:`load_table` for those who read rows, and find columns by their names. Shards, batches and the type of values are its own.
+    """:func:`load_table` for code that reads rows by column names. Shards, batches and value type are the table's, not the settings'.
 
     Raises:
         StorageError: its metadata in the warehouse cannot be read.
@@ -99,8 +99,8 @@ def ensure_table(settings: Settings, catalog: Catalog | None = None) -> Table:
 def prepare_table(settings: Settings) -> None:
     """Make sure of the catalog and the table before files are written for it, where the catalog is on a server.
 
-    So a fault shows at once and with nothing written; and a server that takes folders of its warehouse for namespaces, as SeaweedFS
-    does, finds the table before the files. An embedded catalog cannot be away, and is left for the publish.
+    This way a fault shows at once, before anything is written; and a server that takes folders of its warehouse for namespaces, such as
+    SeaweedFS, finds the table before the files. An embedded catalog is always reachable, and is left for the publish.
 
     Raises:
         CatalogError: it cannot be used; see :func:`rollup_assets.iceberg.catalog.open_catalog`.
@@ -113,10 +113,10 @@ def prepare_table(settings: Settings) -> None:
 
 
 def refuse_other_settings(settings: Settings) -> None:
-    """Before anything is staged: the table, if there is one in an embedded catalog, belongs to these settings.
+    """Before anything is staged, check that the table of an embedded catalog, if there is one, belongs to these settings.
 
     Raises:
-        TableMismatchError: it belongs to others. (Elsewhere :func:`prepare_table` finds that out.)
+        TableMismatchError: it belongs to other settings. (For other catalogs :func:`prepare_table` finds that out.)
     """
     database = sqlite_database(settings)
     if database is None or not database.exists():
@@ -133,11 +133,11 @@ def _create_table(catalog: Catalog, settings: Settings) -> Table:
     from sqlalchemy.exc import IntegrityError
 
     if is_postgres(settings):
-        # A warehouse that cannot be reached is noticed before the catalog has a namespace whose table cannot be made. (A REST catalog
-        # writes the metadata itself, to places that may be nobody else's before the table is there.)
+        # Notice an unreachable warehouse before the catalog has a namespace whose table cannot be made. (A REST catalog writes the
+        # metadata itself, to places that only it may be able to reach before the table exists.)
         data_location(settings).exists()
     namespace = settings.table.rpartition(".")[0]
-    # IntegrityError: the SQL catalog lets the database's own error through where two make the same namespace.
+    # IntegrityError: the SQL catalog lets the database's own error through if two processes make the same namespace.
     with contextlib.suppress(NamespaceAlreadyExistsError, IntegrityError):
         catalog.create_namespace_if_not_exists(namespace)
     with contextlib.suppress(TableAlreadyExistsError):
@@ -152,7 +152,7 @@ def _create_table(catalog: Catalog, settings: Settings) -> Table:
 
 
 def own_properties(settings: Settings) -> dict[str, str]:
-    """The settings that a table belongs to, as it remembers them."""
+    """The settings that a table belongs to, as its properties store them."""
     return {
         SHARDS_PROPERTY: str(settings.shards),
         BATCH_LENGTH_PROPERTY: format_duration(settings.batch),
@@ -162,12 +162,12 @@ def own_properties(settings: Settings) -> dict[str, str]:
 
 
 def resolutions_text(resolutions: Iterable[int]) -> str:
-    """Resolutions in ms as a setting says them: ``1m,5m,1h``."""
+    """Resolutions in ms, written as in the setting: ``1m,5m,1h``."""
     return ",".join(format_duration(resolution) for resolution in resolutions)
 
 
 def remember_resolutions(table: Table, settings: Settings) -> None:
-    """Give a table of an earlier version, which does not say which resolutions it has, the property that does.
+    """Give a table of an earlier version, which does not say which resolutions it has, the property that lists them.
 
     Raises:
         TableMismatchError: its rows are of other resolutions than the settings say.
@@ -179,7 +179,7 @@ def remember_resolutions(table: Table, settings: Settings) -> None:
     live = [file for file in live_files(table) if file.resolution is not None]
     found = {file.resolution for file in live if file.resolution is not None}
     firsts, lasts = [file.first for file in live if file.first is not None], [file.last for file in live if file.last is not None]
-    # Windows that no batch has closed yet have no rows.
+    # A resolution may have no rows yet: windows that no batch has closed have none.
     reached = (max(lasts) - min(firsts)) // 1_000 if firsts and lasts else 0
     if found - set(settings.resolutions) or any(wanted not in found and wanted <= reached for wanted in settings.resolutions):
         text = resolutions_text(sorted(found))
@@ -202,14 +202,14 @@ def check_table(table: Table, settings: Settings) -> None:
 
     Raises:
         TableMismatchError: values, columns, partition spec, shards, resolutions, batch, location or the properties that publishing
-            rests on differ.
+            relies on differ.
     """
     _refuse(_property_problem(table, settings), settings)
     check_structure(table, settings)
 
 
 def check_structure(table: Table, settings: Settings) -> None:
-    """:func:`check_table` without what a migration changes: columns, partition spec, location and what publishing rests on.
+    """The part of :func:`check_table` that no migration changes: columns, partition spec, location, properties that publishing relies on.
 
     Raises:
         TableMismatchError: one of them differs.
@@ -282,7 +282,7 @@ def _layout_problem(table: Table, settings: Settings) -> str | None:
 
 
 def _commit_problem(table: Table) -> str | None:
-    """Without these two the guarantees of publishing do not hold: `snapshot` isolation produced duplicates under concurrent publishers."""
+    """What is wrong with properties that publishing relies on: `snapshot` isolation produced duplicates with concurrent publishers."""
     for name in ("write.delete.isolation-level", "write.update.isolation-level"):
         level = table.properties.get(name, "serializable")
         if level != "serializable":

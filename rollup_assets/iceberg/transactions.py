@@ -13,5 +13,5 @@ if TYPE_CHECKING:
 
 
 def begin(table: Table) -> Transaction:
-    """A transaction that shares the table's metadata, stamps its snapshots in order, and looks into conflicts before it believes them."""
+    """A transaction that shares the table's metadata, stamps its snapshots in order, and checks conflicts before it reports them."""
     return doubting_conflicts(stamped_in_order(cheap_to_change(table))).transaction()
