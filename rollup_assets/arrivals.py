@@ -30,31 +30,31 @@ from rollup_assets.storage.landing_zone import version_of
 from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, StageReadOnce
 
 MOST_REQUESTS = 24
-"""Partitions asked to be staged in one look, and as many to be rolled up: the rest follows in the next ones."""
+"""How many partitions one look asks to stage, and how many to roll up; the rest follow in later looks."""
 MOST_UNDER_WAY = 50
-"""While so many of its requests wait in a queue or are made, a look asks for the newest partitions alone: others would be made no sooner,
-and the queue would grow by the thousand."""
+"""While so many requests of earlier looks are queued or running, a look asks only for the newest partitions: others would be made no
+sooner, and the queue would grow by the thousand."""
 MOST_REMEMBERED = 500
-"""Partitions remembered that change or wait to be staged. All that is remembered is stored anew with each look."""
+"""How many partitions are remembered that change or wait to be staged. Each look stores all of its memory anew."""
 MOST_ASKED = 2_000
-"""Partitions remembered that were asked to be staged and are not, most of them since they failed; and as many of those to be rolled up."""
+"""How many partitions are remembered that were asked to be staged and are not, mostly because that failed; and as many to be rolled up."""
 ALWAYS_SEEN = 24
-"""Newest partitions that every look sees. They go before the others, and are remembered and asked for however many others are."""
+"""How many of the newest partitions every look sees. They come first, and are remembered and asked for however many others there are."""
 SECONDS = 5.0
-"""How long a look takes at most, about; the next one goes on where it ended. Some of what is remembered and of the rest is always seen."""
+"""About how long a look takes at most; the next one goes on where it ended. Each sees at least some remembered and other partitions."""
 _AT_A_TIME = 64
 _SHORT = 16
-"""Digits of a version that are remembered: enough to tell it from the partition's next one."""
+"""How many digits of a version are remembered: enough to tell it from the partition's next one."""
 _NOT_ASKED = ""
 
 
 class Arrival(BaseModel):
-    """Raw files of a partition that are not those that are staged, and that nobody was asked to stage."""
+    """Raw files of a partition that differ from the staged ones, and that no request asked to stage yet."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: str
-    """Its first digits."""
+    """The first digits of the raw files' version."""
     since: int
     """When this version was first seen, epoch milliseconds."""
 
@@ -66,17 +66,17 @@ class Memory(BaseModel):
 
     arrivals: dict[str, Arrival] = {}
     asked: dict[str, str] = {}
-    """Partition -> first digits of the raw files' version that was asked to be staged. It is not staged yet, or that failed."""
+    """Partition -> first digits of the raw files' version that was asked to be staged, and is not yet staged, or failed."""
     rollups: dict[str, str] = {}
-    """Partition -> digest of the inputs that it was asked to be rolled up from; empty where it waits to be asked for."""
+    """Partition -> digest of the inputs that it was asked to be rolled up from; empty if it has not been asked for yet."""
     position: str | None = None
     """The partition where the next look goes on."""
     position_in_memory: str | None = None
-    """The same among those that are remembered and those after them; None: the look before has seen them all."""
+    """The same among the remembered partitions and those that read them; None: the previous look has seen them all."""
 
     @classmethod
     def parse(cls, text: str | None) -> Memory:
-        """What was remembered; nothing where it cannot be read, as after an upgrade: then everything is looked at anew."""
+        """The stored memory; an empty one if it cannot be read, as after an upgrade: then everything is looked at anew."""
         try:
             return cls.model_validate_json(text or "{}")
         except ValidationError:
@@ -93,9 +93,9 @@ class StageRequest:
     files: int
     bytes: int
     key: str
-    """The same for the same change: whoever is asked twice need do it once."""
+    """Equal for the same change, so that a request that is made twice runs only once."""
     is_newest: bool
-    """Whether the batch is one of the newest, which are not to wait for the others."""
+    """Whether the batch is one of the newest, which should not wait for the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ class Found:
     problems: dict[str, str] = field(default_factory=dict)
     """Partition -> why it cannot be looked at."""
     left_out: int = 0
-    """Partitions that are out of date and not remembered, since too many are; later looks come back to them."""
+    """How many partitions are out of date but not remembered, because too many are; later looks come back to them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ class _Seen:
     files: int
     bytes: int
     arrived: bool
-    """Whether the files are not those that are staged, and nobody has found already that they may not be."""
+    """Whether the files differ from the staged ones, and were not already found to be over the quarantine's limit."""
 
 
 def look(
@@ -144,11 +144,11 @@ def look(
 
     Args:
         pipeline: of the table.
-        memory: of the look before.
+        memory: of the previous look.
         now: the time.
-        is_being_made: whether anybody makes something of a partition, or is about to: it is asked for, if need be, when they have ended.
-        under_way: how many requests of earlier looks wait or are made.
-        clock: seconds that pass.
+        is_being_made: whether a run is making something of a partition, or is about to: if need be, it is asked for after that run.
+        under_way: how many requests of earlier looks are queued or running.
+        clock: a clock in seconds.
 
     Raises:
         StorageError: raw data or stage cannot be read.
@@ -161,7 +161,7 @@ def look(
 
 class _Look:
     def __init__(self, pipeline: Pipeline, memory: Memory, now: int, is_being_made: Callable[[Batch], bool], *, with_backlog: bool) -> None:
-        # Every manifest is read once a look: those of a partition are asked for by the ones after it, too.
+        # Each manifest is read once per look: later partitions ask for those of earlier ones again.
         self.pipeline = replace(pipeline, stage=StageReadOnce(pipeline.stage.root))
         self.now, self.is_being_made, self.with_backlog = now, is_being_made, with_backlog
         self.arrivals, self.asked, self.rollups = dict(memory.arrivals), dict(memory.asked), dict(memory.rollups)
@@ -187,11 +187,11 @@ class _Look:
         return self.found
 
     def _in_order(self) -> list[Batch]:
-        """What was seen, in time order, but the newest first: a backlog that takes days must not keep them waiting."""
+        """What was seen, the newest partitions first and then in time order: a backlog of days must not keep the newest waiting."""
         return sorted(self.seen, key=lambda batch: (batch not in self.newest, batch))
 
     def _see(self, last: Batch, clock: Callable[[], float]) -> tuple[str, str | None]:
-        """See what is newest, then what is remembered, then others, as long as there is time; returns where to go on with each."""
+        """See the newest partitions, then remembered ones, then others, while time is left; returns where to go on: others, remembered."""
         calendar, reach = self.pipeline.calendar, self.pipeline.settings.reach
         until = clock() + SECONDS
         keys = {*self.arrivals, *self.asked, *self.rollups}
@@ -209,7 +209,7 @@ class _Look:
         return (unseen or start).key, left.key if left else None
 
     def _see_in_turn(self, batches: Iterator[Batch], is_over: Callable[[], bool]) -> Batch | None:
-        """See some of them, and more until the time is over; returns the first that was left, None if none was."""
+        """See at least some batches, and more until time is up; returns the first unseen one, None if all were seen."""
         self._see_each(batch for batch in islice(batches, _AT_A_TIME) if batch not in self.seen)
         while chunk := list(islice(batches, _AT_A_TIME)):
             if is_over():
@@ -224,11 +224,11 @@ class _Look:
     def _see_one(self, batch: Batch) -> _Seen | None:
         try:
             files, staged = self.pipeline.landing_zone.files(batch), current_stage(self.pipeline, batch)
-            # Side by side with those of other batches: they are asked for soon.
+            # Needed soon; read here, where the reads of several batches run in parallel.
             if self.pipeline.stage.read(ROLLUPS, batch):
                 self.pipeline.stage.read(ROLLUP_TABLE, batch)
             version = version_of(files)
-            # Not always the same files: over its limit a batch stages what is wrong with it, and keeps the datapoints of its earlier ones.
+            # Not always of the same files: over its limit a batch stages its quarantine, but keeps the datapoints of earlier files.
             manifests = (staged.repartitioned, staged.partial_points, staged.quarantined) if staged else ()
             arrived = any(version_of(list(manifest.inputs)) != version for manifest in manifests) or bool(files and not staged)
             if arrived and (quarantined := self.pipeline.stage.read(QUARANTINED, batch)):
@@ -275,7 +275,7 @@ class _Look:
     def _roll_up(self, batch: Batch) -> None:
         inputs = self._inputs(batch)
         if inputs is None:
-            # What was asked for stays remembered: otherwise it would be asked for again as soon as there are the same inputs.
+            # Keep the earlier request in memory: otherwise it would be repeated as soon as the same inputs are back.
             return
         if self._is_published(batch, inputs):
             self.rollups.pop(batch.key, None)
@@ -283,21 +283,21 @@ class _Look:
         wanted, known = self._identity(batch, inputs), self.rollups.get(batch.key)
         if known == wanted or self.is_being_made(batch):
             return
-        # What its inputs are about to become would make it stale at once.
+        # Wait for inputs that are about to change, which would make it stale at once.
         if any(self._is_about_to_change(of) for of in (batch, *self.pipeline.calendar.earlier(batch, self.pipeline.settings.reach))):
             return
         if known is None and batch not in self.newest and len(self.rollups) >= MOST_ASKED:
             self.found.left_out += 1
         elif self._has_place(batch, self.found.to_roll_up):
             self.rollups[batch.key] = wanted
-            # With the time: whoever forgets what was asked for wants it once more, and a key that had its run gets no other.
+            # The key has the time in it: Dagster gives a key only one run, and after the memory is lost another one is wanted.
             self.found.to_roll_up.append(RollUpRequest(batch, f"roll up {batch} {wanted} {self.now}", batch in self.newest))
         else:
-            # Remembered, so that the next looks see it again soon.
+            # Remember it, so that the next looks see it again soon.
             self.rollups.setdefault(batch.key, _NOT_ASKED)
 
     def _inputs(self, batch: Batch) -> RollupInputs | None:
-        """What rollups are made from today; None where they cannot be made, or nothing is staged."""
+        """The inputs from which rollups would be made now; None if they cannot be made, or nothing is staged."""
         stage = self.pipeline.stage
         earlier = self.pipeline.calendar.earlier(batch, self.pipeline.settings.reach)
         if all(stage.read(PARTIAL_POINTS, of) is None for of in (batch, *earlier)):
@@ -309,7 +309,7 @@ class _Look:
         return None if isinstance(inputs, Waiting) else inputs
 
     def _is_published(self, batch: Batch, inputs: RollupInputs) -> bool:
-        """Whether the rollups were made from these inputs, and the receipt is theirs or says that they stay out of the table."""
+        """Whether the rollups were made from these inputs, and the receipt is of them or says that they stay out of the table."""
         rollups = self.pipeline.stage.read(ROLLUPS, batch)
         if rollups is None or input_changes(rollups.upstream, inputs.upstream(batch)):
             return False
@@ -321,12 +321,12 @@ class _Look:
         seen = self.seen[batch]
         if seen is None or not seen.arrived:
             return False
-        # Where staging came to a bad end, what was staged before stands until something else arrives.
+        # If staging failed, what was staged before stands until other files arrive.
         just_asked = any(request.batch == batch for request in self.found.to_stage)
         return batch.key not in self.asked or just_asked or self.is_being_made(batch)
 
     def _identity(self, batch: Batch, inputs: RollupInputs) -> str:
-        """One digest of what is read: contents, and attempts too, so that content that comes back is asked for again."""
+        """One digest of everything that is read: contents, and attempts too, so that content that comes back is asked for again."""
         read = (
             (REPARTITIONED, batch, inputs.datapoints),
             (PARTIAL_POINTS, batch, inputs.own),
@@ -337,7 +337,7 @@ class _Look:
 
 
 def _batch(calendar: BatchCalendar, key: str | None, last: Batch) -> Batch | None:
-    """A remembered batch, if there is one today: settings may have changed."""
+    """A remembered batch, if the calendar still has it: settings may have changed."""
     found = calendar.find(key or "")
     return found if found is not None and found <= last else None
 

@@ -18,7 +18,7 @@ HOUR_MS = 3_600_000
 MINUTE_MS = 60_000
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _LAST_TIME = 62_135_596_800_000
-"""Epoch milliseconds that no time is further from that people read: the year 1, and as long after 1970."""
+"""Farthest distance from 1970 in ms for which times are shown as dates: back to the year 1, and as far ahead."""
 
 
 def to_datetime(ms: int) -> dt.datetime:
@@ -32,7 +32,7 @@ def to_milliseconds(moment: dt.datetime) -> int:
 
 
 def time_text(ms: int) -> str:
-    """Epoch milliseconds as people read them, ``2026-01-01 09:00:00.125``; the number where it is none that anybody would know."""
+    """Epoch milliseconds in readable form, ``2026-01-01 09:00:00.125``; the plain number if it is too far from 1970."""
     return f"{to_datetime(ms):%Y-%m-%d %H:%M:%S}.{ms % 1000:03d}" if abs(ms) <= _LAST_TIME else str(ms)
 
 
@@ -73,7 +73,7 @@ class Batch:
 
 
 def key_of_folder(name: str) -> str:
-    """The partition key of a :attr:`Batch.folder`; no key if it is no such name."""
+    """The partition key of a :attr:`Batch.folder`; for other names, not a valid key."""
     return f"{name[:-2]}:{name[-2:]}"
 
 
@@ -85,7 +85,7 @@ class BatchCalendar:
     length: int
 
     def find(self, key: str) -> Batch | None:
-        """The batch of a partition key; None if it is none of this calendar."""
+        """The batch of a partition key; None if this calendar has no such batch."""
         try:
             return self.batch(key)
         except UnknownPartitionError:
@@ -101,7 +101,7 @@ class BatchCalendar:
             moment = dt.datetime.strptime(key, KEY_FORMAT).replace(tzinfo=dt.UTC)
         except ValueError:
             moment = None
-        # strptime also reads "2026-1-1-0:0", which no partition is called.
+        # strptime also accepts "2026-1-1-0:0", which is not a partition key.
         if moment is None or moment.strftime(KEY_FORMAT) != key:
             raise UnknownPartitionError(f"{key!r} is not a partition key; write one like {self.first.key!r} ({KEY_FORMAT}, UTC)")
         start = to_milliseconds(moment)
@@ -121,7 +121,7 @@ class BatchCalendar:
 
     @property
     def folder_unit(self) -> int:
-        """The part of time that tells one batch's start from the next, in ms: a day, an hour or a minute."""
+        """The coarsest unit of time, in ms, that tells one batch's start from the next: a day, an hour or a minute."""
         return next(unit for unit in (DAY_MS, HOUR_MS, MINUTE_MS) if self.length % unit == 0)
 
     def of_folder(self, name: str) -> Batch | None:

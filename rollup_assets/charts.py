@@ -23,7 +23,7 @@ def spread(windows: Sequence[tuple[int, int, float]], begin: int, end: int, widt
 
 
 def columns(values: Sequence[float | None], height: int) -> list[str]:
-    """A column for each value, ``height`` lines, from the least value (one eighth of a line) to the greatest. None leaves a gap."""
+    """A bar for each value, on ``height`` lines: the least is one eighth of a line high, the greatest fills all. None leaves a gap."""
     known = [value for value in values if value is not None]
     if not known:
         return [" " * len(values)] * height
@@ -34,7 +34,7 @@ def columns(values: Sequence[float | None], height: int) -> list[str]:
 
 
 def axis(begin: int, end: int, labels: Sequence[tuple[int, str]], width: int) -> str:
-    """A line with ``labels`` (position, text) at their places; those that would overlap the one before are left out."""
+    """A line with ``labels`` (position, text) at their places, without those that would overlap the one before."""
     line = ""
     for position, text in labels:
         column = (position - begin) * width // (end - begin)

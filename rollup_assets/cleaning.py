@@ -48,14 +48,14 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 OLDER_THAN: Final = 3 * DAY_MS
-"""The age in ms below which nothing is deleted unless somebody says otherwise: far longer than any run takes."""
+"""Default for the age in ms below which nothing is deleted: far longer than any run takes."""
 ATTEMPTS, OTHER_PARTITIONS, RECORDS = "staged attempts", "partitions of another calendar", "publish records"
 DATA, REWRITTEN, METADATA = "data files", "rewritten files", "metadata files"
 UPLOADS, SCRATCH, PROBES = "unfinished uploads", "scratch folders", "doctor's probes"
 RECORDS_KEPT = 5
-"""Records kept of each partition whatever their age, besides those of snapshots that the table keeps."""
+"""How many records of each partition are kept whatever their age, besides those of snapshots that the table keeps."""
 _STAGED = (REPARTITIONED, PARTIAL_POINTS, QUARANTINED, ROLLUPS, ROLLUP_TABLE, HISTORY)
-# How much is deleted between two looks at what is named; publishers get their turn in between.
+# How much is deleted before it is checked again what is referenced; publishers get their turn in between.
 _PARTITIONS_AT_ONCE = 200
 _FILES_AT_ONCE = 5000
 _OTHERS_NAMED = 3
@@ -83,7 +83,7 @@ class Cleaning:
     remarks: list[str] = field(default_factory=list)
     """What was left alone, and why."""
     failures: list[str] = field(default_factory=list)
-    """Why something could not be judged or deleted; what else was deleted is gone all the same."""
+    """Why something could not be checked or deleted; everything else was deleted all the same."""
 
     def by_kind(self) -> dict[str, tuple[int, int]]:
         """Count and bytes of what was found, by kind."""
@@ -108,15 +108,15 @@ def clean(
 
     Args:
         settings: of the table.
-        older_than: age in ms from which on something is a leftover; 0 for whatever age, which is safe only while nothing runs.
-        delete: delete what is found; else nothing is changed.
-        other_partitions: also partitions in the stage that the calendar does not have (any more), with everything in them.
+        older_than: least age of a leftover in ms; 0 for any age, which is safe only while nothing runs.
+        delete: delete what is found; otherwise nothing is changed.
+        other_partitions: also staged partitions that the calendar does not have (any more), with everything in them.
         now: epoch ms; the clock's unless given.
 
     Raises:
         StorageError: something cannot be listed or read.
-        StageCorruptError: a manifest cannot be read, so that nobody knows what it names; nothing was deleted.
-        CatalogError, TableMismatchError: the table cannot be asked, or is not the one that the settings are about.
+        StageCorruptError: a manifest cannot be read, so it is unknown which files it names; nothing was deleted.
+        CatalogError, TableMismatchError: the table cannot be loaded, or is not the one that the settings are about.
     """
     moment = time.time_ns() // 1_000_000 if now is None else now
     before = moment - older_than if older_than else None
@@ -148,7 +148,7 @@ def _leftover(kind: str, root: Place, file: FoundFile) -> Leftover:
 
 
 def _delete(report: Cleaning, root: Place, files: Sequence[tuple[str, FoundFile]]) -> None:
-    """Delete files, each with its kind, and report those that are gone.
+    """Delete files, each given with its kind, and report those that were deleted.
 
     Raises:
         StorageError: some could not be deleted.
@@ -164,7 +164,7 @@ def _delete(report: Cleaning, root: Place, files: Sequence[tuple[str, FoundFile]
 
 
 class _Staged:
-    """Attempts that no manifest names, and, if that is wanted, partitions of another calendar as a whole."""
+    """Attempts that no manifest names, and, on request, whole partitions of another calendar."""
 
     def __init__(self, settings: Settings, stage: Stage, before: int | None, report: Cleaning, *, others: bool) -> None:
         self._calendar = settings.calendar
@@ -178,7 +178,7 @@ class _Staged:
 
     @property
     def partitions_to_go(self) -> set[str]:
-        """Folder names of rollups that are deleted with their partitions: what they name is not needed."""
+        """Folder names of rollups that are deleted with their partitions: the files that they name are not needed."""
         return {folder.name for folder in self._other if folder.asset == ROLLUPS}
 
     def find(self) -> list[Leftover]:
@@ -237,7 +237,7 @@ class _LockedTable:
 
 
 class _TableFiles:
-    """Files in the table's folders that neither it nor the stage's rollups name."""
+    """Files in the table's folders that neither the table nor the stage's rollups name."""
 
     def __init__(self, settings: Settings, stage: Stage, before: int | None, report: Cleaning, staged: _Staged) -> None:
         from rollup_assets.iceberg.references import TableReferences
@@ -253,7 +253,7 @@ class _TableFiles:
         self._receipts = KeptManifests(stage, ROLLUP_TABLE, lambda manifest: (manifest.partition, manifest.counters))
         self._found: list[tuple[str, FoundFile]] = []
         self.table: Table | None = None
-        """The table as it was found; None where nobody knows what it needs."""
+        """The table as it was found; None if it is unknown which files it needs."""
 
     def find(self) -> list[Leftover]:
         from rollup_assets.iceberg.references import METADATA_SUFFIX, is_data, is_metadata, other_tables
@@ -297,15 +297,15 @@ class _TableFiles:
         from rollup_assets.iceberg.references import References, check_unforgotten
         from rollup_assets.iceberg.table import check_table, load_table
 
-        # Before the table is looked at: what is published and then staged anew in between is named by one of them. Also what is published
-        # already: where somebody has compacted the table, the stage still takes these files for its own.
+        # Read the stage before the table: files that are published and then staged anew meanwhile are named by one of the two. Published
+        # files of the stage count, too: if somebody has compacted the table, the stage still relies on them.
         staged = [path for paths in self._rollups.read(without) for path in paths]
         receipts = self._receipts.read()
         with open_catalog(self._settings) as catalog:
             table = load_table(catalog, self._settings)
             if table is None:
                 return None, References(())
-            # Another location would make leftovers of everything.
+            # With another location, everything would look like a leftover.
             check_table(table, self._settings)
             check_unforgotten(table, receipts)
             return table, References([*self._table.of(table), *staged])
@@ -317,7 +317,7 @@ class _TableFiles:
 
     @contextmanager
     def locked(self) -> Iterator[_LockedTable]:
-        """The table while nobody publishes, to delete what nothing names now either."""
+        """The table while nobody publishes, to delete what is still not named by anything."""
         from rollup_assets.iceberg.locks import table_lock
 
         with table_lock(self._settings) as lock:
@@ -328,7 +328,7 @@ class _TableFiles:
 
 
 class _PublishRecords:
-    """Records of publishes long past. Which ones that are is found out once more, from a new listing, before they are deleted."""
+    """Records of publishes long past. Before they are deleted, they are determined once more from a new listing."""
 
     def __init__(self, stage: Stage, before: int | None, table_files: _TableFiles) -> None:
         self._stage = stage
@@ -351,7 +351,7 @@ class _PublishRecords:
                 now.delete(self._stage.root, [(RECORDS, file) for file in records if file.path in self._found])
 
     def _old(self, folders: Sequence[StagedFolder], table: Table) -> list[FoundFile]:
-        """But for the records of snapshots that the table keeps, and the newest few of the others in each partition."""
+        """The old records, without those of snapshots that the table keeps and, in each partition, the newest few of the others."""
         kept_snapshots = {snapshot.snapshot_id for snapshot in table.metadata.snapshots}
         found = []
         for folder in folders:
@@ -367,9 +367,9 @@ class _PublishRecords:
 
 
 def _commit_of(record: Place, table: Table) -> tuple[int, tuple[bool, int]] | None:
-    """Snapshot of a record, and what orders it in time; None where a later version has written it otherwise, which is kept.
+    """A record's snapshot, and a key that sorts it by time; None if a later version wrote it in another form: such records are kept.
 
-    Whatever its number, a commit to another table, as to one of this name that was dropped, is older than all of this one.
+    A commit to another table, such as a dropped one of the same name, sorts before all of this one's, whatever its sequence number.
     """
     from rollup_assets.iceberg.acknowledged import is_of_table
 
@@ -384,7 +384,7 @@ def _commit_of(record: Place, table: Table) -> tuple[int, tuple[bool, int]] | No
 
 
 class _Uploads:
-    """Uploads in parts below our folders on S3 whose process was killed: nobody sees them, and they are paid for."""
+    """Multipart uploads below our folders on S3 whose process was killed: they are invisible, and billed."""
 
     def __init__(self, settings: Settings, before: int | None, report: Cleaning) -> None:
         self._folders = [Place.parse(location, settings.s3) for location in (settings.stage, table_location(settings))]
@@ -397,7 +397,7 @@ class _Uploads:
             try:
                 uploads = unfinished_uploads(folder)
             except StorageError as error:
-                # Runs do without this right, and what can be cleaned without it is.
+                # Runs do not need this right; without it, the rest is cleaned all the same.
                 self._report.remarks.append(f"cannot look for unfinished uploads: {error}")
                 continue
             self._found += [(folder, upload) for upload in uploads if self._before is None or upload.begun < self._before]
@@ -446,7 +446,7 @@ def _folder_leftover(folder: LeftFolder) -> Leftover:
 
 
 class _Probes:
-    """Files that a killed ``rollups doctor`` has left where it looked whether it may write."""
+    """Files that a killed ``rollups doctor`` left where it checked that it may write."""
 
     def __init__(self, settings: Settings, before: int | None, report: Cleaning) -> None:
         locations = dict.fromkeys((settings.stage, settings.warehouse, str(settings.home / "scratch")))

@@ -20,11 +20,11 @@ with quick_imports():
 
 
 def build_definitions(settings: Settings | None = None, *, watcher: Watcher | None = None) -> dg.Definitions:
-    """Everything Dagster knows of one rollup table.
+    """The Dagster definitions of one rollup table.
 
     Args:
         settings: of the table; read from the environment and ``.env`` unless given.
-        watcher: who looks on when runs are executed in the caller's own process.
+        watcher: is told about progress when runs are executed in the caller's own process.
 
     Raises:
         SettingsError: a setting is malformed or contradicts another one.
@@ -37,7 +37,7 @@ def build_definitions(settings: Settings | None = None, *, watcher: Watcher | No
         schedules=[batches_schedule(job)],
         sensors=[raw_files_sensor(settings, job)],
         resources=resources(settings),
-        # One process a run: the kernels are loaded once, and the engine's threads are the only ones.
+        # One process per run: the kernels are loaded once, and the engine's threads are the only ones.
         executor=dg.in_process_executor,
     )
 

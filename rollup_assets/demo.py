@@ -41,8 +41,8 @@ def run_demo(settings: Settings, *, data: Path | None, series: int) -> bool:
     """The whole demonstration. False if a partition failed or differs from its raw data.
 
     Args:
-        settings: of the table; everything is written where they say.
-        data: a folder of raw files in the landing zone's layout, copied unless other raw data is there already; None: generate some.
+        settings: of the table; they say where everything is written.
+        data: a folder of raw files in the landing zone's layout, copied unless that already has other raw data; None: generate some.
         series: how many series to generate.
 
     Raises:
@@ -97,7 +97,7 @@ def _generate(settings: Settings, series: int, console: Console) -> list[Batch]:
     present = target.landed()
     if set(present) - set(wanted) or len(present) == len(wanted):
         return _kept(target, settings, console)
-    # Batches do not depend on each other: if an earlier demo was interrupted, the missing ones are what it would have made.
+    # Batches do not depend on each other: after an interrupted demo, the missing ones are generated as it would have done.
     with TerminalProgress() as progress:
         made = generate(settings, wanted, GeneratorOptions(series=series), keep_existing=True, progress=progress)
     print_generated(console, made, settings.raw)
@@ -105,14 +105,14 @@ def _generate(settings: Settings, series: int, console: Console) -> list[Batch]:
 
 
 def _kept(target: LandingZone, settings: Settings, console: Console) -> list[Batch]:
-    """The batches of raw data that is there."""
+    """Keep the raw data that is already there; returns its batches."""
     count = count_text(len(target.landed()), "batch", "batches")
     say(console, f"raw files of {count} are in {escape(settings.raw)}; they stay as they are")
     return target.batches()
 
 
 def _copy(settings: Settings, data: Path, console: Console) -> list[Batch]:
-    """Copy raw files, batch by batch, into a landing zone that is empty or has some of them, from an earlier demo that was interrupted."""
+    """Copy raw files, batch by batch, into a landing zone that is empty or has some of them from an earlier, interrupted demo."""
     target = LandingZone.from_settings(settings)
     present = target.landed()
     source = dataclasses.replace(target, root=Place.parse(str(data.resolve())))
@@ -158,7 +158,7 @@ def _sizes(zone: LandingZone, batch: Batch) -> dict[str, int]:
 
 
 def _is_begun(target: LandingZone, there: dict[str, int], wanted: dict[str, int]) -> bool:
-    """Whether a batch may be what an interrupted demo has copied: on a disk whole ones only, elsewhere file by file."""
+    """Whether a batch may be the work of an interrupted demo: on a disk that has only whole batches, elsewhere single files."""
     return there == wanted if target.root.is_local else there.items() <= wanted.items()
 
 
@@ -255,7 +255,7 @@ def _show_times(settings: Settings, batches: Sequence[Batch], console: Console) 
         for asset, step in steps.items():
             manifest = stage.read(asset, batch)
             if manifest is not None:
-                # The total is time on the wall, the stages add up what threads took side by side.
+                # The total is wall time; the stages add up the time of parallel threads.
                 seconds.update({(step, name): spent for name, spent in manifest.timings.items() if name != "total"})
     total = sum(seconds.values())
     table = Table("", "step", "stage", box=None, pad_edge=False)
@@ -279,9 +279,9 @@ def _show_next(settings: Settings, console: Console) -> None:
 
 
 def _program() -> str:
-    """``rollups``; where the shell would not find it, as ``make demo`` activates no environment, the path to it."""
+    """``rollups``, or the path to it if the shell would not find it: ``make demo`` activates no environment."""
     if shutil.which("rollups"):
         return "rollups"
     program, here = Path(sys.executable).parent / "rollups", Path.cwd()
-    # In the folder itself it would be a name again, which is looked for elsewhere.
+    # From within its own folder, the relative path would be a bare name, which the shell looks for elsewhere.
     return shlex.quote(str(program.relative_to(here) if here in program.parent.parents else program))

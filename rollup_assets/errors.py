@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 class RollupError(Exception):
     """Base of every error raised on purpose by rollup_assets.
 
-    Messages name files, metrics and what others said: they are one line, and nothing in them makes a terminal or a log do anything.
+    Messages quote file names, metrics and other programs' errors: they are kept to one line, and free of terminal control characters.
     """
 
     keeps: ClassVar[str] = ""
-    """Characters that do not print and are left in the message."""
+    """Unprintable characters that are left in the message."""
 
     def __init__(self, message: str = "") -> None:
         super().__init__(printable(message, keep=self.keeps))
@@ -38,7 +38,7 @@ class UnknownPartitionError(RollupError):
 
 
 class UnknownSnapshotError(RollupError):
-    """There is no such snapshot, or it has expired; says which ones are known."""
+    """There is no such snapshot, or it has expired; the message says which ones are known."""
 
 
 class LandingZoneError(RollupError):
@@ -46,15 +46,15 @@ class LandingZoneError(RollupError):
 
 
 class StorageError(RollupError):
-    """Raw data, stage or warehouse cannot be reached, read or written; names the setting that mends it."""
+    """Raw data, stage or warehouse cannot be reached, read or written; the message names the setting to change."""
 
 
 class FileNameError(StorageError):
-    """A file has a name that cannot be told safely to other programs."""
+    """A file has a name that cannot safely be passed to other programs."""
 
 
 class ConcurrentWriteError(RollupError):
-    """Somebody else wrote the same thing at the same time."""
+    """Another writer wrote the same thing at the same time."""
 
 
 class QuarantineError(RollupError):
@@ -70,11 +70,11 @@ class QuarantineError(RollupError):
 
 
 class UnknownReasonError(RollupError):
-    """There is no such quarantine reason; names all that there are."""
+    """There is no such quarantine reason; the message names all that there are."""
 
 
 class AllowanceError(RollupError):
-    """A decision about what is quarantined would cover nothing, or is about a file that is not there."""
+    """A decision about quarantined rows would cover nothing, or is about a file that does not exist."""
 
 
 class NotStagedError(RollupError):
@@ -102,7 +102,7 @@ class ReconciliationError(RollupError):
 
 
 class ShortOfMemoryError(RollupError):
-    """There is no memory to begin something with, which would otherwise fail in the middle or never end."""
+    """There is too little memory to begin something that would otherwise fail halfway or never end."""
 
 
 class EngineError(RollupError):
@@ -110,7 +110,7 @@ class EngineError(RollupError):
 
 
 class CatalogError(RollupError):
-    """The catalog cannot be used: unreachable, refusing us, or not initialized; names the setting and the remedy."""
+    """The catalog cannot be used: unreachable, refusing us, or not initialized; the message names the setting and the remedy."""
 
 
 class PublishError(RollupError):
@@ -118,7 +118,7 @@ class PublishError(RollupError):
 
 
 class PublishHaltError(PublishError):
-    """The table is not what the commit said it would be. Stop, do not guess; the message names the repair command."""
+    """The table is not what the commit should have made it. Stop rather than guess; the message names the repair command."""
 
 
 class TableMismatchError(PublishError):
@@ -126,15 +126,15 @@ class TableMismatchError(PublishError):
 
 
 class CleaningError(RollupError):
-    """It is not certain what may be deleted, so nothing of it was."""
+    """It is not certain what may be deleted, so nothing was."""
 
 
 class MigrationError(PublishError):
-    """The table cannot be brought to the settings: raw data is gone or not all there yet, or what would be made from it is not wanted."""
+    """The table cannot be migrated to the settings: raw data is gone or not complete yet, or rows made from it were rolled back."""
 
 
 class RollbackError(PublishError):
-    """The table cannot be brought back to what it was: snapshots or files are gone, or it was changed meanwhile."""
+    """The table cannot be rolled back: snapshots or files are gone, or it was changed meanwhile."""
 
 
 class LockTimeoutError(PublishError):
@@ -146,7 +146,7 @@ class LockLostError(PublishError):
 
 
 class DagsterHomeError(RollupError):
-    """What Dagster keeps of its runs cannot be opened; names DAGSTER_HOME."""
+    """Dagster's records of runs cannot be opened; the message names DAGSTER_HOME."""
 
 
 class GeneratorError(RollupError):
@@ -154,6 +154,6 @@ class GeneratorError(RollupError):
 
 
 class QueryError(RollupError):
-    """A query cannot be answered. DuckDB points into the statement, on lines of their own."""
+    """A query cannot be answered. Line breaks stay in its message, since DuckDB points into the statement on lines of their own."""
 
     keeps = "\n"

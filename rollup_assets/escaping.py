@@ -9,18 +9,18 @@ from __future__ import annotations
 import re
 
 MOST_SHOWN = 300
-"""Characters of a text in a table cell or list of Dagster's UI: each is part of an event."""
-# What begins something in CommonMark, in GitHub's tables, strikethrough and links that nobody marked as links, in formulas or in HTML.
+"""Most characters of a text in a table cell or list of Dagster's UI: each text is stored with an event."""
+# Characters that begin markup in CommonMark, in GitHub's tables, strikethrough and automatic links, in formulas or in HTML.
 _MARKDOWN = re.compile(r"[\\`*\[\]<>&|~#!@$]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.", re.IGNORECASE)
 
-# Rich takes a backslash before a bracket away also where the bracket begins no tag, and there its own function adds none.
+# Rich removes a backslash before any bracket, but its own escape function adds one only before brackets that begin a tag.
 _BACKSLASH = re.compile(r"\\(?=\[(?![a-z#/@][^\[]*?\]))")
 
 
 def printable(text: str, *, keep: str = "") -> str:
-    r"""On one line, with whatever does not print written as Python would: line breaks as ``\n``, escape characters as ``\x1b``.
+    r"""The text on one line, with unprintable characters written as in Python: line breaks as ``\n``, escape characters as ``\x1b``.
 
-    So are characters that change the direction of what follows, and halves of surrogate pairs. ``keep``: characters that stay.
+    This includes characters that change the text direction, and halves of surrogate pairs. ``keep``: characters that stay.
     """
     if text.isprintable():
         return text
@@ -28,14 +28,14 @@ def printable(text: str, *, keep: str = "") -> str:
 
 
 def escape(text: str) -> str:
-    """For rich: printable, and without markup."""
-    # Not where this module is loaded: workers of a cluster need not have it.
+    """The text for rich: printable, with markup escaped."""
+    # Imported only here: workers of a cluster load this module, and need not have rich.
     from rich.markup import escape as escape_markup
 
     return escape_markup(_BACKSLASH.sub(r"\\\\", printable(text)))
 
 
 def markdown_text(text: str) -> str:
-    """For Markdown: printable, without markup, links or HTML, within a table cell too; the beginning of what is very long."""
+    """The text for Markdown, also in table cells: printable, with markup, links and HTML escaped; very long texts are cut."""
     short = text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
     return _MARKDOWN.sub(r"\\\g<0>", printable(short))

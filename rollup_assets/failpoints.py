@@ -57,11 +57,11 @@ FAILPOINTS: Mapping[str, str] = MappingProxyType(
         **{f"event.{asset}": f"A partition of {asset} is in place, and Dagster is about to be told." for asset in _ASSETS},
     }
 )
-"""Every failpoint, and what has and has not happened there."""
+"""Every failpoint, with what has happened there and what has not."""
 
 _FORM = re.compile(r"(?P<name>[\w.]+)\s*=\s*(?P<action>[a-z]+)(?:\((?P<argument>[^()]*)\))?(?:\*(?P<count>\d+))?(?:\+(?P<skip>\d+))?")
 _ARGUMENTS = {"kill": False, "term": False, "error": False, "sleep": True, "pause": True, "wait": True}
-"""Actions, and whether they need what stands in parentheses."""
+"""Actions, and whether they need an argument in parentheses."""
 _EVERY = 0.005
 
 _log = logging.getLogger(__name__)
@@ -70,12 +70,12 @@ Handler = Callable[[str], None]
 
 
 class FailpointError(Exception):
-    """What ``error`` raises: an error that nothing expects."""
+    """Raised by the action ``error``: an error that no code expects."""
 
 
 @dataclass(slots=True)
 class _Rule:
-    """What happens at one failpoint, and how often it has been passed."""
+    """The action at one failpoint, and how often the failpoint has been passed."""
 
     name: str
     action: str
@@ -85,7 +85,7 @@ class _Rule:
     passed: int = 0
 
     def is_due(self) -> bool:
-        """Count one passing."""
+        """Count one passing; returns whether the action is due."""
         self.passed += 1
         return self.passed > self.skip and (self.count is None or self.passed <= self.skip + self.count)
 
@@ -105,10 +105,10 @@ class _Armed:
 
 
 def parsed(text: str) -> Handler | None:
-    """What to do at a failpoint, of a text such as ``ROLLUP_FAILPOINTS``; None if it is empty.
+    """The handler for a text such as ``ROLLUP_FAILPOINTS``, called at each failpoint; None if the text is empty.
 
     Raises:
-        SettingsError: a failpoint or an action is unknown, or an argument is missing; says which are known.
+        SettingsError: a failpoint or an action is unknown, or an argument is missing; the message says which are known.
     """
     rules = [_rule(part) for part in (part.strip() for part in text.split(";")) if part]
     return _Armed(rules) if rules else None
@@ -131,7 +131,7 @@ def _rule(text: str) -> _Rule:
 
 
 def check_environment() -> None:
-    """Refuse a malformed ``ROLLUP_FAILPOINTS`` at once, and not where the first failpoint is passed.
+    """Refuse a malformed ``ROLLUP_FAILPOINTS`` at once, rather than when the first failpoint is passed.
 
     Raises:
         SettingsError: see :func:`parsed`.
@@ -140,7 +140,7 @@ def check_environment() -> None:
 
 
 def _from_environment(name: str) -> None:
-    """The first failpoint that is passed arms all of them."""
+    """Arm all failpoints when the first one is passed."""
     global _handler
     _handler = parsed(os.environ.get(VARIABLE, ""))
     failpoint(name)
@@ -150,14 +150,14 @@ _handler: Handler | None = _from_environment if os.environ.get(VARIABLE) else No
 
 
 def failpoint(name: str) -> None:
-    """A place where something can be made to go wrong; ``name`` is one of :data:`FAILPOINTS`."""
+    """Mark a place where something can be made to fail; ``name`` is one of :data:`FAILPOINTS`."""
     if _handler is not None:
         _handler(name)
 
 
 @contextlib.contextmanager
 def handled(handler: Handler | str) -> Iterator[None]:
-    """Within the block, in this process, do at every failpoint what a text says, or call a function with its name.
+    """Within the block, in this process, do what a text says at every failpoint, or call a function with the failpoint's name.
 
     Raises:
         SettingsError: see :func:`parsed`.

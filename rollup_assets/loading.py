@@ -20,10 +20,10 @@ from types import ModuleType
 
 @contextlib.contextmanager
 def quick_imports() -> Iterator[None]:
-    """Import large libraries inside of this: nothing is collected meanwhile, and what has been loaded is never looked through again.
+    """Import large libraries within this block: the garbage collector pauses, and never scans what was loaded again.
 
-    Collecting goes on afterwards as before. When the process ends, its objects go with it, without a last search for garbage; whatever
-    asks to be told of the end (``atexit``) still is.
+    Afterwards it goes on as before. When the process ends, its objects are not searched for garbage a last time; ``atexit`` functions
+    still run.
     """
     atexit.unregister(_freeze)  # once is enough
     atexit.register(_freeze)
@@ -38,18 +38,18 @@ def quick_imports() -> Iterator[None]:
 
 
 def _freeze() -> None:
-    # DuckDB counts its objects when the process ends, and prints a list of those that nobody has collected.
+    # With DuckDB loaded there has to be a last collection: at the end it prints a list of its objects that were not collected.
     if "duckdb" not in sys.modules:
         gc.freeze()
 
 
 @functools.cache
 def load_arrow() -> None:
-    """Import pyarrow, which then leaves pandas alone until somebody converts to it.
+    """Import pyarrow in such a way that it imports pandas only when something is converted to pandas.
 
-    With the first value it converts, pyarrow imports pandas, if it is installed, in order to know pandas' types when it meets them: 0.2
-    seconds. No step makes any. (The extra ``spark`` brings pandas along.) For processes that run steps: whoever imports pandas later and
-    hands one of its columns to ``pyarrow.array`` gets a NaN as a NaN, not as a null.
+    Otherwise, with the first value that it converts, pyarrow imports pandas, if installed (the extra ``spark`` brings it along), to
+    recognize pandas' types. That takes 0.2 s, and no step uses these types. Only for processes that run steps: if pandas is imported
+    later and one of its columns is passed to ``pyarrow.array``, a NaN stays a NaN and does not become a null.
     """
     with quick_imports():
         import pyarrow as pa
@@ -66,10 +66,10 @@ def load_arrow() -> None:
 
 @functools.cache
 def load_pyiceberg(*, sql: bool) -> None:
-    """Import what every use of a catalog needs.
+    """Import the parts of PyIceberg that every use of a catalog needs.
 
     Args:
-        sql: also that of catalogs in a database.
+        sql: also the parts for catalogs in a database.
     """
     with quick_imports():
         import pyiceberg.catalog
@@ -81,7 +81,7 @@ def load_pyiceberg(*, sql: bool) -> None:
 
 
 class _Refusal:
-    """Finds no module of one name for the thread that made this, as if it were not installed."""
+    """An import finder that, in the thread that made it, hides the module of one name, as if it were not installed."""
 
     def __init__(self, name: str) -> None:
         self._name, self._thread = name, threading.get_ident()

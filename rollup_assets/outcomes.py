@@ -30,17 +30,17 @@ class BackfillResult:
     """What became of each partition; keys in time order."""
 
     published: tuple[str, ...]
-    """In the table as staged, whether or not anything had to be done."""
+    """Partitions whose rows are in the table as staged, whether or not anything had to be done."""
     waiting: Mapping[str, str]
-    """Partition -> what it waits for. Nothing was published; this is no failure."""
+    """Partition -> what it waits for. Nothing was published for it; this is not a failure."""
     failed: Mapping[str, str]
-    """Partition -> why. Everything that needs it failed too, and says so."""
+    """Partition -> why it failed. Partitions that need it failed too, and are listed here with that reason."""
     skipped: tuple[str, ...]
     """Trailing partitions that do not exist yet: their batch has not ended. They are published by a later backfill."""
     runs: tuple[str, ...]
     """Ids of the runs, in order."""
     closed_runs: tuple[str, ...]
-    """Runs of killed backfills of this machine, which Dagster believed to be going on."""
+    """Runs of killed backfills on this machine that Dagster believed to be running; they were closed."""
 
     @property
     def success(self) -> bool:

@@ -29,7 +29,7 @@ class Pipeline:
 
     @classmethod
     def from_settings(cls, settings: Settings, spark: Callable[[], SparkSession] | None = None) -> Pipeline:
-        """Everything as the settings say.
+        """The pipeline that the settings describe.
 
         Args:
             settings: of the table.

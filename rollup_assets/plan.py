@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 Verdict = Literal["yes", "if it changes", "no"]
 _NOT_KNOWN_YET = "not known yet"
-"""Content digest of a partition that would be staged."""
+"""Stands for the content digest of a partition that would be staged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class PlannedStep:
     """Whether a step would do anything for a partition."""
 
     verdict: Verdict = "no"
-    """``if it changes``: something that it reads would be made again; where that has the content of before, there is nothing to do."""
+    """``if it changes``: something that it reads would be made again; if that has the same content as before, there is nothing to do."""
     reasons: tuple[str, ...] = ()
 
 
@@ -62,17 +62,17 @@ class PartitionPlan:
     roll_up: PlannedStep = PlannedStep()
     publish: PlannedStep = PlannedStep()
     raw_files: tuple[FileChange, ...] = ()
-    """Raw files that are not those that are staged; all of them, where nothing is."""
+    """Raw files that differ from the staged ones; all of them if nothing is staged."""
     raw_rows: int | None = None
-    """Rows of the raw files by their footers where they would be staged, else rows that were read then; None: never staged."""
+    """If the partition would be staged: rows of the raw files by their footers; else the rows that staging read; None: never staged."""
     rollup_rows: int | None = None
     """Rows of the rollups as they are staged, at all resolutions; None: never rolled up."""
     waiting_for: tuple[str, ...] = ()
-    """What would have to be staged first, and is not part of the backfill: nothing would be rolled up or published."""
+    """What would have to be staged first but is not part of the backfill, so that nothing would be rolled up or published."""
     refused: str | None = None
-    """Why the rollups that are staged would not be published: they were rolled back."""
+    """Why the staged rollups would not be published: they were rolled back."""
     problem: str | None = None
-    """Why a step would fail, if there is anything to do, with the command that mends it."""
+    """Why a step would fail, if there is anything to do, with the command that fixes it."""
 
     @property
     def steps(self) -> tuple[PlannedStep, PlannedStep, PlannedStep]:
@@ -81,7 +81,7 @@ class PartitionPlan:
 
     @property
     def is_concerned(self) -> bool:
-        """Whether there is anything to do or to say about it."""
+        """Whether there is anything to do or to report about it."""
         return any(step.verdict != "no" for step in self.steps) or bool(self.waiting_for or self.refused or self.problem)
 
 
@@ -90,13 +90,13 @@ class Plan:
     """A backfill before it runs."""
 
     partitions: tuple[PartitionPlan, ...]
-    """Earlier ones that are missing, those asked for, and trailing ones, in time order."""
+    """Missing earlier partitions, those asked for, and trailing ones, in time order."""
     not_ended: tuple[str, ...]
     """Trailing partitions that do not exist yet."""
 
     @property
     def nothing_to_do(self) -> bool:
-        """Whether everything is as it should be."""
+        """Whether no step has anything to do."""
         return all(step.verdict == "no" for partition in self.partitions for step in partition.steps)
 
     @property
@@ -107,22 +107,22 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class _InTable:
-    """What the table has of a published batch."""
+    """A published batch as the table has it."""
 
     rows: Mapping[int, int]
-    """By resolution in ms."""
+    """Rows by resolution in ms."""
     problem: str | None = None
-    """Why nothing may be published over it."""
+    """Why the batch's rows may not be replaced."""
     set_aside: bool = False
     """The table no longer comes from the snapshot that published it."""
 
 
 @dataclass(frozen=True, slots=True)
 class _StageToBe(StageReadOnce):
-    """The stage as it will be when some batches are staged, as far as that can be told."""
+    """The stage as it will be once some batches are staged, as far as that is known beforehand."""
 
     def will_have(self, pipeline: Pipeline, batch: Batch, rows: int) -> None:
-        """A batch would be staged from files with so many rows."""
+        """Note that a batch would be staged from files with so many rows."""
         for asset in (REPARTITIONED, PARTIAL_POINTS):
             self.known[asset, batch] = Manifest(
                 asset=asset,
@@ -140,7 +140,7 @@ def plan(pipeline: Pipeline, scope: Scope) -> Plan:
     """What a backfill of the scope would do.
 
     Raises:
-        CatalogError: the catalog cannot be asked what the table has.
+        CatalogError: the catalog cannot be reached to see what the table has.
         TableMismatchError: the table contradicts the settings; a backfill would be refused.
         StorageError: raw data, stage or table cannot be read.
     """
@@ -168,7 +168,7 @@ def plan(pipeline: Pipeline, scope: Scope) -> Plan:
 
 
 def _whole(stage: _StageToBe, asset: str, batch: Batch) -> Manifest | None:
-    """A manifest; None if it is damaged, which whoever needs it is told."""
+    """A manifest; None if it is damaged: the partitions that need it report that."""
     try:
         return stage.read(asset, batch)
     except StageCorruptError:
@@ -176,7 +176,7 @@ def _whole(stage: _StageToBe, asset: str, batch: Batch) -> Manifest | None:
 
 
 def _stagings(pipeline: Pipeline, batches: Sequence[Batch], to_be: _StageToBe) -> dict[Batch, PartitionPlan]:
-    """What staging would do, and in ``to_be`` what would be there then."""
+    """What staging would do; what would be staged then is noted in ``to_be``."""
 
     def look(batch: Batch) -> PartitionPlan:
         try:
@@ -223,7 +223,7 @@ def _roll_up_and_publish(pipeline: Pipeline, batch: Batch, staged: PartitionPlan
     reasons_to_roll = reasons_to_roll_up(pipeline, batch, inputs, rollups)
     rolled = _rolling_up(reasons_to_roll)
     if rollups is not None and rolled.verdict == "if it changes":
-        # Should it not, the step looks whether its files are all there.
+        # If its inputs turn out unchanged, the step checks whether all of its files are there.
         rolled = _rolling_up([*reasons_to_roll, *lost_files(pipeline.stage, rollups, batch)])
     lost = _lost_inputs(pipeline, batch, inputs) if rolled.verdict != "no" else None
     if lost and rolled.verdict == "yes":
@@ -240,7 +240,7 @@ def _roll_up_and_publish(pipeline: Pipeline, batch: Batch, staged: PartitionPlan
 
 
 def _lost_inputs(pipeline: Pipeline, batch: Batch, inputs: RollupInputs) -> str | None:
-    """Why what is staged cannot be read; what would be staged will be whole."""
+    """Why staged inputs cannot be read; those that would be staged anew will be whole."""
     for of, manifest in ((batch, inputs.datapoints), (batch, inputs.own), *inputs.earlier):
         if manifest and manifest.digest != _NOT_KNOWN_YET:
             try:
@@ -251,7 +251,7 @@ def _lost_inputs(pipeline: Pipeline, batch: Batch, inputs: RollupInputs) -> str 
 
 
 def _rolling_up(reasons: list[InputChange | str]) -> PlannedStep:
-    """Digests that are not known yet may turn out to be those of before, unless there was none before."""
+    """Whether a rollup would run. Digests not known yet may turn out to be the same as before, unless there was none before."""
     certain: list[str] = []
     depends: list[str] = []
     for reason in reasons:
@@ -267,7 +267,7 @@ def _rolling_up(reasons: list[InputChange | str]) -> PlannedStep:
 
 
 def _in_table(pipeline: Pipeline, receipts: Mapping[Batch, Manifest]) -> dict[Batch, _InTable]:
-    """What the table has of published batches. An embedded catalog that is not there yet is not made."""
+    """The published batches as the table has them. An embedded catalog that does not exist yet is not made."""
     from rollup_assets.iceberg.acknowledged import is_set_aside
     from rollup_assets.iceberg.catalog import open_catalog, sqlite_database
     from rollup_assets.iceberg.reading import range_counts

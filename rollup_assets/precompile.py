@@ -35,7 +35,7 @@ def precompile(value_type: Literal["long", "double"]) -> None:
         )
         pipeline = Pipeline.from_settings(settings)
         first = pipeline.calendar.first
-        # The third batch is the first that merges what two before it have left open.
+        # The third batch is the first that merges what two earlier ones left open.
         last = Batch(first.start + 2 * settings.batch, first.end + 2 * settings.batch)
         for batch in pipeline.calendar.between(first, last):
             folder = Path(pipeline.landing_zone.folder(batch).path)
@@ -47,7 +47,7 @@ def precompile(value_type: Literal["long", "double"]) -> None:
 
 
 def _rows(batch: Batch, value_column: str, number: int, spread: int) -> pa.Table:
-    """Points of a few series, some out of order, twice, with changing dimensions or a receive time."""
+    """Points of a few series: some out of order, some twice, some with changing dimensions or a receive time."""
     import pyarrow as pa
 
     times = [batch.start, *(batch.end - second * 1_000 for second in (90, 30, 60, 30))]

@@ -26,8 +26,8 @@ class _Rows(ProgressColumn):
 
 
 class _Onlookers:
-    """A text stream for those who look on. Once one cannot be written to, as its reader has gone (``2>&1 | head``) or its disk is full,
-    nobody is told any more: what they look at goes on.
+    """A text stream that shows progress. Once it cannot be written to, because its reader has gone (``2>&1 | head``) or its disk is full,
+    further output is dropped, and the work goes on.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -50,20 +50,20 @@ class _Onlookers:
             self._turn_away()
 
     def _turn_away(self) -> None:
-        # What the stream holds back would fail again, and once more when Python ends, with exit status 120.
+        # Text in the stream's buffer would fail again, and once more when Python ends, with exit status 120.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self._stream.fileno())
         os.close(nowhere)
 
 
 class TerminalProgress:
-    """Shows stages as bars on standard error while it is entered; silent where that is no terminal.
+    """Shows stages as bars on standard error within a ``with`` block; shows none if that is not a terminal.
 
     Methods may be called from any thread. A stage that begins again, as in the next partition, begins at 0.
     """
 
     def __init__(self) -> None:
-        # Without a standard error (`2>&-`) rich knows what to do.
+        # rich can handle a missing standard error (`2>&-`).
         console = open_console(stderr=True, file=cast("IO[str]", _Onlookers(sys.stderr)) if sys.stderr else None)
         self._bars = Progress(
             SpinnerColumn(),

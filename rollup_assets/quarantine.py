@@ -47,24 +47,24 @@ class QuarantinedPartition:
     bad_files: int
     """Files that are quarantined as a whole."""
     share: float
-    """Of the rows read, those that count against the limit."""
+    """Share of the rows read that counts against the limit."""
     over_limit: bool
     allowed_rows: int
-    """Rows that a decision takes out of the count."""
+    """Rows that decisions exclude from that share."""
     allowed_files: int
     decisions: tuple[Allowance, ...]
     raw_changed: bool
-    """Whether the raw files are others than those that were staged."""
+    """Whether the raw files differ from those that were staged."""
 
 
 @dataclass(frozen=True, slots=True)
 class QuarantinedRows:
-    """Some of what is quarantined of a partition."""
+    """Some of a partition's quarantined rows and files."""
 
     partition: str
     bad_files: list[BadFile]
     rows: pa.Table
-    """Rows one by one."""
+    """Single quarantined rows."""
     is_cut: bool
     """Whether there are more of them than were asked for."""
     total: int
@@ -74,7 +74,7 @@ class QuarantinedRows:
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What became of a partition's rows: name -> rows, before and after; names are reasons, ``accepted``, ``duplicates``, ``bad files``."""
+    """A partition's counts before and after staging it again: name -> rows; names: reasons, ``accepted``, ``duplicates``, ``bad files``."""
 
     partition: str
     before: Mapping[str, int]
@@ -83,14 +83,14 @@ class Replayed:
 
     @property
     def names(self) -> list[str]:
-        """Those that are in one of them; the reasons last."""
+        """All names of the two, reasons last."""
         own = (ACCEPTED, DUPLICATES, BAD_FILES)
         return [*own, *sorted({*self.before, *self.after} - set(own))]
 
 
 @explains_storage_errors
 def quarantined_partitions(settings: Settings, batches: Iterable[Batch] | None = None) -> list[QuarantinedPartition]:
-    """The partitions with something quarantined, or decided about it; of ``batches``, or all."""
+    """The partitions with quarantined rows or files, or with decisions about them, among ``batches`` (all unless given)."""
     pipeline = Pipeline.from_settings(settings)
     wanted = None if batches is None else set(batches)
     chosen = [batch for batch in pipeline.stage.batches(QUARANTINED, pipeline.calendar) if wanted is None or batch in wanted]
@@ -102,7 +102,7 @@ def quarantined_partitions(settings: Settings, batches: Iterable[Batch] | None =
 def quarantined_rows(
     settings: Settings, batch: Batch, *, reason: str | None = None, file: str | None = None, limit: int | None = None
 ) -> QuarantinedRows:
-    """The first ``limit`` quarantined rows of a partition, and as many whole files; all unless given. No more is read than that takes.
+    """The first ``limit`` quarantined rows of a partition, and as many whole files; all unless given. Reads no more than it needs.
 
     Raises:
         UnknownReasonError: there is no such reason.
@@ -132,7 +132,7 @@ def quarantined_rows(
 def stream_quarantined_rows(
     settings: Settings, batch: Batch, *, reason: str | None = None, file: str | None = None, limit: int | None = None
 ) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-    """Schema and rows, whole files among them, as they are staged: a row group at a time, for outputs of any length.
+    """Schema and rows as staged, with rows for whole files, a row group at a time: for outputs of any length.
 
     Raises:
         UnknownReasonError, NotStagedError, StageCorruptError: as :func:`quarantined_rows`.
@@ -150,8 +150,8 @@ def allow(
 ) -> dict[Batch, tuple[Allowance, ...]]:
     """Decide that rows or files of partitions stay quarantined and no longer count against their limits; returns the decisions that stand.
 
-    Each reason in each file; every reason of the files where no reason is given, and every file of the reasons where no file is. Nothing is
-    written before all of it is known to be about something.
+    The decisions are about each reason in each file; without reasons about every reason of the files, and without files about every file of
+    the reasons. Nothing is written before each of them is known to cover something.
 
     Args:
         settings: of the table.
@@ -163,9 +163,9 @@ def allow(
 
     Raises:
         UnknownReasonError: there is no such reason.
-        NotStagedError: nothing of a partition is staged, so that nobody knows what is decided about.
+        NotStagedError: nothing of a partition is staged, so it is unknown what the decision would cover.
         AllowanceError: nothing is quarantined that a decision would cover.
-        ConcurrentWriteError: somebody else decided at the same time (noticed on S3).
+        ConcurrentWriteError: another decision was made at the same time (noticed on S3).
         StageCorruptError: earlier decisions about one of the partitions, or what is staged of it, cannot be read.
     """
     pipeline = Pipeline.from_settings(settings)
@@ -175,9 +175,9 @@ def allow(
 
 @explains_storage_errors
 def counts(settings: Settings, batch: Batch) -> dict[str, int]:
-    """What is known of a partition's rows: accepted, duplicates, bad files, and quarantined ones by reason; empty if it is not staged.
+    """A partition's counts: accepted rows, duplicates, bad files, and quarantined rows by reason; empty if it is not staged.
 
-    Where the quarantine is over its limits, the accepted rows are those of the last time that it was not.
+    If the quarantine is over its limits, the accepted rows are those of the last staging within them.
     """
     stage = Pipeline.from_settings(settings).stage
     staged, quarantined = stage.read(REPARTITIONED, batch), stage.read(QUARANTINED, batch)
@@ -236,7 +236,7 @@ def _decisions(pipeline: Pipeline, batch: Batch, reasons: Sequence[str], files: 
     manifest = _manifest(pipeline, batch)
     for reason in reasons:
         _check_reason(reason, manifest)
-    # Damaged earlier decisions are an error before anything is written, for any of the partitions.
+    # Damaged earlier decisions, of any of the partitions, are an error before anything is written.
     read_allowances(pipeline.stage, batch)
     found = tallies(pipeline.stage, batch, manifest)
     paths = sorted({tally.file for tally in found})
@@ -259,7 +259,7 @@ def _decisions(pipeline: Pipeline, batch: Batch, reasons: Sequence[str], files: 
 
 
 def _check_reason(reason: str | None, manifest: Manifest) -> None:
-    # What an earlier release has staged may have reasons that this one does not give any more.
+    # An earlier release may have staged rows with reasons that this one no longer gives.
     if reason is not None and reason not in known_reasons() and reason not in manifest.counters["reasons"]:
         raise UnknownReasonError(f"there is no quarantine reason {reason!r}; there are {', '.join(known_reasons())}")
 
@@ -283,13 +283,13 @@ def _decider() -> str:
     try:
         user = getpass.getuser()
     except (KeyError, OSError):
-        # In containers, users may have no name.
+        # A container's user may have no name.
         user = str(os.getuid())
     return f"{user}@{socket.gethostname()}"
 
 
 def _cut(batches: Iterator[pa.RecordBatch], limit: int | None) -> Iterator[pa.RecordBatch]:
-    """The first ``limit`` rows; no batch is asked for that is not needed."""
+    """The first ``limit`` rows; batches after them are not read."""
     left = limit
     while left is None or left > 0:
         rows = next(batches, None)

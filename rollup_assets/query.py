@@ -29,8 +29,8 @@ Result = TypeVar("Result")
 Given = TypeVar("Given")
 
 VIEW = "rollups"
-# Iceberg's bucket of a long, murmur3 of its eight bytes, in DuckDB's own words: of a constant it is a constant, which the scan gets as a
-# filter. A function of Python's would be one too, but DuckDB tells of leaked types as the process ends.
+# Iceberg's bucket of a long, murmur3 of its eight bytes, as DuckDB macros: for a constant id it is a constant, which the scan gets as a
+# filter. So would a Python function's, but with one DuckDB reports leaked types as the process ends.
 _SHARD = """
 CREATE MACRO rotated(x, bits) AS ((x << bits) | (x >> (32 - bits))) & 4294967295;
 CREATE MACRO times(x, factor) AS (x * factor::UBIGINT) & 4294967295;
@@ -44,13 +44,13 @@ CREATE MACRO shard(id) AS ((murmur3(hashed(id)) & 2147483647) % {shards})::INTEG
 """
 
 
-# As many as DuckDB makes at once: a row group of its own.
+# As many rows as DuckDB makes at once: one of its row groups.
 _ROWS_AT_ONCE = 122_880
 _NAP = 0.1
 
 
 def query(settings: Settings, sql: str) -> pa.Table:
-    """The whole answer to one statement, as :func:`stream` says it; it is in memory besides what the statement takes.
+    """The whole answer to one statement, otherwise like :func:`stream`; it takes memory on top of what the statement uses.
 
     Raises:
         QueryError: as :func:`stream`.
@@ -62,13 +62,13 @@ def query(settings: Settings, sql: str) -> pa.Table:
 
 @explains_storage_errors
 def stream(settings: Settings, sql: str, take: Callable[[pa.Schema, Iterator[pa.RecordBatch]], Result]) -> Result:
-    """What ``take`` makes of the answer to one statement: of its schema and its rows, which are there some at a time, however many.
+    """Answer one statement: returns what ``take`` makes of the answer's schema and rows, which come some at a time, however many there are.
 
-    The statement sees the view and nothing else: no files, no network, no extensions. Times are UTC. No two columns have the same name: of
-    those that would, all but the first are numbered, such as ``a_1``.
+    The statement sees only the view: no files, no network, no extensions. Times are UTC. Column names are unique: of columns with the same
+    name, all but the first are numbered, such as ``a_1``.
 
     Raises:
-        QueryError: there is no table yet, or DuckDB refuses the statement; says why.
+        QueryError: there is no table yet, or DuckDB refuses the statement; the message says why.
         TableMismatchError: another engine has changed the table's columns.
     """
     import duckdb
@@ -85,16 +85,16 @@ def stream(settings: Settings, sql: str, take: Callable[[pa.Schema, Iterator[pa.
                 f"there is no table {settings.table} in {settings.home} yet; "
                 "publish to it with `rollups backfill FROM TO`, or try `rollups demo`"
             )
-        # The table's own number: settings may have come to say another one since.
+        # The table's own number of shards: the settings may have changed since.
         shards = int(table.properties.get(SHARDS_PROPERTY, settings.shards))
         config: dict[str, str | bool | int | float | list[str]] = {
             "threads": settings.threads,
             "memory_limit": f"{settings.memory // 2**20}MiB",
-            # Nothing is spilled: a folder that DuckDB may spill to is one that a statement may write to (COPY, also below a WITH).
+            # Nothing is spilled: a statement may write to any folder that DuckDB may spill to (COPY, also below a WITH).
             "temp_directory": "",
         }
         with duckdb.connect(config=config) as db:
-            # The statement may come from a program that passes on what others typed. Not above: without access, no folder can be set.
+            # The statement may come from untrusted users of another program. Not set above: without access, no folder can be set there.
             db.execute("SET enable_external_access = false")
             db.execute("SET TimeZone = 'UTC'")
             db.execute(_SHARD.format(shards=shards))
@@ -129,16 +129,16 @@ def _batches(settings: Settings, read: Callable[[], pa.RecordBatch], names: Sequ
             batch = read()
         except StopIteration:
             return
-        except OSError as error:  # what becomes of DuckDB's own on its way through Arrow
+        except OSError as error:  # Arrow turns DuckDB's own errors into this
             raise _refused(settings, error) from None
         yield batch.rename_columns(names)
 
 
 def _interruptible(db: DuckDBPyConnection, pool: ThreadPoolExecutor, step: Callable[[], Given]) -> Given:
-    """What a step of DuckDB's gives, unless Ctrl-C ends it first.
+    """The result of a DuckDB step, unless Ctrl-C ends it first.
 
-    In the main thread DuckDB 2.0 heeds Ctrl-C in some phases alone, not while it looks for the next rows of an answer that is read through
-    Arrow: minutes, where few rows match.
+    In the main thread DuckDB 2.0 heeds Ctrl-C only in some phases, and not while it looks for the next rows of an answer that is read
+    through Arrow, which takes minutes if few rows match.
     """
     ended: queue.SimpleQueue[None] = queue.SimpleQueue()
     running = pool.submit(step)
@@ -146,7 +146,7 @@ def _interruptible(db: DuckDBPyConnection, pool: ThreadPoolExecutor, step: Calla
     try:
         wait_for_one(ended)
     except BaseException:
-        # Again and again: an interrupt that comes before DuckDB has begun is lost.
+        # Repeatedly, since an interrupt that comes before DuckDB has begun is lost.
         while not running.done():
             db.interrupt()
             time.sleep(_NAP)
@@ -164,7 +164,7 @@ def _refused(settings: Settings, error: Exception) -> QueryError:
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """Names of columns, numbered where one comes again."""
+    """Column names, numbered if they repeat."""
     found: list[str] = []
     for name in names:
         distinct, number = name, 0

@@ -28,13 +28,13 @@ class Scope:
 
     asked: tuple[Batch, ...]
     trailing: tuple[Batch, ...]
-    """The partitions after the range that it has a say in."""
+    """The partitions after the range whose rows depend on it."""
     not_ended: tuple[Batch, ...]
-    """Those of them whose batch has not ended: they do not exist yet."""
+    """Trailing partitions that do not exist yet, because their batch has not ended."""
 
 
 def scope_of(calendar: BatchCalendar, first: str, last: str, reach: int, now: dt.datetime | None = None) -> Scope:
-    """The partitions from ``first`` to ``last``, both included, and those that follow from them at ``now`` (default: the clock).
+    """The partitions from ``first`` to ``last``, both included, and those that depend on them, as of ``now`` (default: the clock).
 
     Raises:
         UnknownPartitionError: a key is malformed or not a partition, its batch has not ended, or ``last`` is before ``first``.
@@ -57,7 +57,7 @@ def scope_of(calendar: BatchCalendar, first: str, last: str, reach: int, now: dt
 
 
 def following(calendar: BatchCalendar, batch: Batch, reach: int) -> list[Batch]:
-    """The batches after one that its points have a say in."""
+    """The batches after one whose rows depend on its points."""
     return [after for count in range(1, reach + 1) if (after := calendar.shifted(batch, count)) is not None]
 
 
@@ -68,7 +68,7 @@ def stretches(batches: Iterable[Batch]) -> Iterator[list[Batch]]:
 
 
 def missing_before(pipeline: Pipeline, first: Batch) -> list[Batch]:
-    """The batches before the first one that its rollups read, that have raw files and are not staged; in time order."""
+    """The earlier batches that the first one's rollups read and that have raw files but are not staged; in time order."""
     return [batch for batch in reversed(pipeline.calendar.earlier(first, pipeline.settings.reach)) if _is_missing(pipeline, batch)]
 
 
@@ -76,21 +76,21 @@ def _is_missing(pipeline: Pipeline, batch: Batch) -> bool:
     try:
         return pipeline.stage.read(PARTIAL_POINTS, batch) is None and bool(pipeline.landing_zone.files(batch))
     except (LandingZoneError, StageCorruptError):
-        # Staging it tells what is wrong, and only what needs it fails with it.
+        # Stage it: that reports what is wrong, and fails only the batches that need it.
         return True
 
 
 def failed_inputs(calendar: BatchCalendar, batch: Batch, reach: int, failed: Collection[str]) -> str | None:
-    """Why a batch is not rolled up, of which something is read that could not be staged (``failed``: partition keys); else None."""
+    """Why a batch is not rolled up: it reads something that could not be staged (``failed``: partition keys); None if it can be."""
     needed = {PARTIAL_POINTS: calendar.earlier(batch, reach), REPARTITIONED: [batch]}
     found = [f"{asset} {of}" for asset, needs in needed.items() for of in needs if of.key in failed]
     return f"needs {' and '.join(found)}, which failed" if found else None
 
 
 def for_each(pipeline: Pipeline, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """The function's results in the order of the items, of a batch each; on stores elsewhere, requests for several wait side by side.
+    """The function's results for items of one batch each, in order; on remote stores, several items are handled in parallel.
 
-    In threads of its own: the function may ask for many files at once itself (``storage.filesystems.in_parallel``).
+    In a thread pool of its own, as the function may itself request many files at once (``storage.filesystems.in_parallel``).
     """
     if pipeline.stage.root.is_local and pipeline.landing_zone.root.is_local:
         return [function(item) for item in items]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def scratch_database(settings: Settings) -> Iterator[tuple[DuckDBPyConnection, Path]]:
-    """The database and its folder in the home, which may have other files too; both go at the end."""
+    """The database and its folder in the home, which may hold other files too; both are deleted at the end."""
     settings.home.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=settings.home) as folder, connect(settings, Path(folder)) as db:
         yield db, Path(folder)
@@ -36,7 +36,7 @@ def connect(settings: Settings, folder: Path) -> DuckDBPyConnection:
             "memory_limit": f"{settings.memory // 2**20}MiB",
             "temp_directory": str(folder),
             "preserve_insertion_order": False,
-            # What it needs is built in: nothing is fetched because of what a file looks like.
+            # All it needs is built in; a file's contents must not make it fetch an extension.
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
         }

@@ -34,20 +34,20 @@ _FORMS = {
     "catalog_name": "a name of letters, digits and underscores, such as rollups",
     "table": "a namespace and a name of letters, digits and underscores, such as metrics.rollups",
 }
-# Of names with their prefix: SHARD, SPARK_CONFIG and CATALOG_URI do (0.88 and more), IMAGE and SERVICE_HOST do not (0.83 and less).
+# Of names with prefix, SHARD, SPARK_CONFIG and CATALOG_URI resemble a setting (0.88 and more), IMAGE and SERVICE_HOST do not (up to 0.83).
 _RESEMBLES = 0.85
 _PASSWORDS = ("catalog_password", "catalog_admin_password")
 _CATALOG_SERVERS = ("postgresql+psycopg", "rest+https", "rest+http", "https", "http")
-# What may be shown to everybody must not have such a name.
+# Values that are shown to everybody must not have such a name.
 _SECRET = re.compile(
     r"(^|[^a-z])(ssl)?(password|passwd|pwd|passphrase|token|credential|credentials|secret|authorization|(access|secret|account|private)-key(-id)?)$"
 )
-# Behind host and port come parameters, among them a user_id, which may be an address with an @. What follows a colon and is no port is a
-# password, whatever characters are in it.
+# Parameters follow host and port, among them a user_id, which may be an address with an @. If a colon is followed by anything but a port,
+# it is a password, whatever characters are in it.
 _CONNECT_SERVER = re.compile(r"(\w+://)?[^/;?:@]*(:[0-9]+)?[/;?]")
-# Folders that a batch reads before or after its own: more are a mistake, such as a lateness in minutes.
+# Most folders that a batch may read before or after its own: more are a mistake, such as a lateness in minutes.
 _MOST_FOLDERS = 1_000
-# No ISO weeks: a week's year beside a calendar year repeats folders years apart.
+# No ISO weeks: week-based years mixed with calendar years give the same folder to batches years apart.
 _LAYOUT_FIELDS = frozenset("YmdHMjy")
 # Partition keys need years of four digits, and timestamps in ns, which Arrow and Parquet may hold, end in 2262.
 _EARLIEST, _LATEST = dt.datetime(1700, 1, 1, tzinfo=dt.UTC), dt.datetime(2200, 1, 1, tzinfo=dt.UTC)
@@ -70,7 +70,7 @@ def parse_pairs(text: str, example: str) -> dict[str, str]:
     """Names and values from ``a=1 b="x y"`` or a JSON object.
 
     Raises:
-        ValueError: the text is neither; shows the example, and never the text, which may hold a secret.
+        ValueError: the text is neither; the message shows the example, never the text, which may hold a secret.
     """
     if text.lstrip().startswith("{"):
         try:
@@ -115,7 +115,7 @@ def _parse_start(value: object) -> object:
 
 
 def _from_text(parse: Callable[[str], object]) -> BeforeValidator:
-    """A text is parsed; anything else is left to pydantic."""
+    """A validator that parses texts and leaves anything else to pydantic."""
     return BeforeValidator(lambda value: parse(value) if isinstance(value, str) else value)
 
 
@@ -221,7 +221,7 @@ class Settings(BaseSettings):
         dotenv_settings: Any,
         file_secret_settings: Any,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments, then the environment, then ``.env``."""
+        """Arguments take precedence over the environment, and that over ``.env``."""
         return init_settings, env_settings, dotenv_settings
 
     @field_validator("s3_endpoint")
@@ -287,12 +287,12 @@ class Settings(BaseSettings):
         return self
 
     def __getstate__(self) -> dict[Any, Any]:
-        """Passwords stay in the process that read them: whoever gets the settings by pickle has an environment of its own."""
+        """Leave out the passwords: a process that gets the settings by pickle has an environment of its own."""
         state = super().__getstate__()
         return state | {"__dict__": state["__dict__"] | dict.fromkeys(_PASSWORDS)}
 
     def read_catalog_password(self, *, admin: bool = False) -> str | None:
-        """The password of the catalog's user, or of the admin role, as it is now; None where there is none.
+        """The current password of the catalog's user, or of the admin role; None if there is none.
 
         Raises:
             SettingsError: its file cannot be read.
@@ -312,8 +312,8 @@ class Settings(BaseSettings):
 
     @property
     def s3(self) -> S3Options:
-        """How raw data, stage and warehouse are reached where they are on S3."""
-        # Servers of one's own have a region in name only, and without one the SDKs look for it in the cloud's metadata service.
+        """How raw data, stage and warehouse are reached if they are on S3."""
+        # For self-hosted servers the region is only a name, but without one the SDKs would ask the cloud's metadata service.
         region = self.s3_region or ("us-east-1" if self.s3_endpoint else "")
         return S3Options(self.s3_endpoint, region, self.s3_path_style, self.s3_ca_bundle)
 
@@ -324,7 +324,7 @@ class Settings(BaseSettings):
 
     @property
     def catalog_password_variable(self) -> str | None:
-        """Name of the environment variable that holds the catalog's password; None where it comes from elsewhere, or there is none."""
+        """Name of the environment variable that holds the catalog's password; None if it comes from elsewhere, or there is none."""
         name = "ROLLUP_CATALOG_PASSWORD"
         given = None if self.catalog_password is None else self.catalog_password.get_secret_value()
         return name if given and os.environ.get(name) == given else None
@@ -351,10 +351,10 @@ class Settings(BaseSettings):
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """Settings from the environment and ``.env``; keyword arguments go before both.
+    """Settings from the environment and ``.env``; keyword arguments take precedence over both.
 
     Raises:
-        SettingsError: one sentence that names the setting and says what to change; also for a name that only resembles a setting's.
+        SettingsError: a sentence that names the setting and says what to change; also raised for a name that only resembles a setting's.
     """
     dotenv = project_root() / ".env"
     in_file = DotEnvSettingsSource(Settings, dotenv).env_vars
@@ -367,7 +367,7 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         return Settings(_env_file=dotenv, **overrides)
     except ValidationError as error:
-        # A default that follows from another setting is missing because that one is wrong: it is no second problem.
+        # If a default that derives from another setting is missing, that setting is wrong: do not report it twice.
         problems = [problem for problem in error.errors() if problem["type"] != "default_factory_not_called"]
         raise SettingsError("; ".join(_sentence(problem) for problem in problems)) from None
 
@@ -375,7 +375,7 @@ def load_settings(**overrides: Any) -> Settings:
 def _misspelt(variables: Mapping[str, str | None], where: str) -> Iterator[str]:
     """A sentence for each name that resembles a setting's.
 
-    Others are nobody's business here: clusters give their services' addresses in variables that begin with the service's name.
+    Other names are ignored: clusters put their services' addresses into variables that begin with the service's name.
     """
     known = {f"ROLLUP_{field.upper()}" for field in Settings.model_fields} | {failpoints.VARIABLE}
     for name, value in sorted((name.upper(), value) for name, value in variables.items()):
@@ -403,7 +403,7 @@ def _absolute(name: str, location: str, root: Path) -> str:
     """An absolute path, or the URI of a place on S3, unchanged; ``file://`` URIs become paths.
 
     Raises:
-        ValueError: it is neither, or cannot be resolved.
+        ValueError: the location is neither, or cannot be resolved.
     """
     if location.startswith("file:"):
         path = location.removeprefix("file:").removeprefix("//")
@@ -412,12 +412,12 @@ def _absolute(name: str, location: str, root: Path) -> str:
         location = unquote(path)
     elif "://" in location:
         scheme, _, rest = location.partition("://")
-        # Not shown where it may hold a secret.
+        # Not shown if it may hold a secret.
         shown = "" if "@" in rest else f"={location}"
         if scheme in ("s3a", "s3n"):
             raise ValueError(f"{name}{shown} has Hadoop's name for S3; write s3://{rest.rpartition('@')[2]}")
         if scheme != "s3":
-            # A write is atomic on local disks and on S3; others may show a part of a file, or lose what stood there.
+            # Writes are atomic on local disks and on S3; other stores may show part of a file, or lose its earlier content.
             raise ValueError(f"{name} is neither a path, file:///path nor s3://bucket/folder; write one of these")
         if not re.fullmatch(r"[A-Za-z0-9._-]+(/[^/?#]+)*/?", rest):
             raise ValueError(f"{name}{shown} is not a bucket and a folder in it; write s3://bucket/folder")
@@ -429,13 +429,13 @@ def _absolute(name: str, location: str, root: Path) -> str:
 
 
 def _checked_endpoint(value: str) -> str:
-    """The URL of an S3 server, without what does not belong there."""
+    """Check that the URL of an S3 server has only scheme, host and port; returns it without a slash at the end."""
     parts = urlsplit(value)
     try:
         known = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         known = False
-    # The value is not shown where it may hold a password.
+    # The value is not shown if it may hold a password.
     if "@" in parts.netloc:
         raise ValueError(
             "it has credentials in it; write scheme, host and port, and give the credentials as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
@@ -446,10 +446,10 @@ def _checked_endpoint(value: str) -> str:
 
 
 def _absolute_catalog(uri: str, root: Path) -> str:
-    """The URI, an embedded database's with an absolute path.
+    """The catalog's URI; an embedded database's with an absolute path.
 
     Raises:
-        ValueError: it is none, holds a password, asks for a driver that is not used here, or has a port that is none.
+        ValueError: it is not a URI, holds a password, asks for a driver that is not used here, or has an invalid host or port.
     """
     prefix = "sqlite:///"
     if uri.startswith(prefix):
@@ -465,12 +465,12 @@ def _absolute_catalog(uri: str, root: Path) -> str:
         raise ValueError(
             f"ROLLUP_CATALOG begins with {scheme}://, but PostgreSQL is reached through psycopg 3; write postgresql+psycopg://"
         )
-    # Of other catalogs, which are PyIceberg's alone, some have several hosts.
+    # Not checked for other kinds of catalogs, which PyIceberg handles alone: some have several hosts.
     if scheme in _CATALOG_SERVERS:
         try:
             _ = urlsplit(uri).port
         except ValueError:
-            # The URI is not shown: what follows a colon and is no port may be a password.
+            # The URI is not shown: text after a colon that is not a port may be a password.
             raise ValueError(
                 f"ROLLUP_CATALOG has an invalid host or port; write {scheme}://host:PORT/..., the port as a number, or leave it out"
             ) from None
@@ -478,9 +478,9 @@ def _absolute_catalog(uri: str, root: Path) -> str:
 
 
 def _has_password(uri: str) -> bool:
-    """Whether a URI, or what should be one, has a password in front of its host."""
+    """Whether a URI, even a malformed one, has a password in front of its host."""
     _, separator, rest = uri.partition("://")
-    # Before the first @, since a password may hold whatever else ends that part of a URI.
+    # Look only for the first @, since a password may hold any other character that ends this part of a URI.
     user, at, _ = (rest if separator else uri).partition("@")
     return bool(at) and ":" in user
 
@@ -544,7 +544,7 @@ def _check_resolutions(resolutions: tuple[int, ...], batch: int) -> None:
 
 
 def _check_layout(layout: str, calendar: BatchCalendar) -> None:
-    """Each batch needs one folder of its own, named after its start, and none finer than the parts of time that a start has."""
+    """Check that each batch has exactly one folder of its own, named after its start and no finer than batch starts are."""
     text = f"ROLLUP_RAW_LAYOUT={layout}"
     if any(part in ("", ".", "..") for part in layout.split("/")):
         raise ValueError(f"{text} is not a plain path; write folders below ROLLUP_RAW, with one / between them")
@@ -553,7 +553,7 @@ def _check_layout(layout: str, calendar: BatchCalendar) -> None:
         raise ValueError(f"{text} has %{sorted(unknown)[0]}, which is not part of a UTC time; use %Y %m %d %H %M %j")
     first = calendar.first
     of_a_day = list(calendar.between(first, Batch(first.start + DAY_MS, first.end + DAY_MS)))
-    # 800 days of first batches catch layouts without year or month; a day of batches those without hour or minute.
+    # The first batches of 800 days catch layouts without year or month; a day of batches catches those without hour or minute.
     folders: dict[str, Batch] = {}
     for batch in (*of_a_day, *(Batch(first.start + day * DAY_MS, first.end + day * DAY_MS) for day in range(800))):
         folder = batch.start_time.strftime(layout)

@@ -26,15 +26,15 @@ from rollup_assets.steps.rollup import find_inputs
 from rollup_assets.storage.manifests import QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Manifest, StageReadOnce
 from rollup_assets.storage.storage_errors import explains_storage_errors
 
-# Of a partition.
+# Manifests of a partition.
 _MANIFESTS = 5
-# Partitions whose manifests are held, besides those before them that they read: more than are looked at at once.
+# Partitions whose manifests are kept, besides those of the earlier ones that they read: more than are handled at once.
 _SIDE_BY_SIDE = 64
 
 
 @dataclass(slots=True)
 class PartitionStatus:
-    """One partition. Counts are None where nothing is staged that would tell."""
+    """One partition. Counts are None if nothing is staged that has them."""
 
     partition: str
     raw_files: int = 0
@@ -49,21 +49,21 @@ class PartitionStatus:
     """Published rows by resolution in ms."""
     snapshot_id: int | None = None
     over_limit: bool = False
-    """The raw files as they are have more quarantined rows or files than the settings allow."""
+    """Whether the current raw files have more quarantined rows or files than the settings allow."""
     allowed: list[str] = field(default_factory=list)
-    """Decisions without which the quarantine would be over its limits."""
+    """Decisions that keep the quarantine within its limits."""
     stale: list[str] = field(default_factory=list)
-    """What has changed since; empty if all is up to date."""
+    """What has changed since it was made; empty if all is up to date."""
     waiting_for: list[str] = field(default_factory=list)
     """Partitions with raw files that have to be staged first."""
     rolled_back: str | None = None
-    """Why the rollups that are staged are not to be published: they were rolled back."""
+    """Why the staged rollups are not published: they were rolled back."""
     problem: str | None = None
-    """Why it cannot be looked at, with what mends it."""
+    """Why the partition cannot be examined, and how to fix that."""
 
     @property
     def state(self) -> str:
-        """One word for the whole."""
+        """The partition's state in one word."""
         if self.problem:
             return "unknown"
         if self.over_limit:
@@ -85,13 +85,13 @@ class PartitionStatus:
 
 @explains_storage_errors
 def status(settings: Settings, batches: Iterable[Batch] | None = None, *, now: dt.datetime | None = None) -> list[PartitionStatus]:
-    """The partitions of ``batches``; without them, all that have raw files or anything staged, and those that follow from them.
+    """The partitions of ``batches``; without them, all that have raw files or anything staged, and those that depend on them.
 
     A partition that has not ended at ``now`` (default: the clock) is only listed if it has raw files or is asked for.
     """
     pipeline = Pipeline.from_settings(settings)
-    # Every manifest is read once: those of a partition are asked for by the ones after it, too. Those of a table's whole life are too
-    # much to hold: they keep the footers of its files.
+    # Each manifest is read once, though later partitions ask for those of earlier ones again. Not all of a table's manifests are kept,
+    # which would be too much: they contain the footers of its files.
     most = _MANIFESTS * (_SIDE_BY_SIDE + settings.reach)
     pipeline = replace(pipeline, stage=StageReadOnce(pipeline.stage.root, most))
     chosen = list(batches) if batches is not None else _known(pipeline, now or dt.datetime.now(dt.UTC))
@@ -132,7 +132,7 @@ def _status(pipeline: Pipeline, batch: Batch) -> PartitionStatus:
         result.quarantined = quarantined.counters["rows_quarantined"]
         allowed = allowed_in(stage, batch, quarantined, settings)
         result.allowed = [str(decision) for decision in allowed.decisions]
-        # Over its limit a batch stages what is wrong with it, and keeps the datapoints of its earlier raw files.
+        # Over its limit a batch stages its quarantine, but keeps the datapoints of its earlier raw files.
         result.over_limit = quarantined.inputs == tuple(files) and is_over(quarantined.counters, settings, allowed)
     result.waiting_for = _waiting_for(pipeline, batch)
     rollups, receipt = stage.read(ROLLUPS, batch), stage.read(ROLLUP_TABLE, batch)
@@ -154,7 +154,7 @@ def _status(pipeline: Pipeline, batch: Batch) -> PartitionStatus:
 
 
 def _waiting_for(pipeline: Pipeline, batch: Batch) -> list[str]:
-    """Other partitions that this one waits for; one whose own raw files are not staged is called that instead."""
+    """Other partitions that this one waits for; not itself: if its own raw files are not staged, its state says so."""
     try:
         found = find_inputs(pipeline, batch)
     except RollupError:
@@ -164,13 +164,13 @@ def _waiting_for(pipeline: Pipeline, batch: Batch) -> list[str]:
 
 
 def _current_inputs(rollups: Manifest, pipeline: Pipeline) -> dict[str, dict[str, str | None]]:
-    """The digests, as they are now, of what the rollups were made from."""
+    """The current digests of the rollups' inputs."""
 
     def digest(asset: str, key: str) -> str | None:
         try:
             current = pipeline.stage.read(asset, pipeline.batch(key))
         except StageCorruptError:
-            # Its own partition says so.
+            # Reported with the partition that it belongs to.
             return None
         return current.digest if current is not None else None
 

@@ -36,9 +36,9 @@ _ANY_WIDTH = 1_000_000
 
 
 def open_console(*, stderr: bool = False, file: IO[str] | None = None) -> Console:
-    """Standard output, standard error or another stream; tables are not squeezed into 80 columns where nobody looks at a terminal.
+    """A console on standard output, standard error or another stream; if that is not a terminal, tables are not squeezed into 80 columns.
 
-    Without rich's codes for pictures: ``job:x:rate5m`` is the name of a metric.
+    Without rich's emoji codes: ``job:x:rate5m`` is the name of a metric.
     """
     console = Console(stderr=stderr, file=file, emoji=False)
     if not console.is_terminal:
@@ -47,7 +47,7 @@ def open_console(*, stderr: bool = False, file: IO[str] | None = None) -> Consol
 
 
 def say(console: Console, text: str) -> None:
-    """A line in rich's markup; the terminal wraps one that is too long, so that nothing copied from it has line breaks of ours."""
+    """Print a line in rich's markup; the terminal wraps long ones, so that text copied from them has no line breaks of ours."""
     console.print(text, soft_wrap=True, highlight=False)
 
 
@@ -77,7 +77,7 @@ def print_backfill(console: Console, result: BackfillResult) -> None:
 
 
 def print_outcome(console: Console, outcome: PartitionOutcome) -> None:
-    """A line for a partition of a backfill that is published, waits or failed; none where it was staged."""
+    """A line for a partition of a backfill that is published, waits or failed; none for one that was only staged."""
     if outcome.error is not None:
         first_line = (str(outcome.error) or type(outcome.error).__name__).splitlines()[0]
         say(console, f"{outcome.partition}  [red]failed[/]     {escape(first_line)}")
@@ -168,7 +168,7 @@ def _remarks(partition: PartitionStatus) -> list[str]:
 
 
 def print_quarantined(console: Console, found: Sequence[QuarantinedPartition]) -> None:
-    """A line for each partition, then the reasons, and what was decided about it."""
+    """A line for each partition, then the reasons and the decisions."""
     table = _table("partition", "", "read", "quarantined", "share", "bad files", "allowed")
     for partition in found:
         table.add_row(
@@ -208,7 +208,7 @@ def print_quarantined_rows(console: Console, found: QuarantinedRows) -> None:
 
 
 def _print_rows_by_file(console: Console, rows: pa.Table) -> None:
-    """Quarantined rows; the folder that all their files have in common is said once, so that names fit."""
+    """Quarantined rows; the folder that all their files have in common is printed once, so that names fit."""
     found = rows.to_pylist()
     folder = posixpath.commonpath([posixpath.dirname(row["file"]) for row in found])
     value = next(name for name in rows.column_names if name.endswith("_value"))
@@ -235,7 +235,7 @@ def print_replayed(console: Console, replayed: Sequence[Replayed]) -> None:
 
 
 def print_cleaning(console: Console, found: Cleaning, *, deleted: bool) -> None:
-    """Leftovers by kind, what is gone by name, and what was left alone."""
+    """Leftovers by kind, the names of those deleted, and what was left alone."""
     table = _table("leftovers", "", "count", "size")
     for kind, (count, size) in found.by_kind().items():
         table.add_row(kind, "", f"{count:,}", bytes_text(size))
@@ -326,7 +326,7 @@ def print_migration(console: Console, found: Migration) -> None:
 
 
 def print_rolled_back(console: Console, done: RolledBack, *, dry_run: bool) -> None:
-    """What came back, or would."""
+    """What came back, or would come back."""
     if done.difference is not None:
         print_difference(console, done.difference)
     target = "what was there before the first snapshot" if done.target is None else f"snapshot {done.target}"
@@ -351,7 +351,7 @@ def print_rolled_back(console: Console, done: RolledBack, *, dry_run: bool) -> N
 
 
 def print_plan(console: Console, found: Plan) -> None:
-    """A line for each partition that something would be done about, then why, then the sum of it."""
+    """A line for each partition with anything to do or report, then the reasons, then the totals."""
     concerned = [partition for partition in found.partitions if partition.is_concerned]
     table = _table("partition", "stage", "roll up", "publish", "raw rows", "rollup rows")
     for column in table.columns[:4]:
@@ -365,7 +365,7 @@ def print_plan(console: Console, found: Plan) -> None:
     if concerned:
         print_table(console, table)
     for partition in concerned:
-        # Why the first of the steps has something to do; the others follow from it.
+        # The reasons of the first step that has something to do; the other steps follow from it.
         for name, step in zip(("stage", "roll up", "publish"), partition.steps, strict=True):
             if step.verdict != "no":
                 for reason in step.reasons:
@@ -399,7 +399,7 @@ def _verdict(step: PlannedStep) -> str:
 
 
 def print_examination(console: Console, examination: Examination) -> None:
-    """A line for each check, and what mends those that ask for it."""
+    """A line for each check, and the remedies of those that have one."""
     colors = {"ok": "green", "warning": "yellow", "failed": "bold red", "skipped": "dim"}
     table = Table(box=None, pad_edge=False, show_header=False)
     for number in range(3):
@@ -418,7 +418,7 @@ def print_examination(console: Console, examination: Examination) -> None:
 
 
 def print_rows(console: Console, answer: pa.Table, total: int) -> None:
-    """The first rows of an answer as a table; ``total``: how many it has altogether."""
+    """The first rows of an answer as a table; ``total``: how many rows it has."""
     import pyarrow.types as pt
 
     table = Table()
@@ -447,9 +447,9 @@ def bytes_text(count: float) -> str:
 
 
 def print_table(console: Console, table: Table, *, highlight: bool = True, folds_headings: bool = True) -> None:
-    """A table with all of every cell: one wider than the terminal is set closer, and wrapped by the terminal where that does not help.
+    """Print a table without cutting cells: one wider than the terminal is set closer; if that is not enough, the terminal wraps it.
 
-    ``folds_headings``: it may be set closer, with headings of several lines; those that somebody else chose stay as they are.
+    ``folds_headings``: the table may be set closer, with headings on several lines; False for headings that a user chose.
     """
     if folds_headings and _width(console, table) > console.width:
         table.collapse_padding = True
@@ -458,13 +458,13 @@ def print_table(console: Console, table: Table, *, highlight: bool = True, folds
     options = console.options.update(width=max(console.width, _width(console, table)), highlight=highlight)
     for segments in console.render_lines(table, options, pad=False):
         line = Text.assemble(*((segment.text, segment.style or "") for segment in segments))
-        # Where the terminal wraps, blanks at the end would be lines of their own.
+        # If the terminal wraps, trailing blanks would become lines of their own.
         line.rstrip()
         console.print(line, soft_wrap=True)
 
 
 def _width(console: Console, table: Table) -> int:
-    """Columns of a terminal that would take the whole table."""
+    """Width of a terminal that the whole table fits in."""
     return Measurement.get(console, console.options.update(max_width=_ANY_WIDTH), table).maximum
 
 
@@ -477,5 +477,5 @@ def _table(*columns: str) -> Table:
 
 
 def count_text(number: int, noun: str, nouns: str = "") -> str:
-    """``1 batch``, ``1,200 batches``; ``nouns``: the plural, unless it has an s more."""
+    """``1 batch``, ``1,200 batches``; ``nouns``: the plural, if it is not the noun with an s."""
     return f"{number} {noun}" if number == 1 else f"{number:,} {nouns or f'{noun}s'}"

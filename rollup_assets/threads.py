@@ -14,11 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 from rollup_assets.errors import ShortOfMemoryError
 
 EACH = 16 << 20
-"""Bytes of address space a thread: a stack of 8 MiB, as Linux has them, and room to begin."""
+"""Bytes of address space per thread: a stack of 8 MiB, Linux's default, and room to begin."""
 
 
 def thread_pool(count: int, name: str) -> ThreadPoolExecutor:
-    """A pool of exactly so many threads, which are named after it.
+    """A pool of exactly ``count`` threads, which have its name.
 
     Raises:
         ShortOfMemoryError: there is no room for that many, or the system refuses one.
@@ -31,7 +31,7 @@ def thread_pool(count: int, name: str) -> ThreadPoolExecutor:
     pool = ThreadPoolExecutor(count, thread_name_prefix=name, initializer=_wait, initargs=(started,))
     try:
         for _ in range(count):
-            # A thread that waits is not idle, so each of these starts another one.
+            # A waiting thread is not idle to the pool, so each of these tasks starts another thread.
             pool.submit(_begin)
     except BaseException as error:
         started.abort()
@@ -48,7 +48,7 @@ def _wait(started: threading.Barrier) -> None:
 
 
 def _begin() -> None:
-    """What a thread is started with."""
+    """The empty task that is submitted to start a thread."""
 
 
 def _short(count: int, name: str) -> str:
