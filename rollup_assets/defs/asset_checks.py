@@ -20,15 +20,15 @@ from rollup_assets.steps.read_back import TableState
 from rollup_assets.storage.manifests import REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Manifest
 
 COMPARED_DAYS = 14
-"""Earlier days that a batch's row count is compared with."""
+"""How many earlier days a batch's row count is compared with."""
 _RECORDS_PER_DAY = 3
-"""Materializations fetched for each of them: partitions are made again now and then, and only their latest counts."""
+"""Materializations fetched for each of these days: partitions are sometimes made again, and only the latest counts."""
 
 
 def check_specs(assets: Collection[str], partitions: dg.PartitionsDefinition[str]) -> list[dg.AssetCheckSpec]:
     """The declared checks of some assets, evaluated per partition."""
     with warnings.catch_warnings():
-        # Partitioned checks are a preview in Dagster 1.13 (which is pinned); every load of the code location would say so.
+        # Partitioned checks are a preview in Dagster 1.13 (which is pinned); Dagster would warn at every load of the code location.
         warnings.simplefilter("ignore", category=dg.PreviewWarning)
         return [
             dg.AssetCheckSpec(name, asset=asset, description=description, partitions_def=partitions)
@@ -60,7 +60,7 @@ def of_rollups(pipeline: Pipeline, batch: Batch, rollups: Manifest) -> list[Chec
 
 
 def of_table(rollups: Manifest, table: TableState, *, just_published: bool, refused: str | None = None) -> list[CheckOutcome]:
-    """Checks of ``rollup_table``; ``refused``: why other rows than the staged ones are in it, and rightly so."""
+    """Checks of ``rollup_table``; ``refused``: why it has other rows than the staged ones on purpose."""
     return [
         checks.rolled_back(refused) if refused else checks.published_equals_staged(rollups, table.counts, just_published=just_published),
         checks.inputs_ready(ROLLUP_TABLE, None),
@@ -68,7 +68,7 @@ def of_table(rollups: Manifest, table: TableState, *, just_published: bool, refu
 
 
 def earlier_rows(instance: dg.DagsterInstance, calendar: BatchCalendar, batch: Batch) -> dict[str, int]:
-    """Accepted rows of the batches at the same time on earlier days, by partition key, as Dagster last recorded them."""
+    """Accepted rows of the batches at the same time of earlier days, by partition key, as Dagster last recorded them."""
     days = (calendar.containing(batch.start - day * DAY_MS) for day in range(1, COMPARED_DAYS + 1))
     keys = [day.key for day in days if day.start >= calendar.start]
     if not keys:

@@ -35,30 +35,30 @@ from rollup_assets.settings import Settings
 from rollup_assets.storage.manifests import PARTIAL_POINTS
 
 BACKFILL_TAG = "rollups/backfill"
-# Of the runs that the UI, schedule and sensor ask for, ten would go at once. `rollups dev` shares the machine's memory among these.
+# Runs of the UI, schedule and sensor; by default ten would run at once. `rollups dev` divides the machine's memory among these.
 RUNS_AT_ONCE = 2
-# Dagster's "new user experience" asks for an e-mail address in the way of everything else; telemetry would leave the machine.
+# Without Dagster's "new user experience", a dialog that asks for an e-mail address first, and without telemetry to other machines.
 NEW_HOME = f"nux:\n  enabled: false\ntelemetry:\n  enabled: false\nconcurrency:\n  runs:\n    max_concurrent_runs: {RUNS_AT_ONCE}\n"
-# Dagster's capture of a process's output would take the terminal away from a progress bar.
+# Otherwise Dagster would capture the process's output, and a progress bar would have no terminal.
 KEEP_TERMINAL = {"compute_logs": {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}}
 
 
 @dataclass(slots=True)
 class _State:
-    """What has become of partitions so far."""
+    """The outcome of each partition so far."""
 
     published: set[str] = field(default_factory=set)
     waiting: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     not_staged: set[str] = field(default_factory=set)
     reported: set[str] = field(default_factory=set)
-    """Partitions that the current run has come to."""
+    """Partitions that the current run has reached."""
     halted: str | None = None
     """Why nothing more may be published."""
     runs: list[str] = field(default_factory=list)
 
     def note(self, outcome: PartitionOutcome) -> None:
-        """A partition of the current run has ended."""
+        """Note that a partition of the current run has ended."""
         key = outcome.partition
         self.reported.add(key)
         if outcome.error is not None:
@@ -74,7 +74,7 @@ class _State:
             self.published.add(key)
 
     def not_tried(self, keys: Iterable[str], reason: str) -> None:
-        """Partitions that no run has come to."""
+        """Note as failed the partitions that no run has reached."""
         for key in keys:
             self.failed.setdefault(key, f"not tried, since {reason}")
 
@@ -98,10 +98,10 @@ def run_backfill(
     progress: Progress | None = None,
     on_partition: Callable[[PartitionOutcome], None] | None = None,
 ) -> BackfillResult:
-    """Stage, roll up and publish the partitions ``first`` to ``last``, and publish the trailing ones that they have a say in.
+    """Stage, roll up and publish the partitions ``first`` to ``last``, and publish the trailing ones that depend on them.
 
-    Batches before ``first`` that are read and not staged, though they have raw files, are staged too. A failing partition stops only
-    itself and those that need it.
+    Batches before ``first`` that are read, have raw files and are not staged are staged too. A failing partition stops only itself and
+    those that need it.
 
     Args:
         settings: of the table.
@@ -109,7 +109,7 @@ def run_backfill(
         last: last partition key, included.
         force: redo what is up to date.
         progress: where the steps report how far they are; None: as lines in the runs' logs.
-        on_partition: told about each partition of each step as it ends; not about those that are not tried since they need a failed one.
+        on_partition: called for each partition of each step as it ends, but not for those skipped because they need a failed one.
 
     Raises:
         UnknownPartitionError: a key is malformed or not a partition, its batch has not ended, or ``last`` is before ``first``.
@@ -150,21 +150,21 @@ def run_backfill(
 
 
 def ensure_dagster_home(settings: Settings) -> Path:
-    """The folder where runs are recorded; made, with a quiet ``dagster.yaml``, if it is new. One that is there is left as it is.
+    """The folder where runs are recorded. A new one is made with a quiet ``dagster.yaml``; an existing one is left as it is.
 
     Raises:
-        DagsterHomeError: it cannot be a folder, be written or be made.
+        DagsterHomeError: it cannot be a folder, or cannot be written or made.
     """
     home = home_of(settings)
     require_usable(home)
     if not home.exists():
-        # Under another name until all of it is there: a half would be taken for a home that is somebody's own.
+        # Made under another name until it is complete: half a home would be taken for one that the user configured.
         unfinished = home.with_name(f".{home.name}-{uuid.uuid4().hex}")
         try:
             unfinished.mkdir(parents=True)
             (unfinished / "dagster.yaml").write_text(NEW_HOME)
-            # Makes the databases. Web server, daemon and code server would do so too, all at once, and SQLite's migrations do not stand
-            # that: a code server that comes second fails to load.
+            # This makes the databases. Otherwise web server, daemon and code server would, all at once, which SQLite's migrations do not
+            # support: a code server that comes second fails to load.
             with dg.DagsterInstance.from_config(str(unfinished)) as instance:
                 instance.get_runs_count()
             _rename_unless_there(unfinished, home)
@@ -176,7 +176,7 @@ def ensure_dagster_home(settings: Settings) -> Path:
 
 
 def _rename_unless_there(made: Path, home: Path) -> None:
-    """Another command may have made the same home meanwhile; it is used then."""
+    """Rename the new home, unless another command has made the same one meanwhile: then that one is used."""
     try:
         made.rename(home)
     except OSError as error:
@@ -189,13 +189,13 @@ def open_dagster_home(settings: Settings) -> Iterator[dg.DagsterInstance]:
     """Dagster's records of runs, for runs of this process.
 
     Raises:
-        DagsterHomeError: they cannot be opened or made; not what goes wrong inside the ``with`` block.
+        DagsterHomeError: they cannot be opened or made; errors inside the ``with`` block pass unchanged.
     """
     home = ensure_dagster_home(settings)
     try:
         instance = dg.DagsterInstance.local_temp(str(home), overrides=KEEP_TERMINAL)
         instance.get_runs_count()
-    except Exception as error:  # whatever the classes raise that dagster.yaml names
+    except Exception as error:  # dagster.yaml may name classes that raise anything
         raise not_opened(home, error) from error
     with instance:
         yield instance
@@ -220,7 +220,7 @@ class _Runner:
             self._run(assets, stretch)
 
     def heed_termination(self) -> None:
-        """End the current run as an interrupt does if somebody has terminated it in the UI, which cannot reach this process."""
+        """If the current run was terminated in the UI, which cannot reach this process, end it as an interrupt would."""
         run = self.instance.get_run_by_id(self._run_id)
         if run is not None and run.status in (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED):
             raise dg.DagsterExecutionInterruptedError
@@ -245,7 +245,7 @@ class _Runner:
             raise KeyboardInterrupt(
                 f"run {result.run_id} was interrupted; finished partitions are kept, run the same command again for the rest"
             )
-        # Partitions that the step never came to: it stopped at one that made going on a guess, or could not begin.
+        # Partitions that the step never reached: it stopped at one after which going on was not safe, or could not begin.
         missed = [key for key in keys if key not in self.state.reported]
         self.state.not_tried(missed, self.state.halted or f"run {result.run_id} stopped: {_failure(result)}")
         if assets == STAGED:
@@ -262,13 +262,13 @@ class _Runner:
     def _config(self, assets: Sequence[str]) -> dict[str, Any]:
         return {
             "ops": {STAGING_STEP if assets == STAGED else PUBLISHING_STEP: {"config": {"force": self.force}}},
-            # The terminal belongs to the caller; the run's log is in the event log.
+            # Keep the terminal for the caller; the run's log is in the event log.
             "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
         }
 
 
 def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
-    """Whether the run ended with an interrupt, which Dagster catches and takes for a failure of the step."""
+    """Whether the run ended with an interrupt, which Dagster catches and reports as a failure of the step."""
     failures = (event.step_failure_data.error for event in result.get_step_failure_events())
     return any(error is not None and error.cls_name == "DagsterExecutionInterruptedError" for error in failures)
 

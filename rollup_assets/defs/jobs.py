@@ -15,7 +15,7 @@ JOB_NAME = "batches"
 
 def batches_job() -> Any:
     """The graph of one batch as a job, for one partition or a range of them; resolved once the assets are known."""
-    # Its steps differ in that on purpose (``defs.partitions``); every load of the code location would say so.
+    # The steps' policies differ on purpose (``defs.partitions``); Dagster would warn at every load of the code location.
     warnings.filterwarnings("ignore", message=f"Asset job {JOB_NAME} materializes assets with varying BackfillPolicies")
     return dg.define_asset_job(
         JOB_NAME,

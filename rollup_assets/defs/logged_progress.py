@@ -13,7 +13,7 @@ LOG_PROGRESS_EVERY = 10.0
 
 
 class LoggedProgress:
-    """Progress as lines in a run's log, one per stage at most every :data:`LOG_PROGRESS_EVERY` seconds; none for short stages."""
+    """Progress as lines in a run's log: at most one per stage every :data:`LOG_PROGRESS_EVERY` seconds, and none for short stages."""
 
     def __init__(self, log: Logger, label: str, *, every: float = LOG_PROGRESS_EVERY, clock: Callable[[], float] = time.monotonic) -> None:
         self._log, self._label, self._every, self._clock = log, label, every, clock
@@ -21,7 +21,7 @@ class LoggedProgress:
         self._stages: dict[str, _StageProgress] = {}
 
     def start(self, stage: str, total: int) -> None:
-        """A stage begins; ``total`` rows lie ahead (0: unknown)."""
+        """A stage begins, with ``total`` rows to do (0: unknown)."""
         now = self._clock()
         with self._lock:
             self._stages[stage] = _StageProgress(total=total, began=now, told=now)
@@ -39,7 +39,7 @@ class LoggedProgress:
         self._log.info(f"{self._label}: {stage}: {line}")
 
     def finish(self, stage: str) -> None:
-        """The stage has ended; said only where it was slow enough to be spoken of before."""
+        """The stage has ended; logged only if it took at least one such interval."""
         now = self._clock()
         with self._lock:
             progress = self._stages.pop(stage, None)

@@ -18,18 +18,18 @@ import dagster as dg
 from rollup_assets.defs.run_processes import close_runs, ended_with_code_location
 
 GRPC_INFO_TAG = ".dagster/grpc_info"
-"""Host and port of the code location that a run is a process of; private to Dagster, a test notices when it changes."""
+"""Host and port of the code location in which a run's process was started; private to Dagster, a test notices if it changes."""
 
 
 def close_lost_runs(instance: dg.DagsterInstance, host: str, port: int) -> tuple[str, ...]:
     """Report the unfinished runs of the code location at this address as failed, or as canceled; returns their ids.
 
-    Right only while nothing listens there.
+    Call it only while nothing listens there.
     """
 
     def is_gone(run: dg.DagsterRun) -> bool:
         address = json.loads(run.tags.get(GRPC_INFO_TAG, "{}"))
-        # One that is asked for again has the address of the first one before it is launched itself.
+        # A re-executed run has the original's address even before it is launched itself.
         launched = run.status != dg.DagsterRunStatus.NOT_STARTED and (address.get("host"), address.get("port")) == (host, port)
         return launched or ended_with_code_location(run, f"{host}:{port}")
 
@@ -37,7 +37,7 @@ def close_lost_runs(instance: dg.DagsterInstance, host: str, port: int) -> tuple
 
 
 def main() -> None:
-    """Entry point: the address is the one that web server and daemon have, DAGSTER_CODE_HOST and DAGSTER_CODE_PORT."""
+    """Entry point; the address is in DAGSTER_CODE_HOST and DAGSTER_CODE_PORT, as for web server and daemon."""
     with dg.DagsterInstance.get() as instance:
         closed = close_lost_runs(instance, os.environ["DAGSTER_CODE_HOST"], int(os.environ["DAGSTER_CODE_PORT"]))
     for run_id in closed:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 PREVIEW_ROWS = 5
 COPIES_SHOWN = 20
 ON_THE_CLOCK = "total"
-"""Name among a manifest's timings that is no stage."""
+"""The name among a manifest's timings that is not a stage: wall time."""
 _OF_ROLLUPS = {column.name: column.description for column in COLUMNS}
 _OF_POINTS = {
     "metric_shard_id": _OF_ROLLUPS["metric_shard_id"],
@@ -52,7 +52,7 @@ Metadata = dict[str, Any]
 
 
 def of_staged(stage: Stage, batch: Batch, manifest: Manifest, *, unchanged: bool) -> Metadata:
-    """Everything known of a staged partition."""
+    """All metadata of a staged partition."""
     metadata: Metadata = {
         "dagster/partition_row_count": manifest.rows,
         "dagster/uri": stage.folder(manifest.asset, batch).uri,
@@ -72,10 +72,10 @@ def of_staged(stage: Stage, batch: Batch, manifest: Manifest, *, unchanged: bool
 
 
 def of_receipt(receipt: Manifest, snapshot_id: int | None) -> Metadata:
-    """What publishing adds to what is known of the staged rollups."""
+    """Metadata that publishing adds to that of the staged rollups."""
     return {
         "dagster/partition_row_count": sum(int(rows) for rows in receipt.counters["rows"].values()),
-        # As text: a snapshot id has 63 bits, of which the browser would show 53.
+        # As text: a snapshot id has 63 bits, and the browser would round it to 53.
         "snapshot_id": str(snapshot_id) if snapshot_id is not None else "none: the table never had a row",
         **numbers({name: receipt.counters[name] for name in ("rows", "files")}),
         **times(receipt.timings),
@@ -83,7 +83,7 @@ def of_receipt(receipt: Manifest, snapshot_id: int | None) -> Metadata:
 
 
 def numbers(counters: Mapping[str, Any]) -> Metadata:
-    """The counters that are plain numbers, and those by resolution or reason one by one; checksums are for machines."""
+    """Counters that are plain numbers, and one by one those by resolution or reason; checksums are left out, as nobody reads them."""
     found: Metadata = {name: value for name, value in counters.items() if isinstance(value, int | float)}
     found |= {f"quarantined_{reason}": rows for reason, rows in counters.get("reasons", {}).items()}
     for name, shown in _PER_RESOLUTION.items():
@@ -94,9 +94,9 @@ def numbers(counters: Mapping[str, Any]) -> Metadata:
 
 
 def times(timings: Mapping[str, float]) -> Metadata:
-    """Seconds from beginning to end, and a table of the stages, slowest first, with their share of all the work.
+    """Seconds from beginning to end, and a table of the stages, slowest first, with their share of all work.
 
-    Threads work at several stages at once, so the stages' seconds add up to more than those on the clock.
+    Threads work on several stages at once, so the stages' seconds add up to more than the wall time.
     """
     if not timings:
         return {}
@@ -118,7 +118,7 @@ def times(timings: Mapping[str, float]) -> Metadata:
 
 
 def first_rows(stage: Stage, batch: Batch, manifest: Manifest) -> pa.Table | None:
-    """The first rows of the partition's first file; None if it has no file. Reads one column chunk a column, not the file."""
+    """The first rows of the partition's first file; None if it has no file. Reads one chunk of each column, not the whole file."""
     import pyarrow.parquet as pq
 
     if not manifest.files:
@@ -130,7 +130,7 @@ def first_rows(stage: Stage, batch: Batch, manifest: Manifest) -> pa.Table | Non
 
 
 def markdown(rows: pa.Table) -> str:
-    """A table of a few rows; epoch milliseconds also as a time that people read."""
+    """A table of a few rows; epoch milliseconds also in readable form."""
     names = rows.column_names
     lines = [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
     lines += [f"| {' | '.join(_cell(name, row[name]) for name in names)} |" for row in rows.to_pylist()]
@@ -143,7 +143,7 @@ def markdown_list(texts: Sequence[str]) -> dg.MarkdownMetadataValue:
 
 
 def copies_table(copies: Mapping[str, str]) -> str:
-    """Raw files that were not read, and the ones with the same content; the first few."""
+    """The first few raw files that were not read, with the ones that have the same content."""
     shown = [f"| {_cell('file', copy)} | {_cell('file', original)} |" for copy, original in list(copies.items())[:COPIES_SHOWN]]
     more = [f"| and {len(copies) - COPIES_SHOWN:,} more | |"] if len(copies) > COPIES_SHOWN else []
     return "\n".join(["| not read | same content as |", "|---|---|", *shown, *more])

@@ -12,10 +12,10 @@ from rollup_assets.settings import Settings
 
 
 def describe_records(settings: Settings) -> str:
-    """Where they are and how many runs they hold. A folder that is new, or has nothing but a configuration file, is left so.
+    """Where runs are recorded, and how many there are. A folder that is new, or has only a configuration file, is left as it is.
 
     Raises:
-        DagsterHomeError: they cannot be opened, or not be made.
+        DagsterHomeError: the records cannot be opened or made.
     """
     home = home_of(settings)
     require_usable(home)
@@ -26,7 +26,7 @@ def describe_records(settings: Settings) -> str:
     try:
         with dg.DagsterInstance.from_config(str(home)) as instance:
             count = instance.get_runs_count()
-    except Exception as error:  # whatever the classes raise that dagster.yaml names
+    except Exception as error:  # dagster.yaml may name classes that raise anything
         raise not_opened(home, error) from error
     return f"{home} can be opened; {count} {'run' if count == 1 else 'runs'}"
 
@@ -37,10 +37,10 @@ def home_of(settings: Settings) -> Path:
 
 
 def require_usable(home: Path) -> None:
-    """Refuse what can be no such folder.
+    """Refuse a path that cannot be a folder for runs.
 
     Raises:
-        DagsterHomeError: it is a file or below one, or this user cannot write it and it does not say that runs are kept elsewhere.
+        DagsterHomeError: it is a file or below one, or this user cannot write it and its dagster.yaml keeps runs nowhere else.
     """
     try:
         nearest = next(folder for folder in (home, *home.parents) if folder.exists())
@@ -54,7 +54,7 @@ def require_usable(home: Path) -> None:
 
 
 def not_opened(home: Path, error: Exception) -> DagsterHomeError:
-    """What to say of a home that could not be opened, or not be made."""
+    """The error for a home that could not be opened or made."""
     reason = (str(error).splitlines() or [""])[0][:300]
     return DagsterHomeError(
         f"DAGSTER_HOME={home} cannot be opened ({type(error).__name__}: {reason}); correct its dagster.yaml or the database that it "
@@ -63,7 +63,7 @@ def not_opened(home: Path, error: Exception) -> DagsterHomeError:
 
 
 def _has_storage_of_its_own(home: Path) -> bool:
-    """Whether dagster.yaml keeps runs elsewhere than in the folder."""
+    """Whether dagster.yaml configures a storage other than the folder."""
     import yaml  # type: ignore[import-untyped]
 
     try:

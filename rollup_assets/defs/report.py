@@ -32,18 +32,18 @@ RAW_DATAPOINTS = "raw_datapoints"
 """The one asset that is observed, never materialized here."""
 SUPPRESS_OWN_EVENT = "__source_asset_observation__"
 NOT_THERE = "none"
-"""Data version of an input partition that is not staged, and rightly so."""
+"""Data version of an input partition that is not staged and need not be."""
 
 _LOOKED_BACK = 1000
-"""So many events of a partition are looked through for the version that was read; none has as many in years. Where it is in none of them,
-the pointer stands before them all."""
+"""How many events of a partition are searched for the version that was read: more than it gets in years. If none has it, the pointer stands
+before them all."""
 Events = Callable[[str, str, int], Sequence[dg.EventLogRecord]]
-"""The latest events of an asset's partition, at most so many."""
+"""(asset, partition, limit) -> the partition's latest events, at most ``limit``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What one partition of one asset has become."""
+    """The new state of one partition of one asset."""
 
     asset: str
     data_version: str
@@ -55,7 +55,7 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class Watcher:
-    """Who looks on when runs are executed in the caller's own process (``defs.backfill``); nobody by default."""
+    """Callbacks for runs that are executed in the caller's own process (``defs.backfill``); none by default."""
 
     progress: Progress | None = None
     """Where the steps report how far they are; None: as lines in the run's log."""
@@ -114,9 +114,9 @@ class PartitionReport:
         )
 
     def _events(self, asset: str, partition: str, limit: int) -> Sequence[dg.EventLogRecord]:
-        """The latest events of a partition; the very latest looked up once: a look costs half of what recording an event does.
+        """The latest events of a partition. The very latest is cached, since a look-up costs half as much as recording an event.
 
-        Not for longer than one report: of several partitions of an input, none may have been made anew unnoticed (:func:`_pointer`).
+        The cache lives no longer than one report: it must not hide that an input partition was made anew (:func:`_pointer`).
         """
         if limit > 1:
             return partition_events(self._context.instance, asset, partition, limit)
@@ -126,7 +126,7 @@ class PartitionReport:
 
 
 def partition_events(instance: dg.DagsterInstance, asset: str, partition: str, limit: int) -> Sequence[dg.EventLogRecord]:
-    """A partition's events that tell its data version, latest first: materializations, of raw data observations."""
+    """A partition's events with its data version, latest first: materializations, or observations for raw data."""
     wanted = dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[partition])
     fetch = instance.fetch_observations if asset == RAW_DATAPOINTS else instance.fetch_materializations
     return fetch(wanted, limit=limit).records
@@ -138,7 +138,7 @@ def provenance(data_version: str, read: Mapping[str, Mapping[str, str | None]], 
     Args:
         data_version: of the partition.
         read: upstream asset -> partition -> data version that was read (None: not there).
-        events: looks up what :func:`partition_events` does.
+        events: a look-up such as :func:`partition_events`.
     """
     tags = {
         "dagster/data_version": data_version,
@@ -162,11 +162,11 @@ def each_partition(
     """Run ``body`` for every partition of the run, one after the other; a failing one does not stop the others.
 
     Args:
-        context: of the asset function that yields from this.
+        context: of the asset function, which uses ``yield from`` on this.
         in_order: names of its assets, upstream first.
         body: makes one partition and reports it; returns why it waits, or None.
         watcher: told about each partition.
-        without_partitions: the partitions of a run that has none, as when checks alone are executed in the UI.
+        without_partitions: the partitions to use for a run without any, as when only checks are executed in the UI.
 
     Raises:
         dagster.Failure: partitions failed; names all of them with their reasons. Raised after the others are finished, or at once where
@@ -181,7 +181,7 @@ def each_partition(
             waiting = body(report)
         except Exception as caught:
             failed[key] = error = caught
-            # Our own errors say what is wrong and what to run; a traceback helps only with the others.
+            # Our own errors say what is wrong and what to run; a traceback helps only with other errors.
             context.log.error(_reason_of(key, caught), exc_info=None if isinstance(caught, RollupError) else caught)
             for outcome in caught.outcomes if isinstance(caught, ReconciliationError) else ():
                 report.checked(outcome)
@@ -205,9 +205,9 @@ def each_partition(
 
 
 def _forget_variables(error: BaseException) -> None:
-    """Let go of what the functions held that an error came through: it is kept to the run's end, and with it they would be.
+    """Clear the local variables of the functions that an error passed through, which it would keep alive to the run's end.
 
-    Of a task that cannot write its shard that is the shard, sorted and not, and an unfinished file, whose disk space is not free either.
+    For a task that cannot write its shard these are the shard, sorted and unsorted, and an unfinished file with its disk space.
     """
     links: list[BaseException | None] = [error]
     seen: set[int] = set()
@@ -224,13 +224,13 @@ def _reason(error: Exception) -> str:
 
 
 def _reason_of(partition: str, error: Exception) -> str:
-    """Why a partition failed, naming it once: most errors of ours do that themselves."""
+    """Why a partition failed, with its name once: most of our errors already have it."""
     reason = _reason(error)
     return reason if partition in reason.split(": ", maxsplit=1)[0] else f"{partition}: {reason}"
 
 
 def _version_of_all(versions: Mapping[str, str | None]) -> str:
-    """One data version for the partitions of an input; a single one's own."""
+    """One data version for all partitions of an input; for a single partition, its own."""
     if len(versions) == 1:
         return next(iter(versions.values())) or NOT_THERE
     text = "\n".join(f"{partition} {version or NOT_THERE}" for partition, version in sorted(versions.items()))
@@ -240,9 +240,9 @@ def _version_of_all(versions: Mapping[str, str | None]) -> str:
 def _pointer(upstream: str, versions: Mapping[str, str | None], events: Events) -> int:
     """The event up to which the versions of an input's partitions are those that were read.
 
-    Dagster calls a partition stale if an input has a later event whose version differs from the last one up to the pointer. There
-    is one pointer for all partitions of an input, so it may not go past any event that already tells another version than the one
-    read. And it is never 0 ("NULL"): Dagster would then compare a first event with itself and find nothing new.
+    Dagster calls a partition stale if an input has a later event whose version differs from the last one up to the pointer. All
+    partitions of an input share one pointer, so it may not go past any event with a version other than the one that was read. And it
+    is never 0 ("NULL"): Dagster would then compare a first event with itself and find nothing new.
     """
     seen: list[int] = []
     newer: list[int] = []
@@ -251,7 +251,7 @@ def _pointer(upstream: str, versions: Mapping[str, str | None], events: Events) 
         if latest and _version_in(latest[0]) == version:
             seen.append(latest[0].storage_id)
         elif latest:
-            # Not that one alone: a rollback, for instance, goes back past all that has been recorded since.
+            # Not only the latest one: after a rollback, for instance, all events since the version that was read are newer.
             for other in events(upstream, partition, _LOOKED_BACK):
                 if _version_in(other) == version:
                     break

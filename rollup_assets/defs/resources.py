@@ -35,8 +35,8 @@ class Storage(dg.ConfigurableResource[Any]):
     s3_ca_bundle: str = Field(default="", description="PEM file with the authorities to trust. Empty: as ROLLUP_S3_CA_BUNDLE says.")
 
     def s3(self) -> S3Resource:
-        """What lists the landing zone on S3, for sensors and whatever else has Dagster's resources at hand; same client as the steps'."""
-        # Importing dagster_aws takes a second: not when the code location loads.
+        """A resource for sensors and other Dagster code that list the landing zone on S3; it has the same client as the steps."""
+        # Imported here, since dagster_aws takes a second: not while the code location loads.
         from rollup_assets.defs.s3_resource import SettingsS3Resource
 
         return SettingsS3Resource(
@@ -76,9 +76,9 @@ class Engine(dg.ConfigurableResource[Any]):
         """The run's session, made when it is first asked for.
 
         Raises:
-            EngineError: what it needs is missing.
+            EngineError: something that the session needs is missing.
         """
-        # Importing dagster_pyspark takes seconds: not when the code location loads.
+        # Imported here, since dagster_pyspark takes seconds: not while the code location loads.
         from dagster_pyspark import LazyPySparkResource
 
         from rollup_assets.engines.spark_session import open_session
@@ -92,7 +92,7 @@ class Engine(dg.ConfigurableResource[Any]):
 
 
 def resources(settings: Settings) -> dict[str, Any]:
-    """The three resources as the settings say."""
+    """The three resources, configured by the settings."""
     return {
         "storage": Storage(
             raw=_shown(settings.raw),
@@ -122,7 +122,7 @@ def resources(settings: Settings) -> dict[str, Any]:
 
 
 def pipeline(settings: Settings, storage: Storage, catalog: Catalog, engine: Engine) -> Pipeline:
-    """What the steps work with: the settings, with what the resources say in their place.
+    """The steps' pipeline: from the settings, with the resources' values in place of their own.
 
     Raises:
         SettingsError: a resource's value is not a valid setting.
@@ -135,7 +135,7 @@ def pipeline(settings: Settings, storage: Storage, catalog: Catalog, engine: Eng
         name: value
         for resource in fields.values()
         for name, value in resource.model_dump(include=set(Settings.model_fields)).items()
-        # Dagster has put a variable's value in its place by the time a step runs; elsewhere the settings have it.
+        # In a step, Dagster has replaced environment variables by their values; elsewhere the settings have these.
         if value != "" and not isinstance(value, dg.EnvVar)
     }
     chosen = load_settings(**{**settings.model_dump(), **overrides})

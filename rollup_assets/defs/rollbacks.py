@@ -18,15 +18,15 @@ from rollup_assets.storage.manifests import ROLLUP_TABLE, Stage
 
 
 def record_rollback(settings: Settings, done: RolledBack) -> None:
-    """Say, where runs are recorded, which data version each partition has now. A later run says it again, with its checks.
+    """Record with Dagster which data version each partition has now. A later run records it again, with its checks.
 
     Raises:
-        DagsterHomeError: what Dagster keeps of its runs cannot be opened or written; the rollback stands.
+        DagsterHomeError: Dagster's records of runs cannot be opened or written; the rollback stands.
     """
     try:
         with open_dagster_home(settings) as instance:
             _record(settings, done, instance)
-    except Exception as error:  # whatever the classes raise that dagster.yaml names
+    except Exception as error:  # dagster.yaml may name classes that raise anything
         known = error if isinstance(error, RollupError) else not_opened(home_of(settings), error)
         raise DagsterHomeError(
             f"the rollback succeeded, but Dagster could not be told: {known}. Then run the same command again, which only tells Dagster"
@@ -45,6 +45,6 @@ def _record(settings: Settings, done: RolledBack, instance: dg.DagsterInstance) 
             # As text: a snapshot id has more bits than a browser shows.
             "rolled_back_to": str(done.target) if done.target is not None else "before the first snapshot",
         }
-        # As a run says it: without its input's version, the pages would call the partition stale for an input that is new.
+        # With the same tags as in a run: without its input's version, the UI would call the partition stale because of a new input.
         tags = provenance(receipt.digest, receipt.upstream, functools.partial(partition_events, instance))
         instance.report_runless_asset_event(dg.AssetMaterialization(ROLLUP_TABLE, partition=partition.partition, metadata=shown, tags=tags))

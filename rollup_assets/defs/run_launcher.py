@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from dagster._core.launcher import LaunchRunContext
 
 STOPPING = "Tried to start a run on a server after telling it to shut down"
-"""What a code location answers then; private to Dagster as the errors are, a test notices when it changes."""
+"""What a stopping code location answers; private to Dagster, like the errors; a test notices if it changes."""
 
 
 class RequeuingRunLauncher(dg.DefaultRunLauncher):
-    """Says of a code location that is stopping that it cannot be reached, so that the queue keeps the run."""
+    """Reports a code location that is stopping as unreachable, so that the run stays in the queue."""
 
     def launch_run(self, context: LaunchRunContext) -> None:
         """Start a run as a process of its code location.

@@ -17,7 +17,7 @@ import dagster as dg
 
 HOST_TAG, PROCESS_TAG = "rollups/host", "rollups/process"
 LOCATION_TAG = "rollups/code_location"
-"""Host and port of the code location in whose container a backfill runs; none elsewhere."""
+"""Host and port of the code location in whose container a backfill runs; not set elsewhere."""
 PARENT_TAG = "dagster/parent_run_id"
 UNFINISHED = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 
@@ -31,14 +31,14 @@ def tags_of_this_process() -> dict[str, str]:
 
 
 def ended_on_this_machine(run: dg.DagsterRun) -> bool:
-    """Whether a run is that of a backfill of this machine, or container, and gone."""
+    """Whether a run belongs to a backfill of this machine or container whose process is gone."""
     return _has_process(run) and run.tags.get(HOST_TAG) == socket.gethostname() and _has_ended(run)
 
 
 def ended_with_code_location(run: dg.DagsterRun, location: str) -> bool:
-    """Whether a run is that of a backfill in the container of this code location, and gone.
+    """Whether a run belongs to a backfill in the container of this code location, and its process is gone.
 
-    Asked in the container that takes its place, under a name of its own, or starts once more, under the same one.
+    Called either in the container that replaces that one, under another host name, or in the same one after a restart.
     """
     if not _has_process(run) or run.tags.get(LOCATION_TAG) != location:
         return False
@@ -46,12 +46,12 @@ def ended_with_code_location(run: dg.DagsterRun, location: str) -> bool:
 
 
 def close_runs(instance: dg.DagsterInstance, is_gone: Callable[[dg.DagsterRun], bool], process: str) -> tuple[str, ...]:
-    """Report unfinished runs whose process is gone as failed, those that somebody was terminating as canceled; returns their ids.
+    """Report unfinished runs whose process is gone as failed, or as canceled if they were being terminated; returns their ids.
 
     Args:
         instance: where runs are recorded.
         is_gone: whether the process of an unfinished run has ended.
-        process: what is gone, as the run's page says it.
+        process: what has ended, as worded on the run's page.
     """
     said = f"{process} ended before this run did. Finished partitions are kept."
     closed = []
@@ -64,9 +64,9 @@ def close_runs(instance: dg.DagsterInstance, is_gone: Callable[[dg.DagsterRun], 
 
 
 def began(pid: int) -> str | None:
-    """When a process of this machine began, as text that tells it from a later one with the same id; None if there is none."""
+    """When a process of this machine began, as text that distinguishes it from a later one with the same id; None if there is none."""
     try:
-        # The 22nd field, counted behind the name, which may hold spaces and parentheses.
+        # The 22nd field, counted from after the process's name, which may contain spaces and parentheses.
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except FileNotFoundError:
         if Path("/proc/self/stat").exists():
@@ -76,12 +76,12 @@ def began(pid: int) -> str | None:
 
 
 def _has_process(run: dg.DagsterRun) -> bool:
-    """Whether the tags are a run's own. One that was re-executed in the UI has those of the first one, whose process is another."""
+    """Whether the process tags are a run's own. A run re-executed in the UI copies those of the original, which had another process."""
     return PROCESS_TAG in run.tags and PARENT_TAG not in run.tags
 
 
 def _has_ended(run: dg.DagsterRun) -> bool:
-    """Whether the process of a backfill's run is gone; of one of this machine."""
+    """Whether the process of a backfill's run on this machine is gone."""
     pid, _, then = run.tags[PROCESS_TAG].partition("@")
     return pid.isdigit() and began(int(pid)) != then
 
@@ -89,7 +89,7 @@ def _has_ended(run: dg.DagsterRun) -> bool:
 def _code_location_beside() -> str | None:
     """The code location that listens in the same container, as with ``docker compose exec``; None if none does.
 
-    The settings alone do not tell: another container may have the same ones, and outlives the code location.
+    The environment variables are not enough: another container may have the same ones, and outlive the code location.
     """
     host, port = os.environ.get("DAGSTER_CODE_HOST"), os.environ.get("DAGSTER_CODE_PORT", "")
     if not host or not port.isdigit():

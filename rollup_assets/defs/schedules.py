@@ -8,11 +8,11 @@ import dagster as dg
 
 
 def batches_schedule(job: Any) -> Any:
-    """One run for each batch, as soon as it has ended; its rollups read what the runs before it have staged.
+    """One run for each batch, as soon as it has ended; its rollups read what earlier runs have staged.
 
-    Making up for ticks that were missed stays out: two runs of neighbours may overtake each other, and the sensor asks in order.
+    Missed ticks are not made up for here: runs of neighbouring batches could overtake each other, while the sensor asks in order.
 
-    Dagster exports neither class, of unresolved jobs and of their schedules.
+    Untyped, since Dagster exports neither the class of unresolved jobs nor that of their schedules.
     """
     return dg.build_schedule_from_partitioned_job(
         job,

@@ -25,12 +25,12 @@ SECONDS_BETWEEN = 30
 SENSOR_TAG = "dagster/sensor_name"
 PRIORITY_TAG = "dagster/priority"
 NEWEST, BACKLOG = "-1", "-2"
-"""Priorities of its runs: in a queue, what the schedule and people ask for goes first, then what is new, then what is late anyway."""
+"""Priorities of the sensor's runs: in a queue, runs of the schedule and people go first, then the newest partitions, then the backlog."""
 GOING_ON = [dg.DagsterRunStatus.QUEUED, *UNFINISHED]
 
 
 def now() -> dt.datetime:
-    """The time; tests have one of their own."""
+    """The time; tests replace this."""
     return dt.datetime.now(dt.UTC)
 
 
@@ -65,7 +65,7 @@ def raw_files_sensor(settings: Settings, job: Any) -> dg.SensorDefinition:
             context.log.warning(f"{key} cannot be examined: {problem}")
         events: list[dg.AssetObservation | dg.AssetMaterialization] = []
         for request in found.to_stage:
-            # Staleness follows observations, automation materializations.
+            # Both events: staleness follows observations, automation follows materializations.
             known: dict[str, Any] = {
                 "asset_key": dg.AssetKey(RAW_DATAPOINTS),
                 "partition": request.batch.key,
@@ -109,7 +109,7 @@ def _going_on(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
 
 
 def _range_of(run: dg.DagsterRun) -> tuple[str, str] | None:
-    """First and last partition of a run, if it has any; keys are as long as each other, so they sort like times."""
+    """First and last partition of a run, if it has any; all keys have the same length, so they sort like times."""
     single = run.tags.get(PARTITION_TAG)
     first, last = run.tags.get(RANGE_START, single), run.tags.get(RANGE_END, single)
     return (first, last) if first and last else None

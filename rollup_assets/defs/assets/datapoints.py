@@ -105,7 +105,7 @@ def stage_datapoints(settings: Settings, watcher: Watcher) -> dg.AssetsDefinitio
                     pipeline, batch, force=config.force, progress=watcher.progress or LoggedProgress(context.log, batch.key)
                 )
             except QuarantineError as error:
-                # The quarantined rows are staged and readable, which is how to find out what is wrong with the batch.
+                # Report the quarantined rows all the same: they are staged, and show what is wrong with the batch.
                 observe(error.quarantined)
                 report.made(made(error.quarantined, asset_checks.of_quarantined(pipeline, error.quarantined), unchanged=False))
                 raise

@@ -13,7 +13,7 @@ GROUP = "metric_rollups"
 
 
 def spec(settings: Settings) -> dg.AssetSpec:
-    """The external asset. Staging reports the version it read (paths, sizes and versions of files), so that Dagster sees what is stale."""
+    """The external asset. Staging reports which version it read (paths, sizes, versions of files), so that Dagster sees what is stale."""
     return dg.AssetSpec(
         RAW_DATAPOINTS,
         partitions_def=batches(settings),

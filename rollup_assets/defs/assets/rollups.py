@@ -54,7 +54,7 @@ def roll_up_and_publish(settings: Settings, watcher: Watcher) -> dg.AssetsDefini
         specs=[
             dg.AssetSpec(
                 ROLLUPS,
-                # Same partition by default; the earlier batches say what they left open.
+                # The same partition is the default; the earlier batches' open points are added.
                 deps=[REPARTITIONED, dg.AssetDep(PARTIAL_POINTS, partition_mapping=own_and_earlier(settings))],
                 skippable=True,
                 group_name=GROUP,
@@ -116,7 +116,7 @@ def roll_up_and_publish(settings: Settings, watcher: Watcher) -> dg.AssetsDefini
                     context.log.info(f"{batch}: inputs, parameters and code are those of the staged rollups; nothing to do")
                 report.made(_rollups(pipeline, batch, rolled))
             elif ROLLUP_TABLE in selected and pipeline.stage.read(ROLLUPS, batch) is None:
-                # Of rollups that wait, Dagster's daemon knows only that they were made, and it may ask for the table in a run of its own.
+                # To Dagster's daemon rollups that wait were made, so it may request the table in a separate run.
                 inputs = rollup.find_inputs(pipeline, batch)
                 if isinstance(inputs, Waiting):
                     return wait(report, batch, inputs)
@@ -172,7 +172,7 @@ def _published(pipeline: Pipeline, batch: Batch, published: Published) -> Made:
 
 
 def _check_again(pipeline: Pipeline, batch: Batch, report: PartitionReport) -> None:
-    """Evaluate the checks of what is staged and published, without making anything."""
+    """Evaluate the checks of the staged and published data again, without making anything."""
     from rollup_assets.steps.read_back import read_back
 
     rollups = pipeline.stage.read(ROLLUPS, batch)
@@ -188,7 +188,7 @@ def _check_again(pipeline: Pipeline, batch: Batch, report: PartitionReport) -> N
 
 
 def _waiting(pipeline: Pipeline, batch: Batch, waiting: Waiting) -> list[Made]:
-    """What a partition that cannot be made yet reports: a version of its own, which becomes stale when what it waits for is staged."""
+    """The report of a partition that cannot be made yet: a special version, which becomes stale when what it waits for is staged."""
     missing = {tuple(name.split()) for name in waiting.waiting_for}
 
     def version(asset: str, of: Batch) -> str | None:
