@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     from pyiceberg.table.snapshots import Snapshot
 
 _KEY = ("id", "resolution", "label")
-# A shard follows from the id and a setting: it says where a row lies, not what it says.
+# The shard is not a value: it follows from the id and a setting, and only says where a row is stored.
 _VALUES = tuple(column.name for column in COLUMNS if column.name not in ("id", "resolution", "logical_timestamp", "metric_shard_id"))
 
 
 @dataclass(frozen=True, slots=True)
 class SnapshotShown:
-    """A snapshot, as far as a reader of a difference asks."""
+    """What a difference shows about a snapshot."""
 
     snapshot_id: int | None
     """None: the table as it was before its first snapshot."""
@@ -47,7 +47,7 @@ class SnapshotShown:
 
 @dataclass(frozen=True, slots=True)
 class ChangedFile:
-    """A raw file that one publish was made from and the other was not, or not in this version."""
+    """A raw file that only one of two publishes was made from, or that each was made from in another version."""
 
     partition: str
     path: str
@@ -58,7 +58,7 @@ class ChangedFile:
 
 @dataclass(frozen=True, slots=True)
 class ChangedWindow:
-    """A window that differs; ``values``: column → (old, new), None where there is no row."""
+    """A window that differs; ``values``: column → (old, new), None on a side without the row."""
 
     partition: str
     resolution: str
@@ -72,16 +72,16 @@ class ChangedWindow:
 
 @dataclass(slots=True)
 class PartitionDifference:
-    """What changed in one batch. Counts of windows by resolution, such as ``5m``; a row that is there twice counts as two."""
+    """What changed in one batch. Windows are counted by resolution, such as ``5m``; a duplicate row counts as another window."""
 
     partition: str
     added: dict[str, int] = field(default_factory=dict)
     removed: dict[str, int] = field(default_factory=dict)
     changed: dict[str, int] = field(default_factory=dict)
     files: list[ChangedFile] = field(default_factory=list)
-    """The raw files that caused it."""
+    """The raw files that caused the changes."""
     remarks: list[str] = field(default_factory=list)
-    """What else did, and what is not known."""
+    """Other causes, and what is not known."""
 
     @property
     def windows(self) -> int:
@@ -96,23 +96,23 @@ class SnapshotDifference:
     old: SnapshotShown
     new: SnapshotShown
     partitions: list[PartitionDifference] = field(default_factory=list)
-    """Those in which windows differ, in time order."""
+    """The partitions in which windows differ, in time order."""
     windows: list[ChangedWindow] = field(default_factory=list)
-    """The first ones that differ."""
+    """The first windows that differ."""
     files_read: int = 0
     """Data files of the table whose rows were compared."""
     foreign: list[int] = field(default_factory=list)
-    """Snapshots between them that this pipeline has not made."""
+    """Snapshots between them that were not made by this pipeline."""
 
 
 @explains_storage_errors
 def diff(settings: Settings, old: str, new: str | None = None, *, first_differences: int = 20) -> SnapshotDifference:
-    """Compare two snapshots, each given by its id or by a time (ISO 8601, UTC unless it says otherwise).
+    """Compare two snapshots, each given by its id or by a time (ISO 8601, UTC if it has no offset).
 
     Args:
         settings: of the table.
-        old: the one to compare with.
-        new: the current one unless given.
+        old: the snapshot to start from.
+        new: the snapshot to compare it with; the current one unless given.
         first_differences: how many windows to return with their values.
 
     Raises:
@@ -136,7 +136,7 @@ def diff(settings: Settings, old: str, new: str | None = None, *, first_differen
 def compare(
     settings: Settings, table: Table, old: Snapshot | None, new: Snapshot | None, batch: Batch | None = None, *, first_differences: int = 20
 ) -> SnapshotDifference:
-    """What changed from one snapshot to another, in a batch or anywhere. None: no snapshot, no rows."""
+    """What changed from one snapshot to another, in one batch or in all. A snapshot of None has no rows."""
     result = SnapshotDifference(_shown(old), _shown(new), foreign=_foreign(table, old, new))
     before, after = changed_files(table, old, new, batch)
     result.files_read = len(before) + len(after)
@@ -163,7 +163,7 @@ def _shown(snapshot: Snapshot | None) -> SnapshotShown:
 
 
 def _foreign(table: Table, old: Snapshot | None, new: Snapshot | None) -> list[int]:
-    """Snapshots that only one of the two has behind it, and that are not ours; oldest first."""
+    """Snapshots that are not ours and in the history of only one of the two; oldest first."""
     behind = [{one.snapshot_id: one for one in ancestors(table, snapshot)} for snapshot in (old, new)]
     apart = [behind[side][number] for side in (0, 1) for number in behind[side].keys() - behind[1 - side].keys()]
     ours = (ATTEMPT_PROPERTY, MAINTENANCE_PROPERTY)
@@ -178,7 +178,7 @@ def _foreign(table: Table, old: Snapshot | None, new: Snapshot | None) -> list[i
 
 
 def _together(settings: Settings, before: Sequence[LiveFile], after: Sequence[LiveFile]) -> Iterator[tuple[list[LiveFile], list[LiveFile]]]:
-    """Old and new files in portions, in time order: the rows of a batch are all in one portion, which is as small as that allows."""
+    """Old and new files in portions, in time order; each is as small as possible while all rows of a batch are in the same one."""
 
     def reach(file: LiveFile) -> tuple[float, float]:
         if file.first is None or file.last is None:
@@ -199,9 +199,9 @@ def _together(settings: Settings, before: Sequence[LiveFile], after: Sequence[Li
 
 
 def _compare_rows(db: DuckDBPyConnection, table: Table, before: Sequence[LiveFile], after: Sequence[LiveFile], batch: Batch | None) -> None:
-    """Makes the table ``differences``: rows that only the old or only the new files have, two with the same key as one that changed.
+    """Make the table ``differences``: rows that only the old or only the new files have; two with the same key are one changed row.
 
-    On the way ``gone`` and ``come``, the rows of one side; ``copy`` numbers those with the same key.
+    Also makes ``gone`` and ``come``, the rows that only one side has; ``copy`` numbers rows with the same key.
     """
     db.register("old_rows", files_dataset(table, before))
     db.register("new_rows", files_dataset(table, after))
@@ -242,7 +242,7 @@ def _counts(db: DuckDBPyConnection, settings: Settings) -> list[tuple[int, int, 
     """(start of the batch in epoch ms, resolution in ms, change, how many windows)."""
     start, length = settings.calendar.start, settings.calendar.length
     since = f"(label // 1000 - {start})"
-    # The remainder of SQL has the sign of the dividend.
+    # SQL's remainder has the sign of the dividend.
     begin = f"label // 1000 - (({since} % {length}) + {length}) % {length}"
     return db.execute(f"SELECT {begin}, resolution, change, count(*) FROM differences GROUP BY ALL ORDER BY ALL").fetchall()
 
@@ -273,7 +273,7 @@ def _windows(db: DuckDBPyConnection, settings: Settings, most: int) -> list[Chan
 
 
 def _explain(found: PartitionDifference, old: Origin, new: Origin, foreign: Sequence[int]) -> None:
-    """Which raw files the two publishes of a batch do not share, or why that is not known."""
+    """Note which raw files the two publishes of a batch do not share, or why that is unknown."""
     snapshots = ", ".join(map(str, foreign))
     same = old.record is not None and new.record is not None and old.record.attempt == new.record.attempt
     if same or (old.snapshot is not None and new.snapshot is not None and old.snapshot.snapshot_id == new.snapshot.snapshot_id):

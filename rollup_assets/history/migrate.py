@@ -46,22 +46,22 @@ class Migration:
     changes: dict[str, tuple[str, str]]
     """Setting → (what the table was made with, what the settings say). Empty: there is nothing to migrate."""
     partitions: tuple[str, ...]
-    """Those that are staged and rolled up again, with the new batch length."""
+    """Partitions that are staged and rolled up again, with the new batch length."""
     rows_before: int
     """Rows of the table."""
     dropped: tuple[str, ...]
-    """Partitions with rows in the table whose raw data is gone, all of it or some: rows of theirs go."""
+    """Partitions with rows in the table whose raw data is gone, completely or in part: they lose rows."""
     uncertain: tuple[str, ...] = ()
-    """Partitions with rows in the table that have no raw file in their own folder, where it is not known whether they ever had one: their
-    rows may have come late, in those of others."""
+    """Partitions with rows in the table that have no raw file in their own folder, and it is unknown whether they ever had one: their rows
+    may have come late, in other partitions' folders."""
     rolled_back: tuple[str, ...] = ()
-    """Partitions that stand in the way: what was rolled back would be made anew."""
+    """Partitions that prevent the migration: their rolled-back rows would be made anew."""
     begun: tuple[str, ...] = ()
-    """Those of them whose rollback was killed, and has to be run again."""
+    """Those of them whose rollback was killed and has to be run again."""
     not_ended: tuple[str, ...] = ()
-    """Partitions (of the new length) with rows in the table whose batch has not ended: their rows go until they are published."""
+    """Partitions (of the new length) with rows in the table whose batch has not ended: they lose their rows until they are published."""
     snapshot_id: int | None = None
-    """The new snapshot; None where there is none (yet)."""
+    """The new snapshot; None if there is none (yet)."""
     rows_after: int | None = None
 
 
@@ -79,9 +79,9 @@ def migrate(
 
     Args:
         pipeline: with the new settings.
-        drop: whether rows may go that cannot be made anew: their raw data is gone, or their batch has not ended.
+        drop: whether to give up rows that cannot be made anew because their raw data is gone or their batch has not ended.
         dry_run: only say what would be done.
-        now: batches that have not ended then are left out; the clock unless given.
+        now: batches that have not ended at this time are left out; the clock unless given.
         progress: where the steps report how far they are.
         on_partition: told about each partition that is rolled up.
 
@@ -89,7 +89,7 @@ def migrate(
         MigrationError: there is no table, raw data of published partitions is gone, their batch has not ended, or one is rolled back;
             or raw data, the stage or the table was changed meanwhile.
         TableMismatchError: the type of values differs, or something that no migration changes.
-        RollupError: whatever keeps a batch from being staged, rolled up or published; what was done before stands.
+        RollupError: a batch cannot be staged, rolled up or published; what was staged before stands.
     """
     from rollup_assets.iceberg.catalog import open_catalog
     from rollup_assets.iceberg.locks import table_lock
@@ -161,7 +161,7 @@ def _shown(partitions: Sequence[str]) -> str:
 
 
 def _would_go(pipeline: Pipeline, found: Migration, not_ended: Sequence[Batch]) -> str:
-    """Why nothing was migrated, as rows cannot be made anew, or may not be: all that ``--drop`` lets go, whatever the reason."""
+    """Why nothing was migrated: the rows that cannot be made anew, or might not be, each with its reason; ``--drop`` would give them up."""
     settings = pipeline.settings
     rows, remedies = [], []
     last_resort = f"or run `{COMMAND} --drop` to drop all rows that cannot be made again"
@@ -192,7 +192,7 @@ def _total_rows(table: Table) -> int:
 
 
 def _raw_files(pipeline: Pipeline) -> dict[Batch, set[str]]:
-    """Paths of the raw files in the own folder of each batch, for those that have any; listed once, however many batches read it."""
+    """Paths of the raw files in each batch's own folder, if it has any; a folder is listed once, however many batches read it."""
     zone = pipeline.landing_zone
     folders = sorted({folder for batch in zone.batches() for folder in zone.folders(batch)})
     found = zip(folders, for_each(pipeline, zone.folder_files, folders), strict=True)
@@ -202,7 +202,7 @@ def _raw_files(pipeline: Pipeline) -> dict[Batch, set[str]]:
 def _batches(pipeline: Pipeline, with_raw: Collection[Batch], last: Batch | None) -> list[Batch]:
     """The batches with raw data, those that take over windows of them, and whatever else is staged; none after the last that has ended.
 
-    What is staged of raw data that is gone would be in the way of its neighbours: it is of other settings.
+    Batches whose raw data is gone are included if staged: staged with other settings, they would make their neighbours fail.
     """
     calendar = pipeline.calendar
     after = (later for batch in with_raw for later in following(calendar, batch, pipeline.settings.reach))
@@ -211,12 +211,12 @@ def _batches(pipeline: Pipeline, with_raw: Collection[Batch], last: Batch | None
 
 
 def _without_raw(pipeline: Pipeline, table: Table, raw: Mapping[Batch, set[str]]) -> tuple[list[Batch], list[Batch]]:
-    """Batches (of the new length) that points of the table's windows lie in, and whose raw files are not all there; in order.
+    """Batches (of the new length) that contain points of the table's windows and whose raw files are not all there; in order.
 
-    Then those of which that cannot be told: it is not recorded which files there were, as for batches of another length, and there is
-    none in the batch's own folder, but in one that it also reads.
+    Second, those for which that is unknown: it is not recorded which files there were, as for batches of another length, and there is
+    no file in the batch's own folder, but one in another folder that it reads.
 
-    A window that ends exactly where a batch begins has its points in the batch before, if there is one, or a point at that moment.
+    A window that ends exactly where a batch begins has its points in the previous batch, if there is one, or one point at that moment.
     """
     calendar = pipeline.calendar
     around = {
@@ -226,7 +226,7 @@ def _without_raw(pipeline: Pipeline, table: Table, raw: Mapping[Batch, set[str]]
     concerned = sorted({batch for both in around for batch in both})
 
     def has_all(batch: Batch) -> bool | None:
-        """Whether all files are there that its rows were made from; None where these are not known."""
+        """Whether all files that its rows were made from are there; None if it is unknown which these were."""
         folders = [raw.get(folder, set()) for folder in pipeline.landing_zone.folders(batch)]
         paths = _made_from(pipeline.stage, batch)
         return all(any(path in folder for folder in folders) for path in paths) if paths else None
@@ -251,7 +251,7 @@ def _without_raw(pipeline: Pipeline, table: Table, raw: Mapping[Batch, set[str]]
 
 
 def _made_from(stage: Stage, batch: Batch) -> set[str]:
-    """Paths of the raw files that the table's rows of a batch were made from; none where that is not known."""
+    """Paths of the raw files that the table's rows of a batch were made from; empty if unknown."""
     from rollup_assets.history.records import read_record
 
     receipt = stage.read(ROLLUP_TABLE, batch)
@@ -266,10 +266,10 @@ def _made_from(stage: Stage, batch: Batch) -> set[str]:
 
 
 def _inputs_of_published(stage: Stage, batch: Batch, receipt: Manifest) -> tuple[InputFile, ...] | None:
-    """The raw files of what a receipt is of, if that is still staged; None otherwise.
+    """The raw files of the content that a receipt is about, if that is still staged; else None.
 
-    As long as it is, the stage knows them better than the record of the publish: raw files that were merged or renamed bring the same
-    content, which is not published again.
+    While it is, the stage is more up to date than the record of the publish: after raw files are merged or renamed, they are staged again,
+    but the same content is not published again.
     """
     rollups, staged = (stage.read(asset, batch) for asset in (ROLLUPS, REPARTITIONED))
     if rollups is None or staged is None or rollups.digest != receipt.digest:
@@ -278,7 +278,7 @@ def _inputs_of_published(stage: Stage, batch: Batch, receipt: Manifest) -> tuple
 
 
 def _length_of(pipeline: Pipeline, table: Table) -> int:
-    """The batch length of the table as it is, in ms."""
+    """The table's current batch length in ms."""
     from rollup_assets.iceberg.migration import settings_of_table
     from rollup_assets.iceberg.table import BATCH_LENGTH_PROPERTY
 
@@ -286,9 +286,9 @@ def _length_of(pipeline: Pipeline, table: Table) -> int:
 
 
 def _not_ended(pipeline: Pipeline, table: Table, last: Batch | None) -> list[Batch]:
-    """Batches (of the new length) after the last that has ended, with rows in the table; in order.
+    """Batches (of the new length) after the last ended one that have rows in the table; in order.
 
-    As everywhere, a row is the batch's that its label lies in: also the window that the batch before has left open.
+    As everywhere, a row belongs to the batch that its label is in, even a window that the previous batch left open.
     """
     from rollup_assets.iceberg.reading import labels, live_files
 
@@ -299,7 +299,7 @@ def _not_ended(pipeline: Pipeline, table: Table, last: Batch | None) -> list[Bat
 
 
 def _finest_labels(table: Table, calendar: BatchCalendar) -> set[int]:
-    """The table's labels of the finest resolution, as :func:`~rollup_assets.iceberg.reading.labels` has them."""
+    """The table's labels of the finest resolution, as :func:`~rollup_assets.iceberg.reading.labels` returns them."""
     from rollup_assets.iceberg.reading import labels, live_files
 
     files = live_files(table)
@@ -308,7 +308,7 @@ def _finest_labels(table: Table, calendar: BatchCalendar) -> set[int]:
 
 
 def _rolled_back(pipeline: Pipeline, table: Table) -> list[Manifest]:
-    """Receipts of partitions whose rows are not those of their raw data, and rightly so, or are about to be."""
+    """Receipts of partitions that were rolled back, so that their rows are not those of their raw data, or whose rollback was begun."""
     calendar = BatchCalendar(pipeline.calendar.start, _length_of(pipeline, table))
 
     def held(batch: Batch) -> Manifest | None:
@@ -325,7 +325,7 @@ def _rolled_back(pipeline: Pipeline, table: Table) -> list[Manifest]:
 
 
 def _remember_inputs(stage: Stage, batch: Batch) -> None:
-    """Bring the record of what is published up to date: once the batch is staged anew, an interrupted migration has only that to go by."""
+    """Bring the record of a publish up to date: once the batch is staged anew, an interrupted migration can rely only on this record."""
     from rollup_assets.history.records import read_record, write_record
 
     receipt = stage.read(ROLLUP_TABLE, batch)
@@ -336,7 +336,7 @@ def _remember_inputs(stage: Stage, batch: Batch) -> None:
 
 
 def _make(pipeline: Pipeline, batch: Batch, progress: Progress | None) -> None:
-    """Stage and roll up one batch with the new settings, unless that is done."""
+    """Stage and roll up one batch with the new settings, unless that is already done."""
     from rollup_assets.steps import repartition, rollup
 
     repartition.stage_batch(pipeline, batch, progress=progress)
@@ -346,7 +346,7 @@ def _make(pipeline: Pipeline, batch: Batch, progress: Progress | None) -> None:
 
 
 def _require_raw_files(pipeline: Pipeline, batch: Batch, raw: Mapping[Batch, set[str]]) -> None:
-    """A batch was staged from all raw files that were there when it was judged which rows can be made anew."""
+    """Check that a batch was staged from all raw files that were there when it was decided which rows can be made anew."""
     staged = pipeline.stage.read(REPARTITIONED, batch)
     read = {file.path for file in staged.inputs} if staged is not None else set()
     gone = sorted(path for folder in pipeline.landing_zone.folders(batch) for path in raw.get(folder, set()) - read)
@@ -367,7 +367,7 @@ def _carry_out(
 
     settings = pipeline.settings
     table = _existing_table(pipeline, catalog)
-    # One that has failed, or was killed, before its commit has left no snapshot: only receipts tell.
+    # A rollback that failed or was killed before its commit has left no snapshot: only receipts tell of it.
     if held := _rolled_back(pipeline, table):
         undone = _shown([receipt.partition for receipt in held])
         raise MigrationError(
@@ -381,7 +381,7 @@ def _carry_out(
 
     made = dict(zip(batches, for_each(pipeline, current, batches), strict=True))
     staged = {batch: rollups.files for batch, rollups in made.items()}
-    # Batches that those of another length lie between keep what is staged, and a migration back would publish the same files again.
+    # Batches that start between those of another length stay staged meanwhile; a migration back would publish the same files again.
     receipts = zip(made, for_each(pipeline, lambda batch: pipeline.stage.read(ROLLUP_TABLE, batch), list(made)), strict=True)
     known = {batch for batch, receipt in receipts if were_in_table(receipt, made[batch], table)}
     goal = MigratedTable(settings, staged, settings_of_table(table, settings), judged, COMMAND, known)
@@ -398,7 +398,7 @@ def _carry_out(
     try:
         replacement = bring_about(catalog, settings, goal, properties, still_current, lock=lock, table=table)
     except StageCorruptError as error:
-        # All files are there with their size, and would not be made anew by a migration; the backfill that is named has the old settings.
+        # All files exist in their right size, so a migration would not remake them; the backfill named in the error needs the old settings.
         raise MigrationError(f"{error} with the old settings, then `{COMMAND}` again; the table is as it was") from error
     table, snapshot_id, attempt = replacement.table, replacement.snapshot_id, replacement.attempt
     for_each(pipeline, lambda batch: _note(pipeline, batch, made[batch], table, snapshot_id, attempt), batches)
@@ -408,7 +408,7 @@ def _carry_out(
 
 @contextlib.contextmanager
 def _as_it_was_made(batch: Batch) -> Iterator[None]:
-    """What is staged for a batch is looked at: the backfills that errors name are refused while the table is of other settings."""
+    """Replace errors about a batch's staged data: the backfills that they name would be refused while the table has other settings."""
     try:
         yield
     except (NotStagedError, StaleInputError, StageCorruptError) as error:
@@ -419,7 +419,7 @@ def _as_it_was_made(batch: Batch) -> Iterator[None]:
 
 
 def _note(pipeline: Pipeline, batch: Batch, rollups: Manifest, table: Table, snapshot_id: int | None, attempt: str) -> None:
-    """Record and receipt of one batch, as a publish writes them."""
+    """Write record and receipt of one batch, as a publish does."""
     from rollup_assets.history.records import record_of_commit, write_record
     from rollup_assets.iceberg.reading import RangeCounts
     from rollup_assets.steps.publish import receipt_of
@@ -437,7 +437,7 @@ def _note(pipeline: Pipeline, batch: Batch, rollups: Manifest, table: Table, sna
 
 
 def _inputs(pipeline: Pipeline, rollups: Manifest) -> Inputs:
-    """The raw files of rollups that are in the table, by partition; without partitions that were staged anew since, whatever with."""
+    """The raw files of published rollups, by partition; without partitions that were staged with other content since."""
     from rollup_assets.steps.publish import upstream_manifests
 
     used = upstream_manifests(pipeline, rollups)
@@ -446,9 +446,10 @@ def _inputs(pipeline: Pipeline, rollups: Manifest) -> Inputs:
 
 
 def _finish(pipeline: Pipeline, table: Table) -> None:
-    """Write the receipts that a migration did not come to, as it was killed after its commit.
+    """Write the receipts that are missing because a migration was killed after its commit.
 
-    These are of other settings than the table's, or of an earlier commit. Under the table's lock, as publishes and rollbacks write others.
+    The receipts in their place are of other settings than the table's, or of an earlier commit. Call it under the table's lock, since
+    publishes and rollbacks write receipts too.
     """
     from rollup_assets.iceberg.reading import live_files
     from rollup_assets.iceberg.snapshots import ATTEMPT_PROPERTY, MIGRATED_PROPERTY, ancestors, said
@@ -483,6 +484,6 @@ def _is_from_before(receipt: Manifest, pipeline: Pipeline, migration: Snapshot) 
 
 
 def _is_of_settings(manifest: Manifest, pipeline: Pipeline) -> bool:
-    """Whether it is of the table's shards, resolutions and batch length."""
+    """Whether a manifest was made with the table's shards, resolutions and batch length."""
     wanted = rollup_parameters(pipeline.settings)
     return all(manifest.parameters.get(name) == wanted[name] for name in OF_TABLE)

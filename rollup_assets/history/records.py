@@ -38,14 +38,14 @@ if TYPE_CHECKING:
     from pyiceberg.table.snapshots import Snapshot
 
 Inputs = Mapping[str, Sequence[InputFile] | None]
-"""Partition → raw files; None: not staged, and rightly so."""
+"""Partition → raw files; None: not staged, and need not be."""
 
 FOLDER = "publish_history"
 FORMAT_VERSION: Final = 1
 
 
 class PublishRecord(BaseModel):
-    """One commit, as far as a batch is concerned. What a later version says besides is not looked at."""
+    """What one commit did to one batch. Fields that a later version adds are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -68,34 +68,34 @@ class PublishRecord(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where the rows came from that a batch has in a snapshot."""
+    """Where a batch's rows in a snapshot came from."""
 
     snapshot: Snapshot | None = None
-    """The commit of ours; None if it has expired, or there is none."""
+    """Our commit that made them; None if it has expired, or there is none."""
     record: PublishRecord | None = None
-    """What is known of it."""
+    """The record of that commit."""
     is_new: bool = False
-    """Nobody had published the batch yet."""
+    """Whether the batch had not been published before that snapshot."""
 
 
 def history_folder(stage: Stage, batch: Batch) -> Place:
-    """Where a batch's records lie."""
+    """The folder of a batch's records."""
     return stage.root / FOLDER / batch.folder
 
 
 def write_record(stage: Stage, batch: Batch, record: PublishRecord) -> None:
-    """Keep what a commit was made from; the same again changes nothing."""
+    """Store the record of what a commit was made from; writing it again changes nothing."""
     (history_folder(stage, batch) / f"{record.attempt}.json").write_bytes(record.model_dump_json().encode())
 
 
 def record_of_publish(rollups: Manifest, inputs: Inputs, batch: Batch, table: Table, attempt: str) -> PublishRecord | None:
-    """The record of the commit with this attempt; None if it is not in the table, as where a batch never had a row."""
+    """The record of the commit with this attempt; None if it is not in the table, as for a batch that never had a row."""
     snapshot = snapshot_of_attempt(table, attempt)
     return None if snapshot is None or not is_publish(snapshot, batch) else record_of_commit(rollups, inputs, batch, table, snapshot)
 
 
 def record_of_commit(rollups: Manifest, inputs: Inputs, batch: Batch, table: Table, snapshot: Snapshot) -> PublishRecord:
-    """The record of a commit of ours that published a batch."""
+    """The record of one of our commits that published a batch."""
     attempt = said(snapshot, ATTEMPT_PROPERTY) or ""
     return PublishRecord(
         partition=batch.key,
@@ -119,23 +119,23 @@ def attempt_before(table: Table, batch: Batch, attempt: str) -> str | None:
 
 
 def is_record(file: FoundFile) -> bool:
-    """Whether a file below :data:`FOLDER` is a record; one that is not whole yet has a hidden name."""
+    """Whether a file below :data:`FOLDER` is a record; unfinished ones have hidden names."""
     return file.name.endswith(".json") and not file.name.startswith(".")
 
 
 def read_record(stage: Stage, batch: Batch, attempt: str) -> PublishRecord | None:
-    """The record of a commit; None if there is none that this version reads."""
+    """The record of a commit; None if there is none that this version can read."""
     return _parsed((history_folder(stage, batch) / f"{attempt}.json").read_bytes())
 
 
 def last_record(stage: Stage, table: Table, snapshot: Snapshot) -> PublishRecord | None:
-    """The snapshot's own record, or the last one before it, of any batch: it has the table's settings of that time. None: none is kept."""
+    """The snapshot's own record, or the last one before it, of any batch; it has the table's settings at that time. None: none is kept."""
     folder, sequence = stage.root / FOLDER, snapshot.sequence_number or 0
     files = [file for file in folder.files() if is_record(file)]
     own = [file for file in files if file.name == f"{said(snapshot, ATTEMPT_PROPERTY)}.json"]
     for some in (own, files):
         read = in_parallel(lambda file: _parsed(folder.of_path(file.path).read_bytes()), some, local=folder.is_local)
-        # A rollback to rows of unknown origin knows no settings.
+        # Records of rollbacks to rows of unknown origin have no settings.
         found = [record for record in _of_table(table, read) if record.parameters and record.sequence_number <= sequence]
         if found:
             return max(found, key=lambda record: record.sequence_number)
@@ -150,7 +150,7 @@ def _all_records(stage: Stage, table: Table, batch: Batch) -> list[PublishRecord
 
 
 def _of_table(table: Table, records: Iterable[PublishRecord | None]) -> list[PublishRecord]:
-    """Those of commits to this table, in the order given: sequence numbers begin anew in each, as in one that was dropped and made anew."""
+    """The records of commits to this table, in the given order: in another table, such as a dropped one, sequence numbers begin anew."""
     return [record for record in records if record is not None and is_of_table(table, {TABLE: record.table_uuid})]
 
 
@@ -158,12 +158,12 @@ def _parsed(content: bytes | None) -> PublishRecord | None:
     try:
         return None if content is None else PublishRecord.model_validate_json(content)
     except ValidationError:
-        # Of a later version: no reason to fail for those who ask what changed.
+        # A later version's record; that is no reason for `rollups diff` to fail.
         return None
 
 
 def origin_of(stage: Stage, table: Table, snapshot: Snapshot | None, batch: Batch) -> Origin:
-    """Which commit of ours gave a batch the rows it has in a snapshot, and what that was made from."""
+    """Which of our commits gave a batch the rows it has in a snapshot, and what that commit was made from."""
     at = snapshot
     while at is not None:
         if is_publish(at, batch) or is_rollback(at, batch) or is_migration(at):
@@ -173,7 +173,7 @@ def origin_of(stage: Stage, table: Table, snapshot: Snapshot | None, batch: Batc
                 return Origin(at, record)
             if target == NO_SNAPSHOT:
                 return Origin(is_new=True)
-            # It has what that snapshot has, also where the rollback left the batch as it was.
+            # The batch has that snapshot's rows, even if the rollback did not have to change them.
             at = table.snapshot_by_id(int(target))
             if at is None:
                 return Origin()
@@ -185,7 +185,7 @@ def origin_of(stage: Stage, table: Table, snapshot: Snapshot | None, batch: Batc
 
 
 def _record_before(stage: Stage, table: Table, snapshot: Snapshot, batch: Batch) -> PublishRecord | None:
-    """The last record before a snapshot, unless there was a commit in between of which there is none."""
+    """The last record before a snapshot; None if a later commit without a record came in between."""
     records = _all_records(stage, table, batch)
     sequence = snapshot.sequence_number or 0
     before = [record for record in records if record.sequence_number <= sequence]

@@ -15,26 +15,26 @@ BEGUN = "rollback_begun"
 ROLLED_BACK_TO = "rolled_back_to"
 
 _UNKNOWN = "rolled back to "
-"""Begins what stands for the digest of rows of unknown origin."""
+"""Prefix of the text that stands in for the digest of rows of unknown origin."""
 
 
 def rejected_digests(receipt: Manifest | None) -> tuple[str, ...]:
-    """Digests of the rollups that are not to be published again."""
+    """Digests of the rollups that must not be published again."""
     return () if receipt is None else tuple(receipt.counters.get(REJECTED, ()))
 
 
 def digest_of_unknown(target: int | None) -> str:
-    """What a receipt says in place of a digest where it is not known which rollups the rows are of that came back, if there are any."""
+    """The text in a receipt in place of a digest if it is unknown which rollups the restored rows, if any, are from."""
     return f"{_UNKNOWN}{target}"
 
 
 def is_known(digest: str) -> bool:
-    """Whether it is the digest of rollups, which can be rejected; not what stands for one."""
+    """Whether this is a real digest of rollups, which can be rejected, and not a text that stands in for one."""
     return not digest.startswith(_UNKNOWN)
 
 
 def is_begun(receipt: Manifest | None) -> bool:
-    """Whether a rollback has not ended.
+    """Whether a rollback was begun and has not ended.
 
     Receipts of earlier versions have no such mark. For those, the rollback is unfinished while the receipt still names the rejected
     content.
@@ -43,12 +43,12 @@ def is_begun(receipt: Manifest | None) -> bool:
 
 
 def still_rejected(receipt: Manifest | None, published: Manifest) -> list[str]:
-    """What stays rejected once these rollups are published."""
+    """The digests that stay rejected once these rollups are published."""
     return [digest for digest in rejected_digests(receipt) if digest != published.digest]
 
 
 def refusal(receipt: Manifest | None, rollups: Manifest, batch: Batch) -> str | None:
-    """Why these rollups are not published; None if nothing speaks against it."""
+    """Why these rollups must not be published; None if they may be."""
     if receipt is None or rollups.digest not in rejected_digests(receipt):
         return None
     if is_begun(receipt):

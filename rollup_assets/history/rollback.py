@@ -45,21 +45,21 @@ class RolledBack:
     """What a rollback did, or would do."""
 
     target: int | None
-    """The snapshot whose rows came back; None: what was there before the first one, no row."""
+    """The snapshot whose rows came back; None: the empty table before the first one."""
     snapshot_id: int | None
-    """The new snapshot; None where there is none."""
+    """The new snapshot; None if there is none."""
     changed: bool
     """False if the table held these rows already."""
     partitions: tuple[RolledBackPartition, ...]
     also_published: tuple[str, ...] = ()
-    """Partitions that were published after the one that was undone, and took over windows of it."""
+    """Partitions that were published after the undone publish, and took over windows of it."""
     difference: SnapshotDifference | None = None
-    """Of a dry run: from the table as it is to what it would be."""
+    """For a dry run: the difference from the current table to what it would be."""
 
 
 @dataclass(slots=True)
 class _Choice:
-    """What is to be brought back."""
+    """The rows to bring back."""
 
     batch: Batch | None
     target: Snapshot | None
@@ -73,7 +73,7 @@ class _Choice:
 
 @dataclass(slots=True)
 class _Affected:
-    """A partition whose rows are brought back, and what the stage is to say of it."""
+    """A partition whose rows are brought back, and what the stage should record about it."""
 
     batch: Batch
     receipt: Manifest | None
@@ -93,7 +93,7 @@ def rollback(pipeline: Pipeline, what: str, *, to: str | None = None, dry_run: b
 
     Args:
         pipeline: settings and stage.
-        what: a partition, which gets the rows it had before its last publish; or the id of a snapshot, which the whole table goes back to.
+        what: a partition, which gets the rows it had before its last publish; or the id of a snapshot that the whole table goes back to.
         to: for a partition: the snapshot (id or time) whose rows it gets instead.
         dry_run: only say what would change.
         first_differences: how many windows a dry run returns with their values.
@@ -177,12 +177,12 @@ def _before_last_publish(pipeline: Pipeline, table: Table, batch: Batch, command
 
 
 def _require_same_settings(pipeline: Pipeline, table: Table, choice: _Choice) -> None:
-    """What was there before a migration has other shards, resolutions or batches than the table."""
+    """Refuse to go back past a migration: earlier rows have other shards, resolutions or batches than the table."""
     from rollup_assets.history.records import last_record
     from rollup_assets.iceberg.snapshots import MIGRATED_PROPERTY, ancestors, is_migration, said
 
     mend = "correct the raw data and publish it, or restore the old settings and run `rollups migrate`"
-    # What another engine has set aside comes from the same migration if it was made after it.
+    # A snapshot that another engine has set aside is fine if it comes after the same migration.
     migration = next((snapshot.snapshot_id for snapshot in ancestors(table, choice.target) if is_migration(snapshot)), None)
     for snapshot in ancestors(table, table.current_snapshot()):
         if snapshot.snapshot_id in (choice.target_id, migration):
@@ -194,7 +194,7 @@ def _require_same_settings(pipeline: Pipeline, table: Table, choice: _Choice) ->
             )
     if choice.target is None:
         return
-    # Kept by a tag, or set aside by another engine: a migration since then may have expired.
+    # The target was kept by a tag or set aside by another engine, so the snapshot of a later migration may have expired.
     record = last_record(pipeline.stage, table, choice.target)
     if record is None:
         raise RollbackError(
@@ -229,14 +229,14 @@ def _affected(pipeline: Pipeline, table: Table, choice: _Choice, done: Snapshot 
         unwanted = {*rejected_digests(receipt)}
         unwanted |= {receipt.digest} if receipt is not None else set()
         unwanted |= {digest} if publish is not None and (digest := said(publish, DIGEST_PROPERTY)) else set()
-        # The receipt of a rollback that is run again may have no digest, and would be taken for one whose rollback has not ended.
+        # When a rollback is run again, the receipt may have a stand-in for a digest: rejected, it would look like an unfinished rollback.
         rejected = sorted(digest for digest in unwanted - {digest_of(origin)} if is_known(digest))
         found.append(_Affected(batch, receipt, rollups, origin, rejected, range_counts(table, batch).rows))
     return found
 
 
 def digest_of(origin: Origin) -> str | None:
-    """The digest of the rollups that the rows are of, as far as it is known."""
+    """The digest of the rollups that the rows come from, if it is known."""
     from rollup_assets.iceberg.snapshots import DIGEST_PROPERTY, said
 
     if origin.record is not None:
@@ -245,13 +245,13 @@ def digest_of(origin: Origin) -> str | None:
 
 
 def _before(table: Table, done: Snapshot | None) -> Snapshot | None:
-    """What the table is, or was before it went back: a partition that was emptied then has no file now by which it could be found."""
+    """The current snapshot, or the one before the rollback ``done``: partitions that it emptied have no files now to be found by."""
     before = None if done is None or done.parent_snapshot_id is None else table.snapshot_by_id(done.parent_snapshot_id)
     return before or table.current_snapshot()
 
 
 def _batches_between(pipeline: Pipeline, table: Table, before: Snapshot | None, target: Snapshot | None) -> list[Batch]:
-    """The batches that may have other rows in the target than before, in time order."""
+    """The batches whose rows may differ between the two snapshots, in time order."""
     from rollup_assets.iceberg.reading import changed_files
 
     calendar = pipeline.calendar
@@ -301,7 +301,7 @@ def _carry_out(pipeline: Pipeline, catalog: Catalog, lock: TableLock, table: Tab
         table, snapshot_id = replacement.table, replacement.snapshot_id if replacement.changed else None
         made = None if snapshot_id is None else table.snapshot_by_id(snapshot_id)
     after = {one.batch: range_counts(table, one.batch) for one in affected}
-    # The others have rows of other writers only.
+    # Other batches have only rows of other writers.
     ours = [one for one in affected if one.receipt is not None or one.rollups is not None or one.rejected]
     for_each(pipeline, lambda one: _note(pipeline, one, table, choice, made, after[one.batch]), ours)
     rows = {batch: counts.rows for batch, counts in after.items()}
@@ -309,7 +309,7 @@ def _carry_out(pipeline: Pipeline, catalog: Catalog, lock: TableLock, table: Tab
 
 
 def _done_before(table: Table, choice: _Choice) -> Snapshot | None:
-    """The rollback that did the same, if nobody has changed these rows since, as far as can be told."""
+    """An earlier rollback that did the same, unless these rows have been, or may have been, changed since."""
     from rollup_assets.iceberg.maintenance import MAINTENANCE_PROPERTY
     from rollup_assets.iceberg.snapshots import (
         NO_SNAPSHOT,
@@ -333,7 +333,7 @@ def _done_before(table: Table, choice: _Choice) -> Snapshot | None:
 
 
 def _reject(pipeline: Pipeline, one: _Affected, table: Table) -> None:
-    """Say in the receipt which content is not wanted, and that the rollback has begun, before the table is changed."""
+    """Before the table is changed, note in the receipt which content is rejected, and that the rollback has begun."""
     from rollup_assets.iceberg.reading import range_counts
 
     receipt = one.receipt
@@ -347,12 +347,12 @@ def _reject(pipeline: Pipeline, one: _Affected, table: Table) -> None:
 
 
 def _note(pipeline: Pipeline, one: _Affected, table: Table, choice: _Choice, made: Snapshot | None, counts: RangeCounts) -> None:
-    """Record and receipt of what is in the table now. ``made``: the rollback's own snapshot; None if the table had these rows already."""
+    """Write record and receipt of the table's current rows. ``made``: the rollback's snapshot; None if the table had these rows already."""
     from rollup_assets.history.records import PublishRecord, attempt_before, write_record
     from rollup_assets.iceberg.snapshots import ATTEMPT_PROPERTY, said, time_of
 
     known = one.origin.record
-    # Without a snapshot of its own: the current one may be about anything, the rows are known by the commit that they came from.
+    # Without a snapshot of its own, use the attempt of the commit that the rows came from: the current snapshot may be about anything.
     attempt = "" if known is None else known.attempt
     if made is not None:
         attempt = said(made, ATTEMPT_PROPERTY) or ""
@@ -384,11 +384,11 @@ def _note(pipeline: Pipeline, one: _Affected, table: Table, choice: _Choice, mad
 def _receipt(
     pipeline: Pipeline, one: _Affected, table: Table, counts: RangeCounts, snapshot_id: int | None, attempt: str, digest: str
 ) -> Manifest:
-    """Says which rollups the rows are of that are in the table now, as far as it is known, and which are not wanted."""
+    """A receipt that names the rollups that the table's current rows come from, if known, and the rejected ones."""
     from rollup_assets.steps.publish import new_receipt
 
     base = one.receipt or one.rollups
-    # Where the rows that came back are those that are staged, there is nothing to publish.
+    # If the restored rows are the staged ones, there is nothing to publish.
     is_staged = one.rollups is not None and one.rollups.digest == digest
     return new_receipt(
         one.batch,
