@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 _INTEGERS = ("INTEGER", "BIGINT")
 _MICROSECONDS = ("TIMESTAMP", "TIMESTAMP WITH TIME ZONE")
 _NANOSECONDS = ("TIMESTAMP_NS", "TIMESTAMPTZ_NS")
-# Two marks of four bytes and the length of a footer.
+# Two magic numbers of four bytes each and the length of a footer.
 _LEAST_PARQUET = 12
 _MOST_TICKS = 2**63 - 1
 _MOST_LAG = 36_525 * 86_400_000
-"""Milliseconds: a receive time further from the point's own is none."""
+"""Milliseconds: a receive time that is further from the point's own time counts as missing."""
 _TIMES = (*_INTEGERS, *_MICROSECONDS, *_NANOSECONDS)
 _COLUMNS = ("id", "org_id", "metric", "logical_timestamp", "receive_timestamp")
-# Of a file that is copied: what is in memory at once.
+# Rows of a file that are in memory at once when it is copied.
 _ROWS = 32_768
 _READ_BYTES = 1 << 20
 
@@ -45,13 +45,13 @@ class RawCounts:
     points: int = 0
     duplicates: int = 0
     elsewhere: int = 0
-    """Rows of good files that are other batches' affair."""
+    """Rows of good files that other batches are responsible for."""
     reasons: Counter[str] = field(default_factory=Counter)
     """Quarantined rows of good files, by reason."""
     bad_files: set[str] = field(default_factory=set)
     """Paths relative to the landing zone."""
     copies: set[str] = field(default_factory=set)
-    """Paths of files with the content of another one; these are not read."""
+    """Paths of files with the same content as another one; they are not read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class _Columns:
     time: str
     """DuckDB's type of the timestamps."""
     types: tuple[str, ...]
-    """DuckDB's types of all these columns: of files that are read together the first one's are everyone's."""
+    """DuckDB's types of all these columns: if files are read together, DuckDB uses the first one's types for all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +72,18 @@ class _Source:
     query: str
     folder: Batch
     rows: int
-    """Rows of the files, also those that the query leaves out."""
+    """Rows of the files, including those that the query leaves out."""
 
 
 class TrialReader:
-    """A database of its own for queries of files that may be damaged, or hostile: some leave a database of DuckDB unusable."""
+    """A separate database for queries of files that may be damaged or hostile: some make a DuckDB database unusable."""
 
     def __init__(self, connect: Callable[[], DuckDBPyConnection]) -> None:
         self._connect = connect
         self._db: DuckDBPyConnection | None = None
 
     def rows(self, query: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        """The answer; duckdb.Error if there is none."""
+        """The query's rows; raises duckdb.Error if it fails."""
         import duckdb
 
         self._db = self._db or self._connect()
@@ -94,7 +94,7 @@ class TrialReader:
             raise
 
     def close(self) -> None:
-        """Give its memory back; the next query makes it anew."""
+        """Close the database to free its memory; the next query opens a new one."""
         if self._db is not None:
             self._db.close()
             self._db = None
@@ -103,7 +103,7 @@ class TrialReader:
 class RawPoints:
     """The points of a few batches, each a temporary table of DuckDB named by :meth:`table`.
 
-    Columns: ``id, org_id, metric, ts, v, receive`` and ``previous_ts, previous_v`` of the series' point before, null if there is none
+    Columns: ``id, org_id, metric, ts, v, receive`` and ``previous_ts, previous_v`` of the series' previous point, null if there is none
     in this batch and the one before it. Times are epoch milliseconds.
     """
 
@@ -116,7 +116,7 @@ class RawPoints:
         trial: TrialReader,
         left_out: Callable[[Batch], set[str]],
     ) -> None:
-        """``trial``: opens files first; ``left_out``: paths of a batch's files that are bad, and not to be opened."""
+        """``trial``: opens files first; ``left_out``: gives the paths of a batch's bad files that must not be opened."""
         self._db = db
         self._trial = trial
         self._left_out = left_out
@@ -124,11 +124,11 @@ class RawPoints:
         self._landing_zone = landing_zone
         self._scratch = scratch
         self._loaded: dict[Batch, bool] = {}
-        """Whether the batch before was there, so that first points know theirs."""
+        """Whether the previous batch was loaded, so that first points have their previous ones."""
         self._bad_files: dict[Batch, set[str]] = {}
         self._copies: dict[Batch, dict[str, str]] = {}
         self._decoded: set[str] = set()
-        """Files whose every page decodes."""
+        """Files of which every page can be decoded."""
 
     @staticmethod
     def table(batch: Batch) -> str:
@@ -136,7 +136,7 @@ class RawPoints:
         return f"points_{batch.folder.replace('-', '_')}"
 
     def load(self, batch: Batch, series: str) -> list[tuple[Batch, RawCounts]]:
-        """Load a batch and, as far as they are not there, the two before it; what is older is dropped.
+        """Load a batch and, unless they are loaded, the two before it; older ones are dropped.
 
         ``series`` is an SQL condition on ``id``. Returns what was found in each batch that had to be read.
         """
@@ -147,14 +147,14 @@ class RawPoints:
         self.keep(chain)
         read = []
         for position, each in enumerate(chain):
-            # The oldest is read for its last points alone: the steps into its own first points do not matter.
+            # The oldest is read only for its last points: whether its own first points have previous ones does not matter.
             if each not in self._loaded or (position and not self._loaded[each]):
                 read.append((each, self._read(each, series)))
         self.keep(chain[-2:])
         return read
 
     def keep(self, batches: Sequence[Batch]) -> None:
-        """Drop all others."""
+        """Drop all other batches."""
         for batch in [batch for batch in self._loaded if batch not in batches]:
             self._db.execute(f"DROP TABLE {self.table(batch)}")
             del self._loaded[batch]
@@ -190,9 +190,9 @@ class RawPoints:
         return [Batch(start, start + length) for start in starts if start >= first]
 
     def _local_files(self, batch: Batch, left_out: set[str]) -> dict[Batch, dict[str, Path]]:
-        """By folder, raw files by their path in the landing zone, as files that DuckDB can open; those of object stores are copied.
+        """Folder → path in the landing zone → local file that DuckDB can open: a link, or a copy from an object store.
 
-        Under names of ours, whatever theirs are: DuckDB takes a path for a pattern.
+        The local files have names of ours, since DuckDB takes a path for a pattern.
         """
         scratch = self._scratch / batch.folder
         shutil.rmtree(scratch, ignore_errors=True)
@@ -218,12 +218,12 @@ class RawPoints:
         return target
 
     def _sources(self, batch: Batch, counts: RawCounts, left_out: set[str]) -> list[_Source]:
-        """Normalized rows, one source for all good files of a folder with the same column types; counts those that are no points."""
+        """Normalized rows, one source for all good files of a folder with the same column types; counts rows that are not points."""
         files = self._local_files(batch, left_out)
         if batch not in self._copies:
             self._copies[batch] = _copies([local for folder in files.values() for local in folder.items()])
         sources = [source for folder, local in files.items() for source in self._sources_of(batch, folder, local)]
-        # A copy of a bad file is no better.
+        # Copies of a bad file are bad, too.
         self._bad_files[batch].update(copy for copy, original in self._copies[batch].items() if original in self._bad_files[batch])
         for source in sources:
             fate = self._fate(batch, source.folder)
@@ -259,7 +259,7 @@ class RawPoints:
                     yield _Source(query, folder, self._rows([files[path]]))
 
     def _decoding(self, columns: _Columns, paths: list[str], files: dict[str, Path]) -> list[str]:
-        """Those of ``paths`` whose every page decodes."""
+        """Those of ``paths`` of which every page can be decoded."""
         new = [path for path in paths if path not in self._decoded]
         if new and self._decodes(_select(columns, [files[path] for path in new])):
             self._decoded.update(new)
@@ -268,9 +268,9 @@ class RawPoints:
         return [path for path in paths if path in self._decoded]
 
     def _with_integers(self, columns: _Columns, file: Path) -> str | None:
-        """All rows of a file with timestamps in milliseconds that are beyond DuckDB's, which are microseconds; None if it is damaged.
+        """All rows of a file with millisecond timestamps outside the range of DuckDB's microseconds; None if it is damaged.
 
-        DuckDB decodes no page that has one, so it is given a copy in which they are integers.
+        DuckDB cannot decode a page with such a timestamp, so it gets a copy of the file with integers instead.
         """
         import duckdb
         import pyarrow as pa
@@ -291,7 +291,7 @@ class RawPoints:
         return query if self._decodes(query) else None
 
     def _part(self, columns: _Columns, file: Path, batch: Batch, folder: Batch) -> str | None:
-        """The row groups of a damaged file of another folder that the batch needs; None if these are damaged too."""
+        """A query of the row groups that the batch needs of a damaged file in another folder; None if these are damaged too."""
         import duckdb
 
         first, last = (_milliseconds(f"stats_{end}_value::{columns.time}", columns.time) for end in ("min", "max"))
@@ -315,7 +315,7 @@ class RawPoints:
         return query if self._decodes(query) else None
 
     def _rows(self, files: list[Path]) -> int:
-        """Rows by the footers."""
+        """How many rows the files have by their footers."""
         paths = ", ".join(_quoted(file) for file in files)
         return _number(self._db, f"SELECT sum(num_rows) FROM parquet_file_metadata([{paths}])")
 
@@ -334,7 +334,7 @@ class RawPoints:
         return None
 
     def _columns(self, file: Path) -> _Columns | None:
-        """Its columns; None if it is not Parquet, or its columns are not those of raw data."""
+        """The file's columns; None if it is not Parquet, or its columns are not those of raw data."""
         import duckdb
 
         try:
@@ -368,7 +368,7 @@ class RawPoints:
         )
 
     def _fate(self, batch: Batch, folder: Batch) -> str:
-        """Why a normalized row of a folder is no point of the batch: a quarantine reason, or ``elsewhere``; null for a point."""
+        """SQL for why a folder's normalized row is not a point of the batch: a quarantine reason or ``elsewhere``; null for a point."""
         settings = self._settings
         not_finite = "WHEN NOT isfinite(v) THEN 'non_finite_value' " if settings.value_type == "double" else ""
         wrong = (
@@ -389,13 +389,13 @@ class RawPoints:
         return f"CASE {outside} 'elsewhere' WHEN (CASE {wrong} END) IS NOT NULL THEN 'elsewhere' END"
 
     def _range(self, batch: Batch, folder: Batch) -> tuple[int, int]:
-        """The times between which points of the batch are in another folder."""
+        """The time range of the batch's points that may be in another folder."""
         return batch.start, min(batch.end, folder.end + (self._settings.raw_future or 0))
 
     # ----------------------------------------------------------------------------------------------------------- points
 
     def _accept(self, batch: Batch) -> None:
-        """From ``good``: of rows with one id and timestamp the greatest stays, and each learns of the point before it."""
+        """Make the batch's table from ``good``: of rows with the same id and timestamp the greatest stays; each gets its previous point."""
         before = next(iter(self._settings.calendar.earlier(batch, 1)), None)
         has_before = before is not None and before in self._loaded
         last = (
@@ -431,15 +431,15 @@ def _milliseconds(column: str, kind: str) -> str:
     if kind in _INTEGERS:
         return f"{column}::BIGINT"
     ticks, unit = (f"epoch_ns({column})", 1_000_000) if kind in _NANOSECONDS else (f"epoch_us({column})", 1_000)
-    # To DuckDB int64's greatest number and the same below zero are infinity, which has no ticks.
+    # DuckDB treats int64's greatest number and its negative as infinity, which has no ticks.
     ticks = f"coalesce({ticks}, CASE WHEN {column} > 'epoch' THEN {_MOST_TICKS} WHEN {column} < 'epoch' THEN -{_MOST_TICKS} END)"
     return f"({ticks} // {unit} - ({ticks} % {unit} < 0)::BIGINT)"
 
 
 def _copy_with_integers(file: Path, copy: Path, names: Sequence[str]) -> None:
-    """Write those of these columns that a Parquet file has to another one, timestamps in milliseconds as integers.
+    """Copy a Parquet file, with the columns in ``names`` that it has, and timestamps in milliseconds as integers.
 
-    By pyarrow, a few rows at a time: the product's own reader would have its mistakes in here, too.
+    With pyarrow, a few rows at a time: the pipeline's own reader would bring its bugs into the verification.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -452,15 +452,15 @@ def _copy_with_integers(file: Path, copy: Path, names: Sequence[str]) -> None:
         schema = pa.schema([integer(field) for field in source.schema_arrow if field.name in names])
         with pq.ParquetWriter(copy, schema) as sink:
             for batch in source.iter_batches(_ROWS, columns=schema.names, use_threads=False):
-                # Arrow hands out dictionary indices and texts unchecked.
+                # Arrow does not check dictionary indices and texts by itself.
                 batch.validate(full=True)
                 sink.write_batch(batch.cast(schema))
 
 
 def _top_level(schema: Sequence[tuple[str, int | None]]) -> Counter[str]:
-    """How often each name is that of a column: fields inside of columns have names of their own.
+    """How many top-level columns have each name; fields inside columns do not count.
 
-    ``schema`` has the root, then each column followed by what is inside of it, all with the number of their children.
+    ``schema`` has the root, then each column followed by the fields inside it, each with its number of children.
     """
     names: Counter[str] = Counter()
     inside = 0
@@ -474,7 +474,7 @@ def _top_level(schema: Sequence[tuple[str, int | None]]) -> Counter[str]:
 
 
 def _copies(files: Sequence[tuple[str, Path]]) -> dict[str, str]:
-    """The paths of files whose bytes are those of one before them, and that one's; what is too small to be Parquet is nobody's copy."""
+    """Path of each file with the same bytes as an earlier one → that one's path; files too small to be Parquet do not count."""
     by_size: dict[int, list[tuple[str, Path]]] = defaultdict(list)
     for path, local in files:
         if (size := local.stat().st_size) >= _LEAST_PARQUET:

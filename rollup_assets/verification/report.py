@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 RELATIVE_TOLERANCE = 1e-9
-"""How far derived doubles may lie apart. Integers, extremes and latest values have to be equal."""
+"""How far derived doubles may differ. Integers, extremes and latest values must be equal."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One value that is not what raw data says."""
+    """One value that differs from what raw data gives."""
 
     partition: str
     id: int
@@ -26,7 +26,7 @@ class Difference:
 
 @dataclass(slots=True)
 class VerifiedPartition:
-    """What came out for the labels of one partition."""
+    """The result for the labels of one partition."""
 
     partition: str
     points: int = 0
@@ -38,15 +38,15 @@ class VerifiedPartition:
     extra: int = 0
     """Rows that should not be in the table."""
     different: int = 0
-    """Rows with at least one other value."""
+    """Rows with at least one value that differs."""
     problems: list[str] = field(default_factory=list)
-    """Where the manifests say something else about raw rows and files."""
+    """Statements about raw rows and files in the manifests that are wrong."""
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
     def agrees(self) -> bool:
-        """Whether table and manifests are what raw data says."""
+        """Whether table and manifests agree with raw data."""
         return not (self.missing or self.extra or self.different or self.problems)
 
 
@@ -55,15 +55,15 @@ class Verification:
     """The outcome for a range of partitions."""
 
     partitions: list[VerifiedPartition] = field(default_factory=list)
-    """Those that were compared, in order."""
+    """The partitions that were compared, in order."""
     differences: list[Difference] = field(default_factory=list)
-    """The first ones; the partitions have the counts."""
+    """The first differences; the partitions have the counts."""
     waiting: list[str] = field(default_factory=list)
-    """Not compared: they wait for raw data to be staged."""
+    """Partitions that were not compared, since they wait for raw data to be staged."""
     not_staged: list[str] = field(default_factory=list)
-    """Not compared, inside the given range: raw files are there and were never staged."""
+    """Partitions of the given range that were not compared, since their raw files were never staged."""
     not_published: list[str] = field(default_factory=list)
-    """Not compared, inside the given range: staged and never published."""
+    """Partitions of the given range that were not compared, since they were staged but never published."""
 
     @property
     def agrees(self) -> bool:

@@ -29,15 +29,15 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table
 
 STAGE = "verify"
-# What DuckDB needs for a row of two batches in memory, at its peak: above that, series are verified in several rounds.
+# Peak memory that DuckDB needs per row, with two batches in memory: if it is not enough, series are verified in several rounds.
 _BYTES_PER_ROW = 300
-# Two orders of adding n doubles differ by no more than about n times this times the sum of their magnitudes.
+# The sums of n doubles in two orders differ by at most about n times this times the sum of their magnitudes.
 _ROUNDING = 2.3e-16
 
 _KEY = ("id", "resolution", "label")
 _SAME = ("metric_shard_id", "org_id", "metric", "count_rollup", "min_rollup", "max_rollup", "latest_rollup", "resets_rollup")
 _ADDED = {"sum_rollup": "sum_error", "delta_rollup": "delta_error"}
-# Derived from a sum: what error it may have of its own, as a share of the sum's.
+# For columns that derive from a sum: their error in terms of the sum's.
 _DERIVED = {"average_rollup": "e.sum_error / e.count_rollup", "rate_rollup": "e.delta_error / (e.resolution / 1000.0)", "lag_rollup": "0"}
 _COLUMNS = (*_SAME, *_ADDED, *_DERIVED)
 _LATE = ("before_start", "too_late")
@@ -47,9 +47,9 @@ _LATE = ("before_start", "too_late")
 def verify(
     settings: Settings, batches: Sequence[Batch] | None = None, *, first_differences: int = 20, progress: Progress | None = None
 ) -> Verification:
-    """Compare the labels of ``batches`` (None: of all published ones) with what raw files say.
+    """Compare the rows with labels in ``batches`` (None: all published ones) with what raw files give.
 
-    Raw files are read from two batches before the first one on. Threads and memory are bounded by the settings.
+    Raw files are read starting two batches before the first one. The settings bound threads and memory.
     """
     from rollup_assets.iceberg.catalog import open_catalog
     from rollup_assets.iceberg.reading import labels, live_files
@@ -88,7 +88,7 @@ class _Chooser:
         self._result = result
 
     def choose(self, batches: Iterable[Batch]) -> list[Batch]:
-        """The batches to compare, in order; of the others, notes in the result why they are not."""
+        """The batches to compare, in order; for the others, the reason is noted in the result."""
         chosen = []
         for batch in sorted(set(batches)):
             if batch < self._settings.calendar.first:
@@ -114,7 +114,7 @@ class _Chooser:
 
 
 class _Comparison:
-    """Recomputes and compares, partition by partition; in several rounds of some series each if they do not fit together."""
+    """Recomputes and compares, partition by partition; if they do not fit in memory, in several rounds of some series each."""
 
     def __init__(
         self,
@@ -206,13 +206,13 @@ class _Comparison:
             self._db.execute(f"DROP TABLE {name}")
 
     def _find(self, batch: Batch, series: str) -> None:
-        """``found``: the table's rows of the batch's labels, the label in epoch microseconds; ``copy`` numbers rows with the same key."""
+        """Make ``found``: the table's rows with the batch's labels, in epoch microseconds; ``copy`` numbers rows with the same key."""
         from rollup_assets.iceberg.reading import snapshot_dataset
 
         if self._table is None:
             self._db.execute("CREATE OR REPLACE TEMP TABLE found AS SELECT *, 1 AS copy FROM expected WHERE false")
             return
-        # Small batches keep what Arrow holds beside DuckDB's own memory to a few MB.
+        # With small record batches, Arrow holds only a few MB on top of DuckDB's own memory.
         reader = snapshot_dataset(self._table, batch).scanner(batch_size=32_768, batch_readahead=4, fragment_readahead=2).to_reader()
         self._db.register("table_rows", reader)
         self._db.execute(
@@ -226,12 +226,12 @@ class _Comparison:
         self._db.unregister("table_rows")
 
     def _differs(self, column: str) -> str:
-        """Condition on ``e`` (expected) and ``f`` (found)."""
+        """SQL condition on ``e`` (expected) and ``f`` (found): the column's values differ."""
         distinct = f"e.{column} IS DISTINCT FROM f.{column}"
         if column in _SAME or (column in _ADDED and self._settings.value_type == "long"):
             return distinct
         error = f"e.{_ADDED[column]}" if column in _ADDED else _DERIVED[column]
-        # Sums of integers are exact, so what is derived from them has one rounding or two.
+        # Sums of integers are exact, so values derived from them are rounded only once or twice.
         rounding = f" AND abs(e.{column} - f.{column}) > {_ROUNDING} * {error}" if self._settings.value_type == "double" else ""
         apart = f"abs(e.{column} - f.{column}) > {RELATIVE_TOLERANCE} * greatest(abs(e.{column}), abs(f.{column})){rounding}"
         return f"{distinct} AND (e.{column} IS NULL OR f.{column} IS NULL OR {apart})"
@@ -259,7 +259,7 @@ class _Comparison:
     # -------------------------------------------------------------------------------------------------------- manifests
 
     def _compare_manifests(self, batch: Batch, seen: RawCounts, partition: VerifiedPartition) -> None:
-        """What DuckDB made of the raw rows and files against what the staged manifests say of them."""
+        """Compare DuckDB's counts of raw rows and files with those in the staged manifests."""
         rollups, receipt = self._stage.read(ROLLUPS, batch), self._stage.read(ROLLUP_TABLE, batch)
         if rollups is not None and (refused := refusal(receipt, rollups, batch)):
             partition.notes.append(refused)
@@ -267,7 +267,7 @@ class _Comparison:
         if staged is None or quarantined is None:
             return
         files = tuple(self._landing_zone.files(batch))
-        # Over its limit a batch stages what is wrong with it, and keeps the datapoints of its earlier raw files.
+        # Over its limit a batch stages its quarantine, but keeps the datapoints of its earlier raw files.
         if files != staged.inputs or files != quarantined.inputs:
             partition.notes.append(f"raw files changed since they were staged; run `rollups backfill {batch} {batch}`")
             return
@@ -281,7 +281,7 @@ class _Comparison:
         rejected = dict(seen.reasons)
         reasons = {reason: rows for reason, rows in quarantined.counters["reasons"].items() if reason not in FILE_REASONS}
         if any(rejected.get(reason) != reasons.get(reason) for reason in _LATE):
-            # Which of the two it is follows from the start, and a batch far from it stays current as it was staged with another one.
+            # Which of the two reasons applies depends on ROLLUP_START, and batches far from it are not staged again if it changes.
             late = " or ".join(_LATE)
             for counts in (rejected, reasons):
                 counts[late] = sum(counts.pop(reason, 0) for reason in _LATE)
@@ -309,14 +309,14 @@ class _Comparison:
 
 
 def _bad_files_staged(stage: Stage, batch: Batch) -> dict[str, str]:
-    """Raw files that are quarantined as a whole, by their path in the landing zone, and why."""
+    """Path in the landing zone → reason, for raw files that are quarantined as a whole."""
     manifest = stage.read(QUARANTINED, batch)
     found = [] if manifest is None else tallies(stage, batch, manifest)
     return {tally.file: tally.reason for tally in found if tally.whole_file}
 
 
 def _too_large(landing_zone: LandingZone, stage: Stage, batch: Batch) -> set[str]:
-    """Raw files that nobody should open, nor their copies, according to what is staged of just these files."""
+    """Raw files that are too large to open, and their copies, according to the quarantine if it was staged from the current files."""
     manifest = stage.read(QUARANTINED, batch)
     if manifest is None or manifest.inputs != tuple(landing_zone.files(batch)):
         return set()
@@ -324,7 +324,7 @@ def _too_large(landing_zone: LandingZone, stage: Stage, batch: Batch) -> set[str
     found = {path for path, reason in bad.items() if reason == TOO_LARGE}
     copies = {path for path, reason in bad.items() if reason == COPIED_FILE}
     if found and copies:
-        # As staging does it: in the order of the folders, which need not be that of the paths.
+        # In the order of the folders, as staging does; that need not be the order of the paths.
         files = (file for some in landing_zone.files_by_folder(batch).values() for file in some)
         originals = find_copies(landing_zone.root, [file for file in files if file.path in found | copies])
         found |= {path for path in copies if originals.get(path) in found}

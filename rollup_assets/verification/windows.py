@@ -14,10 +14,10 @@ _MASK = "4294967295::UBIGINT"
 
 
 def expected_rows(batch: Batch, settings: Settings, points: Sequence[str]) -> str:
-    """A SELECT of the rows with labels in ``[batch.start, batch.end)`` from tables of points of this batch and the one before it.
+    """A SELECT of the rows with labels in ``[batch.start, batch.end)`` from the point tables of this batch and the one before it.
 
-    Columns are the table's, the label in epoch microseconds as ``label``. For doubles there are two more, ``sum_error`` and
-    ``delta_error``: how far another order of the same additions may lead.
+    Columns are the table's, with the label in epoch microseconds as ``label``. Doubles have two more, ``sum_error`` and
+    ``delta_error``: how far the result may be off if the same numbers are added in another order.
     """
     parts = [_windows(batch, settings, points, resolution) for resolution in settings.resolutions]
     return _with_shards("\nUNION ALL\n".join(parts), settings.shards)
@@ -49,9 +49,9 @@ def _windows(batch: Batch, settings: Settings, points: Sequence[str], resolution
 
 
 def _with_shards(rows: str, shards: int) -> str:
-    """Adds ``metric_shard_id``, Iceberg's bucket: murmur3 (32 bits, seed 0) of the id's eight bytes, little-endian.
+    """Add ``metric_shard_id``, Iceberg's bucket: murmur3 (32 bits, seed 0) of the id's eight bytes, little-endian.
 
-    Each line of the hash is a query of its own: nested expressions would double with every rotation.
+    Each line of the hash is a separate subquery, since a nested expression would double in size with every rotation.
     """
     query = f"SELECT *, (id & 4294967295)::UBIGINT AS low, ((id >> 32) & 4294967295)::UBIGINT AS high, 0::UBIGINT AS h FROM ({rows})"
     for word in ("low", "high"):
