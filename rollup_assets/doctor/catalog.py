@@ -18,17 +18,17 @@ LOCK_SECONDS = 0.5
 
 
 def chains() -> list[Chain]:
-    """Table and lock need the catalog, and the table may differ whoever holds the lock."""
+    """Lock and table need the catalog; a lock that is held is only a warning, so that the table is checked all the same."""
     return [
         Chain((Check("catalog", catalog, "ROLLUP_CATALOG"), Check("lock", lock, "ROLLUP_CATALOG"), Check("table", table, "ROLLUP_CATALOG")))
     ]
 
 
 def catalog(settings: Settings) -> Found:
-    """Whether it can be opened, is initialized, and lets us write."""
+    """Whether the catalog can be opened, is initialized, and lets us write."""
     database = sqlite_database(settings)
     if database is not None and not database.exists():
-        # Opening it would make it.
+        # Do not open it: that would make it.
         nearest = existing(database)
         if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
             return failed(
@@ -66,7 +66,7 @@ def _postgres(settings: Settings) -> Found:
 
 
 def lock(settings: Settings) -> Found:
-    """Whether the table's lock can be taken at once; it is given back."""
+    """Whether the table's lock can be taken at once; it is released again."""
     file = lock_file(settings)
     if file is None and not is_postgres(settings):
         return skipped("this catalog has no lock: concurrent publishers retry their commits")
@@ -81,7 +81,7 @@ def lock(settings: Settings) -> Found:
 
 
 def table(settings: Settings) -> Found:
-    """The table against the settings."""
+    """Compare the table with the settings."""
     database = sqlite_database(settings)
     found = None
     if database is None or database.exists():

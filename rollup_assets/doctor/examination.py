@@ -16,16 +16,16 @@ from rollup_assets.loading import quick_imports
 from rollup_assets.settings import Settings, load_settings
 
 SECONDS = 28.0
-"""How long the checks may take together; what has not answered by then has failed."""
+"""How long the checks may take together; checks without an answer by then have failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """What all checks found, in a fixed order."""
+    """The findings of all checks, in a fixed order."""
 
     findings: tuple[Finding, ...]
     silent: bool = False
-    """Whether something has not answered, and threads that wait for it are left behind."""
+    """Whether a check got no answer, so that a thread that waits for one is left behind."""
 
     @property
     def healthy(self) -> bool:
@@ -34,11 +34,11 @@ class Examination:
 
 
 def examine(load: Callable[[], Settings] = load_settings, *, seconds: float = SECONDS) -> Examination:
-    """Look at everything that a run with these settings needs.
+    """Check everything that a run with these settings needs.
 
     Args:
-        load: gives the settings; the SettingsError that it may raise is a finding too.
-        seconds: when to give up waiting for answers.
+        load: returns the settings; a SettingsError that it raises becomes a finding.
+        seconds: how long to wait for answers.
     """
     deadline = time.monotonic() + seconds
     try:
@@ -48,7 +48,7 @@ def examine(load: Callable[[], Settings] = load_settings, *, seconds: float = SE
     chains = [*machine.chains(), *places.chains(), *catalog.chains(), *spark.chains(deadline), *records.chains()]
     running = [_Running(chain, settings, seconds) for chain in chains]
     spark_first = sorted(running, key=lambda one: one.chain.checks[0].name != "Java")
-    # Starting Spark takes the longest, and most of it is waiting.
+    # Spark starts first: that takes longest, mostly waiting.
     _import_in_turn(["pyarrow.fs", *(["pandas", "pyspark.sql"] if settings.engine == "spark" else []), "boto3"])
     spark_first[0].start()
     _import_in_turn(["numba", "sqlalchemy", "pyiceberg.catalog.sql", "dagster"])
@@ -69,23 +69,23 @@ def _summary(settings: Settings) -> str:
 
 
 def _import_in_turn(modules: Sequence[str]) -> None:
-    """Import here what several checks would import at once: modules that import each other do not stand that."""
+    """Import modules that several checks would import at once: modules that import each other fail when imported from two threads."""
     with quick_imports():
         for name in modules:
-            # The check that needs it says what is wrong with it.
+            # An error is reported by the check that needs the module.
             with contextlib.suppress(Exception):
                 importlib.import_module(name)
 
 
 @dataclass(slots=True)
 class _Running:
-    """A chain in a thread of its own, which is left to itself when it does not answer: it must not keep the process from ending."""
+    """A chain in a thread of its own. If it gets no answer, it is left running: it must not keep the process from ending."""
 
     chain: Chain
     settings: Settings
     seconds: float
     silent: bool = False
-    """Whether it was waited for in vain."""
+    """Whether it was not done when the wait ended."""
     _findings: list[Finding] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _thread: threading.Thread | None = None
@@ -95,7 +95,7 @@ class _Running:
         self._thread.start()
 
     def wait(self, deadline: float) -> list[Finding]:
-        """What was found; from the deadline on, what was not found by then too."""
+        """Wait for the findings until the deadline; unfinished checks become findings too."""
         assert self._thread is not None
         self._thread.join(max(0.0, deadline - time.monotonic()))
         with self._lock:
@@ -123,7 +123,7 @@ def _look(check: Check, settings: Settings) -> Found:
         return check.look(settings)
     except RollupError as error:
         return told(error)
-    except Exception as error:  # what nobody has foreseen must not hide what the other checks found
+    except Exception as error:  # an unexpected error must not hide the other checks' findings
         reason = (str(error).splitlines() or [""])[0][:300]
         return failed(f"{type(error).__name__}: {reason}", f"look at {check.asks}")
 

@@ -21,22 +21,22 @@ class Found:
     text: str
     state: State = "ok"
     remedy: str = ""
-    """What mends it; empty where nothing has to be mended, or the text says so already."""
+    """How to fix it; empty if there is nothing to fix, or the text says it already."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that is looked at. An error of ours that ``look`` raises is a failed check, told in the error's own words."""
+    """One check. If ``look`` raises one of our errors, the check has failed, with the error's message."""
 
     name: str
     look: Callable[[Settings], Found]
     asks: str
-    """The settings that say who is asked, for when nobody answers."""
+    """The settings that name what is asked, to be shown if no answer comes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """Checks of which each needs the ones before it: after a failed one the others are skipped."""
+    """Checks that each need the ones before them: after a failed one the rest are skipped."""
 
     checks: tuple[Check, ...]
 
@@ -63,11 +63,11 @@ def failed(text: str, remedy: str = "") -> Found:
 
 
 def skipped(reason: str) -> Found:
-    """Nothing was looked at."""
+    """Nothing was checked."""
     return Found(reason, "skipped")
 
 
 def told(error: RollupError) -> Found:
-    """Our errors are sentences that end with the remedy, behind a semicolon."""
+    """A failed check from one of our errors, whose messages end with the remedy after a semicolon."""
     problem, _, remedy = str(error).rpartition("; ")
     return failed(problem, remedy) if problem else failed(remedy)

@@ -23,7 +23,7 @@ _PRECOMPILE = "python -m rollup_assets.precompile"
 
 
 def chains() -> list[Chain]:
-    """Each of these stands for itself."""
+    """These checks are independent of each other."""
     checks = (
         Check("Python", python, "the environment"),
         Check("kernels", kernels, "NUMBA_CACHE_DIR"),
@@ -34,7 +34,7 @@ def chains() -> list[Chain]:
 
 
 def python(settings: Settings) -> Found:
-    """The interpreter and the packages that these settings need, against what this package asks for."""
+    """Compare the interpreter and the packages that these settings need with this package's requirements."""
     from packaging.requirements import Requirement
     from packaging.specifiers import SpecifierSet
 
@@ -68,7 +68,7 @@ def python(settings: Settings) -> Found:
 
 
 def kernels(settings: Settings) -> Found:  # noqa: ARG001
-    """Whether compiled code is kept where it can be, and is there."""
+    """Whether compiled code can be stored, and is there."""
     from rollup_assets import kernels as package
 
     try:
@@ -96,7 +96,7 @@ def kernels(settings: Settings) -> Found:  # noqa: ARG001
 
 
 def memory(settings: Settings) -> Found:
-    """What the engine may use, against what there is here."""
+    """Compare the memory and threads that the engine may use with those of the machine."""
     from rollup_assets.engines.spark_session import is_local
 
     there, cores = machine_memory(), machine_cores()
@@ -127,7 +127,7 @@ def _spark_memory(settings: Settings, there: int, cores: int) -> Found:
 
 
 def disk_space(settings: Settings) -> Found:
-    """Free space where blocks are spilled and where local data is kept, once for each disk."""
+    """Free space where blocks are spilled and local data is kept, once for each disk."""
     wanted = {"scratch": settings.home / "scratch"}
     wanted |= {name: Path(location) for name in ("stage", "warehouse") if "://" not in (location := getattr(settings, name))}
     disks: dict[int, tuple[Path, list[str]]] = {}
@@ -149,7 +149,7 @@ def disk_space(settings: Settings) -> Found:
 
 
 def is_this_machine(host: str) -> bool:
-    """Whether a host, or the lack of one, means the machine that this process is on."""
+    """Whether a host, which may be empty, means the machine that this process is on."""
     if host in ("", "localhost"):
         return True
     try:

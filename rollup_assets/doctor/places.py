@@ -24,7 +24,7 @@ _WRITTEN = ("stage", "warehouse")
 
 
 def chains() -> list[Chain]:
-    """Each of these stands for itself."""
+    """These checks are independent of each other."""
     checks = [Check("raw data", raw_data, "ROLLUP_RAW and ROLLUP_S3_ENDPOINT")]
     checks += [Check(name, functools.partial(written, name), f"ROLLUP_{name.upper()} and ROLLUP_S3_ENDPOINT") for name in _WRITTEN]
     checks.append(Check("scratch", scratch, "ROLLUP_HOME"))
@@ -33,7 +33,7 @@ def chains() -> list[Chain]:
 
 
 def raw_data(settings: Settings) -> Found:
-    """List it and read a byte of a file; nothing is written."""
+    """List the raw data and read a byte of a file; nothing is written."""
     place = Place.parse(settings.raw, settings.s3)
     for name in _WRITTEN:
         location = str(getattr(settings, name))
@@ -54,7 +54,7 @@ def raw_data(settings: Settings) -> Found:
 
 
 def written(name: str, settings: Settings) -> Found:
-    """Write a probe, read it, replace it on a condition that holds and on one that does not, and delete it."""
+    """Write a probe, read it, replace it under a condition that holds and under one that does not, and delete it."""
     location = str(getattr(settings, name))
     place = Place.parse(location, settings.s3)
     with _local_errors(f"ROLLUP_{name.upper()}", location, "writable"):
@@ -68,7 +68,7 @@ def written(name: str, settings: Settings) -> Found:
 
 
 def scratch(settings: Settings) -> Found:
-    """The local folder for data that does not fit into memory."""
+    """Check the local folder for data that does not fit into memory."""
     place = Place.parse(str(settings.home / "scratch"))
     with _local_errors("ROLLUP_HOME", str(settings.home), "writable"):
         probe(place)
@@ -76,7 +76,7 @@ def scratch(settings: Settings) -> Found:
 
 
 def encryption(settings: Settings) -> Found:
-    """Whether S3 and a REST catalog on other machines are asked over TLS, as the settings say; nobody is asked here."""
+    """Whether, by the settings, S3 and a REST catalog on other machines are used over TLS; no request is made."""
     asked = {}
     if any(location.startswith(SCHEME) for location in (settings.raw, settings.stage, settings.warehouse)):
         asked["ROLLUP_S3_ENDPOINT"] = settings.s3_endpoint
@@ -98,7 +98,7 @@ def encryption(settings: Settings) -> Found:
 
 @contextlib.contextmanager
 def _local_errors(setting: str, location: str, wanted: str) -> Iterator[None]:
-    """What the operating system refuses, in a sentence; stores elsewhere have their own."""
+    """Turn the operating system's refusals into a sentence; errors of remote stores have their own."""
     try:
         yield
     except OSError as error:

@@ -13,11 +13,11 @@ from rollup_assets.storage.leftovers import PROBE
 
 
 def probe(folder: Place) -> bool:
-    """Whether a store with versions keeps one writer from overwriting what it has not seen; true on disks, which have none.
+    """Whether the store keeps a writer from overwriting a version that it has not seen; True for disks, which have no versions.
 
     Raises:
-        StorageError: the store cannot be reached, or does not allow something.
-        OSError: the disk does not.
+        StorageError: the store cannot be reached, or denies an access.
+        OSError: the disk denies an access.
     """
     with probe_file(folder) as file:
         with file.open_input() as stream:
@@ -36,7 +36,7 @@ def probe(folder: Place) -> bool:
 
 @contextlib.contextmanager
 def probe_file(folder: Place) -> Iterator[Place]:
-    """A file with its own name as content; when the block ends it is gone, and so are the local folders that were made for it."""
+    """A file with its own name as content; at the end of the block it is deleted, with any local folders that were made for it."""
     file = folder / f"{PROBE}{uuid.uuid4().hex}"
     with _made_folders_removed(folder):
         try:
@@ -59,13 +59,13 @@ def _made_folders_removed(folder: Place) -> Iterator[None]:
         yield
     finally:
         for made in missing:
-            # Not empty: somebody else has begun to use it.
+            # A folder that is not empty is now used by another process.
             with contextlib.suppress(OSError):
                 made.rmdir()
 
 
 def some_file(folder: Place) -> Place | None:
-    """A raw file, of one of the latest batches; found folder by folder, since there may be millions."""
+    """A raw file of one of the latest batches; found folder by folder, since there may be millions of files."""
     for name in reversed([name for name in folder.folders() if not name.startswith(("_", "."))]):
         if (found := some_file(folder / name)) is not None:
             return found

@@ -7,12 +7,12 @@ from rollup_assets.settings import Settings
 
 
 def chains() -> list[Chain]:
-    """This stands for itself."""
+    """A single check, independent of all others."""
     return [Chain((Check("Dagster", dagster, "DAGSTER_HOME and its dagster.yaml"),))]
 
 
 def dagster(settings: Settings) -> Found:
-    """Whether they can be opened, where there are any."""
+    """Whether Dagster's records of runs can be opened, if there are any."""
     from rollup_assets.defs.records import describe_records
 
     return Found(describe_records(settings))

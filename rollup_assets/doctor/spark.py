@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 TASKS = 2
-# A job that is stopped tells more than a check that is given up.
+# Jobs are stopped this many seconds before the deadline: a stopped job reports more than a check that got no answer.
 _BEFORE_DEADLINE = 3.0
 _UNUSED = "ROLLUP_ENGINE=local needs none"
 
 
 def chains(deadline: float) -> list[Chain]:
-    """``deadline``: when all checks have to be through, on the monotonic clock."""
+    """``deadline``: when all checks have to be done, on the monotonic clock."""
     spark = _Spark(deadline)
     checks = (
         Check("Java", java, "JAVA_HOME"),
@@ -53,13 +53,13 @@ def java(settings: Settings) -> Found:
 
 @dataclass(slots=True)
 class _Spark:
-    """The session of this examination. It is left to end with the process, so that one that was there before stays."""
+    """The examination's session. It is not stopped, but ends with the process: it may be one that existed before."""
 
     deadline: float
     _session: SparkSession | None = None
 
     def session_opens(self, settings: Settings) -> Found:
-        """A session, as a run makes it."""
+        """Open a session as a run does."""
         if settings.engine != "spark":
             return skipped(_UNUSED)
         from rollup_assets.engines.spark_session import open_session
@@ -69,14 +69,14 @@ class _Spark:
         return Found(f"{where}: Spark {self._session.version}")
 
     def workers(self, settings: Settings) -> Found:
-        """Tasks that import this package on the workers."""
+        """Run tasks that import this package on the workers."""
         if settings.engine != "spark":
             return skipped(_UNUSED)
         found = self._run(settings, who, list(range(TASKS)))
         return Found(f"{TASKS} tasks ran: {', '.join(sorted(set(found)))}")
 
     def workers_data(self, settings: Settings) -> Found:
-        """Whether the workers read raw data, see what the driver has written, and can write themselves, with their credentials."""
+        """Whether the workers, with their own credentials, can read raw data, see what the driver has written, and write."""
         if settings.engine != "spark":
             return skipped(_UNUSED)
         raw, stage, warehouse = (Place.parse(location, settings.s3) for location in (settings.raw, settings.stage, settings.warehouse))
@@ -150,7 +150,7 @@ def jars(settings: Settings) -> Found:
 
 
 def _stop_jobs(session: SparkSession) -> None:
-    """Also jobs of others in this session: the engine's have a tag that only it knows."""
+    """Stop the session's jobs, including those of other code: the tag of the engine's jobs is known only to the engine."""
     from pyspark.errors import PySparkException
 
     with contextlib.suppress(Exception):

@@ -21,9 +21,9 @@ def who(_: int, __: TaskContext) -> str:
 
 
 def what_is_wrong_with_data(item: tuple[Place, Place | None, tuple[Place, ...]], _: TaskContext) -> Found | None:
-    """What this worker cannot do, with what mends it; None if it can do everything.
+    """What this worker cannot do, with the remedy; None if it can do everything.
 
-    ``item``: raw data, which is listed; a file in it, which is read; the driver's probes, beside each of which one is written.
+    ``item``: raw data, which is listed; a file in it, which is read; the driver's probes, next to each of which a probe is written.
     """
     raw, file, probes = item
     try:
