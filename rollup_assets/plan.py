@@ -20,7 +20,7 @@ from rollup_assets.scope import Scope, failed_inputs, for_each, missing_before
 from rollup_assets.steps.changes import FileChange, InputChange, file_changes, lost_files
 from rollup_assets.steps.parameters import content_parameters
 from rollup_assets.steps.publish import check_history, reasons_to_publish
-from rollup_assets.steps.repartition import current_stage, is_over_limit, raw_data_is_gone, reasons_to_stage
+from rollup_assets.steps.repartition import counts_the_same, current_stage, is_over_limit, raw_data_is_gone, reasons_to_stage
 from rollup_assets.steps.results import Waiting
 from rollup_assets.steps.rollup import RollupInputs, find_inputs, reasons_to_roll_up
 from rollup_assets.storage.manifests import (
@@ -190,12 +190,15 @@ def _stagings(pipeline: Pipeline, batches: Sequence[Batch], to_be: _StageToBe) -
         if staged and not reasons:
             return PartitionPlan(batch.key, raw_rows=staged.repartitioned.counters["rows_read"])
         quarantined = to_be.read(QUARANTINED, batch)
-        if quarantined and quarantined.inputs == tuple(files) and is_over_limit(pipeline, batch, quarantined):
+        tried = quarantined if quarantined and quarantined.inputs == tuple(files) and is_over_limit(pipeline, batch, quarantined) else None
+        if tried:
             reasons.append("an earlier attempt with these files quarantined more than the settings allow")
         rows = count_batch_rows(pipeline.landing_zone, batch, pipeline.settings.raw_limits)
         before = to_be.read(REPARTITIONED, batch)
         changes = file_changes(before.inputs if before else (), files)
         problem = raw_data_is_gone(pipeline, batch, files, staged)
+        if problem is None and tried and counts_the_same(pipeline, batch, tried):
+            problem = f"more of {batch} is quarantined than the settings allow; see `rollups quarantine show {batch}`"
         if problem is None:
             to_be.will_have(pipeline, batch, rows)
         return PartitionPlan(batch.key, PlannedStep("yes", tuple(reasons)), raw_files=tuple(changes), raw_rows=rows, problem=problem)

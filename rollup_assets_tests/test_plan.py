@@ -527,6 +527,68 @@ def test_files_that_were_over_the_limit_before_are_told_so(site: Site) -> None:
     assert "earlier attempt" in first.stage.reasons[-1]
     (first, *_) = plan(site.make(site.home, quarantine_files=1), scope(pipeline, 1, 1)).partitions
     assert len(first.stage.reasons) == 1
+    assert first.problem is None
+
+
+def test_files_that_were_over_the_limit_before_are_foreseen_to_fail_again_with_all_that_needs_them(site: Site) -> None:
+    from rollup_assets.errors import QuarantineError
+    from rollup_assets.steps.repartition import stage_batch
+
+    pipeline = site.fresh()
+    bad, chosen = hour(pipeline, 1), scope(pipeline, 1, 1)
+    write_bytes(pipeline, bad, "bad.parquet", b"")
+    assert plan(pipeline, chosen).partitions[0].problem is None
+    with pytest.raises(QuarantineError):
+        stage_batch(pipeline, bad)
+    planned = plan(pipeline, chosen)
+    problem = f"more of {bad} is quarantined than the settings allow; see `rollups quarantine show {bad}`"
+    assert [found.problem for found in planned.partitions] == [problem, *[f"needs partial_points {bad}, which failed"] * 2]
+    assert verdicts(planned) == [("yes", "no", "no"), ("no", "no", "no"), ("no", "no", "no")]
+    with pytest.raises(QuarantineError):
+        stage_batch(pipeline, bad)
+    write_bytes(pipeline, bad, "bad.parquet", b"0")
+    assert plan(pipeline, chosen).partitions[0].problem is None
+
+
+def test_whether_files_that_were_over_the_limit_before_fail_again_is_open_with_other_settings_or_code(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is told is what they were tried with."""
+    from rollup_assets.errors import QuarantineError
+    from rollup_assets.steps.repartition import stage_batch
+
+    pipeline = site.fresh()
+    bad, chosen = hour(pipeline, 1), scope(pipeline, 1, 1)
+    write_bytes(pipeline, bad, "bad.parquet", b"")
+    with pytest.raises(QuarantineError):
+        stage_batch(pipeline, bad)
+    # One bad file is one, whatever is done about copies.
+    assert plan(site.make(site.home, raw_copies="report"), chosen).partitions[0].problem
+    monkeypatch.setattr("rollup_assets.steps.changes.CODE_VERSION", "99")
+    of_other_code = plan(pipeline, chosen).partitions[0]
+    monkeypatch.undo()
+    of_other_settings = plan(site.make(site.home, lookback="30m"), chosen).partitions[0]
+    for first in (of_other_code, of_other_settings):
+        assert "tried before" in first.stage.reasons[-1]
+        assert first.problem is None
+
+
+@pytest.mark.parametrize(("tried", "now"), [("once", "report"), ("report", "once")])
+def test_whether_a_bad_file_and_its_copy_fail_again_is_open_where_copies_are_treated_otherwise(site: Site, tried: str, now: str) -> None:
+    from rollup_assets.errors import QuarantineError
+    from rollup_assets.steps.repartition import stage_batch
+
+    site.fresh()
+    pipeline, other = site.make(site.home, raw_copies=tried), site.make(site.home, raw_copies=now)
+    bad, chosen = hour(pipeline, 1), scope(pipeline, 1, 1)
+    for name in ("bad.parquet", "copy.parquet"):
+        write_bytes(pipeline, bad, name, b"no Parquet file at all")
+    with pytest.raises(QuarantineError):
+        stage_batch(pipeline, bad)
+    first = plan(other, chosen).partitions[0]
+    assert "tried before" in first.stage.reasons[-1]
+    assert first.problem is None
+    assert plan(pipeline, chosen).partitions[0].problem
 
 
 def test_planning_changes_nothing(site: Site) -> None:

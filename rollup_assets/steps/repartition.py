@@ -237,6 +237,19 @@ def is_over_limit(pipeline: Pipeline, batch: Batch, quarantined: Manifest) -> bo
     return is_over(quarantined.counters, pipeline.settings, allowed_in(pipeline.stage, batch, quarantined, pipeline.settings))
 
 
+def counts_the_same(pipeline: Pipeline, batch: Batch, quarantined: Manifest) -> bool:
+    """Whether as much of the same raw files would be quarantined again: for certain, with the settings and the code of now."""
+    counters = quarantined.counters
+    if other_settings(quarantined, content_parameters(pipeline.settings, batch)):
+        return False
+    was_reported = COPIED_FILE in counters["reasons"]
+    if pipeline.settings.raw_copies == "once":
+        return not was_reported
+    # Where copies are read once, those of a bad file are bad for the same reason as it; nothing says later which ones they were.
+    may_have_copies = counters["bad_files"] > 1 and len({file.size for file in quarantined.inputs}) < len(quarantined.inputs)
+    return was_reported or not may_have_copies
+
+
 def _copies_were_treated_otherwise(pipeline: Pipeline, staged: StagedBatch) -> bool:
     """Like the limits, what is done about copies is no part of the content."""
     if pipeline.settings.raw_copies == "once":
