@@ -108,14 +108,27 @@ def status(settings: Settings, batches: Iterable[Batch] | None = None, *, now: d
 def _known(pipeline: Pipeline, now: dt.datetime) -> list[Batch]:
     calendar, landing_zone, stage = pipeline.calendar, pipeline.landing_zone, pipeline.stage
     last = calendar.last_ended(now)
-    landed = set(landing_zone.landed())
-    with_points = landing_zone.reading(landed)
-    found = landed | {batch for batch in with_points if last is not None and batch <= last}
+
+    def has_ended(batch: Batch) -> bool:
+        return last is not None and batch <= last
+
+    # Of a folder that cannot be listed, such as a year's, all batches may have files.
+    found = {batch for batch in landing_zone.landed() if has_ended(batch) or _has_files(pipeline, batch)}
+    with_points = landing_zone.reading(found)
+    found.update(batch for batch in with_points if has_ended(batch))
     for asset in (REPARTITIONED, QUARANTINED, ROLLUPS, ROLLUP_TABLE):
         found.update(stage.batches(asset, calendar))
     after = (later for batch in with_points for later in following(calendar, batch, pipeline.settings.reach))
-    found.update(batch for batch in after if last is not None and batch <= last)
+    found.update(batch for batch in after if has_ended(batch))
     return sorted(found)
+
+
+def _has_files(pipeline: Pipeline, batch: Batch) -> bool:
+    """Whether the batch's own folder has raw files, as far as it can be listed."""
+    try:
+        return bool(pipeline.landing_zone.folder_files(batch))
+    except LandingZoneError:
+        return False
 
 
 def _status(pipeline: Pipeline, batch: Batch) -> PartitionStatus:

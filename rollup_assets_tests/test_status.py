@@ -205,6 +205,23 @@ def test_a_folder_of_many_batches_that_cannot_be_listed_makes_them_unknown_and_h
     assert "day=01/hour=00 cannot be listed" in str(found[of[0].key].problem)
 
 
+def test_partitions_that_have_not_ended_are_not_listed_for_a_folder_of_theirs_that_cannot_be_listed(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A year has thousands of them; those that have raw files are listed all the same."""
+    of = batches(pipeline, 30)
+    land(pipeline, of[1])
+    land(pipeline, of[29])
+    for folder, expected in (
+        ("year=2026/month=01/day=01", [*of[:3], of[29]]),
+        ("year=2026", of[:3]),
+    ):
+        with monkeypatch.context() as patch:
+            forbid(patch, pipeline.landing_zone.root / folder)
+            found = {one.partition: one.state for one in status(pipeline.settings, now=of[2].end_time)}
+        assert found == {batch.key: "not staged" if batch == of[29] else "unknown" for batch in expected}
+
+
 def test_a_batch_over_its_limit_is_quarantined_until_its_raw_files_change(pipeline: Pipeline) -> None:
     """Its quarantine is staged, its datapoints are not (or are those of earlier raw files)."""
     batch = pipeline.calendar.first
