@@ -30,12 +30,11 @@ from rollup_assets.doctor.probes import probe_file
 from rollup_assets.errors import StageCorruptError
 from rollup_assets.history.diff import diff
 from rollup_assets.iceberg.maintenance import maintain
-from rollup_assets.iceberg.references import path_of
 from rollup_assets.iceberg.table import table_location
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps.publish import publish
 from rollup_assets.storage import objects
-from rollup_assets.storage.filesystems import Place
+from rollup_assets.storage.filesystems import Place, path_of
 from rollup_assets.storage.leftovers import TEMPORARY, StagedFolder, staged_folders
 from rollup_assets.storage.manifests import (
     PARTIAL_POINTS,

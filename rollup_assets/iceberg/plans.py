@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from rollup_assets.errors import PublishError
 from rollup_assets.iceberg.reading import LiveFile, RangeCounts, count_live_rows, read_file, require_intact
 from rollup_assets.iceberg.snapshots import ancestors, is_first
-from rollup_assets.storage.filesystems import Place
+from rollup_assets.storage.filesystems import Place, path_of
 from rollup_assets.storage.manifests import digest_of
 from rollup_assets.threads import thread_pool
 
@@ -191,7 +191,8 @@ class Plan:
     def _copied(self, table: Table, path: str, digest: str) -> DataFile:
         from rollup_assets.iceberg.data_files import data_file
 
-        source = self.folder.at(path)
+        # Another engine may have given it Hadoop's name for S3.
+        source = self.folder.of_path(path_of(path))
         try:
             place = self._new_file(f"{digest or digest_of(source)}-")
             with source.open_input() as content, place.open_output() as stream:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rollup_assets.errors import CleaningError
 from rollup_assets.iceberg.acknowledged import SEQUENCE_NUMBER, forgotten
-from rollup_assets.storage.filesystems import Place, in_parallel, is_unfinished
+from rollup_assets.storage.filesystems import Place, in_parallel, is_unfinished, path_of
 from rollup_assets.storage.storage_errors import explains_storage_errors
 
 if TYPE_CHECKING:
@@ -103,13 +103,6 @@ def is_data(name: str) -> bool:
     """The same for the data folder, including checksums and the unfinished files of writers that ended."""
     checksum = _CHECKSUM.fullmatch(name)
     return (checksum["name"] if checksum else name).endswith(_OF_DATA) or is_unfinished(name)
-
-
-def path_of(location: str) -> str:
-    """A location, in any engine's spelling, in the form of :attr:`FoundFile.path`: a path on disk, or bucket and key."""
-    if location.startswith("file:"):
-        return "/" + location.removeprefix("file:").lstrip("/")
-    return location.partition("://")[2] or location
 
 
 def check_unforgotten(table: Table, receipts: Iterable[tuple[str, Mapping[str, Any]]]) -> None:

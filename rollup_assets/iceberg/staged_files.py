@@ -12,7 +12,7 @@ from rollup_assets.batches import Batch
 from rollup_assets.iceberg.plans import Plan, digest_of_copy
 from rollup_assets.iceberg.reading import LiveFile
 from rollup_assets.iceberg.table import data_location
-from rollup_assets.storage.filesystems import Place
+from rollup_assets.storage.filesystems import Place, path_of
 from rollup_assets.storage.manifests import StagedFile, has_digest
 
 if TYPE_CHECKING:
@@ -28,17 +28,19 @@ class StagedFiles:
     def __init__(self, settings: Settings, files: Iterable[StagedFile]) -> None:
         self._data = data_location(settings)
         self._copies = _rewritten(settings)
-        self._by_path = {file.path: file for file in files}
+        # Whatever name another engine has for the store, the file is the same.
+        self._by_path = {path_of(file.path): file for file in files}
         self._by_digest = {file.digest: file for file in self._by_path.values()}
 
     def found_as(self, live: LiveFile) -> str | None:
         """Path of the staged file that a file of the table is, or is a whole copy of; None if there is none or some rows are deleted."""
         if live.has_deletes:
             return None
-        if live.path in self._by_path:
+        path = path_of(live.path)
+        if path in self._by_path:
             # Its bytes are not checked here, but when it is made anew with --force.
-            return live.path
-        place = self._data.at(live.path)
+            return self._by_path[path].path
+        place = self._data.of_path(path)
         staged = self._by_digest.get(digest_of_copy(place)) if self._copies.contains(place) else None
         return staged.path if staged is not None and _is_whole(place, staged) else None
 
@@ -66,12 +68,12 @@ def bring(
         else:
             present.add(path)
     # A staged file is among the removed ones if somebody has deleted rows of it.
-    removed = {file.file_path for file in plan.removed}
+    removed = {path_of(file.file_path) for file in plan.removed}
     copied: dict[str, str] = {}
     for batch, files in staged.items():
         missing = [file for file in files if file.path not in present]
         for file, data_file in zip(missing, data_files(batch, missing), strict=True):
-            if batch in were_in_table or file.path in removed:
+            if batch in were_in_table or path_of(file.path) in removed:
                 copied[file.path] = file.digest
             else:
                 plan.added.append(data_file)

@@ -262,6 +262,13 @@ class Place:
             self.filesystem.delete_file(self.path)
 
 
+def path_of(location: str) -> str:
+    """A location, as any engine writes it, as :attr:`FoundFile.path` has it: a path on disk, or bucket and key."""
+    if location.startswith("file:"):
+        return "/" + location.removeprefix("file:").lstrip("/")
+    return location.partition("://")[2] or location
+
+
 def is_unfinished(name: str) -> bool:
     """Whether a file on a local disk has the name of one that is not whole yet."""
     return re.fullmatch(r"\..+\.[0-9a-f]{32}", name) is not None

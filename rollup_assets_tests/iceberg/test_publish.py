@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import multiprocessing
 import shutil
 import threading
@@ -24,12 +25,16 @@ from rollup_assets.iceberg import reading
 from rollup_assets.iceberg.catalog import load_catalog
 from rollup_assets.iceberg.locks import TableLock
 from rollup_assets.iceberg.plans import Copies, Plan
+from rollup_assets.iceberg.reading import LiveFile
 from rollup_assets.iceberg.snapshots import ATTEMPT_PROPERTY
-from rollup_assets.iceberg.staged_files import rewritten_files
+from rollup_assets.iceberg.staged_files import StagedFiles, rewritten_files
 from rollup_assets.iceberg.table import ensure_table
 from rollup_assets.pipeline import Pipeline
+from rollup_assets.settings import load_settings
 from rollup_assets.steps.publish import publish
-from rollup_assets.storage.manifests import ROLLUP_TABLE, ROLLUPS
+from rollup_assets.storage.filesystems import Place
+from rollup_assets.storage.manifests import ROLLUP_TABLE, ROLLUPS, StagedFile
+from rollup_assets.storage.s3 import S3Options
 from rollup_assets_tests.iceberg.staging import (
     add_compacted,
     batches_from,
@@ -777,6 +782,47 @@ def test_copies_are_made_several_at_once_and_in_large_pieces(pipeline: Pipeline,
     assert len(pieces) == 2
     assert min(pieces) >= 8 << 20
     assert_published(pipeline, (batch, 1))
+
+
+def test_a_file_that_another_engine_gave_hadoops_name_for_s3_is_copied_from_where_it_lies(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = list[Place]()
+
+    def content(place: Place) -> io.BytesIO:
+        opened.append(place)
+        return io.BytesIO(b"rows")
+
+    monkeypatch.setattr(Place, "open_input", content)
+    monkeypatch.setattr(Place, "open_output", lambda _: io.BytesIO())
+    monkeypatch.setattr("rollup_assets.iceberg.data_files.data_file", lambda _, path: DataFile.from_args(file_path=path))
+    folder = Place.parse("s3://lake/warehouse/metrics/rollups/data/rewritten/table", S3Options("http://127.0.0.1:1"))
+    plan = Plan(folder)
+    table: Any = None
+    plan.copy(table, {"s3a://lake/warehouse/metrics/rollups/data/1.parquet": "digest"})
+    assert opened == [folder.at("s3://lake/warehouse/metrics/rollups/data/1.parquet")]
+    assert [file.file_path.startswith(f"{folder.uri}/digest-") for file in plan.added] == [True]
+
+
+@pytest.mark.parametrize("scheme", ["s3", "s3a", "s3n"])
+def test_a_staged_file_and_its_copy_are_known_whatever_another_engine_calls_the_store(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    data = "lake/warehouse/metrics/rollups/data"
+    settings = load_settings(warehouse="s3://lake/warehouse")
+    staged = StagedFile(path=f"s3://{data}/1.parquet", rows=1, size=1, digest="00ff")
+    looked_at = list[str]()
+
+    def has_digest(place: Place, digest: str) -> bool:
+        looked_at.append(place.uri)
+        return digest == "00ff"
+
+    monkeypatch.setattr("rollup_assets.iceberg.staged_files.has_digest", has_digest)
+
+    def found_as(name: str) -> str | None:
+        task: Any = None
+        live = LiveFile(task, f"{scheme}://{data}/{name}", rows=1, resolution=None, first=None, last=None, has_deletes=False)
+        return StagedFiles(settings, [staged]).found_as(live)
+
+    names = ("1.parquet", "rewritten/table/00ff-1.parquet", "rewritten/table/ff00-1.parquet", "00ff-1.parquet")
+    assert [found_as(name) for name in names] == [staged.path, staged.path, None, None]
+    assert looked_at == [f"s3://{data}/rewritten/table/00ff-1.parquet"]
 
 
 def rewritten(pipeline: Pipeline) -> list[Path]:
