@@ -37,6 +37,7 @@ _FORMS = {
 # Of names with prefix, SHARD, SPARK_CONFIG and CATALOG_URI resemble a setting (0.88 and more), IMAGE and SERVICE_HOST do not (up to 0.83).
 _RESEMBLES = 0.85
 _PASSWORDS = ("catalog_password", "catalog_admin_password")
+_LOCAL_PATH = "a local path; write one"
 _CATALOG_SERVERS = ("postgresql+psycopg", "rest+https", "rest+http", "https", "http")
 # Values that are shown to everybody must not have such a name.
 _SECRET = re.compile(
@@ -242,19 +243,15 @@ class Settings(BaseSettings):
     def _fill_defaults(cls, values: dict[str, Any]) -> dict[str, Any]:
         values = {name: value for name, value in values.items() if value is not None}
         root = project_root()
-        located = _absolute("ROLLUP_HOME", str(values.get("home") or ".rollups"), root)
-        if "://" in located:
-            raise ValueError(
-                f"ROLLUP_HOME={located} is not a local folder; make it one, and ROLLUP_RAW, ROLLUP_STAGE and ROLLUP_WAREHOUSE URIs"
-            )
-        home = values["home"] = Path(located)
+        remedy = "a local folder; make it one, and ROLLUP_RAW, ROLLUP_STAGE and ROLLUP_WAREHOUSE URIs"
+        home = values["home"] = Path(_absolute("ROLLUP_HOME", str(values.get("home") or ".rollups"), root, local=remedy))
         for name, default in (("raw", home / "raw_datapoints"), ("stage", home / "stage"), ("warehouse", home / "warehouse")):
             values[name] = _absolute(f"ROLLUP_{name.upper()}", str(values.get(name) or default), root)
         for name in _PASSWORDS:
             if values.get(name) and values.get(f"{name}_file"):
                 raise ValueError(f"ROLLUP_{name.upper()} and ROLLUP_{name.upper()}_FILE are both set; drop one of them")
             if file := values.get(f"{name}_file"):
-                values[f"{name}_file"] = Path(_absolute(f"ROLLUP_{name.upper()}_FILE", str(file), root))
+                values[f"{name}_file"] = Path(_absolute(f"ROLLUP_{name.upper()}_FILE", str(file), root, local=_LOCAL_PATH))
         values["catalog"] = _absolute_catalog(str(values.get("catalog") or f"sqlite:///{home / 'catalog.db'}"), root)
         return values
 
@@ -399,8 +396,10 @@ def _sentence(problem: Any) -> str:
     return f"{name}={problem['input']}: should be {wanted}"
 
 
-def _absolute(name: str, location: str, root: Path) -> str:
+def _absolute(name: str, location: str, root: Path, *, local: str = "") -> str:
     """An absolute path, or the URI of a place on S3, unchanged; ``file://`` URIs become paths.
+
+    ``local``: what a URI is not and has to be, where nothing but a local path will do.
 
     Raises:
         ValueError: the location is neither, or cannot be resolved.
@@ -411,6 +410,9 @@ def _absolute(name: str, location: str, root: Path) -> str:
             raise ValueError(f"{name}={location} names a host or a relative path; write file:///path, or just the path")
         location = unquote(path)
     elif "://" in location:
+        if local:
+            # Not shown: it may hold a secret.
+            raise ValueError(f"{name} is not {local}")
         scheme, _, rest = location.partition("://")
         # Not shown if it may hold a secret.
         shown = "" if "@" in rest else f"={location}"
@@ -453,7 +455,7 @@ def _absolute_catalog(uri: str, root: Path) -> str:
     """
     prefix = "sqlite:///"
     if uri.startswith(prefix):
-        return uri if ":memory:" in uri else prefix + _absolute("ROLLUP_CATALOG", uri.removeprefix(prefix), root)
+        return uri if ":memory:" in uri else prefix + _absolute("ROLLUP_CATALOG", uri.removeprefix(prefix), root, local=_LOCAL_PATH)
     scheme, separator, _ = uri.partition("://")
     if _has_password(uri) or any(_SECRET.search(name.lower()) for name, _ in parse_qsl(uri.partition("?")[2])):
         raise ValueError(

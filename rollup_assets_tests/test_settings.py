@@ -686,6 +686,26 @@ def test_a_place_that_is_neither_on_a_disk_nor_on_s3_is_refused(name: str, locat
         load_settings(**{name: location})
 
 
+@pytest.mark.parametrize("location", ["s3://bucket/file", "s3a://bucket/file", "gs://bucket/file", "https://user:canary@host/file"])
+@pytest.mark.parametrize(
+    ("name", "prefix", "sentence"),
+    [
+        (
+            "home",
+            "",
+            "ROLLUP_HOME is not a local folder; make it one, and ROLLUP_RAW, ROLLUP_STAGE and ROLLUP_WAREHOUSE URIs",
+        ),
+        ("catalog", "sqlite:///", "ROLLUP_CATALOG is not a local path; write one"),
+        ("catalog_password_file", "", "ROLLUP_CATALOG_PASSWORD_FILE is not a local path; write one"),
+        ("catalog_admin_password_file", "", "ROLLUP_CATALOG_ADMIN_PASSWORD_FILE is not a local path; write one"),
+    ],
+)
+def test_what_has_to_be_on_this_machine_is_no_place_elsewhere(name: str, prefix: str, sentence: str, location: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(**{name: f"{prefix}{location}"})
+    assert str(caught.value) == sentence
+
+
 def test_spark_properties_may_be_a_json_object() -> None:
     text = '{"spark.a": "x y", "spark.b": 3, "spark.c": true}'
     assert load_settings(spark_conf=text).spark_conf == {"spark.a": "x y", "spark.b": "3", "spark.c": "true"}
