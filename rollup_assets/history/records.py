@@ -45,9 +45,9 @@ FORMAT_VERSION: Final = 1
 
 
 class PublishRecord(BaseModel):
-    """What one commit did to one batch. Fields that a later version adds are ignored."""
+    """What one commit did to one batch. Fields that a later version adds are kept, but not used."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="allow")
 
     partition: str
     attempt: str = Field(description="as in the snapshot's summary")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -324,6 +325,21 @@ def test_raw_files_that_were_merged_are_not_missed(old: Pipeline, tmp_path: Path
         migrated(new, on_partition=stop)
     assert migrated(new).dropped == ()
     assert verify(new.settings).agrees
+
+
+def test_a_record_that_is_brought_up_to_date_keeps_what_a_later_version_says_in_it(
+    old: Pipeline, tmp_path: Path, make_pipeline: MakePipeline
+) -> None:
+    first = batches_from(old, 1)[0]
+    (path,) = (Path(old.stage.root.path) / "publish_history" / first.folder).glob("*.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"compressed_by": {"name": "zstd"}}))
+    (Path(old.landing_zone.folder(first).path) / "a.parquet").unlink()
+    land(old, first, "merged.parquet")
+    make(old, batches_from(old, 3))
+    migrated(make_pipeline(tmp_path, **OTHER))
+    record = json.loads(path.read_text())
+    assert [Path(file["path"]).name for file in record["inputs"][first.key]] == ["merged.parquet"]
+    assert record["compressed_by"] == {"name": "zstd"}
 
 
 def test_rows_that_arrived_late_do_not_stand_for_a_folder_that_is_gone(tmp_path: Path, make_pipeline: MakePipeline) -> None:
