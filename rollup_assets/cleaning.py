@@ -21,6 +21,7 @@ from rollup_assets.batches import DAY_MS
 from rollup_assets.errors import CleaningError, LockLostError, RollupError, StorageError
 from rollup_assets.history.records import FOLDER as HISTORY
 from rollup_assets.history.records import is_record
+from rollup_assets.iceberg.acknowledged import is_of_table
 from rollup_assets.iceberg.table import table_location
 from rollup_assets.settings import Settings
 from rollup_assets.storage.filesystems import FoundFile, Place, delete_files, drop_upload, in_parallel, unfinished_uploads
@@ -371,8 +372,6 @@ def _commit_of(record: Place, table: Table) -> tuple[int, tuple[bool, int]] | No
 
     A commit to another table, such as a dropped one of the same name, sorts before all of this one's, whatever its sequence number.
     """
-    from rollup_assets.iceberg.acknowledged import is_of_table
-
     try:
         found = json.loads(record.read_bytes() or b"")
         return int(found["snapshot_id"]), (is_of_table(table, found), int(found["sequence_number"]))

@@ -15,6 +15,7 @@ from rollup_assets.batches import Batch
 from rollup_assets.code_version import CODE_VERSION
 from rollup_assets.errors import LandingZoneError, RollupError, StageCorruptError
 from rollup_assets.history.rejections import refusal
+from rollup_assets.iceberg.acknowledged import is_set_aside
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.scope import Scope, failed_inputs, for_each, missing_before
 from rollup_assets.steps.changes import FileChange, InputChange, file_changes, lost_files
@@ -271,7 +272,6 @@ def _rolling_up(reasons: list[InputChange | str]) -> PlannedStep:
 
 def _in_table(pipeline: Pipeline, receipts: Mapping[Batch, Manifest]) -> dict[Batch, _InTable]:
     """The published batches as the table has them. An embedded catalog that does not exist yet is not made."""
-    from rollup_assets.iceberg.acknowledged import is_set_aside
     from rollup_assets.iceberg.catalog import open_catalog, sqlite_database
     from rollup_assets.iceberg.reading import range_counts
     from rollup_assets.iceberg.table import check_table, load_table

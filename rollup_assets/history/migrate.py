@@ -17,8 +17,10 @@ from rollup_assets.batches import Batch, BatchCalendar
 from rollup_assets.code_version import CODE_VERSION
 from rollup_assets.engines.base import Progress
 from rollup_assets.errors import MigrationError, NotStagedError, StageCorruptError, StaleInputError
+from rollup_assets.history.records import Inputs, read_record, record_of_commit, write_record
 from rollup_assets.history.rejections import ROLLED_BACK_TO, is_begun, rejected_digests
 from rollup_assets.iceberg.acknowledged import SEQUENCE_NUMBER
+from rollup_assets.iceberg.snapshots import ATTEMPT_PROPERTY, CODE_VERSION_PROPERTY, MIGRATED_PROPERTY, ancestors, said
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.scope import following, for_each
 from rollup_assets.steps.parameters import OF_TABLE, rollup_parameters
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table
     from pyiceberg.table.snapshots import Snapshot
 
-    from rollup_assets.history.records import Inputs
     from rollup_assets.iceberg.locks import TableLock
 
 COMMAND = "rollups migrate --yes"
@@ -252,8 +253,6 @@ def _without_raw(pipeline: Pipeline, table: Table, raw: Mapping[Batch, set[str]]
 
 def _made_from(stage: Stage, batch: Batch) -> set[str]:
     """Paths of the raw files that the table's rows of a batch were made from; empty if unknown."""
-    from rollup_assets.history.records import read_record
-
     receipt = stage.read(ROLLUP_TABLE, batch)
     if receipt is None:
         staged = stage.read(REPARTITIONED, batch)
@@ -326,8 +325,6 @@ def _rolled_back(pipeline: Pipeline, table: Table) -> list[Manifest]:
 
 def _remember_inputs(stage: Stage, batch: Batch) -> None:
     """Bring the record of a publish up to date: once the batch is staged anew, an interrupted migration can rely only on this record."""
-    from rollup_assets.history.records import read_record, write_record
-
     receipt = stage.read(ROLLUP_TABLE, batch)
     inputs = None if receipt is None else _inputs_of_published(stage, batch, receipt)
     record = None if receipt is None or inputs is None else read_record(stage, batch, receipt.counters.get("attempt", ""))
@@ -362,7 +359,6 @@ def _carry_out(
 ) -> Migration:
     from rollup_assets.iceberg.commit import bring_about
     from rollup_assets.iceberg.migration import MigratedTable, settings_of_table
-    from rollup_assets.iceberg.snapshots import CODE_VERSION_PROPERTY, MIGRATED_PROPERTY
     from rollup_assets.steps.publish import check_stage, current_rollups, were_in_table
 
     settings = pipeline.settings
@@ -393,8 +389,8 @@ def _carry_out(
     def still_current() -> None:
         for_each(pipeline, check, batches)
 
-    said = ", ".join(f"{name}={new}" for name, (_, new) in found.changes.items())
-    properties = {MIGRATED_PROPERTY: said, CODE_VERSION_PROPERTY: CODE_VERSION}
+    settings_now = ", ".join(f"{name}={new}" for name, (_, new) in found.changes.items())
+    properties = {MIGRATED_PROPERTY: settings_now, CODE_VERSION_PROPERTY: CODE_VERSION}
     try:
         replacement = bring_about(catalog, settings, goal, properties, still_current, lock=lock, table=table)
     except StageCorruptError as error:
@@ -420,7 +416,6 @@ def _as_it_was_made(batch: Batch) -> Iterator[None]:
 
 def _note(pipeline: Pipeline, batch: Batch, rollups: Manifest, table: Table, snapshot_id: int | None, attempt: str) -> None:
     """Write record and receipt of one batch, as a publish does."""
-    from rollup_assets.history.records import record_of_commit, write_record
     from rollup_assets.iceberg.reading import RangeCounts
     from rollup_assets.steps.publish import receipt_of
 
@@ -452,7 +447,6 @@ def _finish(pipeline: Pipeline, table: Table) -> None:
     publishes and rollbacks write receipts too.
     """
     from rollup_assets.iceberg.reading import live_files
-    from rollup_assets.iceberg.snapshots import ATTEMPT_PROPERTY, MIGRATED_PROPERTY, ancestors, said
     from rollup_assets.iceberg.staged_files import StagedFiles
 
     migration = next((one for one in ancestors(table, table.current_snapshot()) if said(one, MIGRATED_PROPERTY)), None)

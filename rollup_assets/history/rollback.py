@@ -12,7 +12,27 @@ from typing import TYPE_CHECKING
 from rollup_assets.batches import Batch
 from rollup_assets.code_version import CODE_VERSION
 from rollup_assets.errors import RollbackError, UnknownSnapshotError
+from rollup_assets.history.records import Origin, PublishRecord, attempt_before, last_record, origin_of, write_record
 from rollup_assets.history.rejections import BEGUN, REJECTED, ROLLED_BACK_TO, digest_of_unknown, is_known, rejected_digests
+from rollup_assets.iceberg.snapshots import (
+    ATTEMPT_PROPERTY,
+    CODE_VERSION_PROPERTY,
+    DIGEST_PROPERTY,
+    MIGRATED_PROPERTY,
+    NO_SNAPSHOT,
+    PARTITION_PROPERTY,
+    ROLLED_BACK_PROPERTY,
+    ROLLED_BACK_TO_PROPERTY,
+    WHOLE_TABLE,
+    ancestors,
+    is_first,
+    is_migration,
+    known_snapshots,
+    newest_publish,
+    said,
+    snapshot_meant,
+    time_of,
+)
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.scope import following, for_each
 from rollup_assets.steps.parameters import OF_TABLE, changed_settings, rollup_parameters
@@ -26,7 +46,6 @@ if TYPE_CHECKING:
     from pyiceberg.table.snapshots import Snapshot
 
     from rollup_assets.history.diff import SnapshotDifference
-    from rollup_assets.history.records import Origin
     from rollup_assets.iceberg.locks import TableLock
     from rollup_assets.iceberg.reading import RangeCounts
 
@@ -140,8 +159,6 @@ def _existing_table(pipeline: Pipeline, catalog: Catalog) -> Table:
 
 
 def _choose(pipeline: Pipeline, table: Table, what: str, to: str | None) -> _Choice:
-    from rollup_assets.iceberg.snapshots import snapshot_meant
-
     command = f"rollups rollback {what}" + (f" --to {to}" if to else "")
     if what.isascii() and what.isdecimal():
         if to is not None:
@@ -154,8 +171,6 @@ def _choose(pipeline: Pipeline, table: Table, what: str, to: str | None) -> _Cho
 
 
 def _before_last_publish(pipeline: Pipeline, table: Table, batch: Batch, command: str) -> _Choice:
-    from rollup_assets.iceberg.snapshots import is_first, known_snapshots, newest_publish
-
     publish = newest_publish(table, batch)
     if publish is None:
         raise UnknownSnapshotError(
@@ -178,9 +193,6 @@ def _before_last_publish(pipeline: Pipeline, table: Table, batch: Batch, command
 
 def _require_same_settings(pipeline: Pipeline, table: Table, choice: _Choice) -> None:
     """Refuse to go back past a migration: earlier rows have other shards, resolutions or batches than the table."""
-    from rollup_assets.history.records import last_record
-    from rollup_assets.iceberg.snapshots import MIGRATED_PROPERTY, ancestors, is_migration, said
-
     mend = "correct the raw data and publish it, or restore the old settings and run `rollups migrate`"
     # A snapshot that another engine has set aside is fine if it comes after the same migration.
     migration = next((snapshot.snapshot_id for snapshot in ancestors(table, choice.target) if is_migration(snapshot)), None)
@@ -211,9 +223,7 @@ def _require_same_settings(pipeline: Pipeline, table: Table, choice: _Choice) ->
 
 def _affected(pipeline: Pipeline, table: Table, choice: _Choice, done: Snapshot | None = None) -> list[_Affected]:
     """Partitions whose rows are brought back, or were by the snapshot ``done``."""
-    from rollup_assets.history.records import origin_of
     from rollup_assets.iceberg.reading import range_counts
-    from rollup_assets.iceberg.snapshots import DIGEST_PROPERTY, newest_publish, said
     from rollup_assets.steps.publish import check_history
 
     def look(batch: Batch) -> tuple[Manifest | None, Manifest | None, Origin]:
@@ -237,8 +247,6 @@ def _affected(pipeline: Pipeline, table: Table, choice: _Choice, done: Snapshot 
 
 def digest_of(origin: Origin) -> str | None:
     """The digest of the rollups that the rows come from, if it is known."""
-    from rollup_assets.iceberg.snapshots import DIGEST_PROPERTY, said
-
     if origin.record is not None:
         return origin.record.digest
     return None if origin.snapshot is None else said(origin.snapshot, DIGEST_PROPERTY)
@@ -278,13 +286,6 @@ def _carry_out(pipeline: Pipeline, catalog: Catalog, lock: TableLock, table: Tab
     from rollup_assets.iceberg.commit import bring_about
     from rollup_assets.iceberg.reading import range_counts
     from rollup_assets.iceberg.rollback import EarlierRows, seen_now
-    from rollup_assets.iceberg.snapshots import (
-        CODE_VERSION_PROPERTY,
-        NO_SNAPSHOT,
-        ROLLED_BACK_PROPERTY,
-        ROLLED_BACK_TO_PROPERTY,
-        WHOLE_TABLE,
-    )
 
     made = _done_before(table, choice)
     affected = _affected(pipeline, table, choice, made)
@@ -311,15 +312,6 @@ def _carry_out(pipeline: Pipeline, catalog: Catalog, lock: TableLock, table: Tab
 def _done_before(table: Table, choice: _Choice) -> Snapshot | None:
     """An earlier rollback that did the same, unless these rows have been, or may have been, changed since."""
     from rollup_assets.iceberg.maintenance import MAINTENANCE_PROPERTY
-    from rollup_assets.iceberg.snapshots import (
-        NO_SNAPSHOT,
-        PARTITION_PROPERTY,
-        ROLLED_BACK_PROPERTY,
-        ROLLED_BACK_TO_PROPERTY,
-        WHOLE_TABLE,
-        ancestors,
-        said,
-    )
 
     scope = choice.batch.key if choice.batch else WHOLE_TABLE
     for snapshot in ancestors(table, table.current_snapshot()):
@@ -348,9 +340,6 @@ def _reject(pipeline: Pipeline, one: _Affected, table: Table) -> None:
 
 def _note(pipeline: Pipeline, one: _Affected, table: Table, choice: _Choice, made: Snapshot | None, counts: RangeCounts) -> None:
     """Write record and receipt of the table's current rows. ``made``: the rollback's snapshot; None if the table had these rows already."""
-    from rollup_assets.history.records import PublishRecord, attempt_before, write_record
-    from rollup_assets.iceberg.snapshots import ATTEMPT_PROPERTY, said, time_of
-
     known = one.origin.record
     # Without a snapshot of its own, use the attempt of the commit that the rows came from: the current snapshot may be about anything.
     attempt = "" if known is None else known.attempt

@@ -15,7 +15,10 @@ from rollup_assets.batches import Batch
 from rollup_assets.code_version import CODE_VERSION
 from rollup_assets.errors import NotStagedError, PublishHaltError, StageCorruptError, StaleInputError
 from rollup_assets.failpoints import failpoint
+from rollup_assets.history.records import Inputs, origin_of, read_record, record_of_publish, write_record
 from rollup_assets.history.rejections import REJECTED, is_begun, refusal, rejected_digests, still_rejected
+from rollup_assets.iceberg.acknowledged import SNAPSHOT, acknowledgement, forgotten, is_of_table, is_set_aside
+from rollup_assets.iceberg.snapshots import ATTEMPT_PROPERTY, STAGED_PROPERTY, said
 from rollup_assets.iceberg.table import data_location
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps.changes import files_of_another_table
@@ -29,7 +32,6 @@ if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
     from pyiceberg.table import Table
 
-    from rollup_assets.history.records import Inputs
     from rollup_assets.iceberg.commit import Replacement
     from rollup_assets.iceberg.locks import TableLock
     from rollup_assets.iceberg.reading import RangeCounts
@@ -146,8 +148,6 @@ def _receipt_holds(receipt: Manifest, rollups: Manifest, table: Table, batch: Ba
 
     One that a rollback has marked, and that came to nothing, is written anew.
     """
-    from rollup_assets.iceberg.acknowledged import is_set_aside
-
     if is_set_aside(table, receipt.counters):
         _log.warning(
             "batch %s: the current snapshot does not descend from %s, which published the batch: the table was rolled back, or another "
@@ -167,8 +167,6 @@ def _recorded(
     pipeline: Pipeline, batch: Batch, rollups: Manifest, inputs: Inputs, before: Manifest | None, replacement: Replacement
 ) -> Published:
     """Write down what was published: the record, unless there is one, then the receipt, which takes the place of the one ``before``."""
-    from rollup_assets.history.records import read_record, record_of_publish, write_record
-
     attempt = replacement.attempt if replacement.changed else _attempt_in_place(pipeline, batch, replacement)
     record = record_of_publish(rollups, inputs, batch, replacement.table, attempt)
     # A commit that was found in place was made from the files of then, which its own record says.
@@ -194,9 +192,6 @@ def _attempt_in_place(pipeline: Pipeline, batch: Batch, replacement: Replacement
 
     The current snapshot may be about another batch, and a rollback of the table may have left this one as it was.
     """
-    from rollup_assets.history.records import origin_of
-    from rollup_assets.iceberg.snapshots import ATTEMPT_PROPERTY, said
-
     table = replacement.table
     origin = origin_of(pipeline.stage, table, table.current_snapshot(), batch)
     if origin.record is not None:
@@ -288,8 +283,6 @@ def check_history(receipt: Manifest, table: Table, batch: Batch) -> None:
     Raises:
         PublishHaltError: it has vanished.
     """
-    from rollup_assets.iceberg.acknowledged import SNAPSHOT, forgotten
-
     if (problem := forgotten(table, receipt.counters)) is not None:
         raise PublishHaltError(
             f"batch {batch.key} was published as snapshot {receipt.counters[SNAPSHOT]} of {'.'.join(table.name())}, but that snapshot "
@@ -313,9 +306,6 @@ def were_in_table(receipt: Manifest | None, rollups: Manifest, table: Table) -> 
 
     A publish that was killed after its commit has left no receipt; its snapshot says what it was of, until it expires.
     """
-    from rollup_assets.iceberg.acknowledged import is_of_table
-    from rollup_assets.iceberg.snapshots import STAGED_PROPERTY, said
-
     if any(said(snapshot, STAGED_PROPERTY) == rollups.attempt for snapshot in table.snapshots()):
         return True
     if receipt is None:
@@ -427,8 +417,6 @@ def new_receipt(
         rejected: digests of rollups that were rolled back.
         timings: of the publish.
     """
-    from rollup_assets.iceberg.acknowledged import acknowledgement
-
     return Manifest(
         asset=ROLLUP_TABLE,
         partition=batch.key,

@@ -300,9 +300,7 @@ def test_a_publish_killed_after_its_commit_has_its_record_once_it_is_run_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(
-            "rollup_assets.history.records.write_record" if when == "record" else "rollup_assets.steps.publish.receipt_of", killed
-        )
+        patch.setattr(f"rollup_assets.steps.publish.{'write_record' if when == 'record' else 'receipt_of'}", killed)
         with pytest.raises(KeyboardInterrupt):
             publish_value(pipeline, batch, 2, raw_file("a"), raw_file("b"))
     assert len(snapshots(pipeline)) == 2

@@ -664,7 +664,7 @@ def test_a_rollback_that_is_killed_is_finished_by_running_it_again(pipeline: Pip
     places = {
         "before the commit": "rollup_assets.iceberg.commit._apply",
         "after the commit": "rollup_assets.history.rollback._note",
-        "before the receipt": "rollup_assets.history.records.write_record",
+        "before the receipt": "rollup_assets.history.rollback.write_record",
     }
     with monkeypatch.context() as patch:
         patch.setattr(places[when], killed)
@@ -697,7 +697,7 @@ def test_a_rollback_that_is_killed_is_known_also_where_the_publish_it_undoes_was
         raise KeyboardInterrupt
 
     for place, run in (
-        ("rollup_assets.history.records.write_record", lambda: publish(pipeline, batch)),
+        ("rollup_assets.steps.publish.write_record", lambda: publish(pipeline, batch)),
         (killed_at, lambda: rollback(pipeline, batch.key)),
     ):
         with monkeypatch.context() as patch:
