@@ -1,4 +1,4 @@
-"""The only way we commit: brings a table to a goal, whatever other writers do meanwhile and whatever the catalog answers.
+"""The only way to change the table's rows: brings it to a goal, whatever other writers do meanwhile and whatever the catalog answers.
 
 The only module that uses ``overwrite()``, which is public, while the class it returns is not. What the table is to hold, and how it gets
 there, is planned by goals (:class:`rollup_assets.iceberg.plans.Goal`): a publish, a rollback, a migration. What follows what is decided in
