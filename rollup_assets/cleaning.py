@@ -128,7 +128,7 @@ def clean(
     parts: list[_Part] = [
         staged,
         table_files,
-        _PublishRecords(stage, before, table_files),
+        _PublishRecords(stage, before, staged, table_files),
         _Uploads(settings, before, report),
         _Scratch(settings, before, moment, report),
         _Probes(settings, before, report),
@@ -176,6 +176,8 @@ class _Staged:
         self._with_leftovers: list[StagedFolder] = []
         self._found: set[str] = set()
         self._other: list[StagedFolder] = []
+        self.histories: list[StagedFolder] = []
+        """Partitions of which there are records of publishes, as they were before the table was looked at."""
 
     @property
     def partitions_to_go(self) -> set[str]:
@@ -184,6 +186,7 @@ class _Staged:
 
     def find(self) -> list[Leftover]:
         folders = [folder for asset in _STAGED for folder in staged_folders(self._stage, asset)]
+        self.histories = [folder for folder in folders if folder.asset == HISTORY]
         strangers = [folder for folder in folders if self._calendar.of_folder(folder.name) is None]
         if self._others:
             self._other = [folder for folder in strangers if all(is_old(file, self._before) for file in folder.files)]
@@ -331,16 +334,17 @@ class _TableFiles:
 class _PublishRecords:
     """Records of publishes long past. Before they are deleted, they are determined once more from a new listing."""
 
-    def __init__(self, stage: Stage, before: int | None, table_files: _TableFiles) -> None:
+    def __init__(self, stage: Stage, before: int | None, staged: _Staged, table_files: _TableFiles) -> None:
         self._stage = stage
         self._before = before
+        self._staged = staged
         self._table_files = table_files
         self._found: set[str] = set()
 
     def find(self) -> list[Leftover]:
         if self._table_files.table is None:
             return []
-        records = self._old(staged_folders(self._stage, HISTORY), self._table_files.table)
+        records = self._old(self._staged.histories, self._table_files.table)
         self._found = {file.path for file in records}
         return [_leftover(RECORDS, self._stage.root, file) for file in records]
 

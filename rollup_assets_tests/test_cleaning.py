@@ -30,6 +30,7 @@ from rollup_assets.doctor.probes import probe_file
 from rollup_assets.errors import StageCorruptError
 from rollup_assets.history.diff import diff
 from rollup_assets.iceberg.maintenance import maintain
+from rollup_assets.iceberg.references import TableReferences
 from rollup_assets.iceberg.table import table_location
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps.publish import publish
@@ -388,6 +389,33 @@ def test_records_of_kept_snapshots_and_the_newest_five_others_stay(pipeline: Pip
     report = clean(pipeline.settings, delete=True)
     assert kinds(report) == {RECORDS: 4}
     assert sorted(path.stem.lstrip("0") for path in folder.iterdir()) == sorted(["2", "6", "7", "8", "9", "a", "later version"])
+
+
+def test_a_record_that_is_written_while_the_table_is_read_makes_no_other_one_a_leftover(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its snapshot is none of those that were read, and it would be the newest of the five that stay."""
+    clean(pipeline.settings, older_than=0, delete=True)
+    folder = Path(pipeline.settings.stage) / cleaning.HISTORY / pipeline.calendar.first.folder
+    shutil.rmtree(folder)
+
+    def record(number: int) -> None:
+        write(folder / f"{number:032x}.json", json.dumps({"snapshot_id": number, "sequence_number": number}).encode())
+
+    for number in range(1, 6):
+        record(number)
+    age(folder, 10)
+    read = TableReferences.of
+
+    def read_and_publish(references: TableReferences, table: Table) -> set[str]:
+        found = read(references, table)
+        record(6)
+        return found
+
+    monkeypatch.setattr(TableReferences, "of", read_and_publish)
+    assert clean(pipeline.settings).found == []
+    monkeypatch.undo()
+    assert kinds(clean(pipeline.settings)) == {RECORDS: 1}, "a record that was there before"
 
 
 def test_records_of_a_table_that_was_dropped_are_the_oldest(pipeline: Pipeline) -> None:
