@@ -18,11 +18,11 @@ def attempt_folder(attempt: str, context: TaskContext) -> str:
 
 
 def delete_other_tries(folders: Iterable[Place], prefix: str, kept: Collection[str]) -> None:
-    """Delete every file in or below ``folders`` whose path there begins with ``prefix`` and which is not one of ``kept`` (paths).
+    """Delete every file in or below ``folders`` whose path there begins with ``prefix``, except those in ``kept`` (paths).
 
-    Files that a killed try had not finished too: until then their names begin with a dot.
+    That includes the unfinished files of a killed try, whose names begin with a dot.
 
-    A try that Spark has given up and that still runs may add some later: no manifest names them.
+    A try that Spark has given up but that still runs may add files later; no manifest names them.
     """
     for folder in folders:
         for info in folder.files():

@@ -16,7 +16,7 @@ class Buffers(threading.local):
         self._arrays: dict[str, NDArray[Any]] = {}
 
     def get(self, name: str, length: int, dtype: Any) -> NDArray[Any]:
-        """An array with any content, of ``length`` and ``dtype``, that is the caller's until the same name is asked for again."""
+        """An array of ``length`` and ``dtype`` with arbitrary content; it is the caller's until the same name is asked for again."""
         wanted = np.dtype(dtype)
         found = self._arrays.get(name)
         if found is None or len(found) < length or found.dtype != wanted:

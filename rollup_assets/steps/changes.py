@@ -33,7 +33,7 @@ class FileChange:
 
 @dataclass(frozen=True, slots=True)
 class InputChange:
-    """A staged partition that is not the one that was read; digests, None where there was or is none."""
+    """A staged partition that is no longer the one that was read. A digest is None if there was, or is, no such partition."""
 
     asset: str
     partition: str
@@ -58,7 +58,7 @@ def file_changes(before: Sequence[InputFile], now: Sequence[InputFile]) -> list[
 
 
 def in_words(changes: Sequence[FileChange]) -> list[str]:
-    """A sentence for each kind of change, with the first files it befell."""
+    """A sentence for each kind of change, with the first files affected."""
     sentences = []
     for kind in ("new", "changed", "replaced", "removed"):
         paths = [found.path for found in changes if found.change == kind]
@@ -70,7 +70,7 @@ def in_words(changes: Sequence[FileChange]) -> list[str]:
 
 
 def other_settings(manifest: Manifest, wanted: Mapping[str, object]) -> list[str]:
-    """The settings and the code that a partition was made with, where they are not those of today."""
+    """The settings and the code that a partition was made with, as far as they differ from today's."""
     reasons = [f"made with another {setting}" for setting in changed_settings(wanted, manifest.parameters)]
     if manifest.code_version != CODE_VERSION:
         reasons.append(f"made by code version {manifest.code_version}, this is {CODE_VERSION}")
@@ -78,10 +78,10 @@ def other_settings(manifest: Manifest, wanted: Mapping[str, object]) -> list[str
 
 
 def files_of_another_table(rollups: Manifest, data_files: Place) -> list[str]:
-    """Which file of rollups does not lie in the folder of the table's data files, the first one; empty if all of them do.
+    """Names the first file of the rollups that is not in the folder of the table's data files; empty if all are.
 
-    Where the table lies is no parameter, since it decides nothing about the content: other names for the table or its warehouse leave
-    the digest as it is.
+    The table's location is not a parameter, since it does not affect the content: renaming the table or its warehouse leaves the
+    digest as it is.
     """
     outside = (file.path for file in rollups.files if not data_files.contains(data_files.at(file.path)))
     return [f"made for another table: {path} does not lie in {data_files.uri}" for path in outside][:1]
@@ -98,7 +98,7 @@ def input_changes(before: Upstream, now: Upstream) -> list[InputChange]:
 
 
 def lost_files(stage: Stage, manifest: Manifest, batch: Batch) -> list[str]:
-    """What is wrong with the staged files of a manifest; empty if all are there with their size."""
+    """What is wrong with the staged files of a manifest; empty if all exist and have the right size."""
     wrong = list(stage.wrong_files(manifest, batch))
     return wrong if len(wrong) <= _NAMED else [*wrong[:_NAMED], f"and {len(wrong) - _NAMED} more files of {manifest.asset}"]
 

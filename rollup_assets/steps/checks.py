@@ -132,7 +132,7 @@ def rows_accounted_for(repartitioned: Manifest, quarantined: Manifest) -> CheckO
 
 
 def batch_not_empty(repartitioned: Manifest) -> CheckOutcome:
-    """The batch has an accepted point; a warning, since a quiet hour is possible."""
+    """The batch has an accepted point; failing is only a warning, since an hour may be quiet."""
     accepted, files = int(repartitioned.counters["rows_accepted"]), int(repartitioned.counters["raw_files"])
     if accepted:
         found = f"{accepted:,} accepted points"
@@ -144,7 +144,7 @@ def batch_not_empty(repartitioned: Manifest) -> CheckOutcome:
 
 
 def row_count_usual(repartitioned: Manifest, earlier: Mapping[str, int]) -> CheckOutcome:
-    """The accepted rows lie between half and twice the median of ``earlier``: partition key -> rows, same time on earlier days."""
+    """There are between half and twice as many accepted rows as the median of ``earlier``: partition key -> rows, same time of day."""
     rows = int(repartitioned.counters["rows_accepted"])
     if len(earlier) < ENOUGH_EARLIER:
         found = f"{rows:,} rows; {_counted(len(earlier), 'earlier batch', 'earlier batches')} at this time of day, too few to compare with"
@@ -156,7 +156,7 @@ def row_count_usual(repartitioned: Manifest, earlier: Mapping[str, int]) -> Chec
 
 
 def quarantine_below_limit(quarantined: Manifest, settings: Settings, allowed: Allowed = NOTHING) -> CheckOutcome:
-    """At most the share of the rows read, and as many whole files, as the settings say are quarantined, besides what was allowed."""
+    """No larger share of the rows read, and no more whole files, are quarantined than the settings allow, not counting ``allowed``."""
     counters = quarantined.counters
     read, rejected, files = rows_compared(counters), int(counters["rows_quarantined"]), int(counters["bad_files"])
     limit = settings.quarantine_limit
@@ -190,10 +190,10 @@ def counts_reconcile(
     """Points in the rollups + points left open = accepted points + points carried over, at every resolution.
 
     Args:
-        rollups: what is checked; says in ``upstream`` what it read.
+        rollups: the manifest to check; its ``upstream`` names what it was made from.
         batch: its batch.
-        previous: the batch before; None before the first one.
-        datapoints: ``repartitioned_datapoints[t]`` as it stands; None if it is not there.
+        previous: the batch before; None if ``batch`` is the first one.
+        datapoints: ``repartitioned_datapoints[t]`` as staged now; None if it is not staged.
         own: ``partial_points[t]``.
         carried: ``partial_points[t-1]``.
     """
@@ -233,9 +233,9 @@ def counts_reconcile(
 def deltas_reconcile(rollups: Manifest, batch: Batch, earlier: Manifest | None) -> CheckOutcome:
     """Per-series weighted sums of counts, sums, deltas and resets agree between resolutions.
 
-    Within the batch ``(A, B - c]`` is covered by every resolution; across its beginning the coarse window labelled A is made of the
-    fine ones of t-1 after ``A - c`` and the fine one labelled A. The second needs ``earlier``, ``rollups[t-1]`` made from the same
-    partial points; None: not there or not current, and only the first is checked.
+    Within the batch, every resolution covers ``(A, B - c]``. Across its beginning, the coarse window labelled A consists of the fine
+    ones of t-1 after ``A - c`` and the fine one labelled A; this is checked only with ``earlier``, which is ``rollups[t-1]`` made
+    from the same partial points, or None if that is missing or not current.
     """
     checksums: Mapping[str, Any] = rollups.counters["checksums"]
     resolutions = sorted(checksums, key=int)
@@ -270,9 +270,9 @@ def no_window_twice(rollups: Manifest) -> CheckOutcome:
 
 
 def published_equals_staged(rollups: Manifest, live: RangeCounts, *, just_published: bool) -> CheckOutcome:
-    """Rows and files of the batch in the table are the staged ones, at every resolution, and there is no other resolution.
+    """The table has as many rows and files of the batch as were staged, at every resolution, and no other resolution.
 
-    Files are compared only where the batch was ``just_published``: a compaction may since have put the rows into others.
+    Files are compared only if the batch was ``just_published``: later, a compaction may have moved the rows into others.
     """
     staged_rows = {int(resolution): int(rows) for resolution, rows in rollups.counters["rows"].items()}
     staged_files = {resolution: sum(file.resolution == resolution for file in rollups.files) for resolution in staged_rows}
@@ -298,7 +298,7 @@ def published_equals_staged(rollups: Manifest, live: RangeCounts, *, just_publis
 
 
 def rolled_back(reason: str) -> CheckOutcome:
-    """The staged rollups are kept out of the table, and somebody wanted it so: a warning."""
+    """The staged rollups are kept out of the table on purpose: a warning."""
     return CheckOutcome(ROLLUP_TABLE, PUBLISHED_EQUALS_STAGED, False, True, reason)
 
 
@@ -310,9 +310,9 @@ def inputs_ready(asset: str, waiting: Waiting | None) -> CheckOutcome:
 
 
 def rollup_outcomes(rollups: Manifest, batch: Batch, calendar: BatchCalendar, stage: Stage) -> list[CheckOutcome]:
-    """The hard checks of a batch's rollups against the manifests that stand in the stage.
+    """The hard checks of a batch's rollups against the manifests staged now.
 
-    ``rollups`` itself need not be there yet: the rollup step requires these before it makes the manifest visible.
+    ``rollups`` itself need not be staged yet: the rollup step requires these before it makes the manifest visible.
     """
     before = calendar.shifted(batch, -1)
     carried = stage.read(PARTIAL_POINTS, before) if before else None
@@ -327,13 +327,13 @@ def rollup_outcomes(rollups: Manifest, batch: Batch, calendar: BatchCalendar, st
 
 
 def _is_current(rollups: Manifest, batch: Batch, stage: Stage) -> bool:
-    """Whether the rollups were made from the datapoints that stand; their partial points are compared with those just read."""
+    """Whether the rollups were made from the datapoints staged now; partial points are compared by :func:`_read_the_same`."""
     standing = stage.read(REPARTITIONED, batch)
     return rollups.upstream.get(REPARTITIONED, {}).get(batch.key) == (standing.digest if standing else None)
 
 
 def _read_the_same(rollups: Manifest, earlier: Manifest) -> bool:
-    """Whether two neighbours read the same partial points where both read them, and cut them into the same resolutions."""
+    """Whether the partial points that both neighbours read were the same, and so were the parameters that decide on rows."""
     ours, theirs = rollups.upstream.get(PARTIAL_POINTS, {}), earlier.upstream.get(PARTIAL_POINTS, {})
     shared = ours.keys() & theirs.keys()
     return (
@@ -360,14 +360,14 @@ def _points(partial_points: Manifest | None, resolution: str) -> int:
 
 
 def _equal(left: Sequence[Checksum], right: Sequence[Checksum]) -> bool:
-    """Whether two sums of checksums are equal: exactly for int64 (decimal strings, modulo 2**64), else to rounding."""
+    """Whether two sums of checksums are equal: exactly for int64 (decimal strings, modulo 2**64), else up to rounding."""
     if all(isinstance(term, str) for term in (*left, *right)):
         return (
             sum(int(term) for term in left if isinstance(term, str)) - sum(int(term) for term in right if isinstance(term, str))
         ) % _MODULUS == 0
     terms = [*map(_value_and_magnitude, left), *((-value, magnitude) for value, magnitude in map(_value_and_magnitude, right))]
     if not all(math.isfinite(number) for term in terms for number in term):
-        return True  # Sums of finite doubles can overflow; nothing can be said about those.
+        return True  # Sums of finite doubles can overflow; such sums cannot be compared.
     difference, magnitude = sum(value for value, _ in terms), max(magnitude for _, magnitude in terms)
     return abs(difference) <= TOLERANCE * magnitude
 

@@ -23,21 +23,21 @@ _DURATIONS = ("batch", "lookback", "raw_future")
 
 def content_parameters(settings: Settings, batch: Batch) -> dict[str, object]:
     """The settings that decide which rows staged files of a batch hold."""
-    # Left out where they are the defaults, so that what was staged before there were any stays current.
+    # Defaults are left out, so that what was staged before these settings existed stays current.
     limits = None if settings.raw_limits == DEFAULT_LIMITS else dataclasses.asdict(settings.raw_limits)
     first = settings.calendar.first
     chosen = {
         RAW_LIMITS: limits,
         LATENESS: settings.raw_lateness or None,
         "raw_future": settings.raw_future,
-        # Of those that come late into the folder, the ones before the start are quarantined here instead of staged elsewhere.
+        # Late rows from before the start are quarantined in this batch; with an earlier start, another batch would stage them.
         START: first.key if batch.start - settings.raw_lateness * settings.batch < first.start else None,
     }
     return {**_table_parameters(settings), **{name: value for name, value in chosen.items() if value is not None}}
 
 
 def rollup_parameters(settings: Settings) -> dict[str, object]:
-    """The settings that decide what the files of rollups hold, byte for byte, given what is staged."""
+    """The settings that, for the same staged input, decide every byte of the rollups' files."""
     return {**_table_parameters(settings), PARQUET_ENCODING: settings.parquet_encoding}
 
 
@@ -52,14 +52,14 @@ def _table_parameters(settings: Settings) -> dict[str, object]:
 
 
 def changed_parameters(wanted: Mapping[str, object], found: Mapping[str, Any]) -> Iterator[tuple[str, object, Any]]:
-    """(name, as it is now, as it was then) of each parameter of a manifest that is another one now; None: not set."""
+    """(name, as it is now, as it was then) of each parameter of a manifest that has changed; None: not set."""
     for name in dict.fromkeys((*wanted, *found)):
         if wanted.get(name) != found.get(name):
             yield name, wanted.get(name), found.get(name)
 
 
 def changed_settings(wanted: Mapping[str, object], found: Mapping[str, Any]) -> list[str]:
-    """``ROLLUP_LOOKBACK (now 30m, then 1h)`` for each setting behind :func:`changed_parameters`, in words that the setting takes."""
+    """``ROLLUP_LOOKBACK (now 30m, then 1h)`` for each setting behind :func:`changed_parameters`, with values written as in the settings."""
     changed: list[str] = []
     for name, now, then in changed_parameters(wanted, found):
         if name == RAW_LIMITS:
@@ -68,7 +68,7 @@ def changed_settings(wanted: Mapping[str, object], found: Mapping[str, Any]) -> 
             limits = changed_parameters(allowed, before)
             changed += [f"ROLLUP_{_SETTINGS_OF_LIMITS[limit]} (now {today}, then {once})" for limit, today, once in limits]
         elif name == START:
-            # Noted only where it matters, which is for the lateness to say, too.
+            # It is noted only if it matters, which depends on the lateness: with another lateness, its absence means nothing.
             if wanted.get(LATENESS) == found.get(LATENESS):
                 changed.append(f"ROLLUP_START (now {now or 'another'}, then {then or 'another, or not noted'})")
         else:

@@ -15,8 +15,9 @@ class _Sized(Protocol):
 
 File = TypeVar("File", bound=_Sized)
 
-# Points a file is made for. Two cores have work from twice this on, and data files stay within 128 to 512 MB (16 to 30 bytes a rollup row).
+# Points per file: data files stay within 128 to 512 MB (16 to 30 bytes per rollup row).
 POINTS_PER_GROUP = 8_000_000
+# From here on there is work for two cores.
 FEWEST_POINTS_FOR_TWO_GROUPS = 1_000_000
 
 
@@ -30,7 +31,7 @@ def shard_groups(shards: int, points: int) -> list[list[int]]:
 
 
 def split_tasks(files: Sequence[File], engine: Engine) -> list[tuple[File, ...]]:
-    """Files in path order, cut into tasks of about the same size, as large and as many (or one more) as suits the engine."""
+    """Files in path order, cut into tasks of about the same size; their size and number (at most one more) are what the engine wants."""
     size = max(sum(file.size for file in files) // engine.most_map_tasks, engine.least_map_task)
     tasks: list[tuple[File, ...]] = []
     pending: list[File] = []

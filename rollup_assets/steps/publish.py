@@ -45,10 +45,10 @@ _log = logging.getLogger(__name__)
 def publish(pipeline: Pipeline, batch: Batch, *, run_id: str = "", force: bool = False) -> Published:
     """Make the table's labels ``[batch.start, batch.end)`` those of the current rollups manifest, in one snapshot.
 
-    Nothing happens where the receipt says that this content is published, and the table still comes from the snapshot that it names and
-    has its row counts; ``force`` looks at the table's files in any case. A table that was dropped or set back is filled again; one that
-    has forgotten what was acknowledged is not, without ``force``. Neither is content published again that ``rollups rollback`` has taken
-    out of the table: :attr:`Published.refused` says so. Rollups that are staged anew while these are published are published after them.
+    Nothing happens if the receipt says that this content is published, the table still descends from the snapshot that it names, and the
+    row counts agree; ``force`` looks at the table's files in any case. A table that was dropped or rolled back is filled again; one whose
+    history has lost an acknowledged snapshot only with ``force``. So is content that ``rollups rollback`` has taken out of the table:
+    without ``force``, :attr:`Published.refused` says why it was not published. If rollups are staged anew meanwhile, they follow.
 
     Args:
         pipeline: settings and stage.
@@ -63,8 +63,8 @@ def publish(pipeline: Pipeline, batch: Batch, *, run_id: str = "", force: bool =
         TableMismatchError: the table contradicts the settings.
         CatalogError: the catalog cannot be used; see :func:`rollup_assets.iceberg.catalog.open_catalog`.
         LockTimeoutError: another publisher held the lock too long.
-        PublishError, PublishHaltError: see :func:`rollup_assets.iceberg.publish.replace_range`; also halts where the snapshot that the
-            receipt acknowledges, or that of the batch before, has vanished from the table's history.
+        PublishError, PublishHaltError: see :func:`rollup_assets.iceberg.publish.replace_range`; also halts if the snapshot that this
+            batch's receipt, or the receipt of the batch before, acknowledges has vanished from the table's history.
     """
     from rollup_assets.iceberg.catalog import open_catalog
     from rollup_assets.iceberg.locks import table_lock
@@ -93,7 +93,7 @@ def publish(pipeline: Pipeline, batch: Batch, *, run_id: str = "", force: bool =
 def _publish_staged(
     pipeline: Pipeline, batch: Batch, catalog: Catalog, lock: TableLock, *, run_id: str, force: bool
 ) -> tuple[Published, Table]:
-    """Publish what is staged now; the table as it was looked at last."""
+    """Publish what is staged now; returns the table in its last known state, too."""
     from rollup_assets.iceberg.protocol import keeps_receipt, trusts_receipt
     from rollup_assets.iceberg.publish import replace_range, summary_properties
 
@@ -124,16 +124,16 @@ def _publish_staged(
 
 
 def _receipt_and_table(pipeline: Pipeline, batch: Batch, catalog: Catalog, *, force: bool) -> tuple[Manifest | None, Table]:
-    """The batch's receipt, if it has one, and the table, which is made if need be.
+    """The batch's receipt, if it has one, and the table, which is created if necessary.
 
     Raises:
-        PublishHaltError: the table has forgotten what the receipt says, or that of the batch before; not asked with ``force``.
+        PublishHaltError: the snapshot of this receipt, or of the batch before's, has vanished from the table; not checked with ``force``.
     """
     from rollup_assets.iceberg.table import ensure_table, remember_resolutions
 
-    # Before the table: where no lock keeps others away, it is as new as the receipt then.
+    # Read before the table: even if no lock keeps others away, the table is then at least as new as the receipt.
     receipt = pipeline.stage.read(ROLLUP_TABLE, batch)
-    # What is lost when a standby takes over is the last commit, and nobody asks for its batch again: who comes after it does.
+    # A failover to a standby loses the last commit, and its batch is not published again by itself: so the next batch checks for it.
     before = [(each, pipeline.stage.read(ROLLUP_TABLE, each)) for each in pipeline.calendar.earlier(batch, 1)]
     table = ensure_table(pipeline.settings, catalog)
     remember_resolutions(table, pipeline.settings)
@@ -144,9 +144,9 @@ def _receipt_and_table(pipeline: Pipeline, batch: Batch, catalog: Catalog, *, fo
 
 
 def _receipt_holds(receipt: Manifest, rollups: Manifest, table: Table, batch: Batch) -> bool:
-    """Whether the receipt is of these rollups, and the table still comes from the snapshot that it names; warns if it does not.
+    """Whether the receipt is of these rollups, and the table still descends from the snapshot that it names; warns if it does not.
 
-    One that a rollback has marked, and that came to nothing, is written anew.
+    False for a receipt marked by a rollback that was begun and not finished: it is written anew.
     """
     if is_set_aside(table, receipt.counters):
         _log.warning(
@@ -166,10 +166,10 @@ def _unchanged(receipt: Manifest, refused: str | None = None) -> Published:
 def _recorded(
     pipeline: Pipeline, batch: Batch, rollups: Manifest, inputs: Inputs, before: Manifest | None, replacement: Replacement
 ) -> Published:
-    """Write down what was published: the record, unless there is one, then the receipt, which takes the place of the one ``before``."""
+    """Write down what was published: the record, unless there is one, then the receipt, which replaces ``before``."""
     attempt = replacement.attempt if replacement.changed else _attempt_in_place(pipeline, batch, replacement)
     record = record_of_publish(rollups, inputs, batch, replacement.table, attempt)
-    # A commit that was found in place was made from the files of then, which its own record says.
+    # A commit that was already there was made from the files of its time, which are in its own record.
     if record is not None and (replacement.changed or read_record(pipeline.stage, batch, attempt) is None):
         write_record(pipeline.stage, batch, record)
     receipt = receipt_of(
@@ -188,9 +188,9 @@ def _recorded(
 
 
 def _attempt_in_place(pipeline: Pipeline, batch: Batch, replacement: Replacement) -> str:
-    """The commit that the batch's rows came from, also where it has expired: its record is what is known of them.
+    """The commit that the batch's rows came from, even if its snapshot has expired: its record is what is known about them.
 
-    The current snapshot may be about another batch, and a rollback of the table may have left this one as it was.
+    The current snapshot may be another batch's, and a rollback of the table may have left this batch as it was.
     """
     table = replacement.table
     origin = origin_of(pipeline.stage, table, table.current_snapshot(), batch)
@@ -232,7 +232,7 @@ def _check_parameters(pipeline: Pipeline, batch: Batch, rollups: Manifest) -> No
 
 
 def _check_table(pipeline: Pipeline, batch: Batch, rollups: Manifest) -> None:
-    """A table that refers to another one's files cannot be read once that one is dropped."""
+    """Refuse files of another table: once that one is dropped, this one could not be read."""
     for problem in files_of_another_table(rollups, data_location(pipeline.settings)):
         raise StaleInputError(
             f"the rollups of batch {batch.key} were {problem}; they were not published. Run `rollups backfill {batch.key} {batch.key}`"
@@ -242,11 +242,11 @@ def _check_table(pipeline: Pipeline, batch: Batch, rollups: Manifest) -> None:
 def check_stage(pipeline: Pipeline, batch: Batch, rollups: Manifest) -> None:
     """Check that the files are there and that their manifest is still the current one.
 
-    The lock keeps publishers away, not those who stage. A newer manifest wins.
+    The lock keeps other publishers away, but not runs that stage. A newer manifest wins.
 
     Raises:
         StageCorruptError: a file is missing or has another size.
-        NotStagedError, StaleInputError: the manifest is another one, or may not be published any more.
+        NotStagedError, StaleInputError: the manifest has been replaced, or may not be published any more.
     """
     _check_files(pipeline, batch, rollups)
     if current_rollups(pipeline, batch)[0].digest != rollups.digest:
@@ -257,7 +257,7 @@ def check_stage(pipeline: Pipeline, batch: Batch, rollups: Manifest) -> None:
 
 
 def _check_files(pipeline: Pipeline, batch: Batch, rollups: Manifest) -> None:
-    """Every staged file is there with its size, and their rows add up to the manifest's counters."""
+    """Check that every staged file exists with the right size, and that their rows add up to the manifest's counters."""
     mend = f"run `rollups backfill {batch.key} {batch.key} --force`"
     for wrong in pipeline.stage.wrong_files(rollups, batch):
         raise StageCorruptError(f"batch {batch.key}: {wrong}; {mend}")
@@ -297,14 +297,14 @@ def _rows(manifest: Manifest) -> dict[str, int]:
 
 
 def _is_receipt_of(receipt: Manifest, rollups: Manifest) -> bool:
-    """Same content in the same files: lost files that were made anew have the same digest, and the table still names the lost ones."""
+    """Same content in the same files. The digest is not enough: lost files made anew have the same, but the table names the lost ones."""
     return receipt.digest == rollups.digest and receipt.counters.get("staged_attempt") == rollups.attempt
 
 
 def were_in_table(receipt: Manifest | None, rollups: Manifest, table: Table) -> bool:
-    """Whether these very files may have been in the table before: they were published, and may have been taken out of it since.
+    """Whether these very files may have been in the table before: they were published, even if they have been taken out since.
 
-    A publish that was killed after its commit has left no receipt; its snapshot says what it was of, until it expires.
+    A publish that was killed after its commit has left no receipt; until its snapshot expires, that says what was published.
     """
     if any(said(snapshot, STAGED_PROPERTY) == rollups.attempt for snapshot in table.snapshots()):
         return True
@@ -315,7 +315,7 @@ def were_in_table(receipt: Manifest | None, rollups: Manifest, table: Table) -> 
 
 
 def _is_newest(pipeline: Pipeline, batch: Batch, receipt: Manifest) -> bool:
-    """Whether no other rollups are staged than those that the receipt is of."""
+    """Whether no newer rollups are staged than those of the receipt."""
     rollups = pipeline.stage.read(ROLLUPS, batch)
     return rollups is None or _is_receipt_of(receipt, rollups)
 
@@ -326,11 +326,11 @@ def reasons_to_publish(
     """Why publishing these rollups would do anything.
 
     Args:
-        batch: that they are of.
-        receipt: of the batch; None: it never was published.
-        rollups: what is staged.
-        live: rows by resolution in ms that the table has of the batch; None: nobody looked.
-        set_aside: the table no longer comes from the snapshot that the receipt names.
+        batch: the rollups' batch.
+        receipt: the batch's receipt; None if it was never published.
+        rollups: the manifest that is staged.
+        live: the batch's rows in the table, by resolution in ms; None if unknown.
+        set_aside: whether the table no longer descends from the snapshot that the receipt names.
     """
     if receipt is None:
         return ["not published yet"]
@@ -370,7 +370,7 @@ def receipt_of(
     rejected: Sequence[str] = (),
     timings: Mapping[str, float] | None = None,
 ) -> Manifest:
-    """Says that these rollups are published: in which snapshot, by which attempt, and how many rows and files the table has of them."""
+    """The receipt for published rollups: in which snapshot, by which attempt, and how many rows and files the table has of them."""
     return new_receipt(
         batch,
         table,
@@ -401,21 +401,21 @@ def new_receipt(
     rejected: Sequence[str] = (),
     timings: Mapping[str, float] | None = None,
 ) -> Manifest:
-    """A receipt, with all that one consists of.
+    """A receipt, from all of its parts.
 
     Args:
-        batch: that it is of.
-        table: as it is now.
-        snapshot_id: where the table has these rows.
-        attempt: the commit's.
-        counts: rows and files that the table has of the batch.
-        digest: of the rollups that these rows are of.
-        staged_attempt: of these rollups, if they are those that are staged.
-        resolutions: those whose rows and files are said, also where there is none.
-        parameters: that these rollups were made with.
-        code_version: likewise.
+        batch: the published batch.
+        table: the table as it is now.
+        snapshot_id: the snapshot in which the table has these rows.
+        attempt: the attempt of the commit.
+        counts: the batch's rows and files in the table.
+        digest: content digest of the rollups that these rows are from.
+        staged_attempt: the attempt of these rollups, if they are those staged now.
+        resolutions: the resolutions to list rows and files of, even if there are none.
+        parameters: the parameters that these rollups were made with.
+        code_version: the code version that they were made with.
         rejected: digests of rollups that were rolled back.
-        timings: of the publish.
+        timings: the publish's timings.
     """
     return Manifest(
         asset=ROLLUP_TABLE,

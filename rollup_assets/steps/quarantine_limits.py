@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """What decisions take out of the count."""
+    """What decisions exempt from the limits."""
 
     rows: int = 0
     """Quarantined rows, those of whole files included."""
@@ -33,7 +33,7 @@ NOTHING = Allowed()
 
 
 def allowed_in(stage: Stage, batch: Batch, quarantined: Manifest, settings: Settings) -> Allowed:
-    """What decisions take out of the count of a staged quarantine. Nothing is read while it is below the limits anyway.
+    """What decisions exempt from the limits in a staged quarantine. If it is below the limits anyway, nothing is read.
 
     Raises:
         StageCorruptError: the decisions cannot be read, or a staged file is missing.
@@ -43,7 +43,7 @@ def allowed_in(stage: Stage, batch: Batch, quarantined: Manifest, settings: Sett
     decisions = read_allowances(stage, batch)
     if not decisions:
         return NOTHING
-    # It imports numpy, and whoever loads the code location imports this module.
+    # It imports numpy, and this module is imported whenever the code location is loaded.
     from rollup_assets.storage.quarantine import tallies
 
     stage.require_complete(quarantined, batch)
@@ -51,7 +51,7 @@ def allowed_in(stage: Stage, batch: Batch, quarantined: Manifest, settings: Sett
 
 
 def covered(decisions: tuple[Allowance, ...], found: Iterable[Tally]) -> Allowed:
-    """What decisions cover of what is quarantined."""
+    """How much of what is quarantined the decisions cover."""
     inside = [tally for tally in found if any(one.covers(tally.reason, tally.file) for one in decisions)]
     return Allowed(sum(tally.rows for tally in inside), sum(tally.whole_file for tally in inside), decisions)
 
@@ -72,5 +72,5 @@ def too_many_rows(counters: Mapping[str, Any], settings: Settings, allowed: Allo
 
 
 def rows_compared(counters: Mapping[str, Any]) -> int:
-    """The rows of which ``ROLLUP_QUARANTINE_LIMIT`` is a share: those that were read, without the ones that belong to other batches."""
+    """The rows that ``ROLLUP_QUARANTINE_LIMIT`` is a share of: all that were read, except those that belong to other batches."""
     return int(counters["rows_read"]) - int(counters.get("elsewhere", 0))

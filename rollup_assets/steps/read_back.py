@@ -20,7 +20,7 @@ class TableState:
     """Rows of the whole table."""
     location: str
     snapshot_id: int | None
-    """None for a table that never had a snapshot, or is not there."""
+    """None if the table does not exist or never had a snapshot."""
 
 
 @explains_storage_errors

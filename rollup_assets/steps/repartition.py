@@ -56,8 +56,8 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
     Raises:
         QuarantineError: too many rows or files are quarantined; they are staged (``error.quarantined``), the datapoints are not.
         RollupOverflowError: an open window overflows int64; nothing is staged.
-        LandingZoneError: raw data lies where nothing would read it, or is all gone; nothing is staged.
-        StorageError: raw data cannot be read, or the stage not written; nothing is staged.
+        LandingZoneError: raw data lies where no batch would read it, or is all gone; nothing is staged.
+        StorageError: raw data cannot be read, or the stage cannot be written; nothing is staged.
         StaleInputError: a raw file was replaced or removed while it was read; nothing is staged.
         ConcurrentWriteError: another run staged the batch at the same time, with another result.
     """
@@ -75,7 +75,7 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
     started = time.perf_counter()
     attempt = new_attempt()
     root = landing_zone.root
-    # In the order of the folders: of two copies the one in the batch's own folder, or in the later one, loses no point.
+    # In the order of the folders: of two copies, the one in the batch's own folder, or in the later folder, is read, and loses no point.
     copies = find_copies(root, [file for found in by_folder.values() for file in found])
     read = _files_to_read(pipeline, batch, by_folder, copies)
 
@@ -166,7 +166,7 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
     if counts["rows_read"] != accounted_for:
         _discard(pipeline, batch, attempt, (REPARTITIONED, PARTIAL_POINTS))
         raise ReconciliationError(f"batch {batch}: rows are not accounted for, nothing was staged: {counts}; please report this")
-    # Partial points first: whoever finds the datapoints' manifest finds theirs too.
+    # Partial points first: once the datapoints' manifest is visible, so is theirs.
     partial = commit(
         PARTIAL_POINTS,
         [file for result in merged for file in result.partial_points],
@@ -194,7 +194,7 @@ def current_stage(pipeline: Pipeline, batch: Batch) -> StagedBatch | None:
 
 
 def raw_data_is_gone(pipeline: Pipeline, batch: Batch, files: Sequence[InputFile], staged: StagedBatch | None) -> str | None:
-    """Why these files are not believed: there are none, nor anything else in the landing zone, and the batch was staged from some."""
+    """Why an empty listing is not trusted: the whole landing zone is empty, though the batch was staged from files; else None."""
     zone = pipeline.landing_zone
     before = len(staged.repartitioned.inputs) if staged else 0
     if files or not before or not zone.is_bare():
@@ -207,7 +207,7 @@ def raw_data_is_gone(pipeline: Pipeline, batch: Batch, files: Sequence[InputFile
 
 
 def reasons_to_stage(pipeline: Pipeline, batch: Batch, files: list[InputFile], staged: StagedBatch | None) -> list[str]:
-    """Why staging these files would do anything; empty if files, parameters and code are those of the manifests, and nothing got lost."""
+    """Why staging these files would do anything; empty if files, parameters and code are those of the manifests and nothing is lost."""
     if staged is None:
         return ["not staged yet"]
     reasons = outdated(pipeline, batch, files, staged)
@@ -220,7 +220,7 @@ def reasons_to_stage(pipeline: Pipeline, batch: Batch, files: list[InputFile], s
 
 
 def outdated(pipeline: Pipeline, batch: Batch, files: list[InputFile], staged: StagedBatch) -> list[str]:
-    """What has changed since a batch was staged, as far as manifests and a listing tell."""
+    """What has changed since a batch was staged, as far as manifests and a listing show."""
     parameters = content_parameters(pipeline.settings, batch)
     reasons: dict[str, None] = {}
     for manifest in (staged.repartitioned, staged.partial_points, staged.quarantined):
@@ -233,7 +233,7 @@ def outdated(pipeline: Pipeline, batch: Batch, files: list[InputFile], staged: S
 
 
 def is_over_limit(pipeline: Pipeline, batch: Batch, quarantined: Manifest) -> bool:
-    """Whether the batch may not be staged with what was quarantined of it, as the settings are now."""
+    """Whether today's settings refuse to stage the batch, because too much of it is quarantined."""
     return is_over(quarantined.counters, pipeline.settings, allowed_in(pipeline.stage, batch, quarantined, pipeline.settings))
 
 
@@ -251,7 +251,7 @@ def counts_the_same(pipeline: Pipeline, batch: Batch, quarantined: Manifest) -> 
 
 
 def _copies_were_treated_otherwise(pipeline: Pipeline, staged: StagedBatch) -> bool:
-    """Like the limits, what is done about copies is no part of the content."""
+    """Whether copies were treated by another setting. It is compared here since, like the limits, it is not a content parameter."""
     if pipeline.settings.raw_copies == "once":
         return COPIED_FILE in staged.quarantined.counters.get("reasons", ())
     return COPIES in staged.repartitioned.counters
@@ -264,7 +264,7 @@ def _in_path_order(by_folder: Mapping[Batch, list[InputFile]]) -> list[InputFile
 def _files_to_read(
     pipeline: Pipeline, batch: Batch, by_folder: Mapping[Batch, list[InputFile]], copies: Mapping[str, str]
 ) -> list[SplitFile]:
-    """The files for the split tasks, in path order: copies are left out, or are bad files."""
+    """The files for the split tasks, in path order; depending on the settings, copies are left out or marked as bad files."""
     once = pipeline.settings.raw_copies == "once"
     copies_of: dict[str, list[str]] = {}
     for path, original in sorted(copies.items()) if once else ():
@@ -281,7 +281,7 @@ def _files_to_read(
 
 
 def _require_unchanged(pipeline: Pipeline, batch: Batch, files: list[InputFile]) -> None:
-    """Whoever replaces a file that is being read may have made us read parts of two: what was listed must still be there."""
+    """Require that the listed files are still there: if one was replaced meanwhile, we may have read parts of two versions."""
     now = {file.path: file for file in pipeline.landing_zone.files(batch)}
     for file in files:
         if now.get(file.path) != file:
@@ -330,7 +330,7 @@ def _quarantine_problem(
         named = "; ".join(f"{bad.path}: {bad.reason} ({bad.detail})" for bad in counted[:_FILES_NAMED])
         more = f"; and {len(counted) - _FILES_NAMED} more" if len(counted) > _FILES_NAMED else ""
         files, them = ("bad file", "it") if len(counted) == 1 else ("bad files", "them")
-        # What the command allows has to be all of them: with fewer the batch would fail again.
+        # The command has to allow all of them: with fewer the batch would fail again.
         if len(counted) > _FILES_NAMED:
             options = " ".join(f"--allow {reason}" for reason in sorted({bad.reason for bad in counted}))
         else:
@@ -344,7 +344,7 @@ def _quarantine_problem(
         )
     if too_many_rows(counters, settings, allowed):
         read, rows = rows_compared(counters), counters["rows_quarantined"] - allowed.rows
-        # Whole files may have no row: these are not what is too much here.
+        # Files quarantined as a whole may have no rows; they do not count against the limit of rows.
         reasons = {reason: count for reason, count in counters["reasons"].items() if count}
         why = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
         worst = sorted(((path, count) for path, count in by_file.items() if count), key=lambda found: (-found[1], found[0]))
@@ -372,7 +372,7 @@ def _delete_other_tries(pipeline: Pipeline, batch: Batch, attempt: str, merged: 
 
 
 def _discard(pipeline: Pipeline, batch: Batch, attempt: str, assets: tuple[str, ...]) -> None:
-    """Delete an attempt's files, as far as storage lets us: what went wrong before is told."""
+    """Delete an attempt's files as far as possible; errors are ignored, so that the original one is reported."""
     with contextlib.suppress(StorageError, OSError):
         for asset in assets:
             (pipeline.stage.folder(asset, batch) / attempt).delete_folder()

@@ -30,7 +30,7 @@ class RolledUp:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A partition that cannot be made yet, and rightly so: nothing is published, no row changes."""
+    """A partition that cannot be made yet, which is no error: nothing is published and no row changes."""
 
     waiting_for: tuple[str, ...]
     """What has to be staged first, e.g. ``partial_points 2026-01-01-08:00``."""
@@ -52,9 +52,9 @@ class Published:
     """Current snapshot with this batch in it; None for an empty batch that never had a row."""
     unchanged: bool
     refused: str | None = None
-    """Why these rollups were not published: they were, and then rolled back."""
+    """Why these rollups were not published again: they had been rolled back."""
 
 
 def by_resolution(results: Sequence[object], name: str, resolutions: Sequence[int]) -> dict[str, int]:
-    """Sums over the results of tasks, by resolution in ms, as manifests hold them; ``name``: of the results' list by resolution."""
+    """Sums over the results of tasks, by resolution in ms, as in manifests; ``name``: the results' list by resolution."""
     return {str(resolution): sum(getattr(result, name)[level] for result in results) for level, resolution in enumerate(resolutions)}

@@ -40,7 +40,7 @@ _DOUBLE_SUMS = ("sum", "delta")
 
 @dataclass(frozen=True, slots=True)
 class RollupTask:
-    """What is the same for all groups of shards of a batch. Manifests are None where there is nothing to read."""
+    """What is the same for all groups of shards of a batch. A manifest is None if there is nothing to read."""
 
     batch: Batch
     stage: Stage
@@ -65,7 +65,7 @@ class RollupTask:
 
     @property
     def file_prefix(self) -> str:
-        """What the names of the data files begin with."""
+        """Prefix of the data files' names."""
         return f"{self.batch.folder}-{self.attempt}-"
 
     def partition_folder(self, resolution: int) -> Place:
@@ -91,7 +91,7 @@ class RollupResult:
 
 
 def segment_bounds(batch: Batch, resolutions: Sequence[int], level: int) -> NDArray[np.int64]:
-    """Upper bounds, in epoch ms, of the label ranges that checksums are kept for at a resolution.
+    """Upper bounds (epoch ms) of the label ranges for which a resolution's checksums are kept.
 
     The label that begins the batch; then the labels up to ``end - c`` for each coarser resolution c, coarsest first; then the rest.
     """
@@ -281,7 +281,7 @@ class _ShardRoller:
             )
 
     def _carry(self, shard: int) -> tuple[Carry, int]:
-        """What the shard takes over from earlier batches, and how many series it has in this one."""
+        """What the shard takes over from earlier batches, and its number of series in this one."""
         from rollup_assets.kernels import merge, windows
         from rollup_assets.kernels.partial import new_partial_points
 
@@ -305,7 +305,7 @@ class _ShardRoller:
         return merge.Carry(partial, row_of_series, alone, before), len(ids)
 
     def _earlier_steps(self, shard: int, partial: PartialPoints) -> None:
-        """Give the open windows the step into their series' first point, which only the batch before knows."""
+        """Add to the open windows the step into their series' first point, which only the batch before theirs knows."""
         from rollup_assets.kernels import merge
 
         if self.earlier is None:
@@ -399,7 +399,7 @@ def dictionary_schema(value_type: ValueType) -> pa.Schema:
 
 
 def _nullable(values: NDArray[Any], present: NDArray[np.bool_]) -> pa.Array:
-    """A column with nulls where ``present`` is False, of the memory that ``values`` has."""
+    """A column with nulls where ``present`` is False; it shares the memory of ``values``."""
     import pyarrow as pa
 
     if present.all():

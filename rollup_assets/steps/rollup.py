@@ -38,7 +38,7 @@ class RollupInputs:
     datapoints: Manifest | None
     own: Manifest | None
     earlier: tuple[tuple[Batch, Manifest | None], ...]
-    """Partial points of the batches before, nearest first; None: there is no raw file either."""
+    """Partial points of the batches before, nearest first; None for a batch that is not staged and has no raw file either."""
 
     def upstream(self, batch: Batch) -> dict[str, dict[str, str | None]]:
         """Digests of everything read, for the manifest."""
@@ -60,7 +60,7 @@ def roll_up(
 
     Raises:
         NotStagedError: the batch has points and an earlier one that it needs is not staged.
-        StaleInputError: an input was staged with other settings, or another one has taken its place meanwhile.
+        StaleInputError: an input was staged with other settings, or has been replaced meanwhile.
         StageCorruptError: a staged file is missing or has another size.
         RollupOverflowError: a window overflows int64.
         ReconciliationError: counts or deltas do not agree; the files are discarded.
@@ -142,13 +142,13 @@ def _roll_up(pipeline: Pipeline, batch: Batch, inputs: RollupInputs, progress: P
             progress=progress,
         )
     except BaseException:
-        # Those of its tasks that had ended: nothing names them, and every attempt would leave as many. What went wrong first is told.
+        # Files of tasks that had ended: no manifest names them, and each attempt would leave as many. The first error is the one raised.
         with contextlib.suppress(StorageError, OSError):
             delete_other_tries(folders, task.file_prefix, ())
         raise
     if pipeline.engine.tries_again:
         delete_other_tries(folders, task.file_prefix, {Place.parse(file.path).path for result in results for file in result.files})
-    # By resolution, then by shard: files of a resolution lie together in the manifest as in the table.
+    # By resolution, then by shard: in the manifest as in the table, files of a resolution are together.
     files = tuple(sorted((file for result in results for file in result.files), key=lambda file: file.resolution or 0))
     counters = {
         "rows": by_resolution(results, "rows", settings.resolutions),
@@ -178,8 +178,8 @@ def _roll_up(pipeline: Pipeline, batch: Batch, inputs: RollupInputs, progress: P
 def find_inputs(pipeline: Pipeline, batch: Batch) -> RollupInputs | Waiting:
     """The manifests that a batch is rolled up from, or what it waits for.
 
-    An earlier batch that is not staged is fine where raw has no file for it. Otherwise a batch without points waits for it, and one
-    with points cannot be made. A batch whose own raw files are not staged waits.
+    An earlier batch need not be staged if it has no raw file. Otherwise a batch without points waits for it, and for one with points
+    this raises NotStagedError. A batch whose own raw files are not staged waits.
     """
     stage, landing_zone, calendar = pipeline.stage, pipeline.landing_zone, pipeline.calendar
     datapoints = stage.read(REPARTITIONED, batch)
@@ -209,7 +209,7 @@ def find_inputs(pipeline: Pipeline, batch: Batch) -> RollupInputs | Waiting:
     }
     if changed:
         named = dict.fromkeys(itertools.chain.from_iterable(changed.values()))
-        # From the first of them: a backfill that begins later would find the ones before it as they are now.
+        # From the first of them on: a backfill that begins later would leave the ones before it stale.
         raise StaleInputError(
             f"{', '.join(f'{asset} {of}' for of, asset in changed)} {'was' if len(changed) == 1 else 'were'} staged with other "
             f"settings: {', '.join(named)}; stage {'it' if len(changed) == 1 else 'them'} again with "

@@ -23,7 +23,7 @@ def dropped_files(source: Blocks) -> set[tuple[int, int]]:
 
 
 class ShardBlocks:
-    """The row blocks of one shard, unpacked one after the other, with metric codes made the shard's own."""
+    """The row blocks of one shard, unpacked one after the other, with metric codes translated to the shard's own."""
 
     def __init__(self, source: Blocks) -> None:
         self._source = source
@@ -38,7 +38,7 @@ class ShardBlocks:
     def __iter__(self) -> Iterator[tuple[Header, Block]]:
         from rollup_assets.kernels.points import Block
 
-        # Of one task at a time: blocks come in the order of tasks, and each of these is as long as the greatest code of its task.
+        # Of one task at a time, since each translation is as long as its task's greatest code; blocks come in the order of tasks.
         translation, told_by = np.zeros(1, np.int32), -1
         for task, packed, payload in self._source:
             header = Header.unpack(packed)

@@ -40,11 +40,11 @@ if TYPE_CHECKING:
 
 _BUFFERS = Buffers()
 
-# Code, time and value of a row, before and after sorting; dimensions and lag likewise, where they are kept.
+# Bytes of a row's code, time and value, before and after sorting; likewise of dimensions and lag, if they are kept.
 _ROW_BYTES = 28
 _DIMENSIONS_BYTES = 24
 _LAG_BYTES = 16
-# What a task needs whatever the number of rows: a row group, its encoded pages and a block.
+# What a task needs regardless of the number of rows: a row group, its encoded pages and a block.
 _FIXED_BYTES = 48 << 20
 _FEWEST_ROWS = 1 << 16
 
@@ -167,7 +167,7 @@ class _ShardSorter:
         )
 
     def _ingest(self, source: ShardBlocks, points: ShardPoints) -> tuple[SeriesTable, int, bool]:
-        """Unpack all blocks; returns the series table, how many series it has, and whether dimensions change within a series."""
+        """Unpack all blocks; returns the series table, its number of series, and whether dimensions change within a series."""
         from rollup_assets.kernels import series_table
 
         table = series_table.new_series_table(series_table.MINIMUM_TABLE)
@@ -206,7 +206,7 @@ class _ShardSorter:
         names = sorted(source.names.names)
         start = np.empty(series, np.int64)
         kept = np.empty(series, np.int64)
-        # Where dimensions change, the first point of a series, known only when it is sorted, decides its place.
+        # If dimensions change, a series' place depends on its first point, which is known only after sorting.
         order = (
             np.arange(series)
             if self.dimensions_change
@@ -273,7 +273,7 @@ class _ShardSorter:
         if self.dimensions_change:
             org, metric = self._first_dimensions(table, series, rank)
         order = series_table.series_order(rank[metric], org, table.id[:series])
-        # A run begins where the rows so far pass the next multiple of what fits; half of it, so that a long last series does no harm.
+        # A run begins where the cumulative rows pass the next multiple of half of what fits; the other half is for a long last series.
         run_of = np.empty(series, np.uint16)
         most = max(1, self._most_rows(dimensions=self.dimensions_change) // 2)
         run_of[order] = np.unique((np.cumsum(table.points[order]) - 1) // most, return_inverse=True)[1]

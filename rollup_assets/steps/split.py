@@ -50,9 +50,9 @@ class SplitFile:
     bounds: Bounds
     """Which of its rows are the batch's."""
     copy_of: str | None = None
-    """Path of another raw file with the same content, for which it is quarantined as a whole."""
+    """Path of another raw file with the same content; if given, this file is quarantined as a whole as its copy."""
     copies: tuple[str, ...] = ()
-    """Paths of files with the same content that are not read: what is wrong with this file as a whole is wrong with them."""
+    """Paths of files with the same content that are not read; if this file is bad as a whole, so are they."""
 
     @property
     def size(self) -> int:
@@ -73,7 +73,7 @@ class SplitTask:
 
     @property
     def quarantine_bucket(self) -> int:
-        """The bucket after the shards' takes what is quarantined."""
+        """The bucket for what is quarantined: the one after the shards'."""
         return self.shards
 
 
@@ -83,7 +83,7 @@ class SplitResult:
 
     rows_read: int = 0
     elsewhere: int = 0
-    """Rows that are other batches' affair."""
+    """Rows that belong to other batches."""
     reasons: dict[str, int] = field(default_factory=dict)
     bad_files: list[BadFile] = field(default_factory=list)
     quarantined_by_file: dict[str, int] = field(default_factory=dict)
@@ -108,7 +108,7 @@ class _TaskNames(MetricNames):
     def translation(self, names: pa.Array) -> NDArray[np.int32]:
         """The task's code of each name; consecutive row groups mostly have the same names."""
         if self._last is None or not names.equals(self._last):
-            # A name that is null belongs to quarantined rows: any code will do.
+            # Only quarantined rows have a null name: any code will do.
             codes = [0 if name is None else self.code_of(name) for name in names.to_pylist()]
             self._translation = np.array(codes or [0], np.int32)
             self._last = names
@@ -119,7 +119,7 @@ def split_files(task: SplitTask, emit: Emit, context: TaskContext) -> SplitResul
     """Read the task's files and emit the blocks of every shard."""
     result = SplitResult()
     started = time.perf_counter()
-    # Importing numba takes 1.6 to 2 s, once a process: a time of its own, not part of reading.
+    # Importing numba takes 1.6 to 2 s, once per process: timed separately, not as part of reading.
     from rollup_assets.kernels import shards  # noqa: F401
 
     result.seconds["load kernels"] += time.perf_counter() - started
@@ -134,7 +134,7 @@ def _split_file(
 ) -> None:
     file = split.file
     if split.copy_of is not None:
-        # Its rows are all in the other file, and counted there.
+        # All of its rows are in the other file, and are counted there.
         _quarantine_file(task, number, BadFile(file.path, COPIED_FILE, f"the same content as {split.copy_of}", 0), emit, result)
         return
     rows_read = elsewhere = 0
@@ -176,8 +176,8 @@ def _split_file(
 
 
 def _quarantine_file(task: SplitTask, number: int, bad: BadFile, emit: Emit, result: SplitResult) -> None:
-    """Emit the row that stands for a whole file, and take back what was emitted of it."""
-    # Blocks of the file may be on their way already: a page can be damaged that comes after good ones.
+    """Emit the row that stands for a whole file, and revoke the blocks of it that were already emitted."""
+    # There may be some: a damaged page can come after good ones.
     for bucket in range(task.shards + 1):
         emit(bucket, Header(blocks.DROP_FILE, number, 0).pack(), [])
     emit(task.quarantine_bucket, Header(blocks.QUARANTINED, len(task.files), 1).pack(), [serialized(bad_file_row(bad, task.value_column))])
@@ -244,7 +244,7 @@ def _split_rows(task: SplitTask, number: int, rows: RawRows, names: _TaskNames, 
         news = names.told.news_for(s, names.names, packed[4][first:last])
         if len(news):
             emit(s, Header(blocks.NAMES, number, len(news)).pack(), [blocks.pack_names(news, names.names)])
-        # Whether a shard has lags must not depend on which other rows were read together with its own.
+        # Whether a shard has lags must not depend on the other shards' rows that were read together with its own.
         has_lag = lag_code != blocks.NO_COLUMN and bool(packed[5][first:last].any())
         header = Header(
             blocks.ROWS,
@@ -265,7 +265,7 @@ def _quarantine(task: SplitTask, number: int, file: InputFile, rows: RawRows, em
     """Emit the rows that are quarantined, and count them by reason.
 
     Raises:
-        UnreadableFileError: they are too much for Arrow.
+        UnreadableFileError: they exceed the limits of Arrow's arrays.
     """
     for quarantined in _unless_too_large(rows, file.path, task.value_column):
         for counted in quarantined.column("reason").value_counts().to_pylist():
@@ -274,12 +274,12 @@ def _quarantine(task: SplitTask, number: int, file: InputFile, rows: RawRows, em
 
 
 def _unless_too_large(rows: RawRows, path: str, value_column: str) -> Iterator[pa.RecordBatch]:
-    """The rows to quarantine; where they are too much for Arrow, their file is bad."""
+    """The rows to quarantine; if they exceed the limits of Arrow's arrays, their file is bad as a whole."""
     import pyarrow as pa
 
     try:
         yield from rows_to_quarantine(rows, path, value_column)
     except (pa.ArrowInvalid, pa.ArrowCapacityError) as error:
-        # The file was read without a fault: what is left are the bounds of Arrow's own arrays. Memory that is missing is no fault of it.
+        # The file was read without error, so only the limits of Arrow's own arrays remain. Running out of memory is not the file's fault.
         reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
         raise UnreadableFileError(f"bad rows from row {rows.position} on cannot be quarantined one by one ({reason})", TOO_LARGE) from error

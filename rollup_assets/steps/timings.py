@@ -23,7 +23,7 @@ class Stopwatch:
         self._started = time.perf_counter()
 
     def lap(self, stage: str) -> None:
-        """What has passed was for this stage."""
+        """Add the time since the last call to this stage."""
         now = time.perf_counter()
         self._seconds[stage] += now - self._started
         self._started = now
