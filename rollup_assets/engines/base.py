@@ -31,7 +31,7 @@ class Progress(Protocol):
 
 
 class NoProgress:
-    """Progress that nobody watches."""
+    """Progress that is not shown."""
 
     def start(self, stage: str, total: int) -> None:
         """Ignored."""
@@ -69,7 +69,7 @@ class TaskContext(Protocol):
 
     @property
     def attempt(self) -> str:
-        """What sets the files of this try apart where a task may be tried again, or twice at once; else empty."""
+        """Tells this try's files apart if a task may be tried again, or twice at once; else empty."""
 
     def advance(self, rows: int) -> None:
         """Report ``rows`` more as done."""
@@ -83,21 +83,21 @@ class Engine(Protocol):
 
     @property
     def tries_again(self) -> bool:
-        """Whether a task may be tried more than once, so that a try that came to nothing may leave files behind."""
+        """Whether a task may be tried more than once, so that a failed try may leave files behind."""
 
     @property
     def most_map_tasks(self) -> int:
-        """Into how many tasks a step should cut its input at most."""
+        """The most tasks that a step should cut its input into."""
 
     @property
     def least_map_task(self) -> int:
-        """Bytes of input below which a task costs more than it does."""
+        """Bytes of input below which starting a task costs more than its work."""
 
     def map(
         self, task: Callable[[Item, TaskContext], Result], items: Sequence[Item], *, stage: str, rows: int, progress: Progress
     ) -> list[Result]:
-        """Run ``task`` on every item; results in the order of the items. An error ends the step and is raised as it is; tasks that
-        have begun, or on Spark those of the same half, may go on until then.
+        """Run ``task`` on every item; results in the order of the items. An error ends the step and is raised as it is; before
+        that, other tasks that have begun (on Spark: all of the same half) may run to their end.
         """
 
     def map_shuffle(

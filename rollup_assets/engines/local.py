@@ -65,7 +65,7 @@ class LocalEngine:
 
     tries_again = False
     most_map_tasks = 64
-    """Each has a spill file open while its batch is staged."""
+    """A limit, since each has a spill file open while its batch is staged."""
     least_map_task = 1 << 20
 
     def __init__(self, *, threads: int, memory: int, scratch: Path) -> None:
@@ -118,7 +118,7 @@ class LocalEngine:
         running = max(1, min(self.threads, len(items)))
 
         def run(item: Item) -> Result:
-            # A thread whose task has stopped may take the next one before that is cancelled.
+            # A thread whose task has failed may take the next one before it is cancelled.
             if stopped.is_set():
                 raise _StoppedError
             context = _Context(self.memory // running, folder, lambda done: progress.advance(stage, done), stopped)
@@ -141,7 +141,7 @@ class LocalEngine:
             with thread_pool(running, "task") as threads:
                 futures: list[Future[Result]] = []
                 try:
-                    # Inside, too: whoever leaves the pool without stopping its tasks waits for all that were handed in.
+                    # Inside the try, too: leaving the pool without stopping its tasks waits for all that were submitted.
                     futures.extend(threads.submit(run, item) for item in items)
                     for _ in futures:
                         wait_for_one(ended)
@@ -167,7 +167,7 @@ class LocalEngine:
 
 
 def raise_first(futures: Sequence[Future[Result]]) -> None:
-    """Raise the first task's error, in the order of the items, that is not a consequence of another one's."""
+    """Raise the first task's error, in the order of the items, that was not caused by another's."""
     errors = [error for future in futures if not future.cancelled() and (error := future.exception()) is not None]
     if errors:
         raise next((error for error in errors if not isinstance(error, _StoppedError)), errors[0])

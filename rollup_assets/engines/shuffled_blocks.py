@@ -17,13 +17,13 @@ from rollup_assets.storage.spill import Buffer, SpillFile
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_BLOCK = struct.Struct("<IQQ")  # bytes of the header, of the payload, of the payload as it is packed
+_BLOCK = struct.Struct("<IQQ")  # bytes of the header, the payload and the packed payload
 PARCEL_BYTES = 32 << 20
-"""A parcel is closed at this size: rows of a shuffle are held in memory whole, several times over."""
+"""A parcel is closed at this size, since Spark holds each row of a shuffle in memory several times."""
 _WORTH_PACKING = 0.75
 """Moving blocks through two sockets, Java and a file costs about 4 s of CPU a GB, packing them 1.3 s."""
 _SLICES, _SLICE_BYTES = 8, 16 << 10
-"""Of a larger payload, that many pieces tell whether it is worth packing: its columns lie one after the other."""
+"""Of a larger payload, this many samples decide whether it is worth packing. They are spread out since columns follow each other."""
 
 
 def _codec() -> Any:
@@ -48,7 +48,7 @@ class Outbox:
         payload = b"".join(memoryview(buffer).cast("B") for buffer in buffers if memoryview(buffer).nbytes)
         packed = self._packed(payload)
         frame = _BLOCK.pack(len(header), len(payload), len(packed)) + header
-        # Once a bucket has spilled, its later blocks follow it: their order counts.
+        # Once a bucket has spilled, its later blocks are spilled, too: their order counts.
         has_spilled = self._spill is not None and bucket in self._spill.index
         if has_spilled or self._held + len(packed) > self._memory:
             self._spill = self._spill or SpillFile(self._spill_path)
@@ -58,7 +58,7 @@ class Outbox:
         self._held += len(frame) + len(packed)
 
     def _packed(self, payload: bytes) -> bytes:
-        """The payload, compressed if that is worth while; what has the payload's size is the payload."""
+        """The payload, compressed if that is worth it; if the size is unchanged, it is not compressed."""
         step = len(payload) // _SLICES
         if step > _SLICE_BYTES:
             sample = b"".join(payload[at : at + _SLICE_BYTES] for at in range(0, step * _SLICES, step))
@@ -68,7 +68,7 @@ class Outbox:
         return packed if len(packed) < len(payload) else payload
 
     def drain(self) -> Iterator[tuple[int, int, list[bytes]]]:
-        """Yield ``(bucket, number, pieces of a parcel)``, buckets in order and the parcels of each numbered in order of emission."""
+        """Yield ``(bucket, number, pieces of a parcel)``, buckets in order; the parcels of each are numbered in order of emission."""
         spilled = self._spill.index if self._spill else {}
         for bucket in sorted(self._blocks.keys() | spilled.keys()):
             number = 0
@@ -157,7 +157,7 @@ class ReceivedBlocks:
 
     def __iter__(self) -> Iterator[tuple[int, bytes, memoryview]]:
         for task, header, parcel, offset, raw, packed in self._frames():
-            # The buffer is fresh and so writable and aligned: any other array would be another type to the kernels.
+            # A fresh buffer is writable and aligned. To the kernels, arrays that are not would be another type.
             content = parcel.slice(offset, packed)
             yield task, header, memoryview(bytearray(content) if packed == raw else self._codec.decompress(content, raw))
 

@@ -41,10 +41,10 @@ _RESULTS = "merged boolean, place int, outcome binary"
 _Parcel = tuple[int, int, int, int, list[bytes]]
 """Target, bucket, place, number, and the pieces of the parcel."""
 _PARCELS = "target int, bucket int, place int, number int, parcel binary"
-# Rows of the shuffle that are no parcels: what a map task returned, the word to a merge task that it has to run, and that it need not since
-# a map task has failed.
+# Rows of the shuffle that are not parcels: what a map task returned, and signals to a merge task that it has to run, or that it need not
+# since a map task has failed.
 _RETURNED, _RUN, _FAILED = -1, -2, -3
-# Of a task's memory: what parcels may hold before they are spilled. The rest is for the task's own data.
+# One in so many bytes of a task's memory is for parcels, which are spilled beyond that. The rest is for the task's own data.
 _PARCEL_SHARE = 4
 _FEWEST_PARTITIONS = 1
 _BETWEEN_CANCELS = 0.5
@@ -63,7 +63,7 @@ class _Context:
         """Progress is reported by the driver, task by task."""
 
     def scratch_folder(self) -> str:
-        # Spark's own folders for spilled data, chosen by whoever runs the executors; the first is as good as any.
+        # The folders for spilled data that the executors' operator chose; the first is as good as any.
         local = os.environ.get("SPARK_LOCAL_DIRS", "").split(",")[0]
         folder = tempfile.mkdtemp(prefix="rollup-", dir=local if local and Path(local).is_dir() else None)
         self._scratch.append(folder)
@@ -75,18 +75,18 @@ class _Context:
 
 
 def _version() -> str:
-    """Of the package, and of what its code makes: within one release workers could still make other bytes than the manifest says."""
+    """Versions of package and code. One is not enough: within a release, workers could still make other bytes than the manifest says."""
     return f"{__version__} with code version {CODE_VERSION}"
 
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """What every task of a job gets: pickled here and not by Spark, so that another version of this package refuses it in words."""
+    """What every task of a job gets: pickled here and not by Spark, so that another version of this package can explain its refusal."""
 
     version: str
     memory: int
     retried: bool
-    """Whether Spark tries a task again that has failed."""
+    """Whether Spark tries a failed task again."""
     content: bytes
 
     def load(self) -> Any:
@@ -108,7 +108,7 @@ class SparkEngine:
 
     tries_again = True
     most_map_tasks = 10_000
-    """Spark's driver handles tens of thousands; more only costs it time."""
+    """Spark's driver could handle tens of thousands, but more tasks only cost it time."""
     least_map_task = 32 << 20
     """About two million points, two seconds of work; starting a task takes tens of milliseconds."""
 
@@ -164,7 +164,7 @@ class SparkEngine:
         return _Work(_version(), self.task_memory, _retries(self._session), pickle.dumps(content))
 
     def _partitions(self, count: int) -> DataFrame:
-        """One row a partition, with its number: what a job's tasks are hung on."""
+        """One row per partition, with its number: each becomes a task of the job."""
         return self._session.range(0, count, 1, count)
 
     def _collect(self, frame: DataFrame) -> dict[tuple[bool, int], bytes]:
@@ -176,7 +176,7 @@ class SparkEngine:
             add_tag(tag)
             return {(row.merged, row.place): bytes(row.outcome) for row in frame.collect()}
 
-        # A thread of its own: the one that an interrupt reaches has to be able to talk to the JVM, and Py4J's connection is the thread's.
+        # In another thread: the one that gets the interrupt must be free to talk to the JVM, and Py4J has one connection per thread.
         with thread_pool(1, "spark job") as thread:
             ended: queue.SimpleQueue[None] = queue.SimpleQueue()
             job = thread.submit(run)
@@ -187,7 +187,7 @@ class SparkEngine:
             except Exception as error:
                 raise explained(error) from error
             except BaseException:
-                # Until it has ended: a job that is still being planned has nothing to stop yet, and would run to its end.
+                # Repeated until it has ended: a job that is still being planned has nothing to stop yet, and would run to its end.
                 while not job.done():
                     with contextlib.suppress(Exception):
                         interrupt(tag)
@@ -196,7 +196,7 @@ class SparkEngine:
 
 
 def _retries(session: SparkSession) -> bool:
-    """Whether to leave a first failure to Spark: not with a ``local…`` master, most of which try nothing again."""
+    """Whether to leave a first failure to Spark: not with a ``local…`` master, since most of them never try again."""
     from pyspark.errors import PySparkException
 
     try:
@@ -206,7 +206,7 @@ def _retries(session: SparkSession) -> bool:
 
 
 def _tagging(session: SparkSession) -> tuple[Callable[[str], object], Callable[[str], object]]:
-    """How a session tags what a thread starts, and stops what has a tag."""
+    """Two functions of a session: one tags the jobs that this thread starts, the other stops jobs by tag."""
     from pyspark.errors import PySparkException
 
     try:
@@ -219,7 +219,7 @@ def _tagging(session: SparkSession) -> tuple[Callable[[str], object], Callable[[
 
 @contextlib.contextmanager
 def _reported(progress: Progress, stages: Sequence[str], rows: int) -> Iterator[None]:
-    """Stages of one job; Spark tells when it is over, and its own UI how far it is."""
+    """Report the stages of one job: only their start and end, since Spark's own UI shows the progress between."""
     for stage in stages:
         progress.start(stage, rows)
     try:
@@ -237,11 +237,11 @@ def _reported(progress: Progress, stages: Sequence[str], rows: int) -> Iterator[
 def _in_worker(
     run: Callable[[_Work, Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]], work: _Work, batches: Iterator[pa.RecordBatch]
 ) -> Iterator[pa.RecordBatch]:
-    """Run a task, and leave the worker process such that Spark may use it again at little cost.
+    """Run a task, and leave the worker process in a state in which Spark can cheaply use it again.
 
-    Between two tasks PySpark collects garbage, which goes through the objects of all modules (0.1 s with the kernels), and has Python's
-    importers forget what they know, upon which one of a zip file, as PySpark itself is in, reads its directory anew (0.1 s). So modules
-    are left out of collections after the task that imports them, and importers of zip files are dropped: new ones use what was read.
+    Between two tasks PySpark collects garbage, which visits the objects of all modules (0.1 s with the kernels), and invalidates the
+    caches of Python's importers, after which the importer of a zip file (PySpark itself is in one) reads its directory anew (0.1 s). So
+    modules are exempt from collections after the task that imports them, and zip importers are dropped: new ones use what was read.
     """
     known = len(sys.modules)
     try:
@@ -325,7 +325,7 @@ def _merge(work: _Work, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Record
 
 
 def _attempt() -> str:
-    """What sets the files of this try at a task apart from those of another one: Spark may run a task again, or twice at once."""
+    """Tells the files of this try at a task apart from those of another: Spark may run a task again, or twice at once."""
     from pyspark import TaskContext as SparkTaskContext
 
     running = SparkTaskContext.get()
@@ -333,9 +333,9 @@ def _attempt() -> str:
 
 
 def _attempted(run: Callable[[TaskContext], Any], context: TaskContext, work: _Work) -> tuple[bytes, bool]:
-    """What a task returned or the error of ours that it raised, and whether it has failed.
+    """What a task returned, or the RollupError that it raised, and whether it has failed.
 
-    Other errors are Spark's, which tries again what may help; so is the first one of storage, which may have to do with where it ran.
+    Other errors are left to Spark, which tries the task again. So is a first StorageError, which may be due to the host it ran on.
     """
     try:
         return pickle.dumps((run(context), None)), False
@@ -365,7 +365,7 @@ def _parcels(parcels: Sequence[_Parcel]) -> pa.RecordBatch:
     names = ["target", "bucket", "place", "number", "parcel"]
     columns = list(zip(*parcels, strict=True)) if parcels else [()] * len(names)
     numbers = [pa.array(column, pa.int32()) for column in columns[:4]]
-    # From buffers: an array of bytes objects would be one more copy of all that is moved.
+    # From buffers: an array of bytes objects would copy everything once more.
     ends = [0, *itertools.accumulate(sum(map(len, pieces)) for pieces in columns[4])]
     content = pa.py_buffer(b"".join(itertools.chain.from_iterable(columns[4])))
     contents = pa.Array.from_buffers(pa.binary(), len(parcels), [None, pa.array(ends, pa.int32()).buffers()[1], content])
@@ -383,7 +383,7 @@ def _result(outcome: bytes) -> Any:
 
 
 def explained(error: Exception) -> Exception:
-    """The error that a failed job ends with: in words where the cause is known, else what the executor said last."""
+    """The error that a failed job ends with: one of ours if the cause is known, else the error itself."""
     text = str(error)
     if "No module named" in text or "ModuleNotFoundError" in text:
         missing = text.partition("No module named ")[2].split("\n")[0].strip("'\" ")

@@ -32,14 +32,14 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 JAVA_VERSIONS = (17, 21)
-"""What Spark 4.1 runs on, by its own documentation."""
+"""Versions that Spark 4.1 runs on, according to its documentation."""
 _CONNECT_SECONDS = 5.0
 _JAVA_SECONDS = 20.0
 _PYTHON = "spark.pyspark.python"
 _ADDRESS = "SPARK_LOCAL_IP"
 _SUBMIT = "PYSPARK_SUBMIT_ARGS"
 _OF_SETTINGS = re.compile("Could not parse Master URL|IllegalArgumentException|NumberFormatException")
-"""How Spark says that it can make nothing of a master or a property."""
+"""How Spark says that a master or a property is invalid."""
 
 # Settings of a running session; a Connect server takes them too.
 _SESSION = {
@@ -52,29 +52,29 @@ _SESSION = {
 # Settings of an application, fixed when it starts.
 _APPLICATION = {
     "spark.app.name": "rollup_assets",
-    # Parcels that are worth compressing are: lz4 over lz4 costs time and saves nothing.
+    # Parcels are already compressed if it is worth it: lz4 over lz4 costs time and saves nothing.
     "spark.shuffle.compress": "false",
-    # With few partitions Spark writes a file for each and then copies them into one: all that is moved is written twice.
+    # With few partitions Spark would write a file for each and then copy them into one, writing everything twice.
     "spark.shuffle.sort.bypassMergeThreshold": "0",
     "spark.ui.showConsoleProgress": "false",
-    # Its pages are for everybody who reaches this machine, who may end jobs on them.
+    # Anybody who reaches this machine could see its pages, and end jobs on them.
     "spark.ui.enabled": "false",
-    # What Spark's pages and event log do not show, of names and values. Its own is secret|password|token|access[.]?key.
+    # Names and values that Spark's pages and event log do not show. Spark's default is secret|password|token|access[.]?key.
     "spark.redaction.regex": r"(?i)secret|passw(or)?d|passphrase|token|credential|(access|account|private|shared)[._-]?key",
 }
 _LOCAL = {
-    # The driver is the only executor: parcels of several tasks lie in its heap.
+    # The driver is the only executor, so its heap holds the parcels of several tasks.
     "spark.driver.memory": "2g",
-    # Nobody else has to reach it.
+    # No other machine has to reach it.
     "spark.driver.host": "127.0.0.1",
     "spark.driver.bindAddress": "127.0.0.1",
-    # To the workers and back: half of TCP's CPU time. On a cluster the folder of the sockets would have to be chosen, with a short path.
+    # Between JVM and workers: half of TCP's CPU time. Not on a cluster, where a folder with a short path would have to be chosen for them.
     "spark.python.unix.domain.socket.enabled": "true",
 }
 
 
 def session_properties(settings: Settings) -> dict[str, str]:
-    """Every ``spark.*`` property of the session; those of ``ROLLUP_SPARK_CONF`` go before ours."""
+    """Every ``spark.*`` property of the session; those of ``ROLLUP_SPARK_CONF`` override ours."""
     if settings.spark_remote:
         return {**_SESSION, **settings.spark_conf, "spark.remote": settings.spark_remote}
     local = _LOCAL if is_local(settings) else {}
@@ -87,11 +87,11 @@ def is_local(settings: Settings) -> bool:
 
 
 def open_session(settings: Settings, make: Callable[[dict[str, str]], SparkSession] | None = None) -> SparkSession:
-    """The process's session, made if there is none: by ``make``, from its properties, or by PySpark.
+    """The process's session; if there is none, it is made from its properties, by ``make`` or else by PySpark.
 
     Raises:
-        EngineError: PySpark or Java is missing, the master or Connect server cannot be reached, or Spark refuses what the settings say;
-            says what to do.
+        EngineError: PySpark or Java is missing, the master or Connect server cannot be reached, or Spark refuses the settings; the
+            message says what to do.
     """
     prepare(settings)
     in_charge = threading.current_thread() is threading.main_thread()
@@ -106,14 +106,14 @@ def open_session(settings: Settings, make: Callable[[dict[str, str]], SparkSessi
         mend = "; correct ROLLUP_SPARK_MASTER or ROLLUP_SPARK_CONF" if _OF_SETTINGS.search(reason) else ""
         raise EngineError(f"Spark does not start ({reason}){mend}") from error
     finally:
-        # PySpark takes Ctrl-C for itself, so that Dagster would not learn that a run was terminated; the engine stops its own jobs.
+        # PySpark installs a handler for Ctrl-C, which would keep Dagster from learning of a termination; the engine stops its own jobs.
         if in_charge:
             signal.signal(signal.SIGINT, interrupted)
 
 
 def _reason(error: Exception) -> str:
-    """What an exception of Java's says, and what says the one that caused all others; empty if it is none of Java's."""
-    # Its first line names the constructor that failed, the second one what was thrown; the causes are among the pages that follow.
+    """The messages of a Java exception and of its root cause; empty if it is not Java's."""
+    # The first line names the constructor that failed, the second the exception; causes are somewhere in the pages that follow.
     thrown = str(error).partition("\n: ")[2].splitlines()
     causes = [line.removeprefix("Caused by: ") for line in thrown if line.startswith("Caused by: ")]
     return ", caused by ".join((*thrown[:1], *causes[-1:]))
@@ -131,9 +131,9 @@ def _make(properties: dict[str, str]) -> SparkSession:
 
 @contextlib.contextmanager
 def _on_loopback(settings: Settings) -> Iterator[None]:
-    """Have the pages of a local session, if they are asked for, listen where its other ports do, unless the environment says where.
+    """Make a local session's pages, if enabled, listen on the loopback address, as its other ports do, unless the environment differs.
 
-    Spark takes their address from this variable alone, and every address of the machine without it.
+    Spark takes their address from this variable alone; without it they listen on every address of the machine.
     """
     if is_local(settings) and _ADDRESS not in os.environ:
         with _variable(_ADDRESS, "127.0.0.1"):
@@ -144,7 +144,7 @@ def _on_loopback(settings: Settings) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _variable(name: str, value: str) -> Iterator[None]:
-    """Have an environment variable, for a Java machine that is started meanwhile."""
+    """Set an environment variable for a JVM that is started inside the block."""
     before = os.environ.get(name)
     os.environ[name] = value
     try:
@@ -158,9 +158,9 @@ def _variable(name: str, value: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _by_file(properties: dict[str, str]) -> Iterator[dict[str, str]]:
-    """Pass the properties to a new JVM in a file that only this user may read; yields those that the session still has to be given.
+    """Pass the properties to a new JVM in a file that only this user may read; yields those that still have to be given to the session.
 
-    PySpark would put them on the command line of the one that it starts, where ``ps`` shows secrets to every user of the host.
+    PySpark would put them on the JVM's command line, where ``ps`` shows secrets to every user of the host.
     """
     if _starts_no_java_machine(properties):
         yield properties
@@ -175,26 +175,26 @@ def _by_file(properties: dict[str, str]) -> Iterator[dict[str, str]]:
 
 
 def _starts_no_java_machine(properties: Mapping[str, str]) -> bool:
-    """Whether a session of these properties starts no Java machine: a Connect client has none, and one that runs is used again."""
+    """Whether a session with these properties starts no JVM: a Connect client needs none, and a running one is used again."""
     if "spark.remote" in properties or "PYSPARK_GATEWAY_PORT" in os.environ:
         return True
     from pyspark import SparkContext
 
-    # Nothing public tells; that properties reach the session, by the file and without, is tested.
+    # There is no public way to ask. A test checks that properties reach the session, with and without the file.
     return SparkContext._gateway is not None
 
 
 def _escaped(text: str) -> str:
-    """Text as a name or value of Java's properties files."""
+    """Text escaped for a name or value in a Java properties file."""
     breaks = {"\n": "\\n", "\r": "\\r"}
     return re.sub(r"[\\\s=:#!]", lambda found: breaks.get(found[0], f"\\{found[0]}"), text)
 
 
 def prepare(settings: Settings) -> None:
-    """Look for what a session needs, and name the workers' Python to PySpark.
+    """Check that everything a session needs is there, and tell PySpark which Python workers run.
 
     Raises:
-        EngineError: something is missing; says what to do.
+        EngineError: something is missing; the message says what to do.
     """
     require_pyspark(connect=bool(settings.spark_remote))
     if settings.spark_remote:
@@ -204,7 +204,7 @@ def prepare(settings: Settings) -> None:
     if settings.spark_master.startswith("spark://"):
         masters = settings.spark_master.removeprefix("spark://").split(",")
         require_reachable("ROLLUP_SPARK_MASTER", [f"spark://{master}" for master in masters], None)
-    # PySpark takes the workers' Python from its own environment, and would take any python3 that it finds.
+    # PySpark takes the workers' Python from its environment; without this variable it would take any python3 on the path.
     if _PYTHON in settings.spark_conf:
         os.environ["PYSPARK_PYTHON"] = settings.spark_conf[_PYTHON]
     elif is_local(settings):
@@ -212,7 +212,7 @@ def prepare(settings: Settings) -> None:
 
 
 def require_pyspark(*, connect: bool) -> None:
-    """Raise EngineError unless PySpark, and its Connect client if asked for, is installed."""
+    """Raise EngineError unless PySpark is installed, and its Connect client if asked for."""
     try:
         import pyspark  # noqa: F401
 
@@ -250,12 +250,12 @@ def require_java(environment: Mapping[str, str] | None = None) -> str:
 
 
 def require_reachable(name: str, uris: Sequence[str], default_port: int | None) -> None:
-    """Raise EngineError unless somebody listens where one of ``uris`` points; ``name`` is the setting that says so.
+    """Raise EngineError unless something listens at one of ``uris``, which come from the setting ``name``.
 
-    Of several masters all but one stand by, and any of them may be down.
+    Of several masters, all but one are on standby, and any of them may be down.
     """
     addresses = [_address(name, uri, default_port) for uri in uris]
-    # At once, since one that is down may not answer at all, and the first that does is enough.
+    # All at once: one that is down may not answer at all, and one that answers is enough.
     pool = thread_pool(len(addresses), "reach")
     try:
         ended: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -280,14 +280,14 @@ def _address(name: str, uri: str, default_port: int | None) -> tuple[str, int]:
         wrong = f"it has no {'port' if host else 'host'}"
     except ValueError as error:
         host, port, wrong = "", None, str(error)
-    # Spark knows of no default for a master, and fails in a stack trace.
+    # Spark has no default port for a master, and fails with a stack trace.
     if not host or port is None:
         raise EngineError(f"{name}={uri} is not an address ({wrong}); write a host and a port")
     return host, port
 
 
 def _refusal(address: tuple[str, int]) -> OSError | None:
-    """Why nobody can be reached there; None if somebody can."""
+    """The error of connecting there; None if it works."""
     try:
         with socket.create_connection(address, timeout=_CONNECT_SECONDS):
             return None

@@ -6,14 +6,14 @@ import contextlib
 import queue
 
 _NAP = 0.2
-"""Seconds after which the waiting thread looks whether it was interrupted."""
+"""Seconds after which the waiting thread checks for an interrupt."""
 
 
 def wait_for_one(ended: queue.SimpleQueue[None]) -> None:
     """Wait until something is put into ``ended``, and take it out.
 
-    A signal that arrives between Python's look for signals and the thread's falling asleep does not wake it (seen in 3 of 65
-    interrupts), hence the short naps; and ``concurrent.futures.wait`` can leave a future locked when it is interrupted.
+    A signal that arrives after Python has checked for signals and before the thread sleeps does not wake it (seen in 3 of 65
+    interrupts), hence the short naps. ``concurrent.futures.wait`` is not used: it can leave a future locked when interrupted.
     """
     while True:
         with contextlib.suppress(queue.Empty):
