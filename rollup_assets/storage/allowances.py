@@ -21,7 +21,7 @@ _FORMAT_VERSION: Final = 1
 
 
 class Allowance(BaseModel):
-    """One decision: every quarantined row of a reason, of a file, or of a reason in a file."""
+    """One decision: it covers every quarantined row with a reason, of a file, or with a reason in a file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -34,12 +34,12 @@ class Allowance(BaseModel):
     files: int = Field(description="whole files that it covered when it was made")
 
     def covers(self, reason: str, file: str) -> bool:
-        """Whether what is quarantined for this reason in this file is allowed."""
+        """Whether this decision allows what is quarantined for this reason in this file."""
         return self.reason in (None, reason) and self.file in (None, file)
 
     @property
     def scope(self) -> str:
-        """What it is about, in words."""
+        """What it covers, in words."""
         if self.file is None:
             return str(self.reason)
         return self.file if self.reason is None else f"{self.reason} in {self.file}"
@@ -65,10 +65,10 @@ def read_allowances(stage: Stage, batch: Batch) -> tuple[Allowance, ...]:
 
 
 def write_allowances(stage: Stage, batch: Batch, added: Iterable[Allowance], *, revoke: bool = False) -> tuple[Allowance, ...]:
-    """Add decisions, each in the place of an earlier one of its scope; ``revoke``: in the place of all. Returns those that stand.
+    """Add decisions; each replaces an earlier one with its scope or, with ``revoke``, they replace all. Returns those now in force.
 
     Raises:
-        ConcurrentWriteError: somebody else decided at the same time (noticed on S3).
+        ConcurrentWriteError: somebody else wrote decisions at the same time (noticed on S3).
         StageCorruptError: the decisions that are there cannot be read.
     """
     current, version = _read_versioned(stage, batch)

@@ -40,7 +40,7 @@ def milliseconds(array: pa.Array) -> NDArray[np.int64]:
 
 
 def lags(receive: pa.Array, times: NDArray[np.int64]) -> NDArray[np.int64]:
-    """What ``kernels.columns.lags_between`` makes of receive times and ``times``, epoch milliseconds, both of n points; int64[n]."""
+    """Lags as ``kernels.columns.lags_between`` defines them, from receive times and ``times`` (epoch ms) of n points; int64[n]."""
     from rollup_assets.kernels.columns import lags_between
 
     out = np.empty(len(times), np.int64)
@@ -50,12 +50,12 @@ def lags(receive: pa.Array, times: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def read_only(array: NDArray[Any]) -> NDArray[Any]:
-    """A view that cannot be written to, as Arrow's are: to numba that is part of the type, and kernels are compiled for one."""
+    """A read-only view, as Arrow's are: to numba that is part of the type, and kernels are compiled for one type."""
     view = array.view()
     view.flags.writeable = False
     return view
 
 
 def mask(array: pa.Array) -> NDArray[np.bool_]:
-    """Arrow's booleans, which are bits, as bool[n]."""
+    """Arrow's booleans, which are packed bits, as bool[n]."""
     return np.asarray(array.to_numpy(zero_copy_only=False))

@@ -30,9 +30,9 @@ class Header:
 
     kind: int
     file: int
-    """Raw file of the map task, from 0."""
+    """Number of the raw file within the map task, from 0."""
     rows: int
-    """Rows, or names, in the payload."""
+    """Number of rows, or of names, in the payload."""
     value: int = INT64
     org: int = INT64
     metric: int = INT32
@@ -54,7 +54,7 @@ class Header:
 
     @property
     def has_lag(self) -> bool:
-        """Whether a column of lags is there."""
+        """Whether there is a column of lags."""
         return self.lag != NO_COLUMN
 
     @property
@@ -66,7 +66,7 @@ class Header:
     def columns(self, payload: memoryview) -> list[NDArray[Any]]:
         """Views of the columns: id, time, value, org, metric, lag (length 0 if it is not there)."""
         dtypes = self.dtypes
-        # Whether an array may be written to is part of its type to numba: one type, compiled once, whichever engine moved the block.
+        # To numba, writable or not is part of an array's type: make it one type, compiled once, whichever engine moved the block.
         payload = payload.toreadonly()
         found: list[NDArray[Any]] = [np.empty(0, np.int32)] * 6
         at = 0

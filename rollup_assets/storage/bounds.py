@@ -16,16 +16,16 @@ class Bounds:
     end: int
     """Good rows in ``[start, end)`` are the batch's."""
     is_own: bool = True
-    """Whether the folder is the batch's own. Rows that can belong to no batch are quarantined by that one alone."""
+    """Whether the folder is the batch's own. Rows that can belong to no batch are quarantined only by the batch whose folder it is."""
     by_arrival: bool = False
     """Whether a row outside may be another batch's (``elsewhere``); if not, it is in the wrong folder (``outside_batch``)."""
     before_start: int | None = None
-    """A row before this is before the first batch; None: that is no reason of its own."""
+    """A row before this is before the first batch; None: this reason is not used."""
     too_late: int | None = None
-    """A row before this is of a batch that does not read this folder."""
+    """A row before this belongs to a batch that does not read this folder."""
     in_future: int | None = None
     """A row at or after this is further ahead of its folder than the settings allow."""
 
     def rule_out(self, first: int, last: int) -> bool:
-        """Whether none of the batch's rows can be among rows from ``first`` to ``last``, which need not be looked at one by one."""
+        """Whether rows with times from ``first`` to ``last`` can include none of the batch's, so that they need not be read."""
         return not self.is_own and (last < self.start or first >= self.end)

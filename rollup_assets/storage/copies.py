@@ -16,9 +16,9 @@ Item = TypeVar("Item")
 COPIES = "copies"
 """Counter of ``repartitioned_datapoints``: the copies that were not read, as :func:`find_copies` gives them."""
 
-# Two marks and the length of a footer: what is smaller is bad by itself.
+# Two magic numbers and the length of a footer: a smaller file is no Parquet file anyway.
 _LEAST_PARQUET = 12
-# The end of a Parquet file, where its statistics are, tells most files of equal size apart.
+# The end of a Parquet file holds its statistics, which tell most files of equal size apart.
 _END_BYTES = 1 << 16
 _CHUNK_BYTES = 1 << 22
 
@@ -33,7 +33,7 @@ def find_copies(landing_zone: Place, files: Sequence[InputFile]) -> dict[str, st
     copies: dict[str, str] = {}
     for alike in _grouped((file for file in files if file.size >= _LEAST_PARQUET), lambda file: file.size):
         places = {file.path: place for place, file in enumerate(alike)}
-        # Equal ETags and sizes are equal contents: of those files, one is read.
+        # Equal ETags and sizes mean equal content: only one of such files is read.
         versions = _grouped(alike, lambda file: file.version if file.version.startswith("etag:") else file.path)
         for same in _same_content(landing_zone, versions):
             original, *others = (path for _, path in sorted((places[file.path], file.path) for version in same for file in version))
@@ -42,7 +42,7 @@ def find_copies(landing_zone: Place, files: Sequence[InputFile]) -> dict[str, st
 
 
 def _same_content(landing_zone: Place, versions: list[list[InputFile]]) -> list[list[list[InputFile]]]:
-    """Versions by content: first by the ends of their files, then by all of those that end alike."""
+    """Versions grouped by content: first by the ends of their files, then, if those are equal, by whole files."""
     groups = [versions]
     for digest in (_end_digest, _digest):
         found = []
@@ -82,7 +82,7 @@ def _digest(place: Place, most: int | None = None) -> str:
 
 
 def _grouped(items: Iterable[Item], key: Callable[[Item], Hashable]) -> list[list[Item]]:
-    """Items with the same key, in the order of the first ones."""
+    """Items grouped by key, in the order of each group's first item."""
     groups: dict[Hashable, list[Item]] = {}
     for item in items:
         groups.setdefault(key(item), []).append(item)

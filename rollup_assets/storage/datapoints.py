@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def datapoints_schema(value_column: str, *, has_receive: bool) -> pa.Schema:
-    """Schema of a shard file; ``receive_timestamp`` is there only where some point of the shard has one."""
+    """Schema of a shard file; it has ``receive_timestamp`` only if some point of the shard does."""
     import pyarrow as pa
 
     fields = [
@@ -41,10 +41,10 @@ def datapoints_schema(value_column: str, *, has_receive: bool) -> pa.Schema:
 
 
 class DatapointsWriter:
-    """Writes the sorted points of one shard in row groups of a fixed size, whatever the pieces they come in."""
+    """Writes the sorted points of one shard in row groups of a fixed size, whatever the size of the pieces given to it."""
 
     def __init__(self, folder: Place, attempt: str, batch: Batch, shard: int, value_column: str, has_receive: bool, most_rows: int) -> None:
-        """``most_rows``: rows that will not be exceeded, so that a small shard takes little memory."""
+        """``most_rows``: upper limit of the number of rows, so that a small shard takes little memory."""
         from rollup_assets.kernels.row_groups import RowGroup
 
         self._batch = batch
@@ -78,7 +78,7 @@ class DatapointsWriter:
         """Append sorted points; ``rank`` gives each metric code its place in ``names``."""
         from rollup_assets.kernels.row_groups import fill_row_group
 
-        # Pieces of one shard may number their metrics differently: rows keep the writer's own codes.
+        # Pieces of one shard may number their metrics differently, so rows get the writer's own codes.
         codes = self._names.codes_of(names)[rank]
         series = point = 0
         while series < len(order):

@@ -78,7 +78,7 @@ ROLLUPS = Encoding(
 ROLLUPS_COMPATIBLE = Encoding(
     compression="zstd",
     level=1,
-    # A dictionary of values that hardly repeat is larger than the values and takes twice as long.
+    # For values that hardly repeat, a dictionary is larger than the values and takes twice as long.
     dictionary=("org_id", "metric", "count_rollup", "resets_rollup"),
     columns={},
     statistics=KEYS,

@@ -79,7 +79,7 @@ class Place:
         return Place(posixpath.join(posixpath.dirname(self.location), name), self.s3)
 
     def contains(self, other: Place) -> bool:
-        """Whether the other place lies somewhere below this folder, by name alone: the settings spell a folder in one way only."""
+        """Whether the other place is below this folder. Names alone are compared, since the settings spell a folder in one way only."""
         return other.location.startswith(posixpath.join(self.location, ""))
 
     @property
@@ -89,7 +89,7 @@ class Place:
 
     @property
     def uri(self) -> str:
-        """What other programs call this place: a plain path for local files, else a URI."""
+        """This place as other programs write it: a plain path for local files, else a URI."""
         return self.location
 
     @property
@@ -104,7 +104,7 @@ class Place:
 
     @property
     def path(self) -> str:
-        """The path on :attr:`filesystem`: for S3 bucket and key."""
+        """The path on :attr:`filesystem`; on S3, bucket and key."""
         if self.is_local:
             return self.location
         if self.location.startswith(SCHEME):
@@ -124,7 +124,7 @@ class Place:
         return once_per_process(("filesystem", root), lambda: found), path
 
     def _object(self) -> ObjectPlace | None:
-        """This place as objects of a store; None if it is on something that works like a disk."""
+        """This place as objects of a store; None if it is on a disk or something like it."""
         if not self.location.startswith(SCHEME):
             return None
         from rollup_assets.storage.objects import ObjectPlace
@@ -142,7 +142,7 @@ class Place:
         return int(info.size) if info.is_file else None
 
     def version(self) -> str | None:
-        """What a listing would show as the version of a file on something that works like a disk; None if there is none."""
+        """The version that a listing would show for a file on a disk or something like it; None if there is no file."""
         info = self.filesystem.get_file_info(self.path)
         return f"mtime:{info.mtime_ns}" if info.is_file else None
 
@@ -151,7 +151,7 @@ class Place:
         return self.size() is not None
 
     def files(self, *, recursive: bool = True, prefix: str = "") -> Iterator[FoundFile]:
-        """The files in or below this folder, in path order; none if it does not exist. ``prefix``: only paths that begin so in it."""
+        """The files in or below this folder, in path order; none if it does not exist. ``prefix``: of the paths within it."""
         if place := self._object():
             objects = place.objects(recursive=recursive, prefix=prefix)
             found = [FoundFile(f"{place.bucket}/{one.key}", one.size, one.version, one.modified) for one in objects]
@@ -193,7 +193,7 @@ class Place:
         return self.read_versioned()[0]
 
     def read_versioned(self) -> tuple[bytes | None, str | None]:
-        """The file's content and what :meth:`replace_bytes` has to know; None and None if there is no file."""
+        """The file's content and the version that :meth:`replace_bytes` needs; None and None if there is no file."""
         if place := self._object():
             return place.read() or (None, None)
         try:
@@ -207,7 +207,7 @@ class Place:
 
         Raises:
             FileNotFoundError: there is no file here.
-            StorageError: the store cannot be reached, or does not allow it.
+            StorageError: the store cannot be reached, or denies access.
         """
         from rollup_assets.storage.storage_errors import storage_error
 
@@ -229,7 +229,7 @@ class Place:
             stream.write(content)
 
     def replace_bytes(self, content: bytes, version: str | None) -> None:
-        """Write the file if it still is the one that :meth:`read_versioned` has read; on S3 this is one PUT. Elsewhere it is not looked at.
+        """Write the file if it is still the version that :meth:`read_versioned` has read: on S3, in one PUT. Elsewhere it is not checked.
 
         Raises:
             ConcurrentWriteError: somebody else has written it since.
@@ -240,7 +240,7 @@ class Place:
             self.write_bytes(content)
 
     def open_output(self) -> OutputFile:
-        """A stream to a new file, whose folder is made. The file appears whole, when the stream is committed, or not at all."""
+        """A stream to a new file; its folder is created. The file appears whole, when the stream is committed, or not at all."""
         if place := self._object():
             return OutputFile(place.open_output())
         return OutputFile(_FileOutput(self))
@@ -270,24 +270,24 @@ def path_of(location: str) -> str:
 
 
 def is_unfinished(name: str) -> bool:
-    """Whether a file on a local disk has the name of one that is not whole yet."""
+    """Whether a name is that of a file on a local disk that is not complete yet."""
     return re.fullmatch(r"\..+\.[0-9a-f]{32}", name) is not None
 
 
 def unfinished_uploads(folder: Place) -> list[FoundUpload]:
-    """Uploads below a folder that were begun and neither completed nor dropped, with what has arrived of them; only S3 has any."""
+    """Uploads below a folder that were begun but neither completed nor dropped, with the size that has arrived; only S3 has any."""
     place = folder._object()
     return [] if place is None else place.unfinished_uploads()
 
 
 def drop_upload(folder: Place, upload: FoundUpload) -> None:
-    """Drop one that :func:`unfinished_uploads` has found."""
+    """Drop an upload that :func:`unfinished_uploads` has found."""
     if place := folder._object():
         place.drop_upload(upload)
 
 
 def delete_files(places: Sequence[Place]) -> dict[Place, StorageError]:
-    """Delete files, on S3 a thousand a request; one that is not there is no error. Returns those that stay, and why."""
+    """Delete files, on S3 a thousand per request; a missing one is no error. Returns those that could not be deleted, and why."""
     stay: dict[Place, StorageError] = {}
     objects: dict[tuple[str, S3Options], dict[str, Place]] = {}
     for place in places:
@@ -309,9 +309,9 @@ def delete_files(places: Sequence[Place]) -> dict[Place, StorageError]:
 
 
 def in_parallel(function: Callable[[Item], Result], items: Sequence[Item], *, local: bool = False) -> Iterator[Result]:
-    """The function's results in the order of the items; on stores elsewhere, requests wait side by side.
+    """The function's results in the order of the items; unless ``local``, several are called at the same time.
 
-    The function must not ask for such threads itself; where it may, ``scope.for_each`` has others.
+    The function must not use these threads itself; if it may, use ``scope.for_each``, which has threads of its own.
 
     ``local``: everything is on a local disk, where a call takes microseconds.
     """
@@ -331,7 +331,7 @@ class _Sink(Protocol):
 class OutputFile:
     """A stream to a new file. A ``with`` block commits it at its end, and drops it if it ends with an error.
 
-    Closing or forgetting the stream without a commit drops it too: half a file is never there under its name.
+    Closing or forgetting the stream without a commit drops it too, so that no incomplete file ever has the name.
     """
 
     def __init__(self, sink: _Sink) -> None:
@@ -354,7 +354,7 @@ class OutputFile:
         """Nothing is promised before the commit."""
 
     def commit(self) -> None:
-        """Finish the file; from now on it is there."""
+        """Finish the file, which then appears under its name."""
         if self.closed:
             raise ValueError("the stream has been closed")
         self.closed = True
@@ -392,7 +392,7 @@ class OutputFile:
             self.close()
 
     def __del__(self) -> None:
-        # As the interpreter ends, what this needs may be gone already.
+        # While the interpreter shuts down, modules that this needs may be gone already.
         with contextlib.suppress(Exception):
             self.close()
 

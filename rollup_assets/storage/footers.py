@@ -19,13 +19,13 @@ _FILE_ROW_GROUPS = 4
 _GROUP_COLUMNS, _GROUP_ROWS = 1, 3
 _CHUNK_METADATA = 3
 _METADATA_TYPE, _METADATA_PATH, _METADATA_STATISTICS = 1, 3, 12
-_LOWEST, _HIGHEST = (6, 2), (5, 1)  # each the field of today, and the one that older writers know
+_LOWEST, _HIGHEST = (6, 2), (5, 1)  # each: today's field, then the one that older writers use
 
 Range = tuple[int, int]
 
 
 def row_group_ranges(footer: bytes, column: str) -> list[tuple[int, Range | None]]:
-    """(rows, least and greatest stored integer of a column) of each row group; no range where none is told, nothing if it is damaged."""
+    """(rows, least and greatest stored integer of a column) of each row group; the range is None if unknown. Empty if damaged."""
     try:
         file = _Reader(footer).struct()
         return [(int(group[_GROUP_ROWS]), _range(group, column.encode())) for group in file[_FILE_ROW_GROUPS]]
@@ -66,7 +66,7 @@ class _Reader:
         }
 
     def struct(self) -> dict[int, Any]:
-        """Fields until the one that ends them."""
+        """Fields up to the stop field."""
         self._depth += 1
         if self._depth > _MOST_NESTED:
             raise ValueError("nested too deeply")

@@ -29,7 +29,7 @@ class LandingZone:
     layout: str
     calendar: BatchCalendar
     lateness: int = 0
-    """Folders after its own that a batch reads as well; 0: a folder holds the points of its own batch and no others."""
+    """How many folders after its own a batch reads as well; 0: a folder holds only the points of its own batch."""
     future: int | None = None
     """How far a point may be ahead of the end of its folder, in ms; None: not at all."""
 
@@ -41,7 +41,7 @@ class LandingZone:
 
     @property
     def ahead(self) -> int:
-        """Folders before its own that a batch reads as well, for points of senders whose clocks are ahead."""
+        """How many folders before its own a batch reads as well, for points from senders whose clocks are ahead."""
         return -(-(self.future or 0) // self.calendar.length) if self.lateness else 0
 
     def folder(self, batch: Batch) -> Place:
@@ -79,7 +79,7 @@ class LandingZone:
         These are the files in or below its :meth:`folders` whose names do not begin with ``_`` or ``.``.
 
         Raises:
-            LandingZoneError: there are files in a folder that the layout gives to a time inside a batch, which nothing would read.
+            LandingZoneError: files are in a folder that, by the layout, belongs to a time inside a batch; nothing would read them.
         """
         found = (file for files in self.files_by_folder(batch).values() for file in files)
         return sorted(found, key=lambda file: file.path)
@@ -116,13 +116,13 @@ class LandingZone:
         except PermissionError as error:
             raise _not_listed(folder, error) from error
         for file in found:
-            # Object stores have keys such as a//b, which others take for the path a/b. Those with a . or .. are hidden.
+            # Object stores can have keys such as a//b, which other programs read as the path a/b. Keys with a . or .. are hidden.
             if "" in file.path[len(self.root.path) :].removeprefix("/").split("/"):
                 raise LandingZoneError(f"{file.path}: a part of its name is empty; rename or remove it")
         return [InputFile(path=file.path[len(self.root.path) :].lstrip("/"), size=file.size, version=file.version) for file in found]
 
     def is_bare(self) -> bool:
-        """Whether there is neither a file nor a folder in it, as where a disk is not mounted or ``ROLLUP_RAW`` is mistyped."""
+        """Whether there is neither a file nor a folder in it, as when a disk is not mounted or ``ROLLUP_RAW`` is mistyped."""
         return not self.root.folders() and next(self.root.files(recursive=False), None) is None
 
     def batches(self) -> list[Batch]:
@@ -138,12 +138,12 @@ class LandingZone:
         return {batch for folder in folders for batch in self.readers(folder)}
 
     def landed(self) -> list[Batch]:
-        """Batches from the first partition on that have raw files in their own folder, in order, likewise.
+        """Batches from the first partition on that have raw files in their own folder, in order; also found in one listing.
 
-        Where a folder of theirs, or one above it, cannot be listed, they may have some, and are among them.
+        If a batch's folder, or one above it, cannot be listed, it may have files, so the batch is included.
 
         Raises:
-            LandingZoneError: a folder cannot be listed that may hold the batches of any time, such as the landing zone itself.
+            LandingZoneError: a folder that may hold batches of any time, such as the landing zone itself, cannot be listed.
         """
         root = self.root.path.rstrip("/")
         found = set()
@@ -164,11 +164,11 @@ class LandingZone:
             split = (self._inside(file.path).split("/") for file in self.root.files())
             return {"/".join(parts[:depth]) for parts in split if _is_visible("/".join(parts[depth:]))}
         except (FileNameError, PermissionError):
-            # Such a name, or folder, concerns its batches alone: whoever looks at those is told.
+            # Such a name, or folder, concerns its batches alone: the error is raised when one of those is read.
             return self._may_be_with_files()
 
     def _may_be_with_files(self) -> set[str]:
-        """The same, folder by folder, with those that may have files: nobody can list them, or a folder above them."""
+        """The same, listed folder by folder, plus those that may have files because they, or a folder above them, cannot be listed."""
         level = [self.root]
         found: set[str] = set()
         for _ in self._layout:
@@ -204,7 +204,7 @@ class LandingZone:
         return self.layout.strip("/").split("/")
 
     def _inside(self, path: str) -> str:
-        """A path of a listing, relative to the landing zone."""
+        """A path from a listing, relative to the landing zone."""
         return path[len(self.root.path.rstrip("/")) :].strip("/")
 
     def _may_have_files(self, folder: Place) -> bool:
@@ -223,7 +223,7 @@ def _not_listed(folder: Place, error: PermissionError) -> LandingZoneError:
 
 
 def _is_visible(inside: str) -> bool:
-    """Whether no part of a path inside a batch's folder is hidden."""
+    """Whether a path inside a batch's folder has no hidden part."""
     return not any(part.startswith(("_", ".")) for part in inside.strip("/").split("/"))
 
 

@@ -23,9 +23,9 @@ from rollup_assets.storage.spill import UNLOCKED, abandoned_folders
 Taken = TypeVar("Taken")
 
 PROBE = ".rollups-doctor-"
-"""What the names of the files begin with that ``rollups doctor`` writes to see whether it can, and deletes again."""
+"""Prefix of the files that ``rollups doctor`` writes to see whether it can, and deletes again."""
 TEMPORARY = ".rollups-temporary-"
-"""What the names of the folders begin with that commands make in the home for DuckDB, and delete when they end. Nobody else's does."""
+"""Prefix, used by nothing else, of the folders that commands make in the home for DuckDB and delete when they end."""
 _PARTITION_FOLDER = re.compile(r"\d{4}-\d\d-\d\d-\d{4}")
 _ATTEMPT_FOLDER = re.compile("[0-9a-f]{32}")
 _PROBE_FILE = re.compile(f"{re.escape(PROBE)}[0-9a-f]{{32}}")
@@ -43,16 +43,16 @@ class StagedFolder:
     files: tuple[FoundFile, ...]
 
     def old(self, before: int | None) -> list[FoundFile]:
-        """The files of attempts that have not been touched since ``before`` (epoch ms; None: whatever their age), nor the manifest.
+        """The attempts' files last written before ``before`` (epoch ms; None: whatever their age); none if the manifest is newer.
 
-        A new manifest makes the files of the one before it leftovers, however old they are, and somebody may be reading them.
+        A new manifest makes the files of the previous one leftovers, however old they are, and they may still be being read.
         """
         if any(not is_old(file, before) for file in self.files if self._inside(file) == MANIFEST):
             return []
         return [file for file in self.files if is_old(file, before) and self._is_of_an_attempt(file)]
 
     def attempt_folders(self, files: Iterable[FoundFile]) -> list[Path]:
-        """The folders, on a local disk, of attempts that some of the files belong to: nobody else writes to them, or ever will."""
+        """The folders, on a local disk, of the attempts that these files belong to: nothing else ever writes to them."""
         found = []
         for file in files:
             inside = self._inside(file)
@@ -65,17 +65,17 @@ class StagedFolder:
         return (bool(below) and _ATTEMPT_FOLDER.fullmatch(first) is not None) or is_unfinished(file.name)
 
     def _inside(self, file: FoundFile) -> str:
-        """The path in the partition's folder."""
+        """The file's path, relative to the partition's folder."""
         return file.path.rpartition(f"/{self.asset}/{self.name}/")[2]
 
 
 def is_old(file: FoundFile, before: int | None) -> bool:
-    """Whether it was written before a moment (epoch ms)."""
+    """Whether the file was last written before a time (epoch ms; None: always)."""
     return before is None or file.modified < before
 
 
 def staged_folders(stage: Stage, asset: str) -> list[StagedFolder]:
-    """The partitions of an asset, by one listing; folders of other names are nobody's business."""
+    """The partitions of an asset, from one listing; folders with other names are ignored."""
     root = stage.root / asset
     found: dict[str, list[FoundFile]] = defaultdict(list)
     for file in root.files():
@@ -103,15 +103,15 @@ def _named(stage: Stage, folder: StagedFolder) -> set[str]:
 
 
 def probes(folder: Place, before: int | None) -> list[FoundFile]:
-    """What a killed ``rollups doctor`` has left in a folder, if it is older than a moment (epoch ms; None: whatever its age)."""
+    """Files that a killed ``rollups doctor`` has left in a folder, if older than ``before`` (epoch ms; None: whatever their age)."""
     found = folder.files(recursive=False, prefix=PROBE)
     return [file for file in found if _PROBE_FILE.fullmatch(file.name) and is_old(file, before)]
 
 
 class KeptManifests(Generic[Taken]):
-    """What is wanted of each of an asset's manifests as they are now; those that have not changed since they were read are not read again.
+    """Something taken from each of an asset's current manifests; manifests that have not changed since the last read are not read again.
 
-    Of a year's manifests only that is held: one may have a megabyte of footers.
+    Only what was taken is kept, not the manifests: one may have a megabyte of footers, and there may be a year of them.
     """
 
     def __init__(self, stage: Stage, asset: str, take: Callable[[Manifest], Taken]) -> None:
@@ -121,10 +121,10 @@ class KeptManifests(Generic[Taken]):
         self._known: dict[str, tuple[str, Taken]] = {}
 
     def read(self, without: Collection[str] = ()) -> list[Taken]:
-        """Of all manifests but those in folders of these names.
+        """What is taken from all manifests, except those in folders of these names.
 
         Raises:
-            StageCorruptError: one cannot be read.
+            StageCorruptError: a manifest cannot be read.
         """
         versions = {
             folder.name: file.version
@@ -141,7 +141,7 @@ class KeptManifests(Generic[Taken]):
         return [taken for _, taken in known.values()]
 
     def _read(self, name: str) -> list[Taken]:
-        """One, or none if it is gone by now."""
+        """What is taken from one manifest; empty if it is gone by now."""
         manifest = self._stage.in_folder(self._asset, name)
         return [] if manifest is None else [self._take(manifest)]
 
@@ -164,10 +164,10 @@ class LeftFolder:
 
 
 def left_folders(home: Path, before: int | None, now: int) -> list[LeftFolder]:
-    """What processes that have ended without deleting it have left: folders of spilled data, and temporary folders of commands.
+    """What processes have left behind when they ended: folders of spilled data, and temporary folders of commands.
 
-    Whether one without a lock is in use nobody knows: temporary folders, and those of processes that were killed before they held their
-    lock, have to be a day old in any case.
+    Without a lock, nobody can tell whether a folder is in use: temporary folders, and those of processes that were killed before they
+    held their lock, have to be at least a day old.
     """
     scratch = home / "scratch"
     a_day_ago = now - DAY_MS if before is None else min(before, now - DAY_MS)
@@ -185,7 +185,7 @@ def left_folders(home: Path, before: int | None, now: int) -> list[LeftFolder]:
 
 
 def _folders(parent: Path) -> list[Path]:
-    """Those in a folder. No links to folders: what they lead to is somebody else's."""
+    """The folders in a folder, without links to folders, since these may lead to somebody else's."""
     return sorted(folder for folder in parent.iterdir() if folder.is_dir() and not folder.is_symlink()) if parent.is_dir() else []
 
 
@@ -200,7 +200,7 @@ def _sizes(folder: Path) -> Iterator[tuple[int, int]]:
 
 
 def remove_empty_folders(folders: Iterable[Path]) -> None:
-    """Remove those of some folders that are empty, the innermost first."""
+    """Remove the empty ones among these folders, innermost first."""
     for folder in sorted(set(folders), key=lambda path: -len(path.parts)):
         with contextlib.suppress(OSError):
             folder.rmdir()

@@ -30,17 +30,17 @@ QUARANTINED = "quarantined_datapoints"
 ROLLUPS = "rollups"
 ROLLUP_TABLE = "rollup_table"
 MANIFEST = "manifest.json"
-"""Name of the file, in a partition's folder, that says what the partition consists of."""
+"""Name of the file in a partition's folder that says what the partition consists of."""
 FORMAT_VERSION: Final = 1
 ELSEWHERE_ROWS = "elsewhere"
-"""Counter of rows that are other batches' affair; there where a batch reads other batches' folders."""
-# What was read, not what came of it.
+"""Counter of rows that belong to other batches; present if a batch reads other batches' folders."""
+# These say what was read, not what came out of it.
 _OF_READING = frozenset({"rows_read", ELSEWHERE_ROWS, "raw_files", "copied_files", "copies"})
 _READ_BYTES = 8 << 20
 
 
 class _Record(BaseModel):
-    # Checksums of doubles may be infinite; the default writes them as null, which is not what was computed.
+    # Checksums of doubles may be infinite; by default these would be written as null, and the value lost.
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
 
@@ -98,15 +98,15 @@ class Manifest(_Record):
 
 
 def has_points(repartitioned: Manifest | None) -> bool:
-    """Whether a batch is staged, and with a point: one without waits for whatever is not staged before it."""
+    """Whether a batch is staged and has a point; without one, it waits for earlier batches that are not staged."""
     return repartitioned is not None and repartitioned.counters["rows_accepted"] > 0
 
 
 def content_digest(files: tuple[StagedFile, ...], counters: dict[str, Any]) -> str:
     """Digest of a partition's content: each file's bytes, rows and shards, in order, and the counters.
 
-    Where a batch reads other batches' folders, how much there was to read is no content: a folder that brings it no row would make
-    everything that follows from it stale.
+    If a batch reads other batches' folders, the amount read does not count as content: else another batch's new files, which bring
+    this batch no row, would make everything downstream stale.
     """
     if ELSEWHERE_ROWS in counters:
         counters = {name: value for name, value in counters.items() if name not in _OF_READING}
@@ -118,7 +118,7 @@ def content_digest(files: tuple[StagedFile, ...], counters: dict[str, Any]) -> s
 
 
 def short_digest(digest: str | None) -> str:
-    """A content digest as messages show it; None: there is none."""
+    """A content digest as messages show it; None if there is none."""
     return "not staged" if digest is None else digest[:8]
 
 
@@ -171,7 +171,7 @@ class Stage:
         return self._read_versioned(asset, batch)[0]
 
     def in_folder(self, asset: str, folder: str) -> Manifest | None:
-        """The manifest in a partition's folder, also where the calendar has no such partition any more; None if there is none.
+        """The manifest in a partition's folder, even if the calendar has no such partition any more; None if there is none.
 
         Raises:
             StageCorruptError: it cannot be read.
@@ -186,7 +186,7 @@ class Stage:
         return (None, None) if content is None else (_parsed(place, content, batch.key), version)
 
     def write(self, manifest: Manifest, batch: Batch) -> None:
-        """Make a partition visible, or replace it, whatever is there."""
+        """Make a partition visible, unconditionally replacing any manifest that is there."""
         failpoint(f"manifest.before.{manifest.asset}")
         self._manifest_place(manifest.asset, batch.folder).write_bytes(_serialized(manifest))
         failpoint(f"manifest.after.{manifest.asset}")
@@ -199,12 +199,12 @@ class Stage:
     def commit(self, manifest: Manifest, batch: Batch) -> Manifest:
         """Make a new attempt visible unless the current manifest has the same content; returns the manifest that stands.
 
-        With equal content the old files stay (readers may hold them, and nothing downstream becomes stale) and the new attempt's
-        are deleted; what is known of the inputs is brought up to date. The old files are read for it: damaged ones do not stay, and
-        neither do data files of another table than the new attempt's.
+        If the content is equal, the old files stay (readers may have them open, and nothing downstream becomes stale), the new
+        attempt's are deleted, and the record of the inputs is updated. The old files are read first: they are replaced if damaged, or
+        if they are data files of another table than the new attempt's.
 
         Raises:
-            ConcurrentWriteError: somebody else made other content visible in the meantime (noticed on S3); the new attempt is deleted.
+            ConcurrentWriteError: another run made other content visible in the meantime (noticed on S3); the new attempt is deleted.
         """
         current, version = self._read_versioned(manifest.asset, batch)
         if current is None or not _is_as_good(current, manifest) or not self.is_intact(current, batch):
@@ -231,7 +231,7 @@ class Stage:
         return kept
 
     def _after_lost_race(self, manifest: Manifest, batch: Batch, error: ConcurrentWriteError) -> Manifest:
-        """Another run was faster. The same content is as good as ours; which of two is right, only a new look at the inputs tells."""
+        """Accept the manifest of a faster run if its content is ours. Otherwise only a new look at the inputs can tell which is right."""
         self.discard(manifest, batch)
         winner = self.read(manifest.asset, batch)
         if winner is not None and _is_as_good(winner, manifest) and self.is_complete(winner, batch):
@@ -242,11 +242,11 @@ class Stage:
         ) from error
 
     def is_complete(self, manifest: Manifest, batch: Batch) -> bool:
-        """Whether every file of the manifest is there with its size."""
+        """Whether every file of the manifest exists and has the right size."""
         return next(self.wrong_files(manifest, batch), None) is None
 
     def wrong_files(self, manifest: Manifest, batch: Batch) -> Iterator[str]:
-        """What is wrong with the files of the manifest, file by file: it is missing, or has another size."""
+        """A message for each file of the manifest that is missing or has another size."""
         for file, size in zip(manifest.files, self.sizes(manifest, batch), strict=True):
             if size is None:
                 yield f"file {file.path} of {manifest.asset} is missing"
@@ -254,7 +254,7 @@ class Stage:
                 yield f"file {file.path} of {manifest.asset} has {size:,} bytes instead of {file.size:,}"
 
     def is_intact(self, manifest: Manifest, batch: Batch) -> bool:
-        """Whether every file of the manifest is there with its bytes, all of which are read."""
+        """Whether every file of the manifest exists and has the right bytes; reads all of them."""
 
         def has_its_bytes(file: StagedFile) -> bool:
             return has_digest(self.place(manifest, file, batch), file.digest)
@@ -262,11 +262,11 @@ class Stage:
         return self.is_complete(manifest, batch) and all(in_parallel(has_its_bytes, manifest.files, local=self.root.is_local))
 
     def sizes(self, manifest: Manifest, batch: Batch) -> list[int | None]:
-        """What the files of a manifest really have, in bytes; None where one is missing."""
+        """The actual sizes of a manifest's files, in bytes; None for a missing one."""
         places = [self.place(manifest, file, batch) for file in manifest.files]
         if all(place.is_local for place in places):
             return [place.size() for place in places]
-        # A listing has a thousand sizes; files that lie alone are asked for one by one.
+        # One listing gives a thousand sizes; a file that is alone in its folder is looked up by itself.
         folders = Counter(posixpath.dirname(place.location) for place in places)
         listed: dict[str, int | None] = {}
         for folder, count in folders.items():
@@ -279,13 +279,13 @@ class Stage:
         return list(in_parallel(lambda place: listed[place.path] if place.path in listed else place.size(), places))
 
     def require_complete(self, manifest: Manifest, batch: Batch) -> None:
-        """Whoever is about to read a partition asks for this: a reader's own error would not say what to do.
+        """Check a partition's files before reading them: the reader's own error would not say what to do.
 
         Raises:
             StageCorruptError: a file is missing or has another size, or the manifest itself is damaged; the message names it and the
                 command that makes it anew.
         """
-        # A receipt's digest is that of what was published.
+        # Not of a receipt: its digest is that of the rollups that were published.
         if manifest.asset != ROLLUP_TABLE and content_digest(manifest.files, manifest.counters) != manifest.digest:
             raise StageCorruptError(
                 f"the manifest of {manifest.asset} {batch} is damaged: its content does not match its digest; delete "
@@ -301,7 +301,7 @@ class Stage:
         (self.folder(manifest.asset, batch) / manifest.attempt).delete_folder()
 
     def batches(self, asset: str, calendar: BatchCalendar) -> list[Batch]:
-        """The batches of which an asset has a manifest, in order; without those that are none of the calendar."""
+        """The batches that have a manifest of an asset, in order; without those that are not in the calendar."""
         root = self.root / asset
         if root.is_local:
             names = [name for name in root.folders() if self._manifest_place(asset, name).exists()]
@@ -314,9 +314,9 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class StageReadOnce(Stage):
-    """The stage as it was when somebody looked at it: every manifest is read once. For those who look and do not write.
+    """The stage with every manifest read only once, as it was at the first access. For callers that do not write.
 
-    ``most``: how many are held, all unless given; then one may be read again after as many others. Methods may be called from any thread.
+    ``most``: how many manifests are kept, by default all; one that was dropped for newer ones is read again. Safe to call from any thread.
     """
 
     most: int | None = None
@@ -325,15 +325,15 @@ class StageReadOnce(Stage):
 
     def read(self, asset: str, batch: Batch) -> Manifest | None:
         """The manifest of a partition, as it was when it was first asked for."""
-        # Those who ask while it is being read wait for that: neighbours want the same ones at the same time.
+        # One thread reads and the others wait: neighbouring batches want the same manifests at the same time.
         with self.locks.setdefault((asset, batch), threading.Lock()):
             try:
                 found = self.known[asset, batch]
             except KeyError:
-                # Slots make this class anew, so that super() would look in the wrong one.
+                # With slots, the decorator creates the class anew, and super() would refer to the old one.
                 found = self.known[asset, batch] = Stage.read(self, asset, batch)
         if self.most is not None:
-            # Those that were read first. The list is made in one piece, whatever other threads do.
+            # Drop those that were read first. Making the list is atomic, whatever other threads do.
             for one in list(self.known)[: -self.most]:
                 self.known.pop(one, None)
                 self.locks.pop(one, None)
@@ -345,7 +345,7 @@ def _is_absolute(file: StagedFile) -> bool:
 
 
 def _is_as_good(one: Manifest, other: Manifest) -> bool:
-    """The same content in the same place: the table's data files lie in its own folders, all others in those of their attempts."""
+    """Whether the content is the same in the same place: data files in the same table's folders, other files in any attempt's."""
 
     def folders(manifest: Manifest) -> set[str]:
         return {posixpath.dirname(file.path) for file in manifest.files if _is_absolute(file)}
@@ -354,7 +354,7 @@ def _is_as_good(one: Manifest, other: Manifest) -> bool:
 
 
 def _format_of(content: bytes) -> int:
-    """What a manifest says of its own format; 0 if it says nothing that can be understood."""
+    """A manifest's format according to itself; 0 if that cannot be read."""
     try:
         return int(json.loads(content)["format_version"])
     except (ValueError, KeyError, TypeError):

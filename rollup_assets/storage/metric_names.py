@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 _FEW = 1024
-"""So many names are all told to everybody, which costs less than looking which ones rows have."""
+"""Up to so many names, every reader is told all of them, which costs less than finding those that rows have."""
 
 
 class MetricNames:
@@ -40,13 +40,13 @@ class MetricNames:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        # One by one, the names of two dictionaries a shard and one a row group took a third of merging with earlier batches.
+        # Looked up one by one, the names (two dictionaries per shard, one per row group) took a third of merging with earlier batches.
         if self._known is None or len(self._known) < len(self.names):
             self._known = pa.array(self.names, pa.string())
         found = pc.index_in(names, value_set=self._known)
         if found.null_count:
             return self.codes_of(names.to_pylist())
-        # Writable, as the other codes are: kernels are compiled for one type of array.
+        # A writable array like the other codes: kernels are compiled for one type of array.
         return np.array(found.to_numpy()) if len(found) else np.zeros(1, np.int32)
 
     def ranks(self) -> NDArray[np.int32]:
@@ -57,9 +57,9 @@ class MetricNames:
 
 
 class ToldNames:
-    """Which names the reader of each bucket has been told, so that each is told once, and of many only those of the reader's own rows.
+    """Which names each bucket's reader has been told, so that each is told once; if there are many, only those that its rows have.
 
-    A bit for each name and bucket: with a million names and 128 buckets these are 16 MB.
+    A bit for each name and bucket: 16 MB for a million names and 128 buckets.
     """
 
     def __init__(self, buckets: int) -> None:
@@ -69,7 +69,7 @@ class ToldNames:
     def news_for(self, bucket: int, names: Sequence[str], used: NDArray[Any]) -> NDArray[np.int32]:
         """Codes of names to tell the bucket's reader before it gets rows with the codes ``used``; they count as told from now on.
 
-        names: by code; they only become more.
+        names: by code; from call to call they only grow.
         """
         if self._count[bucket] == len(names):
             return np.empty(0, np.int32)
@@ -77,7 +77,7 @@ class ToldNames:
         missing = (len(names) + 7) // 8 - len(told)
         if missing > 0:
             told = self._told[bucket] = np.concatenate([told, np.zeros(missing + len(told) // 4, np.uint8)])
-        # Every name to everybody is names x buckets x tasks: 50,000 of them took 11.7 instead of 0.8 CPU s, 544 instead of 7 MB.
+        # Telling everybody every name is names x buckets x tasks: with 50,000 it took 11.7 instead of 0.8 CPU s, 544 instead of 7 MB.
         codes = np.arange(len(names)) if len(names) <= _FEW else used
         news = np.unique(codes[told[codes >> 3] >> (codes & 7).astype(np.uint8) & 1 == 0]).astype(np.int32)
         np.bitwise_or.at(told, news >> 3, np.uint8(1) << (news & 7).astype(np.uint8))
@@ -86,7 +86,7 @@ class ToldNames:
 
 
 def dictionary_array(codes: NDArray[Any], names: Sequence[str]) -> pa.Array:
-    """Names as an Arrow dictionary array with just those that occur, by first appearance: its bytes depend on nothing else."""
+    """Names as an Arrow dictionary array; the dictionary has those that occur, by first appearance, so bytes depend on nothing else."""
     import pyarrow as pa
 
     from rollup_assets.kernels.columns import compact_codes

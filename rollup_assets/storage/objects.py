@@ -63,14 +63,14 @@ class ObjectPlace:
 
     @property
     def uri(self) -> str:
-        """As others call it."""
+        """Its URI, as other programs write it."""
         return f"{SCHEME}{self.bucket}/{self.key}"
 
     def _client(self) -> Any:
-        """The client; on the first use of a bucket by this process it is looked at, so that whatever is wrong with it is said at once.
+        """The client. The process's first use of a bucket checks it, so that whatever is wrong with it is reported at once.
 
-        A missing bucket looks like a missing object to HEAD, wrong credentials like a missing permission, and some servers answer 404 to
-        everything.
+        Later, a missing bucket would look like a missing object to HEAD, wrong credentials like a missing permission; and some servers
+        answer 404 to everything.
         """
 
         def look() -> None:
@@ -92,7 +92,7 @@ class ObjectPlace:
                 raise
 
     def objects(self, *, recursive: bool = True, prefix: str = "") -> Iterator[FoundObject]:
-        """The objects below this folder whose keys go on with ``prefix``, one request for a thousand, without placeholders of folders."""
+        """The objects below this folder whose keys continue with ``prefix``, a thousand per request, without placeholders of folders."""
         for page in self._pages(recursive=recursive, prefix=prefix):
             for found in page.get("Contents", ()):
                 if not found["Key"].endswith("/"):
@@ -135,7 +135,7 @@ class ObjectPlace:
             self._client().put_object(Bucket=self.bucket, Key=self.key, Body=content)
 
     def replace(self, content: bytes, etag: str | None) -> None:
-        """Write the object if it still is the one with ``etag``, or if there is still none (``etag`` None), in one PUT.
+        """Write the object, in one PUT, if its ETag is still ``etag`` or, with None, if it still does not exist.
 
         Raises:
             ConcurrentWriteError: somebody else has written it.
@@ -153,7 +153,7 @@ class ObjectPlace:
                     )
                     client.put_object(Bucket=self.bucket, Key=self.key, Body=content)
                 elif code in _LOST_RACE or (code in _MISSING and etag is not None):
-                    # A repeated request, the first of which was carried out though its answer got lost, meets its own object.
+                    # If the first request was carried out but its answer was lost, the retry finds its own object.
                     current = self.read()
                     if current is None or current[0] != content:
                         raise ConcurrentWriteError(
@@ -178,7 +178,7 @@ class ObjectPlace:
             raise error
 
     def delete_keys(self, keys: Sequence[str]) -> dict[str, StorageError]:
-        """Delete objects of this place's bucket, a thousand a request and several requests at once; returns those that stay, and why."""
+        """Delete objects of this place's bucket, a thousand a request and several requests at once; returns those not deleted, and why."""
         portions = [keys[first : first + _DELETES_PER_REQUEST] for first in range(0, len(keys), _DELETES_PER_REQUEST)]
         stay: dict[str, StorageError] = {}
         for refused in threads().map(self._delete_portion, portions):
@@ -194,7 +194,7 @@ class ObjectPlace:
             return dict.fromkeys(keys, error)
         stay = {}
         for failed in answer.get("Errors", ()):
-            # One by one, so that the error is the same as for a single object.
+            # Retried one by one, so that the error is the same as for a single object.
             try:
                 ObjectPlace(self.bucket, failed["Key"], self.options).delete()
             except StorageError as error:
@@ -208,7 +208,7 @@ class ObjectPlace:
         with self._explained():
             client = self._client()
             pages = client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=self._prefix)
-            # Servers of one's own may take a prefix for a folder.
+            # Self-hosted servers may treat a prefix as a folder.
             found = [upload for page in pages for upload in page.get("Uploads", ()) if str(upload["Key"]).startswith(self._prefix)]
             sizes = threads().map(lambda upload: self._arrived(client, upload["Key"], upload["UploadId"]), found)
             return [
@@ -237,7 +237,7 @@ class ObjectPlace:
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
-        """Errors of the block as ours."""
+        """Turn the block's errors into ours."""
         try:
             yield
         except Exception as error:
@@ -250,8 +250,8 @@ class ObjectPlace:
 class Upload:
     """A stream to one object: parts are uploaded by threads in the background while the next one is filled.
 
-    At most :data:`PARTS_IN_FLIGHT` parts of :data:`PART_BYTES` are on their way, so a stream takes 32 MiB at most; what is smaller than a
-    part is one PUT. Nothing is visible before :meth:`commit`.
+    At most :data:`PARTS_IN_FLIGHT` parts of :data:`PART_BYTES` are on their way, so a stream takes 32 MiB at most; content smaller than
+    one part is one PUT. Nothing is visible before :meth:`commit`.
     """
 
     def __init__(self, place: ObjectPlace, client: Any) -> None:
@@ -289,7 +289,7 @@ class Upload:
         answer = self._client.upload_part(
             Bucket=self._place.bucket, Key=self._place.key, UploadId=self._upload, PartNumber=number, Body=content
         )
-        # Stores that were given a checksum for a part want to see it again.
+        # Stores that got a checksum for a part require it again here.
         checksums = {name: value for name, value in answer.items() if name.startswith("Checksum") and name != "ChecksumType"}
         return {"PartNumber": number, "ETag": answer["ETag"], **checksums}
 
@@ -308,7 +308,7 @@ class Upload:
                     Bucket=place.bucket, Key=place.key, UploadId=self._upload, MultipartUpload={"Parts": parts}
                 )
             except self._client.exceptions.ClientError as error:
-                # A repeated request, the first of which was carried out though its answer got lost.
+                # A retry: the first request was carried out, but its answer was lost.
                 if _code(error) != "NoSuchUpload" or place.size() != self._size:
                     raise
         self._upload = None

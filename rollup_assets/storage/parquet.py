@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _BUFFER_BYTES = 1 << 20
 _MAGIC = b"PAR1"
 _FOOTER_BYTES = 1 << 15
-"""Footers up to this size are kept in the manifest, and protected by a digest there: some 25 row groups. Files with more are few."""
+"""Footers up to this size, about 25 row groups, are kept in the manifest and protected by its digest. Few files have larger ones."""
 _FALSE_POSITIVES = 0.01
 
 
@@ -48,14 +48,14 @@ class Encoding:
     dictionary: tuple[str, ...]
     columns: dict[str, str]
     statistics: bool | tuple[str, ...]
-    """Whether row groups state what is least and greatest in their columns, or in which of them."""
+    """Whether row groups have statistics (least and greatest value) of their columns, or of which of them."""
     page_rows: int | None = None
-    """Rows of a page, and values that are encoded at a time; the library's own unless given."""
+    """Rows of a page, and of what is encoded at a time; None: the library's default."""
     bloom_filters: tuple[str, ...] = ()
-    """Columns of int64 whose equal values are neighbours, to be found by value."""
+    """int64 columns to be searched by value; equal values have to be neighbours."""
 
     def options(self, schema: pa.Schema, first: pa.Table | None = None) -> dict[str, Any]:
-        """Arguments of ``pyarrow.parquet.ParquetWriter`` for a schema; Bloom filters are made to measure of the first row group."""
+        """Arguments of ``pyarrow.parquet.ParquetWriter`` for a schema; Bloom filters are sized by the first row group."""
         names = set(schema.names)
         found: dict[str, Any] = {
             "compression": self.compression,
@@ -76,7 +76,7 @@ class Encoding:
 
 
 def _runs(column: pa.ChunkedArray) -> int:
-    """How many values a column has, neighbours that are equal counting as one."""
+    """The number of runs of equal values in a column."""
     import numpy as np
 
     values = column.to_numpy()
@@ -106,10 +106,10 @@ class DigestingStream:
         return self.size
 
     def flush(self) -> None:
-        """Nothing is held back here."""
+        """Does nothing: nothing is buffered here."""
 
     def close(self) -> None:
-        """No more is written here. The stream beneath stays open: readers of a broken file would take it for a whole one."""
+        """End writing. The stream beneath stays open: closing it, after an error, would make a broken file look complete."""
         self.closed = True
 
     def readable(self) -> bool:
@@ -141,7 +141,7 @@ class DigestingStream:
 
 
 def _footer_in(tail: bytes) -> bytes | None:
-    """The footer at the end of a Parquet file; None if there is none, or not all of it."""
+    """The footer at the end of a Parquet file; None if it is missing or incomplete."""
     if tail[-4:] != _MAGIC:
         return None
     length = int.from_bytes(tail[-8:-4], "little") + 8
@@ -149,14 +149,14 @@ def _footer_in(tail: bytes) -> bytes | None:
 
 
 class ParquetFileWriter:
-    """Writes one Parquet file, a row group a table."""
+    """Writes one Parquet file, one row group per table."""
 
     def __init__(self, place: Place, schema: pa.Schema, encoding: Encoding) -> None:
         import pyarrow as pa
 
         self._output = place.open_output()
         self._stream = DigestingStream(self._output)
-        # Pages are written a few KB at a time: gathered, they take the interpreter's lock less often (6 % of a step's CPU).
+        # Pages are written a few KB at a time: a buffer takes the interpreter's lock less often (6 % of a step's CPU).
         self._buffered = pa.BufferedOutputStream(pa.PythonFile(self._stream, mode="w"), _BUFFER_BYTES)
         self._schema = schema
         self._encoding = encoding
@@ -176,11 +176,11 @@ class ParquetFileWriter:
         return self._writer
 
     def close(self, path: str, *, shards: tuple[int, ...] = (), resolution: int | None = None) -> StagedFile:
-        """Finish the file; returns what a manifest says of it, under the name ``path``."""
+        """Finish the file; returns its entry for a manifest, with ``path`` as its path."""
         self._started().close()
         self._buffered.close()
         self._output.commit()
-        # Only the table's data files have a resolution, and only their footers are asked for later.
+        # Only the table's data files have a resolution, and only their footers are needed later.
         footer = self._stream.footer if resolution is not None else None
         return StagedFile(
             path=path,
@@ -195,10 +195,10 @@ class ParquetFileWriter:
 
 
 class StagedParquet:
-    """A staged file to read from; pages are compared with their checksums.
+    """A staged file to read from; pages are checked against their checksums.
 
     Raises:
-        StageCorruptError: from the constructor and from :meth:`read`, if the file is damaged; names it and the command that mends it.
+        StageCorruptError: from the constructor and from :meth:`read`, if the file is damaged; names it and the command that repairs it.
     """
 
     def __init__(self, place: Place, file: StagedFile, asset: str, batch: Batch, *, pre_buffer: bool = False) -> None:
@@ -238,7 +238,7 @@ class StagedParquet:
         try:
             yield
         except (pa.ArrowException, OSError, ValueError) as error:
-            # What is missing is said before, by whoever asks whether the partition is complete.
+            # Not of a missing file: that was reported earlier, when the partition was checked to be complete.
             if not is_damage(error):
                 raise
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
@@ -246,10 +246,10 @@ class StagedParquet:
 
 
 def _check_columns(table: pa.Table, rows: int) -> None:
-    """What no checksum protects are the headers of pages: how many values, or names, are in one. Kernels trust both.
+    """Check what page headers say: the number of values, and of names. No checksum protects it, and kernels rely on it.
 
     Raises:
-        ValueError: a column has another number of values than the row group, or refers to names that are not there.
+        ValueError: a column has another number of values than the row group, or refers to names that do not exist.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -264,7 +264,7 @@ def _check_columns(table: pa.Table, rows: int) -> None:
 
 
 def _protected_metadata(source: NativeFile, file: StagedFile) -> pq.FileMetaData | None:
-    """What the footer says, which is compared with its digest; None where the manifest has none, or the footer is too large for it.
+    """The footer's metadata, checked against its digest; None if the manifest has no digest, or the footer is too large for one.
 
     Raises:
         ValueError: it is not the footer that was written.
@@ -284,15 +284,15 @@ def _protected_metadata(source: NativeFile, file: StagedFile) -> pq.FileMetaData
 
 
 def pack_footer(footer: bytes) -> str:
-    """A footer as a manifest holds it."""
+    """A footer as text for a manifest."""
     return base64.b64encode(zlib.compress(footer)).decode()
 
 
 def unpack_footer(packed: str) -> bytes:
-    """The footer again.
+    """The footer that :func:`pack_footer` packed.
 
     Raises:
-        ValueError: the text holds none.
+        ValueError: the text is not a packed footer.
     """
     try:
         return zlib.decompress(base64.b64decode(packed, validate=True))

@@ -85,7 +85,7 @@ class PartialPointsWriter:
         if shard != self._shard:
             self._write_pending(everything=True)
             self._shard = shard
-        # A shard may come in pieces, as many as memory asks for, with names of their own; row groups must not tell.
+        # A shard may come in pieces, depending on memory, with names of their own; row groups must not depend on that.
         codes = self._names.codes_of(names)
         integers = partial.integers
         if integers.shape[1] > _PLAIN:
@@ -95,7 +95,7 @@ class PartialPointsWriter:
         self._write_pending(everything=False)
 
     def _write_pending(self, *, everything: bool) -> None:
-        """Write what fills row groups, or ``everything``."""
+        """Write whole row groups, or ``everything``."""
         import pyarrow as pa
 
         waiting = sum(len(partial.id) for partial in self._pending)
@@ -144,7 +144,7 @@ class PartialPointsWriter:
 
 
 class PartialPointsReader:
-    """Reads the partial points of single shards of one staged batch. Files stay open between shards; not for several threads."""
+    """Reads the partial points of single shards of one staged batch. Files stay open between shards; not thread-safe."""
 
     def __init__(self, stage: Stage, manifest: Manifest, batch: Batch, layout: PartialPointsLayout) -> None:
         self._files = [(stage.place(manifest, file, batch), file) for file in manifest.files]
@@ -161,7 +161,7 @@ class PartialPointsReader:
         count = sum(opened.rows(group) for opened, group in groups)
         partial = new_partial_points(count, len(self._layout.resolutions), np.dtype(self._layout.value_dtype), details)
         at = 0
-        # A shard may have millions of series: no more than one row group is there twice.
+        # A shard may have millions of series: no more than one row group is in memory twice.
         for opened, group in groups:
             table = opened.read(group)
             rows = slice(at, at + table.num_rows)
@@ -197,13 +197,13 @@ class PartialPointsReader:
         return first, second, third
 
     def _groups(self, shard: int) -> Iterator[tuple[StagedParquet, int]]:
-        """The shard's row groups, in order, with the file that each is in."""
+        """The shard's row groups, in order, each as its file and number."""
         for place, file in self._files:
             for group in (group for group, owner in enumerate(file.shards) if owner == shard):
                 yield self._open(place, file), group
 
     def _open(self, place: Place, file: StagedFile) -> StagedParquet:
-        # The footer of a file that 4 to 16 shards share takes as long to read as a shard's rows.
+        # Files are kept open: the footer of one that 4 to 16 shards share takes as long to read as a shard's rows.
         if place.location not in self._opened:
             self._opened[place.location] = StagedParquet(place, file, self._asset, self._batch)
         return self._opened[place.location]

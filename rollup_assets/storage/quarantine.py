@@ -23,9 +23,9 @@ from rollup_assets.storage.raw_files import ELSEWHERE, ROW_REASONS, RawRows
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# A row takes about 70 bytes, several times: taken, packed and on its way.
+# A row takes about 70 bytes in each of its forms: selected, packed and in transit.
 _ROWS_AT_ONCE = 1 << 16
-# Of a file with one bad row comes a block of one row, which takes 100 times what the row does.
+# A file with one bad row makes a block of one row, which takes 100 times the row's size.
 _BLOCKS_AT_ONCE = 1024
 _REPEATED = ("reason", "file", "metric")
 
@@ -38,7 +38,7 @@ class BadFile:
     reason: str
     detail: str
     rows: int
-    """Rows by its footer; 0 if that cannot be read."""
+    """Rows according to its footer; 0 if that cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Tally:
     file: str
     rows: int
     whole_file: bool
-    """The file as a whole, not rows of it one by one."""
+    """Whether the file is quarantined as a whole, rather than some of its rows."""
 
 
 def quarantine_schema(value_column: str) -> pa.Schema:
@@ -74,7 +74,7 @@ def quarantine_schema(value_column: str) -> pa.Schema:
 
 
 def _packed_schema(value_column: str) -> pa.Schema:
-    """Their schema on the way to the file: texts that repeat are there once, however long they are and however many rows have them."""
+    """Schema of quarantined rows in transit: a text is stored once, however long it is and however many rows have it."""
     import pyarrow as pa
 
     schema = quarantine_schema(value_column)
@@ -106,7 +106,7 @@ def _packed(rows: RawRows, places: NDArray[np.int64], path: str, value_column: s
 
     receive = pa.nulls(len(places), pa.int64())
     if "receive_timestamp" in taken.column_names:
-        # Not from the lag: that one is bounded, and unknown where it makes no sense.
+        # Not computed from the lag, which is bounded, and unknown if the receive time makes no sense.
         received = column("receive_timestamp")
         receive = pc.if_else(received.is_valid(), pa.array(milliseconds(received)), pa.scalar(None, pa.int64()))
     columns = [
@@ -126,7 +126,7 @@ def _packed(rows: RawRows, places: NDArray[np.int64], path: str, value_column: s
 
 
 def _names_of(rows: RawRows, places: NDArray[np.int64]) -> pa.DictionaryArray:
-    """The metric of some rows; the dictionary has their names and no others of the row group's."""
+    """The metric of some rows; the dictionary has only their names, not all of the row group's."""
     import pyarrow as pa
 
     codes = rows.metric[places]
@@ -164,7 +164,7 @@ class QuarantineWriter:
         self._writer = ParquetFileWriter(folder / self._path, self._schema, encodings.QUARANTINED)
         self._pending: list[pa.RecordBatch] = []
         self._rows = 0
-        """Of those that are pending."""
+        """Number of pending rows."""
 
     def write(self, payload: memoryview) -> None:
         """Append rows that :func:`serialized` packed; the payload need not stay valid."""
@@ -197,7 +197,7 @@ class QuarantineWriter:
 
 
 def _row_group(rows: pa.Table) -> pa.Table:
-    """The rows in one piece, whose dictionaries have what the rows have, in their order, however the rows came."""
+    """The rows in one piece. Dictionaries hold just the rows' values, in their order, however the rows were cut before."""
     import pyarrow as pa
 
     whole = rows.unify_dictionaries().combine_chunks()
@@ -211,7 +211,7 @@ def _row_group(rows: pa.Table) -> pa.Table:
 
 
 def tallies(stage: Stage, batch: Batch, quarantined: Manifest) -> list[Tally]:
-    """What is quarantined by reason and file, from the staged rows; reads three of their columns, a row group at a time."""
+    """What is quarantined, by reason and file; reads three columns of the staged rows, a row group at a time."""
     import pyarrow as pa
 
     found: dict[tuple[str, str, bool], int] = {}
@@ -233,15 +233,15 @@ def staged_rows(
     file: str | None = None,
     whole_files: bool | None = None,
 ) -> Iterator[pa.RecordBatch]:
-    """The quarantined rows in the order in which they are staged, a row group or less at a time, read as they are asked for.
+    """The quarantined rows in staged order, at most a row group at a time, read lazily.
 
     Args:
-        stage: where they are.
-        batch: of the partition.
-        quarantined: its manifest.
-        reason: only those of this reason.
-        file: only those of this raw file; the end of its path is enough.
-        whole_files: only files that are quarantined as a whole, or only rows that are so one by one.
+        stage: the stage that they are in.
+        batch: the partition's batch.
+        quarantined: the partition's manifest.
+        reason: only rows with this reason.
+        file: only rows of this raw file; the end of its path is enough.
+        whole_files: True: only files that are quarantined as a whole; False: only single rows.
     """
     import pyarrow.compute as pc
     import pyarrow.dataset as ds
@@ -271,8 +271,8 @@ def _batches(stage: Stage, batch: Batch, quarantined: Manifest, columns: dict[st
         return
     found = ds.dataset([place.path for place in places], filesystem=places[0].filesystem, format="parquet")
     chosen = columns and {name: ds.field(name) if column is None else column for name, column in columns.items()}
-    # Whoever wants the first rows does not want the rest to be read meanwhile: a scan of more than a row group reads ahead even without
-    # threads and readahead, since its rows are handed over through a queue.
+    # A row group at a time, for callers that want only the first rows: a scan of more would read ahead even without threads and
+    # readahead, since its rows are handed over through a queue.
     for fragment in found.get_fragments():
         for row_group in fragment.split_by_row_group():
             scanner = row_group.scanner(schema=found.schema, columns=chosen, filter=condition, use_threads=False)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from rollup_assets.storage.filesystems import Place
     from rollup_assets.storage.landing_zone import LandingZone
 
-# Quarantine reasons of rows, in the order in which they are tried; a row's code is its place + 1, 0 means accepted.
+# Quarantine reasons of rows, in order of precedence; a row's code is its reason's place + 1, 0 means accepted.
 ROW_REASONS = (
     "null_id",
     "null_timestamp",
@@ -52,7 +52,7 @@ ROW_REASONS = (
     "outside_batch",
 )
 _NULL_ID, _NULL_TIMESTAMP, _NULL_VALUE, _NON_FINITE, _NULL_DIMENSION, _BEFORE_START, _TOO_LATE, _IN_FUTURE, _OUTSIDE = range(1, 10)
-# The code of a row that is another batch's affair.
+# The code of a row that belongs to another batch.
 ELSEWHERE = 255
 UNREADABLE_FILE = "unreadable_file"
 SCHEMA_MISMATCH = "schema_mismatch"
@@ -61,8 +61,8 @@ COPIED_FILE = "copied_file"
 FILE_REASONS = (UNREADABLE_FILE, SCHEMA_MISMATCH, TOO_LARGE, COPIED_FILE)
 """Quarantine reasons of whole files."""
 
-# A row group may be as large as its file: more rows than this are never decoded at once, and fewer where memory is short. A row takes
-# about 40 bytes decoded and as much again packed, and what Arrow holds of the row group's pages comes on top.
+# A row group may be as large as its file: never decode more rows than this at once, and fewer if memory is short. A row takes about 40
+# bytes decoded and as much again packed; the row group's pages that Arrow holds come on top.
 MOST_ROWS = 1 << 20
 FEWEST_ROWS = 1 << 16
 _BYTES_PER_ROW = 256
@@ -71,7 +71,7 @@ _TIME = "logical_timestamp"
 
 
 class UnreadableFileError(Exception):
-    """A raw file cannot be read; the message says why, and ``reason`` is that of its quarantine."""
+    """A raw file cannot be read; the message says why, and ``reason`` is its quarantine reason."""
 
     def __init__(self, message: str, reason: str = UNREADABLE_FILE) -> None:
         super().__init__(message)
@@ -80,7 +80,7 @@ class UnreadableFileError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RawRows:
-    """Consecutive rows of a raw file. Where ``reason`` is not 0, the other columns hold anything."""
+    """Consecutive rows of a raw file. Where ``reason`` is not 0, the other columns' values are arbitrary."""
 
     position: int
     """Row number of the first row in the file, from 0."""
@@ -102,7 +102,7 @@ class RawRows:
 
 
 def schema_problem(schema: pa.Schema, value_column: str) -> str | None:
-    """What is wrong with a raw file's schema, in words; None if nothing is. Columns that we do not use do not matter."""
+    """What is wrong with a raw file's schema, in words; None if nothing. Columns that we do not use do not matter."""
     import pyarrow.types as pt
 
     def integer(kind: pa.DataType) -> bool:
@@ -149,8 +149,8 @@ class RawFile:
 
     Raises:
         UnreadableFileError: from the constructor and from :meth:`rows`, if the file is damaged, or exceeds ``limits``.
-        StorageError: likewise, if network, disk or permissions are in the way, which says nothing about the file.
-        StaleInputError: from the constructor, if the file is gone, or not the ``version`` that was listed.
+        StorageError: likewise, if network, disk or permissions fail, which says nothing about the file.
+        StaleInputError: from the constructor, if the file is gone or is no longer the ``version`` that was listed.
     """
 
     def __init__(self, place: Place, value_column: str, version: str | None = None, limits: RawLimits = DEFAULT_LIMITS) -> None:
@@ -164,15 +164,15 @@ class RawFile:
             _check_version(place, source, version)
             self._tail = read_tail(source)
             metadata = parse_footer(self._tail, limits)
-            # Asking for the dictionary of a column that is not there, or is a struct, is a KeyError.
+            # Asking for the dictionary of a column that is missing, or is a struct, raises a KeyError.
             paths = {metadata.schema.column(index).path for index in range(metadata.num_columns)}
-            # Whole-file reads take two to three times as long as row group by row group on the calling thread.
+            # Reading whole files takes two to three times as long as reading each row group on the calling thread.
             self._file: pq.ParquetFile = open_parquet(
                 source,
                 metadata,
                 read_dictionary=["metric"] if "metric" in paths else None,
                 pre_buffer=not place.is_local,
-                # Of pages that have one: parquet-mr writes them, and so does Spark.
+                # Checksums of the pages that have one: parquet-mr writes them, and so does Spark.
                 page_checksum_verification=True,
             )
             self._schema: pa.Schema = self._file.schema_arrow
@@ -182,10 +182,10 @@ class RawFile:
         self.row_count: int = self._file.metadata.num_rows
         self.problem = schema_problem(self._schema, value_column)
         self.rows_skipped = 0
-        """Rows that :meth:`rows` left alone, since statistics say that they are all other batches'."""
+        """Rows that :meth:`rows` skipped, since statistics show that all belong to other batches."""
 
     def rows(self, bounds: Bounds, memory: int) -> Iterator[RawRows]:
-        """The file's rows in order, classified for a batch, as many at once as ``memory`` bytes allow; ruled out row groups are skipped."""
+        """The file's rows in order, classified for a batch, as many at once as fit into ``memory`` bytes; skips row groups ruled out."""
         import pyarrow as pa
 
         columns = [name for name in (*_COLUMNS, self._value_column) if name in self._schema.names]
@@ -221,7 +221,7 @@ def count_rows(place: Place, bounds: Bounds, limits: RawLimits = DEFAULT_LIMITS)
     """Rows of a raw file that have to be decoded for a batch, by its footer; 0 if it is damaged or too large.
 
     Raises:
-        StorageError: network, disk or permissions are in the way.
+        StorageError: network, disk or permissions failed.
         StaleInputError: the file is gone.
     """
     import pyarrow as pa
@@ -242,7 +242,7 @@ def count_batch_rows(zone: LandingZone, batch: Batch, limits: RawLimits) -> int:
     """Rows of all raw files that have to be decoded for a batch, by their footers.
 
     Raises:
-        LandingZoneError: raw data lies where nothing would read it.
+        LandingZoneError: raw data lies where no batch would read it.
         StorageError, StaleInputError: as :func:`count_rows`.
     """
     files = [(zone.place(file), zone.bounds(batch, folder)) for folder, some in zone.files_by_folder(batch).items() for file in some]
@@ -250,7 +250,7 @@ def count_batch_rows(zone: LandingZone, batch: Batch, limits: RawLimits) -> int:
 
 
 def _row_groups(metadata: pq.FileMetaData, tail: pa.Buffer, bounds: Bounds) -> list[tuple[int, Range | None]]:
-    """Rows and, where they may be of several batches and statistics tell, the first and last timestamp (ms) of each row group."""
+    """Each row group's rows, and its first and last timestamp (ms) if rows may be several batches' and statistics tell, else None."""
     rows = [int(metadata.row_group(group).num_rows) for group in range(metadata.num_row_groups)]
     ticks = _ticks_per_millisecond(metadata) if bounds.by_arrival else None
     if ticks is not None:
@@ -262,7 +262,7 @@ def _row_groups(metadata: pq.FileMetaData, tail: pa.Buffer, bounds: Bounds) -> l
 
 
 def _check_times(rows: RawRows, times: Range | None) -> None:
-    """Other batches trust statistics and would miss a row that these do not tell of."""
+    """Check rows against their row group's statistics: other batches trust these, and would miss a row outside of them."""
     from rollup_assets.kernels.columns import extremes
 
     if times is not None and not rows.table.column(_TIME).null_count:
@@ -272,7 +272,7 @@ def _check_times(rows: RawRows, times: Range | None) -> None:
 
 
 def _ticks_per_millisecond(metadata: pq.FileMetaData) -> int | None:
-    """How many of the stored timestamps' units are a millisecond; None if that is not known."""
+    """Units of the stored timestamps per millisecond; None if unknown."""
     columns = (metadata.schema.column(place) for place in range(len(metadata.schema)))
     column = next((column for column in columns if column.path == _TIME), None)
     if column is None or column.physical_type not in ("INT32", "INT64"):
@@ -296,7 +296,7 @@ def _check_version(place: Place, source: pa.NativeFile, version: str | None) -> 
 
 
 def reading_error(error: Exception, place: Place) -> UnreadableFileError | StorageError | StaleInputError:
-    """A damaged file is quarantined, and one that is too large; what keeps us from reading it stops the step instead."""
+    """The error to raise: UnreadableFileError for a file that is damaged or too large, which is quarantined; others stop the step."""
     if isinstance(error, TooLargeError):
         return UnreadableFileError(str(error), TOO_LARGE)
     if known := storage_error(error, place.uri, place.s3) if isinstance(error, OSError) else None:
@@ -330,7 +330,7 @@ def _codes(array: pa.Array) -> tuple[NDArray[np.int32], pa.Array]:
 
 
 def _null_names(array: pa.Array) -> pa.Array:
-    """Which rows of a dictionary array are null, be it in the index or in the dictionary."""
+    """Which rows of a dictionary array are null, in the indices or in the dictionary."""
     import pyarrow.types as pt
 
     if pt.is_dictionary(array.type) and array.dictionary.null_count:
@@ -359,7 +359,7 @@ def _normalised(table: pa.Table, position: int, value_column: str, bounds: Bound
     reason = None
     if not finite or low < bounds.start or high >= bounds.end or any(columns[name].null_count for name in required) or names.null_count:
         reason = _time_reasons(time, bounds)
-        # The first reason that applies wins: later ones are written first.
+        # Of several reasons the first one wins, so they are written in reverse order.
         reason[mask(columns["org_id"].is_null()) | mask(_null_names(columns["metric"]))] = _NULL_DIMENSION
         if not finite:
             reason[~np.isfinite(value)] = _NON_FINITE
@@ -367,7 +367,7 @@ def _normalised(table: pa.Table, position: int, value_column: str, bounds: Bound
         reason[mask(columns["logical_timestamp"].is_null())] = _NULL_TIMESTAMP
         reason[mask(columns["id"].is_null())] = _NULL_ID
         if not bounds.is_own:
-            # Whatever is wrong with it, the batch whose folder it is in says so, and no other.
+            # A bad row is quarantined only by the batch whose folder it is in.
             reason[reason != 0] = ELSEWHERE
     return RawRows(
         position=position,
@@ -384,7 +384,7 @@ def _normalised(table: pa.Table, position: int, value_column: str, bounds: Bound
 
 
 def _time_reasons(time: NDArray[np.int64], bounds: Bounds) -> NDArray[np.uint8]:
-    """What becomes of rows by their timestamps alone."""
+    """Codes of rows, judged by their timestamps alone."""
     reason = np.zeros(len(time), np.uint8)
     reason[(time < bounds.start) | (time >= bounds.end)] = ELSEWHERE if bounds.by_arrival else _OUTSIDE
     if bounds.in_future is not None:

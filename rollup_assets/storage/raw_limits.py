@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 FOOTER_BYTES = 4 * 2**20
-"""A byte of a footer can become 250 in memory; a row group takes about 150 bytes of footer a column."""
+"""A byte of a footer can become 250 in memory; each column of a row group takes about 150 bytes of footer."""
 MOST_NAMES = 1 << 20
-"""Metric names in a row group's dictionary; each becomes an object of Python's."""
+"""Metric names in a row group's dictionary; each becomes a Python object."""
 _MAGIC = b"PAR1"
 _TAIL_BYTES = 64 * 2**10
-# Lists and texts of a footer: row groups, columns, statistics, the schema in Arrow's own words.
+# Lists and strings of a footer: row groups, columns, statistics, the serialized Arrow schema.
 _THRIFT = {"thrift_string_size_limit": 2**20, "thrift_container_size_limit": 100_000}
 
 
@@ -32,18 +32,18 @@ class RawLimits:
     """What the settings allow."""
 
     rows: int = 1_000_000_000
-    """Of a file."""
+    """Most rows of a file."""
     group_bytes: int = 2 * 2**30
-    """Of a row group, uncompressed."""
+    """Most bytes of a row group, uncompressed."""
     name_bytes: int = 4 * 2**10
-    """Of a metric name, in UTF-8."""
+    """Most bytes of a metric name, in UTF-8."""
 
 
 DEFAULT_LIMITS = RawLimits()
 
 
 def read_tail(source: pa.NativeFile) -> pa.Buffer:
-    """The end of a file with its footer, in as many reads as Arrow makes.
+    """The end of a file with its footer, in no more reads than Arrow would make.
 
     Raises:
         TooLargeError: the footer is too long.
@@ -64,8 +64,8 @@ def parse_footer(tail: pa.Buffer, limits: RawLimits) -> pq.FileMetaData:
     """The footer at the end of a file.
 
     Raises:
-        TooLargeError: it tells of too many rows.
-        pyarrow.ArrowException: it is damaged, or there is none.
+        TooLargeError: the file has too many rows.
+        pyarrow.ArrowException: the footer is damaged or missing.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -80,9 +80,9 @@ def parse_footer(tail: pa.Buffer, limits: RawLimits) -> pq.FileMetaData:
 
 
 def open_parquet(source: pa.NativeFile, metadata: pq.FileMetaData, **options: Any) -> pq.ParquetFile:
-    """A reader for the pages behind a footer; page headers have the footer's limits.
+    """A reader for the pages of a footer; page headers have the footer's limits.
 
-    INT96 timestamps are read as milliseconds: as nanoseconds, Arrow's default, the year 9999 becomes 1816 (modulo 2^64).
+    INT96 timestamps are read as milliseconds: in nanoseconds, Arrow's default, the year 9999 would become 1816 (modulo 2^64).
     """
     import pyarrow.parquet as pq
 
@@ -90,16 +90,16 @@ def open_parquet(source: pa.NativeFile, metadata: pq.FileMetaData, **options: An
 
 
 def check_row_groups(metadata: pq.FileMetaData, limits: RawLimits) -> None:
-    """Look at what row groups take, as the footer says.
+    """Check the sizes of row groups that the footer states.
 
     Raises:
-        TooLargeError: more than a row group may.
+        TooLargeError: a row group is too large.
         pyarrow.ArrowException: the numbers make no sense.
     """
     import pyarrow as pa
 
     for number in range(metadata.num_row_groups):
-        # Not the sum of its columns: of a damaged footer, pyarrow ends the process when it is asked for one (docs/security.md).
+        # Not the sum over its columns: if the footer is damaged, asking pyarrow for a column can end the process (docs/security.md).
         taken = metadata.row_group(number).total_byte_size
         if taken < 0:
             raise pa.ArrowInvalid(f"its footer says that row group {number} takes {taken} bytes")
@@ -108,16 +108,16 @@ def check_row_groups(metadata: pq.FileMetaData, limits: RawLimits) -> None:
 
 
 def check_names(names: pa.ChunkedArray, limits: RawLimits) -> None:
-    """Look at dictionaries of metric names: what they are made of, how many and how long they are.
+    """Check dictionaries of metric names: their encoding, number and length.
 
     Raises:
-        TooLargeError: too many names, or one that is too long.
-        pyarrow.ArrowException: a name is no UTF-8, or a row has a name that the dictionary has not.
+        TooLargeError: there are too many names, or one is too long.
+        pyarrow.ArrowException: a name is not UTF-8, or a row refers to a name that is not in the dictionary.
     """
     import pyarrow.compute as pc
     import pyarrow.types as pt
 
-    # Arrow's reader looks at neither, and what comes after it takes both for granted.
+    # Arrow's reader checks neither UTF-8 nor indices, and the code after it relies on both.
     names.validate(full=True)
     for chunk in names.chunks:
         known = chunk.dictionary if pt.is_dictionary(chunk.type) else chunk

@@ -26,10 +26,10 @@ Made = TypeVar("Made")
 
 SCHEME: Final = "s3://"
 CONNECT_SECONDS: Final = 4
-# Finishing a large upload may take a store that long.
+# A store may take this long to finish a large upload.
 READ_SECONDS: Final = 20
 ATTEMPTS: Final = 4
-# The first request to a bucket is a small one: a server that does not answer it is given up after less than 20 s.
+# The first request to a bucket is a small one: give up on a server that does not answer it within less than 20 s.
 _FIRST_READ_SECONDS = 5
 _FIRST_ATTEMPTS = 3
 _THREADS = 16
@@ -50,22 +50,22 @@ class S3Options:
     endpoint: str = ""
     """URL of the store; empty for Amazon's own."""
     region: str = ""
-    """Empty: as the AWS environment or profile says."""
+    """Empty: taken from the AWS environment or profile."""
     path_style: bool = False
     """``endpoint/bucket/key`` instead of ``bucket.endpoint/key``."""
     ca_bundle: str = ""
-    """File with the certificates of the authorities to trust, PEM; empty for the system's."""
+    """PEM file with the certificates of the authorities to trust; empty for the system's."""
 
     def filesystem(self) -> FileSystem:
-        """The filesystem of pyarrow, one a process. Reads are retried by the AWS SDK in it, :data:`ATTEMPTS` times at most."""
+        """The filesystem of pyarrow, one per process. Its AWS SDK retries reads: :data:`ATTEMPTS` attempts at most."""
         return once_per_process(("filesystem", self), self._filesystem)
 
     def client(self) -> Any:
-        """The client of boto3, one a process. Each retry is a log line of this module, and there are :data:`ATTEMPTS` attempts at most."""
+        """The client of boto3, one per process. It makes :data:`ATTEMPTS` attempts at most; this module logs each retry."""
         return once_per_process(("client", self), lambda: self._client(READ_SECONDS, ATTEMPTS))
 
     def first_client(self) -> Any:
-        """A client for the first request to a bucket, which gives up sooner."""
+        """A client that gives up sooner, for the first request to a bucket."""
         return once_per_process(("first client", self), lambda: self._client(_FIRST_READ_SECONDS, _FIRST_ATTEMPTS))
 
     def _filesystem(self) -> FileSystem:
@@ -73,7 +73,7 @@ class S3Options:
 
         endpoint = self.endpoint
         if self.path_style and not endpoint and self.region:
-            # Arrow has path style only where an endpoint is named.
+            # Arrow uses path style only if an endpoint is given.
             endpoint = f"https://s3.{self.region}.amazonaws.com"
         scheme, _, host = endpoint.partition("://")
         return S3FileSystem(
@@ -85,7 +85,7 @@ class S3Options:
             connect_timeout=CONNECT_SECONDS,
             request_timeout=READ_SECONDS,
             retry_strategy=AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
-            # A stage that says what it needs does not make buckets.
+            # Buckets are never created by writing to them.
             allow_bucket_creation=False,
             allow_bucket_deletion=False,
         )
@@ -115,7 +115,7 @@ class S3Options:
         names = {
             "s3.endpoint": self.endpoint,
             "s3.region": self.region,
-            # PyIceberg's own file IO has no property for a CA file, and none for retries: ours takes them from here.
+            # PyIceberg's own file IO has no property for a CA file or for retries; ours takes them from here.
             "s3.path-style-access": _boolean(self.path_style),
             "s3.force-virtual-addressing": _boolean(not self.path_style),
             "rollup.s3.ca-bundle": self.ca_bundle,
@@ -124,7 +124,7 @@ class S3Options:
 
     @classmethod
     def from_iceberg_properties(cls, properties: dict[str, Any]) -> S3Options:
-        """The options of which :meth:`iceberg_properties` made the properties."""
+        """The options that :meth:`iceberg_properties` made the properties from."""
         return cls(
             endpoint=properties.get("s3.endpoint", ""),
             region=properties.get("s3.region", ""),
@@ -138,13 +138,13 @@ def _boolean(value: bool) -> str:
 
 
 def once_per_process(key: tuple[object, ...], make: Callable[[], Made], *, side_by_side: bool = False) -> Made:
-    """What ``make`` made for this key, process and identity: clients keep the credentials that they found when they were made.
+    """What ``make`` made for this key, process and credentials: clients keep the credentials that they found when they were made.
 
-    ``side_by_side``: threads that ask at once do not wait for each other.
+    ``side_by_side``: threads that ask at the same time do not wait for each other.
     """
     key = (*key, os.getpid(), hash(tuple(os.environ.get(name) for name in _CREDENTIALS)))
     if key not in _made:
-        # boto3 makes clients in one thread at a time only.
+        # boto3 can make clients in only one thread at a time.
         with contextlib.nullcontext() if side_by_side else _lock:
             if key not in _made:
                 _made[key] = make()
@@ -156,7 +156,8 @@ def threads() -> ThreadPoolExecutor:
     """Threads for requests that need not wait for each other, shared by everything in the process.
 
     Raises:
-        RuntimeError: one of them asks. Once all wait for what is queued behind them, they wait for ever (``scope.for_each`` has its own).
+        RuntimeError: called in one of them. If all waited for tasks queued behind them, they would wait forever (``scope.for_each`` has
+            threads of its own).
     """
     if threading.current_thread().name.startswith(f"{_POOL}_"):
         raise RuntimeError("a request in the shared threads asks for these threads itself: all of them could wait for each other")
@@ -171,7 +172,7 @@ def _log_retry(
     operation: Any = None,
     **_: Any,
 ) -> None:
-    """Say that boto3 is about to try again; it decides that itself, this only looks on."""
+    """Log that boto3 is about to try again; boto3 decides that by itself."""
     status = response[0].status_code if response else None
     if caught_exception is None and (status is None or (status < 500 and status != 429)):
         return

@@ -27,22 +27,22 @@ _BUFFERS_PER_WRITE = 1000
 _PREFIX, _LOCK = "spill-", "lock"
 _OURS = re.compile(f"{_PREFIX}[0-9a-f]{{32}}")
 UNLOCKED = re.compile(f"\\.{_PREFIX}[0-9a-f]{{32}}|[0-9]+-[0-9a-f]{{32}}")
-"""Names of the spill folders without a lock: their processes do not hold it yet, were killed before they did, or were of an earlier
-version, which named folders by the process."""
+"""Names of spill folders without a lock: their processes do not hold it yet, were killed before they did, or ran an earlier version,
+which named folders by process id."""
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 
 
 @contextlib.contextmanager
 def spill_folder(scratch: Path) -> Iterator[Path]:
-    """A new folder, deleted in the end. Whoever made it holds a lock in it, by which others know that it is in use.
+    """A new folder, deleted in the end. Its process holds a lock in it, which shows others that it is in use.
 
-    A lock and not the process's number: that means something else in another container, and somebody else after a restart.
+    The process id would not do: in another container, or after a restart, it is another process's.
 
     Raises:
         StorageError: the file system has no locks.
     """
     folder = scratch / f"{_PREFIX}{uuid.uuid4().hex}"
-    # Under another name until the lock is held, as it would be taken for an abandoned one.
+    # Until the lock is held it has another name; else it would be taken for an abandoned folder.
     unlocked = folder.with_name(f".{folder.name}")
     try:
         unlocked.mkdir(parents=True)
@@ -77,7 +77,7 @@ def _in_use(folder: Path) -> bool:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:  # somebody is deleting it, or was
         return False
-    except OSError:  # held, another user's, or nobody can tell
+    except OSError:  # held, another user's, or unknown
         return True
     return False
 
@@ -129,8 +129,8 @@ class SpillFile:
     def close(self) -> None:
         """Delete the file, and close it once no thread is reading or writing it.
 
-        A second Ctrl-C does not wait for tasks to stop: one that went on with the number of a closed file would write to another one,
-        which has been given that number meanwhile.
+        A second Ctrl-C does not wait for tasks to stop: a task that went on with the descriptor of a closed file could write to another
+        file that has been given the same descriptor meanwhile.
         """
         with self._lock:
             self._closed = True
@@ -139,7 +139,7 @@ class SpillFile:
 
     @contextlib.contextmanager
     def _in_use(self) -> Iterator[int]:
-        """The file's number, which stays its own until the block ends."""
+        """The file's descriptor, which is not closed, and so not reused, until the block ends."""
         with self._lock:
             if self._closed:
                 raise OSError(errno.EBADF, "the step has ended", str(self.path))

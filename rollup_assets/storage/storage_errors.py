@@ -38,7 +38,7 @@ _WRONG_REGION = {"PermanentRedirect", "301", "AuthorizationHeaderMalformed", "Il
 def storage_error(error: BaseException, place: str = "", options: S3Options | None = None) -> StorageError | None:
     """The error as one of ours; None if it is not about reaching or using the storage (a missing or damaged file is not).
 
-    ``place``: the URI that it was about, where the error does not say.
+    ``place``: the URI that it is about, for errors that do not name it.
     """
     from botocore.exceptions import BotoCoreError, ClientError
 
@@ -61,7 +61,7 @@ def storage_error(error: BaseException, place: str = "", options: S3Options | No
 
 
 def explains_storage_errors(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """Decorates whatever touches the storage through libraries of others: their errors leave it as ours."""
+    """Decorator for functions that use the storage through third-party libraries: turns their errors into ours."""
 
     @functools.wraps(function)
     def explained(*arguments: Parameters.args, **named: Parameters.kwargs) -> Result:
@@ -82,7 +82,7 @@ def is_damage(error: Exception) -> bool:
 
 
 def _from_s3(error: Exception) -> bool:
-    # Without importing botocore where nothing of it can have been raised.
+    # Do not import botocore: if it is not imported yet, the error cannot be its.
     return isinstance(error, OSError) or any(kind.__module__.startswith("botocore.") for kind in type(error).__mro__)
 
 
