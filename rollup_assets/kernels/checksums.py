@@ -1,7 +1,7 @@
 """Checksums of rollup rows that tell whether sums agree *for every series*, without grouping by series.
 
-A checksum is the sum of ``weight(id) * x`` over rows. Weights are pseudo-random, so two sets of rows have equal checksums, but for
-a chance of about 2**-60, only if each series' sums are equal. For int64 the arithmetic is modulo 2**64 and exact.
+A checksum is the sum of ``weight(id) * x`` over rows. Weights are pseudo-random, so two sets of rows have equal checksums only if each
+series' sums are equal, except with a probability of about 2**-60. For int64 the arithmetic is modulo 2**64 and exact.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ def add_rows(
     out: Array,
     last: Array,
 ) -> int:
-    """Add rows in series order to checksums by segment of their labels; returns rows that do not come after the row before them in
-    their series.
+    """Add rows in series order to checksums by segment of their labels; returns how many rows have a label that is not greater than
+    the previous one of their series.
 
     ids, labels, counts, resets int64[n]; sums, deltas int64[n]; present bool[n]: whether delta is not null; bounds int64[s]
-    ascending: segment i has the labels up to ``bounds[i]``, the last bound none exceeds; out uint64[s, 4]: counts, resets, sums,
-    deltas; last int64[2]: id and label of the row before the first, kept up to date.
+    ascending: segment i has the labels up to ``bounds[i]``, and no label exceeds the last bound; out uint64[s, 4]: counts, resets,
+    sums, deltas; last int64[2]: id and label of the row before the first one, updated to the last one.
     """
     repeated = 0
     series = last[0]
@@ -47,7 +47,7 @@ def add_rows(
     n = np.uint64(len(ids))
     r = np.uint64(0)
     while r < n:
-        # Rows of one series and segment are added up plainly and weighted once.
+        # Rows of one series and segment are summed first and weighted once.
         if ids[r] != series:
             segment = 0
             label = np.iinfo(np.int64).min
@@ -65,7 +65,7 @@ def add_rows(
             count += np.uint64(counts[r])
             reset += np.uint64(resets[r])
             total += np.uint64(sums[r])
-            # No branch: a step is missing where nothing foretells it.
+            # No branch: which steps are missing is unpredictable.
             delta += np.uint64(deltas[r]) if present[r] else np.uint64(0)
             r += np.uint64(1)
         w = weight(series)
@@ -91,11 +91,11 @@ def add_double_rows(
     bounds: Array,
     out: Array,
 ) -> None:
-    """The same for float64 sums and deltas, with weights in [0.5, 1.5): equal to rounding only.
+    """The same for float64 sums and deltas, with weights in [0.5, 1.5): equal only up to rounding.
 
     out float64[s, 4]: sums, deltas, and for each the magnitude that its rounding is relative to. That is not the result's own,
-    which may be 0 where large values cancel, but the largest that the sum can have passed through: count * the largest value, and
-    for a delta, whose steps up may be undone by negative values after resets, twice that besides.
+    which may be 0 if large values cancel, but the largest that the sum can have passed through: count * the largest value and, for
+    a delta, whose steps up may be undone by negative values after resets, twice that in addition.
     """
     segment = 0
     for r in range(len(ids)):

@@ -1,4 +1,4 @@
-"""Columns by themselves: their extremes, whether they are finite, lags of two of them, and codes numbered anew."""
+"""Operations on single columns: extremes, whether all values are finite, lags between two columns, and renumbered codes."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import numpy as np
 from rollup_assets.kernels.compiling import Array, kernel
 
 NO_LAG = np.iinfo(np.int64).min
-"""Lag of a point without a receive timestamp, or with one that makes no sense."""
+"""Lag of a point whose receive timestamp is missing or makes no sense."""
 
 MOST_TIME = np.iinfo(np.int64).max // 4
-"""Milliseconds; times are bounded by it before they are subtracted."""
+"""Milliseconds; times are clamped to it before they are subtracted."""
 
 MOST_LAG = 36_525 * 86_400_000
 """Milliseconds, 100 years: other units, and years such as 1 or 9999, are further away. Sums of 2.9 million such lags fit int64."""
@@ -38,10 +38,10 @@ def all_finite(values: Array) -> bool:
 
 @kernel
 def lags_between(times: Array, receives: Array, unknown: Array, out: Array) -> None:
-    """``out[r] = receives[r] - times[r]``, int64[n], and ``NO_LAG`` where ``unknown[r]``, bool[n] or, if none is, bool[0].
+    """``out[r] = receives[r] - times[r]``, int64[n], or ``NO_LAG`` where ``unknown[r]`` (bool[n], or bool[0] if all are known).
 
-    A receive time further than ``MOST_LAG`` from the point's own is unknown, too: one of them would be all that a mean shows, and a few
-    would make its sum overflow. Times are bounded by ``MOST_TIME``, so that the difference cannot wrap around.
+    A receive time further than ``MOST_LAG`` from the point's own counts as unknown, too: one of them would dominate a mean, and a few
+    would make its sum overflow. Times are clamped to ``MOST_TIME``, so that the difference cannot wrap around.
     """
     all_known = len(unknown) == 0
     for r in range(len(times)):
@@ -54,7 +54,7 @@ def lags_between(times: Array, receives: Array, unknown: Array, out: Array) -> N
 
 @kernel
 def extremes_of_lags(lags: Array) -> tuple[int, int]:
-    """Smallest and largest of the lags that are known, int64[n]; the smallest is greater than the largest if none is."""
+    """Smallest and largest of the known lags, int64[n]; if none is known, the smallest is greater than the largest."""
     low = np.iinfo(np.int64).max
     high = NO_LAG
     for r in range(len(lags)):
@@ -68,8 +68,8 @@ def extremes_of_lags(lags: Array) -> tuple[int, int]:
 def compact_codes(codes: Array, translation: Array, out: Array, used: Array) -> int:
     """Renumber codes by first appearance: ``out[r]`` is the place of ``codes[r]`` in ``used``; returns how many differ.
 
-    codes int32 | int64 [n]; out int32[n]; used int32, with a place for each code that occurs; translation int32, with a place for every
-    code, is -1 everywhere, before and after.
+    codes int32 | int64 [n]; out int32[n]; used int32, with a place for each code that occurs; translation int32, scratch space with a
+    place for every possible code, all -1 before and after.
     """
     count = 0
     for r in range(len(codes)):

@@ -1,7 +1,7 @@
 """Merging with earlier batches: which partial points belong to which series, and the step that only an earlier batch knows.
 
-The step into a series' first point of a batch belongs to every open window that contains that point. Losing it changes delta, rate and
-resets, and no count notices.
+The step into a series' first point of a batch belongs to every open window that contains that point. If it were lost, delta, rate and
+resets would be wrong, and no check of counts would notice.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ class Carry(NamedTuple):
     partial: PartialPoints  # of the batch before, p series
     row_of_series: Array  # int32[k]: the series' row in partial, -1: none; k = 0 if partial is empty
     alone: Array  # int64[a]: rows of partial whose series has no point in this batch, in output order
-    before: Array  # int64[a], ascending: the series of this batch before which each of them comes
+    before: Array  # int64[a], ascending: for each of them, the series of this batch that it comes before
 
 
 @allocating_kernel
 def rows_of_ids(known: Array, wanted: Array) -> Array:
-    """For each id of ``wanted`` int64[k] its row in ``known`` int64[p], all different; -1 if it is not there. int32[k]."""
+    """For each id of ``wanted`` int64[k], its row in ``known`` int64[p] (distinct ids), or -1 if it is not there. int32[k]."""
     slots = 1
     while slots < 2 * len(known) + 2:
         slots *= 2
@@ -76,7 +76,7 @@ def add_first_steps(
 
 @allocating_kernel
 def keys_before(metric: Array, org: Array, ids: Array, alone_metric: Array, alone_org: Array, alone_ids: Array) -> Array:
-    """How many of the series come before each row of ``alone``, both in ascending order of (metric, org_id, id). int64[a], ascending.
+    """How many series come before each row of ``alone``; both are in ascending order of (metric, org_id, id). int64[a], ascending.
 
     metric int32[k], alone_metric int32[a]: ranks, which order the metrics by name; org, ids int64[k]; alone_org, alone_ids int64[a].
     """

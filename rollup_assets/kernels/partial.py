@@ -1,7 +1,7 @@
 """Partial points: what a batch leaves open, per series and resolution.
 
-The state of the window labelled with the batch's end, over the batch's points in it, *without* the step into the series' first point of
-the batch, which only an earlier batch knows.
+That is the state of the window labelled with the batch's end, from the batch's points in it, *without* the step into the series' first
+point of the batch, which depends on an earlier batch.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def new_partial_points(series: int, levels: int, dtype: np.dtype[Any], details: 
 
 @kernel
 def first_open(times: Array, begin: int, end: int, after: int) -> int:
-    """The first index in ``[begin, end)`` whose time is greater than ``after``; ``end`` if none is.
+    """The first index in ``[begin, end)`` whose time is greater than ``after``; ``end`` if there is none.
 
     times int32[n], ascending there; ``after`` in the same unit, ms after the batch's start.
     """
@@ -108,12 +108,13 @@ def exact_partial_points(
 ) -> int:
     """The windows of :func:`partial_points` for int64 values, without details: exact whatever the order of additions.
 
-    Arguments as there; batch_length, resolutions and lookback in ms. Fills the windows of ``out``; all else in it is the caller's.
+    Arguments as there; batch_length, resolutions and lookback in ms. Fills only the windows of ``out``, for the series from place
+    ``begin_at`` of ``order`` on.
 
-    One pass over each series from its end, a stretch between two resolutions' windows after the other (11 -> 2 ns a point against folding
-    finest windows). Only series from place ``begin_at`` of ``order`` on.
+    One pass over each series from its end, one stretch between two resolutions' windows after another (11 -> 2 ns a point compared with
+    folding finest windows).
 
-    Returns the first series with an int64 overflow in this order of additions, or -1. In time order it may not overflow;
+    Returns the first series with an int64 overflow in this order of additions, or -1. Added in time order it may not overflow:
     :func:`partial_points` decides.
     """
     times = points.time
@@ -130,7 +131,7 @@ def exact_partial_points(
         delta = np.int64(0)
         steps = np.int64(0)
         resets = np.int64(0)
-        # Signs that differ from what they must be, gathered in the sign bit: a branch would keep the loop from being vectorised.
+        # Overflows are collected in the sign bit: a branch would keep the loop from being vectorised.
         wrapped = np.int64(0)
         for level in range(levels):
             first = first_open(times, begin, end, batch_length - resolutions[level])
@@ -141,7 +142,7 @@ def exact_partial_points(
                 total = after
                 smallest = min(smallest, value)
                 largest = max(largest, value)
-            # The series' first point has no step here.
+            # No step into the series' first point: it depends on an earlier batch.
             for i in range(max(first, begin + 1), end):
                 value = values[i]
                 previous = values[i - 1]
@@ -198,8 +199,8 @@ def partial_points(
 ) -> tuple[int, int]:
     """Fill the windows of ``out`` from the sorted points of a shard, folding finer into coarser ones: the order that defines doubles.
 
-    order int64[k]: codes of the series in output order; start, kept int64 by code; resolutions int64[L] in ms, finest first. All
-    else in ``out`` is the caller's. ``details``: org, metric and lag of each window are wanted too (``out.integers`` has 7 columns).
+    order int64[k]: codes of the series in output order; start, kept int64 by code; resolutions int64[L] in ms, finest first. The
+    rest of ``out`` is left alone. ``details``: fill org, metric and lag of each window, too (``out.integers`` has 7 columns).
     Returns (series, level) of the first overflow, or (-1, -1).
     """
     # Arrays of named tuples are looked up once: in the loop each access costs reference counts.
@@ -289,7 +290,7 @@ def partial_points(
             for column in range(out.integers.shape[1]):
                 out.integers[level, column, j] = integers[level, column] if is_open else 0
             if details and not is_open:
-                # A code is a name also where it means nothing: the series' own, so that bytes do not depend on which other names there are.
+                # Even an unused code refers to a name. Take the series' own, so that bytes do not depend on which other names there are.
                 out.integers[level, METRIC, j] = out.metric[j]
             for column in range(out.values.shape[1]):
                 out.values[level, column, j] = values[level, column] if is_open else zero
@@ -313,7 +314,7 @@ def long_partial_points(
     lookback: int,
     out: PartialPoints,
 ) -> tuple[int, int]:
-    """:func:`partial_points` for int64 values, without details, by the faster kernel; what leaves int64 there is left to the other one.
+    """:func:`partial_points` for int64 values, without details, by the faster kernel; series that overflow there are done by the other.
 
     Returns (series, level) of the first overflow, or (-1, -1).
     """

@@ -1,7 +1,7 @@
 """Points as the kernels hand them on: the packed block of a shard, and the rows of a shard.
 
 Points travel as narrow columns: time as an int32 offset from the batch's start, values and org ids as offsets from the block's smallest.
-How a block lies in bytes stays out (``storage.blocks``).
+The byte layout of a block is in ``storage.blocks``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Block(NamedTuple):
 
 
 class ShardPoints(NamedTuple):
-    """Points of one shard, row by row. ``org`` and ``metric`` have length 0 unless a series' dimensions change, ``lag`` unless known."""
+    """Points of one shard, row by row. ``org``, ``metric`` have length 0 unless a series' dimensions change, ``lag`` if none is known."""
 
     code: Array  # int32[n], series
     time: Array  # int32[n]

@@ -1,8 +1,8 @@
 """Rollups: one pass over the sorted points of a shard gives the windows of every resolution.
 
-A window complete at the finest resolution is emitted and folded into the open coarser one. Windows labelled with the batch's start come
-from the partial points of the batch before, plus the point at exactly that moment. Windows labelled with the batch's end stay open:
-they are ``kernels.partial``'s.
+A window that is complete at the finest resolution is emitted and folded into the open coarser one. Windows labelled with the batch's
+start come from the partial points of the batch before, plus the point at exactly that moment. Windows labelled with the batch's end stay
+open: ``kernels.partial`` keeps them.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ OUT_VALUES = 5
 IN_SERIES, SERIES_ID, LAST_TIME, NEXT_SERIES, NEXT_ALONE, OVERFLOW_ID, OVERFLOW_LABEL, OVERFLOW_LEVEL = range(8)
 CURSOR = 8
 
-# A column stride that is a power of two puts all columns into one cache set: 31 -> 15 ns a point without.
+# Keeps the column stride from being a power of two, which would put all columns into one cache set (31 -> 15 ns a point).
 STRIDE_PADDING = 72
 LONG_AGO = np.iinfo(np.int64).min // 2
 
 
 class Points(NamedTuple):
-    """Sorted points of a shard: any chunk of them."""
+    """A chunk of the sorted points of a shard."""
 
     id: Array  # int64[n]
     time: Array  # int64[n], epoch ms
@@ -70,7 +70,7 @@ class Points(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Finished windows, one segment of ``capacity`` columns a resolution: resolution l owns ``[l * capacity, l * capacity + used[l])``."""
+    """Finished windows, a segment of ``capacity`` columns per resolution: resolution l has ``[l * capacity, l * capacity + used[l])``."""
 
     integers: Array  # int64[OUT_INTEGERS, L * capacity + padding]; the label in epoch ms
     values: Array  # int64 | float64 [OUT_VALUES, ...]
@@ -171,8 +171,8 @@ def push_up(
     used: Array,
     capacity: int,
 ) -> None:
-    """Fold the window in row ``level``, complete and emitted, upwards, after emitting the coarser ones that its label shows to be
-    complete.
+    """Fold the window in row ``level``, which is complete and emitted, upwards; first emit the coarser ones that its label shows to
+    be complete.
     """
     for row in range(complete_up_to(integers, level, resolutions), level, -1):
         label = integers[row, LABEL]
@@ -203,8 +203,8 @@ def emit_carried(
 ) -> None:
     """Emit the windows labelled with the batch's start: partial points of the batch before, plus the point at exactly that moment.
 
-    ``carried``: row of the series in the partial points, -1: none. ``has_point``: there is a point at exactly the batch's start, with
-    ``value``, ``lag``, ``org`` and ``metric``; ``step``, ``reset``, ``wrapped`` describe the step into it if ``stepped``.
+    ``carried``: the series' row in the partial points, -1: none. ``has_point``: there is a point at exactly the batch's start, with
+    ``value``, ``lag``, ``org`` and ``metric``; ``step``, ``reset``, ``wrapped`` describe the step into it, if ``stepped``.
     """
     counts = carry.partial.integers
     sums = carry.partial.values
@@ -280,9 +280,9 @@ def rest_of_window(
     lookback: int,
     resolution: Number,
 ) -> tuple[Sums, Number, Number, Number]:
-    """Add the points from ``begin`` on that are in the window, without the questions that only its first one raises.
+    """Add the points from ``begin`` on that are in the window, without the checks that only its first one needs.
 
-    Returns (sums, last time, last value, row to go on with).
+    Returns (sums, last time, last value, row to continue with).
     """
     r = np.uint64(begin)
     n = np.uint64(len(ids))
@@ -323,8 +323,8 @@ def roll_up(
     batch_start, batch_end in epoch ms; resolutions int64[L] in ms, finest first; lookback in ms. ``state`` and ``rows`` are changed in
     place; an overflow is noted in the state's cursor.
 
-    Returns the row to go on with. It is ``len(points.id)``, plus 1 if ``final``, when the chunk is done; less when ``rows`` is
-    full: empty it and call again.
+    Returns the row to continue with: ``len(points.id)``, plus 1 if ``final``, when the chunk is done. It is less when ``rows`` is full:
+    empty it and call again.
     """
     # Arrays of named tuples are looked up once: in the loop each access costs reference counts (77 -> 20 ns a point).
     ids = points.id
@@ -411,7 +411,7 @@ def roll_up(
                         values[1, MIN] = min(values[1, MIN], sums.smallest)
                         values[1, MAX] = max(values[1, MAX], sums.largest)
                         values[1, LATEST] = last_value
-                        # Not `with_lag`: the window may have begun in the chunk before, and this one may be without receive times.
+                        # Not `with_lag`: the window may have begun in the previous chunk, and this chunk may have no receive times.
                         if lag_count > 0:
                             lag_before = integers[1, LAG_SUM]
                             integers[1, LAG_SUM] = lag_before + lag_sum
@@ -545,9 +545,9 @@ def roll_up(
 
 @kernel
 def means(sums: Array, counts: Array, out: Array) -> None:
-    """``out[r] = sums[r] / counts[r]``, float64[n]; where nothing was counted anything finite.
+    """``out[r] = sums[r] / counts[r]``, float64[n]; where the count is 0, some finite value.
 
-    One division at the end, from exact sums: never an average of averages.
+    A single division of exact sums: never an average of averages.
     """
     for r in range(len(sums)):
         out[r] = np.float64(sums[r]) / np.float64(max(counts[r], 1))

@@ -40,7 +40,7 @@ def fill_row_group(
     """Append sorted points to ``out`` from row ``filled`` on, beginning at point i of the j-th series of ``order``.
 
     order int64[k]: codes of the series in output order; start, kept int64[k], by code: where a series begins in ``points`` and how many
-    of its points count; rank int32, by metric code: the code in ``out``; batch_start in epoch ms, which ``points``' times count from.
+    of its points are kept; rank int32, by metric code: the code in ``out``; batch_start in epoch ms: ``points``' times are relative to it.
 
     Stops when ``out`` is full or the series end. Returns (rows filled, j, i).
     """

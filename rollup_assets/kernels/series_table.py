@@ -18,17 +18,17 @@ _MOST_BUCKETS = 1 << 12
 class SeriesTable(NamedTuple):
     """The series of a shard, by dense code in first-seen order, and a hash table from id to code.
 
-    ``slot`` is the hash table (open addressing, length a power of two, -1: empty). It has codes alone, whose ids are looked up: with ids in
-    it, too, it would be three times as large and no longer in a core's own cache.
+    ``slot`` is the hash table (open addressing, length a power of two, -1: empty). It has only codes, and ids are looked up by code: with
+    ids in it, too, it would be three times as large and no longer fit a core's own cache.
     """
 
     slot: Array  # int32[m]
-    id: Array  # int64[m / 4]: fuller tables are searched longer (half full: 10 ns a point instead of 7.6)
+    id: Array  # int64[m / 4]: searching a fuller table takes longer (half full: 10 ns a point instead of 7.6)
     org: Array  # int64, of the point seen first
     metric: Array  # int32, of the point seen first
-    points: Array  # int64, how many it has
+    points: Array  # int64, number of points
     last: Array  # int32, time offset of the point seen last
-    unsorted: Array  # uint8, 1 if a point came that is not later than the one before it
+    unsorted: Array  # uint8, 1 if some point is not later than the one seen before it
 
 
 def new_series_table(slots: int) -> SeriesTable:
@@ -46,7 +46,7 @@ def new_series_table(slots: int) -> SeriesTable:
 
 
 def grown(table: SeriesTable, series: int) -> SeriesTable:
-    """The same table, four times as large: growing touches every slot, and most tables grow to the end once they grow."""
+    """The same table, four times as large: growing touches every slot, and most tables that grow at all reach their full size."""
     larger = new_series_table(len(table.slot) * 4)
     for old, new in zip(table[1:], larger[1:], strict=True):
         new[:series] = old[:series]
@@ -79,8 +79,8 @@ def ingest(
     """Unpack a block into ``points`` from ``row`` on, giving each row its series' code.
 
     value_base, org_base, lag_base: what the block's columns are offsets from. The first ``series`` entries of ``table`` are in use. Rows of
-    the block before ``begin`` are done already. Returns (series known now, row of the block where the table was full or its length, rows
-    whose dimensions differ from their series'). Arrays of ``points`` that have length 0 are left alone.
+    the block before ``begin`` were done before. Returns (number of series now, row of the block at which the table was full, or else the
+    block's length, number of rows whose dimensions differ from their series'). Arrays of ``points`` with length 0 are left alone.
     """
     # Arrays of named tuples are looked up once: in the loop each access costs reference counts.
     ids, times, values, orgs, metrics, lags, translation = block
@@ -94,9 +94,9 @@ def ingest(
     with_lag = len(out_lag) > 0
     lag_known = len(lags) > 0
     keep_rows = len(out_code) > 0
-    # What is scraped together mostly comes in the same order again: then the next series is the one first seen after this one, and nothing
-    # has to be searched (40 -> 5 ns a point with 90,000 series). Tried while that is right for eight rows in nine: a wrong guess waits
-    # for memory, while searches overlap.
+    # Series that are scraped together mostly come in the same order again: then the next series is the one first seen after this one, and
+    # no search is needed (40 -> 5 ns a point with 90,000 series). This is tried while it is right for eight rows in nine: a wrong guess
+    # waits for memory, while searches overlap.
     code: Number = -1
     trust = 0
     for r in range(begin, n):
@@ -162,8 +162,9 @@ def codes_of_ids(ids: Array, table: SeriesTable, out: Array) -> None:
 def series_order(metric: Array, org: Array, ids: Array) -> Array:
     """Codes of the series in ascending order of (metric, org_id, id): int64[k].
 
-    metric int32[k], org int64[k], ids int64[k], which differ. Twice as fast as ``np.lexsort``, which merges by each column (135 -> 61 ns a
-    series with 37,500 of them, 206 -> 93 with 625,000): ids, which look like hashes, are sorted, the few metrics and organizations counted.
+    metric int32[k], org int64[k], ids int64[k], all distinct. Twice as fast as ``np.lexsort``, which merges by each column (135 -> 61 ns a
+    series with 37,500 of them, 206 -> 93 with 625,000): ids, which look like hashes, are sorted; the few metrics and organizations are
+    sorted by counting.
     """
     return _stable_order(metric, _stable_order(org, np.argsort(ids)))
 
@@ -197,7 +198,7 @@ def rearrange(values: Array, low: int, order: Array, start: Array, out: Array) -
 
 
 class FirstPoints(NamedTuple):
-    """The first accepted point of each series, by code: what decides its place and its dimensions."""
+    """The first accepted point of each series, by code: it decides the series' place and dimensions."""
 
     time: Array  # int32[k]; -1: none seen
     value: Array  # int64 | float64 [k]
@@ -208,8 +209,8 @@ class FirstPoints(NamedTuple):
 
 @kernel
 def note_first_points(block: Block, value_base: int, org_base: int, lag_base: int, codes: Array, rank: Array, first: FirstPoints) -> None:
-    """Keep each series' first point, of several at the same time the one that the duplicates rule keeps. codes int32[n]: the rows'
-    series.
+    """Keep each series' first point; of several at the same time, the one that the rule for duplicates keeps. codes int32[n]: each
+    row's series.
     """
     lag_known = len(block.lag) > 0
     for r in range(len(codes)):

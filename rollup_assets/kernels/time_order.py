@@ -1,4 +1,4 @@
-"""The points of a shard: placed series by series, each in time order, of several at the same time the greatest alone."""
+"""Sorts the points of a shard: series by series, each in time order; of several points at the same time only the greatest is kept."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rollup_assets.kernels.points import ShardPoints
 from rollup_assets.kernels.series_table import SeriesTable
 
 _MOST_MOVES = 8
-"""A row, before the rest is merged: a merge takes about as long (28 ns a row) whatever the order was."""
+"""Moves per row before the rest is merged instead: a merge takes about 28 ns a row, whatever the order was."""
 
 
 @allocating_kernel
@@ -18,9 +18,9 @@ def place(
 ) -> int:
     """Sort the points of a shard by series and time, and drop duplicates.
 
-    order int64[k]: codes in the order in which the series get their places. start, kept int64[k], by code: where a series begins in
-    ``out`` and how many points of it stay. rank int32, by metric code: its place in the order of the names. Rows that come in time order,
-    nearly all, are only scattered; series out of order are sorted afterwards. Returns the number of duplicates.
+    order int64[k]: codes in the order in which the series get their places. start, kept int64[k], by code, are filled: where a series
+    begins in ``out`` and how many of its points stay. rank int32, by metric code: its place in the order of the names. Rows in time order,
+    which nearly all are, are only scattered; series out of order are sorted afterwards. Returns the number of duplicates.
     """
     with_dimensions = len(points.org) > 0
     with_lag = len(points.lag) > 0
@@ -55,7 +55,7 @@ def place(
 
 @kernel
 def greater(points: ShardPoints, rank: Array, a: int, b: int, with_dimensions: bool, with_lag: bool) -> bool:
-    """Whether row a is the one to keep of two rows with the same id and time: (value, metric, org_id, receive_timestamp), greatest wins."""
+    """Whether to keep row a rather than b, which have the same id and time: the greatest (value, metric, org_id, receive_timestamp)."""
     if points.value[a] != points.value[b]:
         return bool(points.value[a] > points.value[b])
     if with_dimensions:
@@ -102,9 +102,9 @@ def move_up(column: Array, first: int, last: int) -> None:
 
 @kernel
 def insert_late_rows(points: ShardPoints, rank: Array, begin: int, end: int, with_dimensions: bool, with_lag: bool) -> tuple[int, int]:
-    """Sort as ``repair`` does, by moving every row that comes late to its place, until the ways there add up to ``_MOST_MOVES`` a row.
+    """Sort as ``repair`` does, by moving every late row to its place, until the distances add up to ``_MOST_MOVES`` per row.
 
-    Returns the last row that stays, up to which all is sorted, and the first one that was not looked at: ``end`` when it is done.
+    Returns the last row that stays, up to which all is sorted, and the first one not yet looked at: ``end`` when done.
     """
     _, times, values, orgs, metrics, lags = points
     moves = _MOST_MOVES * (end - begin)
@@ -119,7 +119,7 @@ def insert_late_rows(points: ShardPoints, rank: Array, begin: int, end: int, wit
         before = last
         while before >= begin and times[before] > time:
             before -= 1
-        # Of a duplicate too: it is not moved, but the way to its place is as long.
+        # Counted for a duplicate, too: it is not moved, but finding its place took as long.
         moves -= last - before
         if moves < 0:
             return last, r

@@ -1,8 +1,8 @@
 """The state of a window, and how windows merge: shared by partial points and rollups.
 
 A state is one row of an int64 array and one of a value array (int64 or float64), with the columns named here. Row l is the open
-window of resolution l. A window that is complete at one resolution is folded into the open one of the next coarser, so each point is
-looked at once whatever the number of resolutions. For float64 this order of additions is the definition.
+window of resolution l. A window that is complete at one resolution is folded into the open one of the next coarser resolution, so each
+point is looked at once, whatever the number of resolutions. For float64 this order of additions defines the result.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _wrap_of_sum(a, b, total):  # type: ignore[no-untyped-def]  # noqa: ARG001  
 
 
 def wrap_of_step(difference: Any, reset: Any) -> Any:
-    """Negative if the difference of a value and an earlier one that is not greater (``reset`` = 0) wrapped around; 0 for float64."""
+    """Negative if value minus earlier value wrapped around, where the earlier one is not greater (``reset`` = 0); 0 for float64."""
     raise NotImplementedError("compiled code only")
 
 
@@ -63,14 +63,14 @@ def step_between(previous: Number, value: Number) -> tuple[Number, Number, Numbe
     """(step, 1 if it is a reset, negative if it overflows) from one value of a series to the next: ``value - previous``, or ``value``
     after a reset.
     """
-    # No branch: on a gauge's random walk half of the values are lower than the one before, and each misprediction costs 4 ns.
+    # No branch: on a gauge's random walk, half of the values are lower than the previous one, and each misprediction costs 4 ns.
     difference = value - previous
     reset = np.int64(value < previous)
     return value if reset else difference, reset, wrap_of_step(difference, reset)
 
 
 class Sums(NamedTuple):
-    """What the points of a window without receive times come to, in scalars."""
+    """What the points of a window add up to, apart from receive times, in scalars."""
 
     total: Number
     smallest: Number
@@ -83,7 +83,7 @@ class Sums(NamedTuple):
 
 @kernel
 def with_point(sums: Sums, previous: Number, value: Number, stepped: Number) -> Sums:
-    """A window's sums with one more point; ``stepped``: the value ``previous`` is near enough for a step."""
+    """A window's sums with one more point; ``stepped``: the point of ``previous`` is recent enough for a step."""
     total = sums.total + value
     wrapped = sums.wrapped | wrap_of_sum(sums.total, value, total)
     delta = sums.delta
@@ -149,7 +149,7 @@ def fold(integers: Array, values: Array, level: int, resolutions: Array) -> None
 
 @kernel
 def complete_up_to(integers: Array, level: int, resolutions: Array) -> int:
-    """The coarsest row, from ``level`` on, that is complete because the complete window of the row below lies past its label."""
+    """The coarsest row, from ``level`` on, that is complete because the complete window in the row before it lies past its label."""
     while level + 1 < len(resolutions) and integers[level + 1, COUNT] > 0 and integers[level + 1, LABEL] < integers[level, LABEL]:
         level += 1
     return level
