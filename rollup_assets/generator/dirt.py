@@ -23,11 +23,11 @@ class Dirt:
     """Shares of the rows, each in [0, 1)."""
 
     duplicates: float = 0.002
-    """Delivered twice, one time in four with another value."""
+    """Delivered twice, in one of four cases with another value."""
     late: float = 0.01
     """Delivered in the batch's last file."""
     out_of_order: float = 0.02
-    """Change places within their row group."""
+    """Moved to another place within their row group."""
     nulls: float = 0.001
     """Lack an id, timestamp, value, org or metric."""
     non_finite: float = 0.0005
@@ -38,7 +38,7 @@ class Dirt:
 
 @dataclass(slots=True)
 class RawRows:
-    """Rows as they will be written: points, and which entries are null. ``nulls`` has one mask for each of ``COLUMNS`` that has nulls."""
+    """Rows as they will be written: points, and which entries are null. ``nulls`` has a mask for each of ``COLUMNS`` that has nulls."""
 
     points: Points
     nulls: dict[str, Mask]
@@ -69,7 +69,7 @@ def deliver(points: Points, dirt: Dirt, rng: np.random.Generator) -> tuple[Point
 
 
 def spoil(points: Points, dirt: Dirt, batch: Batch, rng: np.random.Generator) -> tuple[RawRows, dict[str, int]]:
-    """Make some rows wrong; each is wrong in one way. Returns the rows and how many are wrong in which way."""
+    """Make some rows wrong, each in one way. Returns the rows, and how many are wrong by kind."""
     count = len(points.timestamp)
     shares = {"nulls": dirt.nulls, "non_finite": dirt.non_finite if points.value.dtype == np.float64 else 0.0, "outside": dirt.outside}
     wrong = _choose(count, sum(shares.values()), rng)

@@ -61,7 +61,7 @@ METRICS = (
 
 # Instances whose scrapes fall on whole intervals, as Prometheus' do with one scraper; the others have an offset of their own.
 _ALIGNED = 0.4
-# An unaligned series' place in the interval and its jitter, as shares of the interval: together below 1, so a point never leaves it.
+# An unaligned series' offset in the interval and its jitter, as shares of the interval: together below 1, so a point never leaves it.
 _OFFSET, _JITTER = 0.8, 0.15
 _MISSED_SCRAPES = 0.002
 _WITHOUT_RECEIVE_TIME = 0.125
@@ -79,7 +79,7 @@ class Points(NamedTuple):
     """Receive time minus logical time in ms; -1 where the instance does not report one."""
 
     def taken(self, rows: NDArray[Any]) -> Points:
-        """Some of them, by their numbers or a mask."""
+        """Some of the points, by row number or mask."""
         return Points(*(column[rows] for column in self))
 
     @classmethod
@@ -129,7 +129,7 @@ class Fleet:
 
         counter = np.array([entry.counter for entry in METRICS])[metric]
         low, high = np.array([entry.low for entry in METRICS])[metric], np.array([entry.high for entry in METRICS])[metric]
-        # Sizes of real series spread over orders of magnitude: the square favours the small ones.
+        # Real series differ by orders of magnitude: squaring makes small ones more frequent.
         level = low + (high - low) * own.uniform("level") ** 2
         rate = np.where(counter, level, 0.0)
         frequency = 2 * np.pi / (300.0 + 6_900.0 * own.uniform("frequency"))
@@ -192,7 +192,7 @@ class Fleet:
 
         there = present[:, instance]
         there &= rng.random(shape, dtype=np.float32) >= _MISSED_SCRAPES
-        # Scrapers take turns: where a round begins changes from scrape to scrape.
+        # Series are not always scraped in the same order: where a round begins changes from scrape to scrape.
         order = _rotated(shape, rng)
         order = order[there.ravel()[order]]
         column = order % shape[1]
@@ -249,7 +249,7 @@ def _metric_name(code: int, value_type: str) -> str:
 
 
 def _restart_periods(draw: _Draws) -> Integers:
-    """Milliseconds between an instance's restarts: hours to days, for one in twelve minutes."""
+    """Milliseconds between an instance's restarts: hours to days, but minutes for one instance in twelve."""
     length = (2 + 70 * draw.uniform("restart period")) * HOUR_MS
     looping = draw.uniform("crash loop") < 1 / 12
     return np.where(looping, (7 + 40 * draw.uniform("restart period")) * MINUTE_MS, length).astype(np.int64)
@@ -264,7 +264,7 @@ def _life_cycles(draw: _Draws) -> tuple[Integers, Integers, Integers]:
 
 
 def _outages(draw: _Draws) -> tuple[Integers, Integers, Integers]:
-    """Period, length and phase in ms of an instance's time between gaps of 20 s to 8 min."""
+    """Period, length and phase in ms of an instance's time without outages, between which are gaps of 20 s to 8 min."""
     period = ((0.7 + 6 * draw.uniform("gap period")) * HOUR_MS).astype(np.int64)
     gap = (20_000 + 460_000 * draw.uniform("gap length") ** 2).astype(np.int64)
     return period, period - gap, (draw.uniform("gap phase") * 7 * HOUR_MS).astype(np.int64)

@@ -48,7 +48,7 @@ class GeneratorOptions:
     """Files a batch, not counting the late one."""
     dirt: Dirt = field(default_factory=Dirt)
     bad_files: int = 0
-    """In all, spread over the batches; of each of ``BAD_FILES`` in turn."""
+    """Bad files in all, spread over the batches; their kinds are those of ``BAD_FILES`` in turn."""
     receive_timestamps: bool = True
 
 
@@ -58,7 +58,7 @@ class Generated:
 
     batches: tuple[str, ...]
     skipped: tuple[str, ...]
-    """Batches that had raw files already and were left as they are."""
+    """Batches that already had raw files and were left as they are."""
     series: int
     rows: int
     """Rows of readable files."""
@@ -79,10 +79,10 @@ def generate(
 ) -> Generated:
     """Fill the landing zone's folders of ``batches``.
 
-    With ``keep_existing`` batches that have raw files are skipped; otherwise they are refused before anything is written.
+    With ``keep_existing``, batches that have raw files are skipped; otherwise this fails before anything is written.
 
     Raises:
-        GeneratorError: a batch has raw files, or an option makes no sense; names it.
+        GeneratorError: a batch has raw files, or an option makes no sense; the message names it.
     """
     _check(options, settings)
     landing_zone = LandingZone.from_settings(settings)
@@ -99,7 +99,7 @@ def generate(
     ticks = -(-settings.batch // options.interval)
     writer.progress.start(STAGE, ticks * options.series * len(missing))
     with thread_pool(settings.threads, "generated files") as pool:
-        # The last one first: in an arrival-time layout its folder takes the late rows of the batch before.
+        # The last batch first: in an arrival-time layout, its folder receives the late rows of the batch before.
         of_this_run = set(missing)
         written = [
             writer.write_batch(pool, batch, kinds, late_folder=_late_folder(landing_zone, batch, of_this_run))
@@ -173,7 +173,7 @@ class _Writer:
         return pa.schema(fields + [("receive_timestamp", pa.int64())] * self.options.receive_timestamps)
 
     def write_batch(self, pool: ThreadPoolExecutor, batch: Batch, bad_files: list[str], *, late_folder: Place | None) -> Counter[str]:
-        """All files of one batch, the late one in another folder if so told. On local disks they appear together, when all are written."""
+        """Write all files of one batch, the late one to ``late_folder`` if given. On local disks they appear together, when complete."""
         folder = self.landing_zone.folder(batch)
         hidden = folder.beside(f".{folder.name}.generating")
         target = hidden if folder.is_local else folder
@@ -285,7 +285,7 @@ def _write_bad_file(place: Place, kind: str, table: pa.Table) -> None:
     if kind == "truncated":
         content = content[: len(content) // 2]
     elif kind == "corrupt":
-        # The footer stays whole: only reading the pages shows that they are not what it says.
+        # The footer stays intact: only reading the pages shows that they do not match it.
         content = content[:4] + b"\xff" * (len(content) // 2) + content[4 + len(content) // 2 :]
     elif kind == "zero-byte":
         content = b""
