@@ -9,6 +9,6 @@ Commands, each ``python -m benchmarks.NAME`` with ``--help`` (without a name: ev
 
 How it works: ``data`` writes points to a site (``sites``); ``contenders`` says who does which task of ``tasks``, in which form of
 ``peers``; ``runner`` starts each in a process of its own (``child``) under a memory limit (``limits``), and ``check`` compares answers
-before times count. Results are JSON in ``results``; ``report`` makes ``docs/performance.md`` of them with one module of ``sections`` a
-benchmark, and ``scaling`` makes ``docs/scaling.md``.
+before times count. Results are JSON in ``results``; ``report`` makes ``docs/performance.md`` from them, with one module of ``sections``
+per benchmark, and ``scaling`` makes ``docs/scaling.md``.
 """

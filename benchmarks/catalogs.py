@@ -39,7 +39,7 @@ class Catalogs:
         return Pipeline.from_settings(load_settings(**self.options(name, table, **settings)))
 
     def options(self, name: str, table: str, **settings: Any) -> dict[str, Any]:
-        """The settings of that pipeline, as another process can be given them; the keys of S3 are in the environment."""
+        """The settings of that pipeline, to be passed to another process; the keys of S3 are in the environment."""
         chosen = self.choices[name]
         stage = {"stage": f"{chosen['stage']}/{table}"} if "stage" in chosen else {}
         home = self.folder / "home" / name.split(",", maxsplit=1)[0] / table
@@ -47,7 +47,7 @@ class Catalogs:
 
     @contextmanager
     def relayed(self, name: str) -> Iterator[tuple[Catalogs, dict[str, Relay]]]:
-        """The same catalog behind relays, by what they stand in front of: ``S3`` and ``catalog``."""
+        """The same catalog behind relays, by the server that each relays: ``S3`` and ``catalog``."""
         chosen, before = self.choices[name], os.environ[_ENDPOINT]
         with relay(port_of(before)) as store, relay(port_of(chosen["catalog"])) as catalog:
             uri = chosen["catalog"].replace(f":{port_of(chosen['catalog'])}", f":{catalog.port}")
@@ -57,7 +57,7 @@ class Catalogs:
 
 @contextmanager
 def environment(variables: dict[str, str]) -> Iterator[None]:
-    """Variables of this process, until the block ends; then all are as they were."""
+    """Set variables of this process until the block ends; then restore all."""
     before = dict(os.environ)
     os.environ.update(variables)
     try:
@@ -100,9 +100,9 @@ def catalogs(folder: Path) -> Iterator[Catalogs]:
 
 
 def stage(pipeline: Pipeline, batch: Batch, files: int, *, series: int = _SERIES) -> None:
-    """So many data files of a batch, spread over the resolutions, as the steps write them, and the manifests up to theirs.
+    """Write ``files`` data files of a batch, spread over the resolutions, as the steps do, and all manifests up to that of the rollups.
 
-    The files of a resolution have the same content: publishing looks at names, sizes and footers.
+    The files of a resolution have the same content: publishing looks only at names, sizes and footers.
     """
     from rollup_assets.code_version import CODE_VERSION
     from rollup_assets.iceberg.table import data_location, prepare_table

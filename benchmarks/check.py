@@ -13,7 +13,7 @@ from benchmarks.tasks import FULL, OWN, REPARTITION, ROLLUPS_1M, SPARK
 if TYPE_CHECKING:
     import duckdb
 
-# Doubles are hundredths: those that a sum misses by rounding, in whatever order it was made, are found again.
+# Doubles are hundredths, so a sum's rounding error, which depends on the order of additions, can be rounded away.
 _EXACT = {"long_value": "{0}", "double_value": "round({0} * 100)::BIGINT"}
 _SUMS = ("count_rollup", "sum_rollup", "min_rollup", "max_rollup", "latest_rollup")
 _STEPS = ("delta_rollup", "resets_rollup")
@@ -23,10 +23,10 @@ _NUMBERS = ("count_rollup", "resets_rollup")
 def check(site: Site, contender: dict[str, str]) -> dict[str, Any]:
     """Summary of what the contender has just written, and whether it equals ours.
 
-    Rollups: labels after the batch's start, since we alone merge the window labelled with it with earlier batches. The digest is a
-    sum of hashes over the rows, whatever their order: of all columns that both have but quotients, which are compared by their sums.
-    Where both have delta and resets there is a digest of these, too, without the window of a series' first point in the batch: the
-    step into that point comes from an earlier batch, which we alone know.
+    Of rollups, labels after the batch's start are compared, since only we merge the window labelled with it with earlier batches. The
+    digest is a sum of hashes over the rows, in any order, of all columns that both have except quotients, whose sums are compared. If
+    both have delta and resets, these have a digest, too, without the window of a series' first point in the batch: only we know the
+    step into that point, which comes from an earlier batch.
     """
     import duckdb
 
@@ -53,7 +53,7 @@ def check(site: Site, contender: dict[str, str]) -> dict[str, Any]:
 
 
 def _remembered(site: Site, name: str, files: list[str], make: Callable[[list[str]], dict[str, Any]]) -> dict[str, Any]:
-    """What follows from files alone: found once for the same files, and kept beside them."""
+    """A result that depends on files alone: computed once for the same files, and cached beside them."""
     stamps = [[path, stat.st_size, stat.st_mtime_ns] for path in files for stat in (Path(path).stat(),)]
     kept = site.root / f"{name}.json"
     known = json.loads(kept.read_text()) if kept.exists() else {}
@@ -65,7 +65,7 @@ def _remembered(site: Site, name: str, files: list[str], make: Callable[[list[st
 
 
 def _ours(db: duckdb.DuckDBPyConnection, site: Site, quotients: list[str], home: str, *, steps: bool) -> dict[str, Any]:
-    """Of this project's rollups, which every peer is compared with."""
+    """Summary of this project's rollups, which every peer is compared with."""
     name = f"{home}-{'steps' if steps else 'basic'}"
     stamp = "epoch_ms(logical_timestamp)"
     return _remembered(site, name, _one_minute(site, home), lambda files: _rollups(db, site, quotients, files, stamp, steps=steps))
@@ -100,7 +100,7 @@ def _rollups(
     if steps:
         figures |= {name: f"sum({column})::VARCHAR" for name, column in zip(_STEPS, exact(_STEPS), strict=True)}
         figures["steps_digest"] = digest(exact(_STEPS))
-        # The label of a series' first window, by the points.
+        # The label of a series' first window, from the points.
         first = "SELECT id AS series, (min(logical_timestamp) + 59999) // 60000 * 60000 AS first_ms FROM read_parquet($raw) GROUP BY id"
         known = ", ".join(f"CASE WHEN label_ms > first_ms THEN {name} END AS {name}" for name in (*_STEPS, "rate_rollup"))
         rows = f"SELECT * REPLACE ({known}) FROM ({rows}) JOIN ({first}) ON id = series"
@@ -115,7 +115,7 @@ def _rollups(
 def _in_order(site: Site, written: list[Path], *, each_by_itself: bool) -> bool:
     """Whether a peer's sorted files are in order: shard, metric, org, id, time.
 
-    ``each_by_itself``: files are shards by a hash of the peer's own; each is in order, and no series is in two.
+    ``each_by_itself``: files are shards by the peer's own hash; each has to be in order, and no series may be in two.
     """
     import numpy as np
     import pyarrow as pa
@@ -132,7 +132,7 @@ def _in_order(site: Site, written: list[Path], *, each_by_itself: bool) -> bool:
         here: set[int] = set()
         if each_by_itself:
             last = ()
-        # Not as a dictionary: DuckDB's, of an enum, has entries twice, which confuses Arrow.
+        # Not as a dictionary: DuckDB's dictionary of an enum has duplicate entries, which confuses Arrow.
         file = pq.ParquetFile(path)
         for group in range(file.num_row_groups):
             table = file.read_row_group(group)

@@ -1,4 +1,4 @@
-"""What one needs to know of a benchmark to repeat or doubt its figures, as results keep it."""
+"""What one needs to know about a benchmark to repeat or doubt its figures, in the form that results have it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def circumstances(command: str, bench: Bench, repeat: int, runs: Sequence[dict[s
 
 
 def occasion(command: str, packages: Sequence[str]) -> dict[str, Any]:
-    """What was run, when, of which commit, and where."""
+    """What was run, when, at which commit, and where."""
     from importlib.metadata import version
 
     def git(*arguments: str) -> str:
@@ -55,7 +55,7 @@ def occasion(command: str, packages: Sequence[str]) -> dict[str, Any]:
 
 
 def _without_folders(arguments: list[str]) -> list[str]:
-    """Arguments but for those that name a folder of this machine."""
+    """Arguments except those that name a folder of this machine."""
     kept = []
     for before, argument in zip(["", *arguments], arguments, strict=False):
         if before not in _FOLDERS and not argument.startswith(_FOLDERS):

@@ -1,4 +1,4 @@
-"""Who runs what: engines, tasks and forms, and what must be undone before a run so that it does its work for the first time."""
+"""Who runs what: engines, tasks and forms, and what must be undone before a run so that it has all of its work to do."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ from benchmarks.tasks import (
 )
 
 NO_TARGET = {SPARSE: (*((engine, ROLLUPS_3, WARM) for engine in (OURS, FLOOR)), (OURS, PUBLISH, WARM))}
-"""Stages of a shape of points that no target names, as engine, task and start: for ``--full`` alone, as are slow peers."""
+"""Stages of a shape that no target needs, as (engine, task, start): like slow peers, only ``--full`` runs them."""
 _SLOW_SECONDS, _SLOW_TIMES = 5.0, 1.3
 _LIKE = {WIDE: SPARSE}
-"""Shapes whose peers' forms are those that are fastest on points like theirs, here with one in a window."""
+"""For a shape whose forms were not all measured, a similar one (here: one point per window) whose fastest forms the peers use."""
 _CLOSE = (1.15, 1.05, 1.02)
-"""A peer's median this many times the fastest one's after one turn, two, three and more: it could yet be the fastest, and runs again."""
+"""After one turn, two, and three or more: a peer with a median of up to this many times the fastest one's may yet win, and runs again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Contender:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Readable name."""
         return " ".join(part for part in (self.engine, self.task, self.start, f"({self.form})" if self.form else "") if part)
 
     def to_dict(self) -> dict[str, str]:
@@ -63,7 +63,7 @@ class Contender:
 
 
 def all_contenders(shape: str = SCRAPES) -> list[Contender]:
-    """Everything that a benchmark of a shape of points runs, peers in their fastest form."""
+    """All contenders of a benchmark of a shape, peers in their fastest form."""
     return [
         *(Contender(OURS, task) for task in (REPARTITION, ROLLUPS_1M, ROLLUPS_3, PUBLISH, RAW_TO_PUBLISHED)),
         *(Contender(FLOOR, task) for task in (REPARTITION, ROLLUPS_1M, ROLLUPS_3)),
@@ -74,17 +74,17 @@ def all_contenders(shape: str = SCRAPES) -> list[Contender]:
 
 
 def core(wanted: Sequence[Contender], shape: str = SCRAPES) -> list[Contender]:
-    """Those that ``make bench`` has time for: no stage of ours as a cold process, no full columns from raw points, nobody left out."""
+    """Those that ``make bench`` has time for: no cold stage of ours, no full columns from raw points, and none of :func:`left_out`."""
     out = left_out(shape)
     whole = [each for each in wanted if each.task != RAW_TO_1M_FULL and (each.start != COLD or each.task in (RAW_TO_PUBLISHED, RAW_TO_1M))]
     return [each for each in whole if (each.engine, each.task, each.start) not in out]
 
 
 def left_out(shape: str) -> set[tuple[str, str, str]]:
-    """Engine, task and start of what ``make bench`` has no time for, of the shapes whose forms have all been measured.
+    """(engine, task, start) of what ``make bench`` has no time for, for shapes whose forms have all been measured.
 
-    What no target names, and peers that in their fastest form took more than 5 s and more than 1.3 times the fastest one's wall and CPU
-    time, or came to no end: they would run once, and no ratio would be theirs.
+    These are stages that no target needs, and peers that, in their fastest form, did not finish or took more than 5 s and more than 1.3
+    times the fastest one's wall and CPU time: they would run once, and no ratio would depend on them.
     """
     found = set(NO_TARGET.get(shape, ()))
     for task in PEER_TASKS:
@@ -99,9 +99,9 @@ def left_out(shape: str) -> set[tuple[str, str, str]]:
 
 
 def _fastest(peer: str, task: str, shape: str, but: str | None = None) -> dict[str, Any] | None:
-    """What was committed of the peer's form with the least median wall time on such points; None unless one has come to its end.
+    """The committed summary of the peer's form with the least median wall time on such points; None if no form has finished.
 
-    ``but``: no form whose name has this in it.
+    ``but``: leave out forms with this in their names.
     """
     results = tables.read(forms_name(shape, peer))
     measured = results["summary"] if results else []
@@ -112,10 +112,10 @@ def _fastest(peer: str, task: str, shape: str, but: str | None = None) -> dict[s
 
 
 def worth_repeating(wanted: Sequence[Contender], runs: Sequence[Run]) -> list[Contender]:
-    """Those of the turn before that a target's ratio depends on.
+    """Contenders of the previous turn that a target's ratio depends on.
 
-    Of ours and the floor, what targets name; of the peers those that are, in a task, about as fast as the fastest, by wall or CPU time:
-    the more turns have told, the closer. One that failed has no runs, and is none of them.
+    Of ours and the floor, those that targets name. Of the peers, those that are about as fast as the fastest at a task, by wall or CPU
+    time; the more turns there were, the closer they have to be. One that failed has no runs, and is left out.
     """
     named = {(OURS, REPARTITION, WARM), (OURS, ROLLUPS_1M, WARM), (OURS, RAW_TO_PUBLISHED, WARM), (OURS, RAW_TO_PUBLISHED, COLD)}
     named |= {(FLOOR, REPARTITION, WARM), (FLOOR, ROLLUPS_1M, WARM)}
@@ -124,7 +124,7 @@ def worth_repeating(wanted: Sequence[Contender], runs: Sequence[Run]) -> list[Co
 
 
 def _close(contender: Contender, peers: Sequence[Contender], runs: Sequence[Run]) -> bool:
-    """Whether a peer is about as fast as the fastest of those at its task; False if it failed."""
+    """Whether a peer is about as fast as the fastest at its task; False if it failed."""
     mine = runs_of(contender, runs)
     beside = [runs_of(each, runs) for each in peers if (each.task, each.start) == (contender.task, contender.start)]
     limit = _CLOSE[min(len(mine), len(_CLOSE)) - 1]
@@ -154,20 +154,20 @@ def worth_repeating_on_spark(wanted: Sequence[Contender], runs: Sequence[Run]) -
 
 
 def all_forms() -> list[Contender]:
-    """Every form of every peer's task, and what we do instead."""
+    """Every form of every peer's task, and our counterpart."""
     peers = [Contender(peer, task, WARM, form) for task in PEER_TASKS for peer in PEERS for form in peer_forms(peer)[task]]
     return [*(Contender(OURS, task) for task in (REPARTITION, ROLLUPS_1M, RAW_TO_PUBLISHED)), *peers]
 
 
 def forms_name(shape: str, engine: str = "") -> str:
-    """What the results of all forms are called."""
+    """The name of the results of all forms."""
     return "-".join(["forms", *(["spark"] if engine == SPARK else []), *([] if shape == SCRAPES else [shape])])
 
 
 def fastest_form(peer: str, task: str, shape: str = SCRAPES, but: str | None = None) -> str:
-    """The form with the least median wall time when all were measured, on such points or else on dense ones, as committed.
+    """The form with the least committed median wall time, on such points or else on dense ones.
 
-    The first of the peer's list where it was not measured at all. ``but``: no measured form whose name has this in it.
+    If none was measured, the first in the peer's list. ``but``: leave out measured forms with this in their names.
     """
     for points in (shape, _LIKE.get(shape, SCRAPES), SCRAPES):
         if best := _fastest(peer, task, points, but):
@@ -192,7 +192,7 @@ def reset(contender: Contender, site: Site) -> None:
 
 
 def run(contender: Contender, site: Site, threads: int, watch: Stopwatch) -> dict[str, Any]:
-    """Do the task on a site; what is worth timing is timed by ``watch``. Returns details: rows, bytes, timings."""
+    """Do the task on a site; ``watch`` times the part that counts. Returns details: rows, bytes, timings."""
     if contender.engine in (*PEERS, SPARK):
         return peer_forms(contender.engine)[contender.task][contender.form](site, threads, watch)
     if contender.engine == FLOOR:

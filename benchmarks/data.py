@@ -5,10 +5,10 @@ Shapes:
 ``scrapes`` (dense): every series has a point every 10 s with up to a second of jitter, files hold whole scrapes one after the other, and
 within a scrape series come in any order.
 
-``sparse``: every series has one point a minute, so a 1 min row for every point. Targets of 500 series are scraped at a moment of the minute
-of their own, with up to a second of jitter; the series of a scrape share its time. Files follow each other in time, and within a minute
-targets come in any order, another one each minute. Half of the metrics are counters, half gauges. Ids look like hashes; where there are
-more series than fit a Parquet dictionary (131,072) they take 8 bytes a point of 10.3, while those of ``scrapes`` take 2 of 8.5.
+``sparse``: every series has one point a minute, so a 1 min row for every point. Each target of 500 series is scraped at its own moment of
+the minute, with up to a second of jitter; the series of a scrape share its time. Files follow each other in time; within a minute, targets
+come in an order that differs from minute to minute. Half of the metrics are counters, half gauges. Ids look like hashes; if there are more
+series than fit a Parquet dictionary (131,072), ids take 8 of the 10.3 bytes a point, while those of ``scrapes`` take 2 of 8.5.
 
 ``wide``: as ``sparse``, but three points an hour, so a third as many series as points.
 
@@ -22,8 +22,8 @@ minute; files are in order of time.
 ``fleet``: the project's own generator, with counters, gaps, series that come and go, receive times, 1 % late and 2 % displaced rows, but
 nothing to be dropped, since peers are not asked to drop anything.
 
-No point is missing, doubled or quarantined. The two hours before are there too, so that the batch takes over open windows of every series:
-their last two minutes, the last third of ``wide``, all of ``fleet``.
+No point is missing, doubled or quarantined. There are also points of the two hours before, so that the batch takes over open windows of
+every series: of their last two minutes, in ``wide`` of their last third, in ``fleet`` of all of them.
 
 ``python -m benchmarks.data FOLDER --shape sparse --series 11441379 --files 60 --hour-before`` is the seed's own batch: 686,482,740 points,
 and the hour before it in full. It takes less than 1 GiB of memory, however many series there are, and about three CPU minutes.
@@ -46,7 +46,7 @@ WIDE, SKEWED, OUT_OF_ORDER, DOUBLES, FLEET = "wide", "skewed", "out-of-order", "
 SHAPES = (SCRAPES, SPARSE, WIDE, SKEWED, OUT_OF_ORDER, DOUBLES, FLEET)
 SCRAPE_MS = 10_000
 POINTS_AN_HOUR = {SPARSE: 60, WIDE: 3}
-"""Of a series; every 10 s unless named here."""
+"""Points of a series in an hour; shapes not named here have one every 10 s."""
 FILES = 12
 _MINUTES_BEFORE = 2
 _VERSION = 1
@@ -62,15 +62,15 @@ def series_for(rows: int, shape: str = SCRAPES) -> int:
 
 
 def rows_of(shape: str, rows: int) -> int:
-    """Points of a batch of a shape where others have ``rows``: of ``wide`` five sixths, which of 36 million are 10 million series."""
+    """Points of a shape's batch when other shapes have ``rows``: ``wide`` has five sixths, so with 36 million, 10 million series."""
     return rows * 5 // 6 if shape == WIDE else rows
 
 
 def generate(site: Site, rows: int, shape: str, *, files: int = FILES, hour_before: bool = False, threads: int = 2) -> None:
-    """Write the landing zone of a site unless it is there.
+    """Write the landing zone of a site unless it exists.
 
-    ``files``: of the batch; only ``sparse``, ``wide`` and ``skewed`` have another number than 12. ``hour_before``: the batch before in
-    full, of ``sparse`` alone.
+    ``files``: number of the batch's files; only ``sparse``, ``wide`` and ``skewed`` can have another than 12. ``hour_before``: write the
+    batch before in full; only for ``sparse``.
     """
     wanted = {"version": _VERSION, "series": series_for(rows, shape), "shape": shape}
     if shape == SPARSE:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rollup_assets.storage.parquet import Encoding
 
 ROWS_AT_ONCE = 1 << 20
-"""Of each file; enough for all threads to be busy until nearly the end."""
+"""Rows of each file that are loaded, then written, at once; enough to keep all threads busy until nearly the end."""
 
 
 def repartition(site: Site, threads: int, watch: Stopwatch) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def _floor(
 
         with watch.time("decode"):
             each(lambda path: sum(table.num_rows for table in _tables(path, columns)), inputs)
-        # What is written is in memory before the clock runs.
+        # Everything to be written is in memory before the clock starts.
         while any(each(_Copy.load, files)):
             with watch.time("encode"):
                 each(_Copy.write, files)
@@ -66,7 +66,7 @@ def _floor(
 
 
 class _Copy:
-    """A file that is written once more, some row groups at a time: a table of 30 million rows needs more memory than there is."""
+    """A file that is rewritten, some row groups at a time: a table of 30 million rows would not fit into memory."""
 
     def __init__(self, source: str, target: Path, encoding: Encoding) -> None:
         self._tables = _tables(source, None)
@@ -77,7 +77,7 @@ class _Copy:
         self.rows = 0
 
     def load(self) -> bool:
-        """Decode what is written next; whether the file has not ended yet."""
+        """Decode what is written next; returns whether the file has not ended yet."""
         while sum(table.num_rows for table in self._loaded) < ROWS_AT_ONCE and (table := next(self._tables, None)) is not None:
             self._loaded.append(_whole(table))
         return not self._ended

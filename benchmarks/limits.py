@@ -1,8 +1,8 @@
 """A memory limit for a command and everything below it, page cache included: a control group, version 2 or 1, of its own.
 
-Groups are made below the one that this process is in (beside it, where version 2 lets no processes and groups share a parent), so that
-limits from outside stay in force. What a group's processes read or write first counts as theirs, cached files too; what somebody
-else has cached already does not. The standard library alone.
+Groups are made below the one that this process is in (or beside it, if version 2 does not let processes and groups share a parent), so
+that outer limits stay in force. Files that a group's processes are the first to read or write count as theirs while cached; files that
+others have cached already do not. Uses only the standard library.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _numbers = itertools.count()
 
 
 class LimitError(Exception):
-    """Memory cannot be limited here; says why."""
+    """Memory cannot be limited here; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +33,11 @@ class Usage:
     """What a group has used."""
 
     limit: int | None
-    """Bytes; None if it was only measured."""
+    """Bytes; None if memory was only measured."""
     peak_bytes: int | None
     """The most memory at any time, page cache included; None if the kernel does not tell (version 2 before Linux 5.19)."""
     times_at_limit: int
-    """How often the limit was reached, most of the time mended by dropping cached files."""
+    """How often the limit was reached; mostly, dropping cached files was enough."""
     killed: int
     """Processes that were killed because nothing was left to drop."""
 
@@ -80,10 +80,10 @@ class Group:
 
 @contextmanager
 def limited(limit: int | None) -> Iterator[Group]:
-    """A group that may use ``limit`` bytes, or any number but counted; at the end, what still runs inside is killed and the group removed.
+    """A group that may use ``limit`` bytes; None: only count them. At the end, processes still inside are killed and the group removed.
 
     Raises:
-        LimitError: this process may not make one; says why.
+        LimitError: this process may not make a group; the message says why.
     """
     group = _made(limit)
     try:
@@ -100,7 +100,7 @@ class Memory:
     why: str | None = None
 
     def told(self) -> dict[str, Any]:
-        """What results say of it so far; nothing if none was asked for."""
+        """What results say about it so far; empty if no limit was asked for."""
         if self.group is not None:
             return {"memory": self.group.usage().to_dict()}
         return {"memory": {"limit": None, "why": self.why}} if self.why else {}
@@ -108,7 +108,7 @@ class Memory:
 
 @contextmanager
 def limited_where_possible(limit: int | None) -> Iterator[Memory]:
-    """As :func:`limited` or, where no group can be made, without a limit, which results then tell; None asks for none."""
+    """As :func:`limited` or, if no group can be made, without a limit, which results then mention; None asks for no limit."""
     with ExitStack() as stack:
         try:
             asked = Memory() if limit is None else Memory(stack.enter_context(limited(limit)))
@@ -147,19 +147,19 @@ def _made(limit: int | None) -> Group:
 
 
 def _set_limit(group: Group) -> None:
-    """Raises FileNotFoundError where the folder's groups have no say in memory."""
+    """Set the group's limit; raises FileNotFoundError if groups in its folder do not control memory."""
     names = {1: ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "-1"), 2: ("memory.max", "memory.swap.max", "max")}
     memory, swap, unlimited = names[group.version]
     if not (group.folder / memory).exists():
         raise FileNotFoundError(0, "does not control memory")
     (group.folder / memory).write_text(unlimited if group.limit is None else str(group.limit))
     if group.limit is not None and (group.folder / swap).exists():
-        # Version 1 limits memory and swap together, and counts no failures there: so that limit comes a little later.
+        # Version 1 limits memory and swap together, and does not count hits of that limit, so it is set a little higher.
         (group.folder / swap).write_text(str(group.limit + _SWAP) if group.version == 1 else "0")
 
 
 def _parents() -> Iterator[tuple[Path, int]]:
-    """Where a group may be made, and the version there."""
+    """Folders in which a group may be made, each with its version."""
     own = dict(_own_groups())
     for fields in (line.split() for line in (ROOT / "proc/mounts").read_text().splitlines()):
         folder = ROOT / fields[1].lstrip("/")
@@ -167,7 +167,7 @@ def _parents() -> Iterator[tuple[Path, int]]:
             yield _below(folder, own["memory"]), 1
         if fields[2] == "cgroup2" and "" in own:
             group = _below(folder, own[""])
-            # Only a group without processes of its own may share out memory among groups below it; the root may, too.
+            # Only a group without processes of its own, or the root, may distribute memory among groups below it.
             yield group, 2
             if group != folder:
                 yield group.parent, 2
@@ -182,7 +182,7 @@ def _own_groups() -> Iterator[tuple[str, str]]:
 
 
 def _below(folder: Path, path: str) -> Path:
-    """A group's folder; the mount's own where a container shows only a part of the tree, without that path."""
+    """A group's folder; the mount's own if a container shows only a part of the tree, which lacks that path."""
     found = folder / path.lstrip("/")
     return found if found.is_dir() else folder
 

@@ -1,10 +1,10 @@
 """A week of hourly partitions is restated while new ones arrive and readers query: ``python -m benchmarks.load``.
 
-Processes of their own: two that restate half a week each, hour by hour, since a late file has come to it; one for hours that are new; and
-readers that ask for all hours at once. Each answer is compared with the counts that follow from the raw points. No reader may ever see
-half a batch: an hour in one state at 1 min and in another at 5 min, or gone, or as it was before a state that was already seen.
+Each is a process of its own: two restate half a week each, hour by hour, because of a late file in each; one publishes new hours; and
+readers ask for all hours at once. Each answer is compared with the counts that follow from the raw points. No reader may ever see half a
+batch: an hour in one state at 1 min and in another at 5 min, or missing, or in an earlier state than one already seen.
 
-What the figures look like on docs/reliability.md is in ``benchmarks.load_table``.
+``benchmarks.load_table`` makes the table of docs/reliability.md.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
     from rollup_assets.settings import Settings
 
 Options = dict[str, Any]
-"""Settings, as processes of their own can be given them: passwords of a ``Settings`` stay where they were read."""
+"""Settings to pass to another process; a ``Settings`` would not do, since its passwords stay where they were read."""
 WEEK, ARRIVALS, READERS, SERIES = 168, 24, 2, 50
 MINUTE_MS, HOUR_MS = 60_000, 3_600_000
 PACKAGES = ("numpy", "pyarrow", "pyiceberg", "duckdb")
 _TRIES = 20
-"""How often a batch is begun again whose inputs another process has replaced meanwhile."""
+"""How often to start a batch again if another process has replaced its inputs meanwhile."""
 _QUESTION = """
 select epoch_ms(time_bucket(interval 1 hour, logical_timestamp)) as hour, resolution, sum(count_rollup)::bigint as points
 from rollups group by all
@@ -53,7 +53,7 @@ console = Console(highlight=False, soft_wrap=True)
 class World:
     """Raw points of known counts.
 
-    Every series has a point in each minute; an hour's late file brings one more, half an hour after it began, so that it changes windows of
+    Every series has a point in each minute; an hour's late file adds one half an hour after the hour's start, so that it changes windows of
     the hour itself and the 1 h window that the next hour publishes.
     """
 
@@ -85,7 +85,7 @@ class World:
         return pipeline.calendar.containing(self.first + hour * HOUR_MS)
 
     def points(self, hour: int, resolution: int, *, late: bool, late_before: bool) -> int:
-        """Points in the windows that an hour publishes; ``late``, ``late_before``: whether its late file, and the one before's, count."""
+        """Points in the windows that an hour publishes; ``late``, ``late_before``: whether its late file, or the last hour's, counts."""
         begin, end = self.first + hour * HOUR_MS, self.first + (hour + 1) * HOUR_MS
         times = [self.times(hour, late=False)] + ([self.times(hour, late=True)] if late else [])
         if hour > 0:
@@ -94,7 +94,7 @@ class World:
         return int(np.count_nonzero((labels >= begin) & (labels < end)))
 
     def states(self, hour: int, resolutions: Sequence[int]) -> dict[tuple[int, ...], int]:
-        """What an hour may look like, as points by resolution: how far its restatement has come then."""
+        """The states that an hour may be in: points by resolution -> progress of its restatement."""
         return {
             tuple(self.points(hour, resolution, late=late, late_before=before) for resolution in resolutions): late + before
             for before in (False, True)
@@ -126,7 +126,7 @@ class Read:
 
 
 def _make(pipeline: Pipeline, batch: Batch, wrote: Wrote, *, stage: bool) -> None:
-    """Bring a batch from raw files to the table; again where others have replaced its inputs meanwhile."""
+    """Bring a batch from raw files to the table; start again if other processes have replaced its inputs meanwhile."""
     from rollup_assets.errors import ConcurrentWriteError, NotStagedError, StageCorruptError, StaleInputError
     from rollup_assets.steps.publish import publish
     from rollup_assets.steps.repartition import stage_batch
@@ -151,7 +151,7 @@ def _make(pipeline: Pipeline, batch: Batch, wrote: Wrote, *, stage: bool) -> Non
 
 
 def restate(world: World, options: Options, hours: Sequence[int], answers: Queue[Any]) -> None:
-    """Land each hour's late file, and bring that hour and those that follow from it up to date."""
+    """Land each hour's late file, and bring that hour and those that depend on it up to date."""
     pipeline, wrote = _pipeline(options), Wrote()
     for hour in hours:
         world.land(pipeline, hour, late=True)
@@ -215,7 +215,7 @@ def _end(answers: Queue[Any], found: Wrote | Read) -> None:
 
 
 def run(options: Options, *, week: int, arrivals: int, readers: int, series: int = SERIES) -> dict[str, Any]:
-    """All of it once, on an empty table.
+    """Run all of it once, on an empty table.
 
     Raises:
         RuntimeError: a process ended without an answer.
@@ -244,7 +244,7 @@ def run(options: Options, *, week: int, arrivals: int, readers: int, series: int
     try:
         wrote += [_answer(answers, writers) for _ in writers]
         wall = time.perf_counter() - began
-        # The border between the halves: whoever came first has not seen the other's last hours.
+        # The boundary between the halves: the process that reached it first has not seen the other's last hours.
         last = Wrote()
         for hour in range(week + min(arrivals, 1)):
             _make(pipeline, world.batch(pipeline, hour), last, stage=False)
@@ -273,7 +273,7 @@ def run(options: Options, *, week: int, arrivals: int, readers: int, series: int
 
 
 def _unfinished(world: World, settings: Settings, week: int, arrivals: int) -> list[str]:
-    """Hours that are not in their last state, when everything has ended."""
+    """A message for each hour that is not in its final state when everything has ended."""
     seen, problems = _seen(settings), []
     for hour in range(week + arrivals):
         late = {"late": hour < week, "late_before": hour <= week}

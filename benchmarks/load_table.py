@@ -15,7 +15,7 @@ PAGE = Path("docs") / "reliability.md"
 
 
 def table(results: Results) -> str:
-    """The results as the page shows them."""
+    """The results as a table for the page."""
     titles = [
         "catalog, storage",
         "seconds",

@@ -1,4 +1,4 @@
-"""Wall time, CPU time, cores and what machine it was. The standard library alone, so that a process can be timed from its start."""
+"""Wall time, CPU time, cores, and a description of the machine. Standard library only, so that a process is timed from its start."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Stopwatch:
 
 
 def use_cores(count: int) -> None:
-    """Keep this process, and those that it starts, to so many of the cores that it has."""
+    """Restrict this process, and those that it starts, to ``count`` of its cores."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
 
 
@@ -46,9 +46,9 @@ def busy_seconds() -> float:
 
 
 def peak_bytes_of_tree() -> int:
-    """The most memory of this process and of each one below it, added up: what they share counts several times.
+    """Peak memory of this process and of each one below it, added up; shared memory counts several times.
 
-    Not ``ru_maxrss``: a process begins with that of the one that started it, so it told of the test runner's 2 GB.
+    Not ``ru_maxrss``: a process inherits that of its parent, so it once showed the test runner's 2 GB.
     """
     return sum(_most_memory_of(process) for process in (os.getpid(), *_descendants()))
 
@@ -68,7 +68,7 @@ def _descendants() -> list[int]:
 
 
 def _stat(process: int) -> list[str]:
-    """What the kernel says of a process, from its state on; nothing if it has ended."""
+    """The fields of a process's ``stat``, from its state on; empty if it has ended."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -76,7 +76,7 @@ def _stat(process: int) -> list[str]:
 
 
 def _cpu_of(process: int) -> float:
-    """Of a process and those of its children that have ended."""
+    """CPU seconds of a process and of its children that have ended."""
     return sum(int(ticks) for ticks in _stat(process)[11:15]) / os.sysconf("SC_CLK_TCK")
 
 

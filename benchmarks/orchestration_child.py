@@ -28,7 +28,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def batches(job: dict[str, Any]) -> dict[str, Any]:
-    """Seconds of all partitions but the first one, which warms the process up."""
+    """Seconds of all partitions except the first one, which warms up the process."""
     import dagster as dg
 
     from rollup_assets.pipeline import Pipeline
@@ -56,7 +56,7 @@ def batches(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plainly(pipeline: Pipeline, keys: list[str]) -> None:
-    """In the order in which a run does it."""
+    """Call the steps in the order in which a run does."""
     from rollup_assets.steps.publish import publish
     from rollup_assets.steps.repartition import stage_batch
     from rollup_assets.steps.rollup import roll_up
@@ -81,7 +81,7 @@ def _through_dagster(settings: Any, instance: Any, keys: list[str]) -> None:
 
 
 def again(job: dict[str, Any]) -> dict[str, Any]:
-    """A batch for the first time, in a warm process, then again and again with nothing changed; then again through Dagster."""
+    """A batch's first run, in a warm process, then repetitions with nothing changed; then repetitions through Dagster."""
     import dagster as dg
 
     from benchmarks import ours
@@ -129,9 +129,10 @@ def _steps() -> tuple[Any, ...]:
 
 
 def kernels(job: dict[str, Any]) -> dict[str, Any]:
-    """What a process pays for compiled kernels: importing numba and them, and by how much its first small batch is slower than the second.
+    """What a process pays for compiled kernels: the import of numba and kernels, and how much slower its first small batch is than the
+    second.
 
-    Arrow and the steps are imported before; what else the first batch loads is counted.
+    Arrow and the steps are imported beforehand; whatever else the first batch loads is counted.
     """
     from rollup_assets.loading import load_arrow
     from rollup_assets.pipeline import Pipeline

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def open_pipeline(site: Site, home: str, threads: int, engine: str = "local") -> Pipeline:
-    """The pipeline of a home, with default settings but for engine, threads and resolutions."""
+    """The pipeline of a home, with default settings except engine, threads and resolutions."""
     from rollup_assets.pipeline import Pipeline
     from rollup_assets.settings import load_settings
 
@@ -39,14 +39,14 @@ def prepare(site: Site, threads: int) -> None:
         prepare_before(site, threads, home)
         pipeline = open_pipeline(site, home, threads)
         batch = pipeline.batch(BATCH_KEY)
-        # Made anew each time: what is there may be another version's.
+        # Made anew each time: what is there may be from another version.
         stage_batch(pipeline, batch, force=True)
         roll_up(pipeline, batch, force=True)
 
 
 def prepare_before(site: Site, threads: int, home: str = THREE) -> None:
-    """Publish the batches before, of one home."""
-    # Where the batch itself was published by an earlier benchmark, it is not part of what comes before.
+    """Publish the batches before the measured one, in one home."""
+    # If an earlier benchmark has published the batch itself, that has to be undone first.
     site.restore_published(home)
     publish_before(open_pipeline(site, home, threads))
     site.save_published(home)
@@ -109,7 +109,7 @@ def publish(site: Site, threads: int, watch: Stopwatch, engine: str = "local") -
 
 
 def raw_to_published(site: Site, threads: int, watch: Stopwatch, engine: str = "local") -> dict[str, Any]:
-    """All of it, one step after the other in one process; ``steps`` has what each tells of itself."""
+    """All steps, one after the other in one process; ``steps`` has the timings of each."""
     staged = repartition(site, threads, watch, engine)
     steps = {
         "repartition": staged,

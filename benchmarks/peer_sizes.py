@@ -1,9 +1,9 @@
 """This project beside its peers by the size of the batch, from raw points: ``python -m benchmarks.peer_sizes``.
 
-Ours is raw to published, staged and at three resolutions; a peer's is one query that writes 1 min rollups and stages nothing. All in warm
-processes under one memory limit, on sparse points, which have as many windows as points. Peers run in the form that was fastest when all
-were measured at 36 million points; beyond that, in one that was made for more windows than fit into memory, or at least for more points,
-where they have one. Whoever came to no end at a size, or took too many times as long as the fastest peer, is not asked at larger ones.
+Ours is raw to published, staged and at three resolutions; a peer's is one query that writes 1 min rollups and stages nothing. All run in
+warm processes under the same memory limit, on sparse points, which have as many windows as points. Peers run in the form that was fastest
+when all were measured at 36 million points; with more points, in a form made for more windows than fit into memory, or at least for more
+points, if they have one. A peer that did not finish at a size, or was too many times slower than the fastest, is left out at larger ones.
 
 What a point costs this project by size, stage by stage, is ``benchmarks.sizes``.
 """
@@ -48,7 +48,7 @@ def form_at(peer: str, rows: int) -> str:
 
 
 def out_of_the_race(results: Results) -> dict[str, str]:
-    """Peers that larger sizes are not asked of, each with the reason."""
+    """Peers that are left out at larger sizes, each with the reason."""
     found = {each["engine"]: each["why"] for each in results["failed"]}
     medians = {peer: Spread.of([wall(run) for run in runs]).median for peer in PEERS if (runs := select(results["runs"], peer, RAW_TO_1M))}
     least = min(medians.values(), default=0.0)
@@ -57,12 +57,12 @@ def out_of_the_race(results: Results) -> dict[str, str]:
 
 
 def measure(benches: list[Bench], repeat: int, only: str = "") -> list[Results]:
-    """Every size by itself, the smallest first; each result says who was ``not_asked`` and why.
+    """Measure every size by itself, the smallest first; each result says who was ``not_asked`` and why.
 
     Raises:
         BusyError: another benchmark uses the folder.
-        ChildError: a process of ours failed, or a peer's that had come to its end in the first turn.
-        ValueError: a peer's answer is not ours, for the second time.
+        ChildError: a process of ours failed, or a peer's that had finished in the first turn.
+        ValueError: a peer's answer differs from ours for the second time.
     """
     measured: list[Results] = []
     out: Mapping[str, str] = {}

@@ -30,7 +30,7 @@ TARGET = METRICS
 """Series that are scraped together: one of each metric."""
 LATE_SHARE = 0.05
 LATE_SCRAPES = 90
-"""Late points arrive up to a quarter of an hour after those that they were measured with."""
+"""Late points arrive up to this many scrapes, a quarter of an hour, after those that they were measured with."""
 HOT_SHARE = 0.6
 HOT_POINTS = 3_000_000
 """The most points of a series in an hour that has 3,600,000 milliseconds."""
@@ -42,7 +42,7 @@ _ROWS_AT_ONCE = 1 << 20
 
 
 def write_scrapes(site: Site, series: int, *, late: bool = False, doubles: bool = False) -> None:
-    """Points every 10 s of every series; ``late``: 5 % of the batch's arrive later than others; ``doubles``: hundredths, as float64."""
+    """Write points every 10 s of every series; ``late``: 5 % of the batch's arrive late; ``doubles``: values are float64 hundredths."""
     for number, key in enumerate((*EARLIER_KEYS, BATCH_KEY)):
         folder = site.raw_folder(key)
         folder.mkdir(parents=True)
@@ -72,14 +72,14 @@ def _scrapes(series: int, start: int, scrapes: int, seed: list[int], *, doubles:
 
 
 class _Waiting:
-    """Points on their way: those of a scrape that come later, some scrapes after the others, but within the batch."""
+    """Late points on their way: they arrive some scrapes after the others of their scrape, but within the batch."""
 
     def __init__(self, series: int) -> None:
         self._rng = np.random.default_rng([3, series])
         self._tables: list[tuple[int, int, pa.Table]] = []
 
     def delayed(self, scrape: int, table: pa.Table) -> pa.Table:
-        """What arrives with a scrape: what it found but for the late ones, and late ones of scrapes before."""
+        """What arrives with a scrape: its own points except late ones, and late ones of earlier scrapes."""
         import pyarrow as pa
 
         late = np.flatnonzero(self._rng.random(len(table)) < LATE_SHARE)
@@ -101,11 +101,11 @@ def _write_whole(path: Path, tables: list[pa.Table]) -> None:
     pq.write_table(pa.concat_tables(tables), path, compression="zstd")
 
 
-# Sparse: files of scrapes of a target each, targets in any order within an interval.
+# Sparse: files of scrapes of one target each; within an interval, targets come in any order.
 
 
 class Targets:
-    """Series by the target that they are scraped from, once an interval, and what a scrape finds.
+    """Series by the target that they are scraped from, once per interval, and what a scrape finds.
 
     Scrapes are numbered by interval since the epoch, then as they arrive.
     """
@@ -146,7 +146,7 @@ class Targets:
 
 
 def write_targets(site: Site, targets: Targets, intervals_before: int, files: int, *, hour_before: bool = False, threads: int = 2) -> None:
-    """A point an interval of every series; of the batches before ``intervals_before`` intervals, or the whole of the one just before.
+    """Write one point per interval and series; of the batches before, ``intervals_before`` intervals or all of the last one.
 
     Files are written by several threads, since each value follows from series and interval alone.
     """
@@ -164,7 +164,7 @@ class Hot:
     def __init__(self, rows: int) -> None:
         self.hot = hot_series(rows)
         self.points = int(rows * HOT_SHARE) // self.hot // (HOUR_MS // MINUTE_MS)
-        """Of each hot series in a minute."""
+        """Points of each hot series in a minute."""
         self.targets = Targets(cool_series(rows))
         self.ids = _ids(self.targets.series + self.hot)[-self.hot :]
 
@@ -185,7 +185,7 @@ class Hot:
         moments = np.concatenate([rng.choice(MINUTE_MS, self.points, replace=False) for _ in range(self.hot)]).astype(np.int64)
         series = np.repeat(np.arange(self.hot), self.points)
         times = minute * MINUTE_MS + moments
-        # Every other one is a counter.
+        # Every other series is a counter.
         values = 1_000 + series + np.where(series % 2 == 0, times, rng.integers(0, 1_000, size=len(times)))
         return pa.RecordBatch.from_pydict(
             _columns(self.ids[series], series % ORGS, (series % METRICS).astype(np.int32), EPOCH_MS + times, values)
@@ -193,17 +193,17 @@ class Hot:
 
 
 def hot_series(rows: int) -> int:
-    """How many series have most of the points: four, or more where their points would not find a millisecond each."""
+    """How many series have most of the points: four, or more if there are not enough milliseconds for their points."""
     return max(4, -int(-rows * HOT_SHARE // HOT_POINTS))
 
 
 def cool_series(rows: int) -> int:
-    """How many others there are, with a point a minute."""
+    """How many other series there are, with a point a minute."""
     return max(1, int(rows * (1 - HOT_SHARE)) // (HOUR_MS // MINUTE_MS))
 
 
 def write_hot(site: Site, hot: Hot, minutes_before: int, files: int, *, threads: int = 2) -> None:
-    """A few series with most points; of the batches before, some minutes."""
+    """Write a few series with most of the points; of the batches before, the last ``minutes_before`` minutes."""
     _write_slices(site, HOUR_MS // MINUTE_MS, minutes_before, 1, hot.minutes, files, threads=threads)
 
 
@@ -211,7 +211,7 @@ def _write_slices(
     site: Site, hour: int, before: int, each: int, content: Callable[[int, int], Iterator[pa.RecordBatch]], files: int, *,
     hour_before: bool = False, threads: int,
 ) -> None:  # fmt: skip
-    """Cut an hour of ``hour`` intervals with ``each`` parts into files that follow each other in time, and write what they hold."""
+    """Cut an hour of ``hour`` intervals with ``each`` parts into files that follow each other in time, and write them."""
     with ThreadPoolExecutor(threads) as pool:
         written = []
         for key in (*EARLIER_KEYS, BATCH_KEY):
@@ -230,7 +230,7 @@ def _write_slices(
 
 
 def _write_batches(path: Path, batches: Iterator[pa.RecordBatch]) -> None:
-    """In row groups of a million rows."""
+    """Write batches to a file, in row groups of a million rows."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -272,5 +272,5 @@ def _ids(series: int) -> NDArray[np.int64]:
 
 
 def _level(ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Series lie at different heights, from a hundred to a million."""
+    """Each series' level of values, from a hundred to a million."""
     return (10.0 ** (2 + ids % 1_000 / 250)).astype(np.int64)

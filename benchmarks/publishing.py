@@ -1,13 +1,13 @@
 """How long a batch takes to publish, over catalogs, files and the table's age: ``python -m benchmarks.publishing``.
 
 Wall seconds of :func:`rollup_assets.steps.publish.publish`, all of it: lock, catalog, plan, commit, reading back, receipt, maintenance.
-Contenders take turns; the first turn warms up and does not count. Requests are counted by relays in front of the servers, in publishes of
-their own, which are then repeated with 10 ms more for every answer.
+Contenders take turns; the first turn warms up and does not count. Requests are counted by relays in front of the servers, in separate
+publishes, which are then repeated with a delay of 10 ms for every answer.
 
-A table's age: batches of a file for each resolution, published one after another. So many as ``--real`` are real; then the table is
-aged to the 9,900th publish (``--full``: it is not, every one is real), and the last hundred are real again. Where snapshots expire as the
-product has it, a table ages by commits of a hundred batches each, whose data files have names but no content, and the product merges
-their manifests; where all snapshots are kept, by metadata with copies of the last snapshot, which is registered in the catalog.
+A table's age: batches with one file per resolution, published one after another. The first ``--real`` publishes are real; then the table
+is aged to the 9,900th publish, and the last hundred are real again (with ``--full``, all are real). If snapshots expire by the product's
+default, a table is aged by commits of a hundred batches each, whose data files have names but no content, and the product merges their
+manifests; if all snapshots are kept, by registering metadata with copies of the last snapshot in the catalog.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ COUNTED = (8, 200)
 REPEAT, REAL, AGE = 5, 1000, 10_000
 PARTS = ("plan", "commit", "verify")
 DELAY = 0.01
-"""Seconds that answers are held back where a network is imitated."""
+"""Seconds by which answers are delayed to imitate a network."""
 WINDOW = 24
-"""Publishes that a figure of the table's age is of: a day of hourly batches, since publishing looks at the day's files."""
+"""Publishes per figure of the table's age: a day of hourly batches, since publishing looks at the day's files."""
 _LAST = 100
 _STEP = 100
 _DAY = 86_400_000
@@ -51,7 +51,7 @@ console = Console(highlight=False, soft_wrap=True)
 
 
 def measure(on: Catalogs, repeat: int, files: tuple[int, ...]) -> list[dict[str, Any]]:
-    """Every catalog and number of files in turn; each publish is of a batch that is new to its table, and is then asked for again."""
+    """Measure every catalog and number of files in turn; each publish is of a batch that is new to its table, and is then repeated."""
     from rollup_assets.steps.publish import publish
 
     runs = []
@@ -77,7 +77,7 @@ def measure(on: Catalogs, repeat: int, files: tuple[int, ...]) -> list[dict[str,
 
 
 def count_requests(on: Catalogs, files: tuple[int, ...]) -> list[dict[str, Any]]:
-    """What one publish asks of the servers, on tables that have been published to; nothing of an embedded catalog is a request."""
+    """Requests of one publish, on tables that have been published to before; an embedded catalog gets no requests."""
     from rollup_assets.steps.publish import publish
 
     found = []
@@ -105,7 +105,7 @@ def count_requests(on: Catalogs, files: tuple[int, ...]) -> list[dict[str, Any]]
 
 
 def _asked(counts: dict[str, dict[str, int]]) -> dict[str, int]:
-    """Requests to S3 and to the catalog: HTTP requests, or statements that PostgreSQL was waited for."""
+    """Requests to S3 and to the catalog: HTTP requests, or statements that PostgreSQL had to answer."""
 
     def total(found: dict[str, int]) -> int:
         requests = sum(count for method, count in found.items() if method != ROUND_TRIPS)
@@ -115,7 +115,7 @@ def _asked(counts: dict[str, dict[str, int]]) -> dict[str, int]:
 
 
 def grow_old(on: Catalogs, name: str, *, retained: bool, real: int, age: int, full: bool) -> list[dict[str, Any]]:
-    """Publish times of one table as it ages; ``retained``: with the product's own retention, else every snapshot is kept."""
+    """Publish times of one table as it ages; ``retained``: snapshots expire by the product's default, else all are kept."""
     from rollup_assets.steps.publish import publish
 
     pipeline = on.pipeline(name, "aging" if retained else "kept", **({} if retained else {"keep_snapshots": _UNLIMITED}))
@@ -151,7 +151,7 @@ def _spread(window: list[float]) -> dict[str, float]:
 
 
 def _sizes(pipeline: Pipeline) -> dict[str, int]:
-    """What a publish has to read: metadata and manifest list in bytes, manifests and snapshots."""
+    """Sizes of what a publish has to read: bytes of metadata and manifest list, numbers of manifests and snapshots."""
     from rollup_assets.iceberg.catalog import open_catalog
 
     with open_catalog(pipeline.settings) as catalog:
@@ -169,7 +169,7 @@ def _sizes(pipeline: Pipeline) -> dict[str, int]:
 
 
 def _age(pipeline: Pipeline, publishes: int, *, retained: bool) -> None:
-    """Bring a table to the state after so many publishes."""
+    """Bring a table to the state after ``publishes`` publishes."""
     from rollup_assets.iceberg.catalog import open_catalog
     from rollup_assets.iceberg.maintenance import maintain
 
@@ -192,7 +192,7 @@ def _manifests(table: Any) -> list[Any]:
 
 
 def _append(pipeline: Pipeline, table: Any, numbers: range) -> None:
-    """Batches' files in one commit: metadata like that of a real file, with the batch's partition, labels and names."""
+    """Append files of batches in one commit: metadata like a real file's, with each batch's partition, labels and names."""
     from rollup_assets.iceberg.metadata import cheap_to_change
 
     transaction = cheap_to_change(table).transaction()
@@ -204,7 +204,7 @@ def _append(pipeline: Pipeline, table: Any, numbers: range) -> None:
 
 
 def _real_files(table: Any, count: int) -> list[DataFile]:
-    """The files of some batch that was published."""
+    """The files of any published batch."""
     first = next(manifest for manifest in reversed(_manifests(table)) if (manifest.added_files_count or manifest.existing_files_count))
     entries = first.fetch_manifest_entry(table.io)
     found = {entry.data_file.partition[0]: entry.data_file for entry in entries}
@@ -213,7 +213,7 @@ def _real_files(table: Any, count: int) -> list[DataFile]:
 
 
 def _moved(file: DataFile, batch: Batch, location: str) -> DataFile:
-    """What metadata would say of the same file in another batch."""
+    """The metadata that the same file would have in another batch."""
     from pyiceberg.manifest import DataFile
     from pyiceberg.typedef import Record
 
@@ -234,7 +234,7 @@ def _moved(file: DataFile, batch: Batch, location: str) -> DataFile:
 
 
 def _register(catalog: Any, table: Any, snapshots: int) -> None:
-    """Copies of the last snapshot until there are so many, in metadata that the catalog is told to take the table from."""
+    """Copy the last snapshot until there are ``snapshots``, in metadata that the table is then registered with in the catalog."""
     from pyiceberg.serializers import ToOutputFile
 
     metadata = table.metadata
@@ -310,7 +310,7 @@ def main(
 
 
 def _real(name: str, retained: bool, real: int) -> int:
-    """Publishes to the servers take longer, so fewer are real: beyond the hundredth, from which on snapshots expire."""
+    """The number of real publishes: fewer on servers, which take longer, but over a hundred, after which snapshots expire."""
     return min(real, 1000 if name == EMBEDDED and retained else 300 if name == EMBEDDED else 124)
 
 

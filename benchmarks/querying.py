@@ -1,9 +1,9 @@
 """What queries cost: bytes of data files that are fetched, and time. ``python -m benchmarks.querying``.
 
-A day of hourly batches of one point a minute and series, published by this project's own steps, is asked for one series, for one metric and
-for everything of an hour, by DuckDB, PyIceberg and Spark SQL; and its first hours in three layouts: ours, the seed's and an unsorted one.
-Each reader has a process of its own, in which layouts and questions take turns after each has been asked once. Answers are compared before
-anything counts. A *partition* is what the data files with the 1 min rollups of the hours asked about weigh.
+DuckDB, PyIceberg and Spark SQL query a day of hourly batches, one point per minute and series, published by this project's own steps: for
+one series, for one metric and for everything of an hour. They also query its first hours in three layouts: ours, the seed's and an
+unsorted one. Each reader has a process of its own, in which layouts and questions take turns after each has been asked once. Answers are
+compared before anything counts. A *partition* is the size of the data files with the 1 min rollups of the hours asked about.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ console = Console(highlight=False, soft_wrap=True)
 
 
 class ReaderError(Exception):
-    """A reader failed, or answers something else than the others; the message names it."""
+    """A reader failed, or its answer differs from the others'; the message names it."""
 
 
 def prepare(work: Path, series: int, hours: int, hours_beside: int, threads: int) -> dict[str, Any]:
@@ -56,12 +56,12 @@ def prepare(work: Path, series: int, hours: int, hours_beside: int, threads: int
 
 
 def _hours(layout: str, hours: int, hours_beside: int) -> list[int]:
-    """Over how many hours a layout is asked; an hour is one of them for what is asked of an hour."""
+    """Numbers of hours that a layout is asked about; 1 is among them, for the question about a single hour."""
     return sorted({1, hours_beside, *([hours] if layout == layouts.OURS else [])})
 
 
 def run_reader(job: dict[str, Any]) -> list[dict[str, Any]]:
-    """What a process of its own does: all questions to one reader."""
+    """Ask one reader all questions; runs in a process of its own."""
     from benchmarks.measure import cpu_seconds, use_cores
     from benchmarks.queries.readers import reader
 

@@ -1,8 +1,8 @@
-"""A relay in front of a server, which counts what passes and, where asked, delays it: how many requests something makes, and what they
+"""A relay in front of a server, which counts what passes and, if asked, delays it: how many requests something makes, and what they
 would cost on a network.
 
-It runs in a process of its own, so that it takes no time from the threads of the one that is measured. What the bytes mean stays out,
-but for the first line of an HTTP request.
+It runs in a process of its own, so that it takes no time from the threads of the measured process. It does not know what the bytes mean,
+except for the first line of an HTTP request.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 ROUND_TRIPS = "round trips"
-"""How often the server began to speak after the client had: of a database, the statements that were waited for one after another."""
+"""How often the server began to answer after the client had sent something: with a database, statements waited for one by one."""
 
 _LOOPBACK = "127.0.0.1"
 _REQUEST = re.compile(rb"(GET|HEAD|PUT|POST|DELETE) ([^ \r\n]{1,4096}) HTTP/1\.1\r\n")
@@ -36,7 +36,7 @@ class Relay:
     _control: Connection
 
     def delay(self, seconds: float) -> None:
-        """Hold back every answer's beginning by so much, from now on."""
+        """From now on, delay the beginning of every answer by this much."""
         self._control.send(("delay", seconds))
 
     def take(self) -> Counter[str]:
@@ -69,7 +69,7 @@ def port_of(uri: str) -> int:
 
 
 def kind_of(method: str, target: str) -> str:
-    """What a request counts as: its method, but for S3's lists, and its deletion of many keys, which is a POST."""
+    """What a request counts as: its method, except for S3's lists and its deletion of many keys, which is a POST."""
     names = {part.partition("=")[0] for part in target.partition("?")[2].split("&")}
     if method == "GET" and names & {"list-type", "prefix"}:
         return LIST
@@ -103,7 +103,7 @@ async def _run(port: int, control: Connection) -> None:
 
 
 def _obey(control: Connection, counts: _Counts, loop: asyncio.AbstractEventLoop, ended: asyncio.Event) -> None:
-    """Commands of the process that is measured, until it hangs up."""
+    """Carry out commands of the measured process, until it hangs up."""
     with contextlib.suppress(EOFError, OSError):
         while True:
             command, value = control.recv()

@@ -23,12 +23,12 @@ SECTIONS = ("stages", "spark", "seed_size", "seed", "sizes", "peer_sizes", "shap
 
 
 def sections() -> list[ModuleType]:
-    """What shows each benchmark."""
+    """The modules that show each benchmark."""
     return [importlib.import_module(f"benchmarks.sections.{name}") for name in SECTIONS]
 
 
 def targets() -> list[Target]:
-    """All of them, in the order of the page."""
+    """All targets, in the order of the page."""
     return [target for section in sections() if hasattr(section, "targets") for target in section.targets()]
 
 
@@ -53,13 +53,13 @@ def page(text: str) -> str:
     """The page with its generated parts made anew.
 
     Raises:
-        KeyError: a block has a name that nothing is made for.
+        KeyError: a block has an unknown name.
     """
     return filled(text, blocks())
 
 
 def write(root: Path) -> None:
-    """Bring the page's tables and its plots up to date, and what other pages show of results."""
+    """Bring the page's tables and plots up to date, and the tables of results on other pages."""
     from benchmarks import load_table, skew_table
 
     path = root / PAGE
@@ -72,7 +72,7 @@ def write(root: Path) -> None:
 
 
 def not_renewable(name: str, bench: Bench, repeat: int) -> str | None:
-    """Why what is kept under a name cannot be measured again in parts: there is nothing, or it is of other circumstances."""
+    """Why kept results cannot be renewed in part: there are none, or they were measured in other circumstances. None if they can."""
     kept = tables.read(name)
     if kept is None:
         return f"there is no {name}.json to renew: measure all of it first"
@@ -83,17 +83,17 @@ def not_renewable(name: str, bench: Bench, repeat: int) -> str | None:
 
 
 def renew(results: Results, name: str, everyone: Sequence[Contender], *, output: Path | None, say: Callable[[str], None]) -> None:
-    """:func:`keep` what is kept already, with these results in the place of the same contenders', and of ``everyone`` alone."""
+    """:func:`keep` the results kept already, with these in place of the same contenders', and without contenders not in ``everyone``."""
     kept = tables.read(name)
     assert kept is not None
     keep(renewed(kept, results, everyone), name, complete=True, output=output, say=say)
 
 
 def keep(results: Results, name: str, *, complete: bool, output: Path | None, say: Callable[[str], None]) -> None:
-    """Write results to ``output`` or, if they are ``complete``, to those that are committed; say where. The pages follow the latter.
+    """Write results to ``output`` or, if they are ``complete``, over the committed ones, and update the pages; say where.
 
-    Anything else is written nowhere: pages show nothing that was measured with less than the defaults, or with others, which each
-    program's ``is_complete`` tells.
+    Other results are not written: pages show nothing that was measured with less than, or other options than, the defaults, which each
+    program's ``is_complete`` decides.
     """
     target = output or (tables.RESULTS / f"{name}.json" if complete else None)
     if target is None:

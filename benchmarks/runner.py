@@ -29,7 +29,7 @@ from benchmarks.sites import Site
 from benchmarks.tasks import FIRST, FROM_SORTED, OURS, PEERS, RAW_TO_PUBLISHED, SPARK
 
 Again = Callable[[Sequence[Contender], Sequence[dict[str, Any]]], Sequence[Contender]]
-"""Chooses from the contenders of a turn, by what their runs so far have cost, who runs in the next one."""
+"""Chooses from the contenders of a turn, by the cost of their runs so far, those that run in the next turn."""
 ROOT = Path(__file__).parent.parent
 SMALL_ROWS = 360_000
 
@@ -56,30 +56,30 @@ class Bench:
     shape: str
     small_rows: int = SMALL_ROWS
     whole_warm_ups: int = 0
-    """How many times a warm process does the whole task before it is measured, besides once on the small data."""
+    """How many times a warm process does the whole task before it is measured, after doing it once on the small data."""
     memory_limit: int | None = None
-    """Bytes for the measured process and those below it, page cache included, if a control group can be made; runs say so in ``memory``.
-    ``peak_bytes`` of that is then the peak with the page cache."""
+    """Bytes for the measured process and those below it, page cache included, if a control group can be made. Runs have it in ``memory``,
+    whose ``peak_bytes`` is the peak with the page cache."""
     rollup_memory: str | None = None
-    """``ROLLUP_MEMORY`` of this project's runs; the default, half of the machine's, unless given."""
+    """``ROLLUP_MEMORY`` of this project's runs; None: the default, half of the machine's."""
     rollup_shards: int | None = None
-    """``ROLLUP_SHARDS`` of this project's runs; the default unless given."""
+    """``ROLLUP_SHARDS`` of this project's runs; None: the default."""
     time_limit: float | None = None
-    """Seconds after which a contender's process is given up, warming up included."""
+    """Seconds after which a contender's process is killed, warming up included."""
 
     @property
     def full(self) -> Site:
-        """What is measured."""
+        """The site that is measured."""
         return Site(self.work / f"{self.shape}-{self.rows}{self._shards}")
 
     @property
     def small(self) -> Site:
-        """What processes warm up on."""
+        """The site that processes warm up on."""
         return Site(self.work / f"{self.shape}-{self.small_rows}-small{self._shards}")
 
     @property
     def _shards(self) -> str:
-        # What is staged with so many shards cannot be gone on with in others.
+        # Staged data with another number of shards cannot be used.
         return f"-{self.rollup_shards}-shards" if self.rollup_shards else ""
 
     @contextmanager
@@ -87,7 +87,7 @@ class Bench:
         """Keep other benchmarks out of the folder: they would undo each other's steps, and measure each other.
 
         Raises:
-            BusyError: another one is at work there; says how to go on.
+            BusyError: another benchmark is using it; the message says what to do.
         """
         self.work.mkdir(parents=True, exist_ok=True)
         with (self.work / "lock").open("w") as lock:
@@ -100,14 +100,14 @@ class Bench:
     def prepare(self, *, only_before: bool = False, for_spark: bool = False) -> None:
         """Make the data, and everything that single stages start from.
 
-        ``only_before``: the batches before alone, three resolutions. ``for_spark``: sorted points that Spark's own reader takes, too.
+        ``only_before``: just the batches before, at three resolutions. ``for_spark``: also sorted points that Spark's own reader takes.
         """
         job = {"do": "prepare", "rows": self.rows, "small_rows": self.small_rows, "shape": self.shape}
         job |= {"only_before": only_before, "for_spark": for_spark}
         self._process(job)
 
     def check(self, contender: Contender) -> dict[str, Any]:
-        """What the contender that ran last has written, and whether it equals ours."""
+        """Summary of what the contender, which ran last, has written, and whether it equals ours."""
         return self._process({"do": "check", "contender": contender.to_dict()})[0]
 
     def run(self, contender: Contender) -> dict[str, Any]:
@@ -169,8 +169,8 @@ def run_process(
     Returns the answer, and what the process cost.
 
     Raises:
-        TimeLimitError: it took more than ``seconds``; it was killed, and every process below it.
-        ChildError: it failed; the message ends with what it said.
+        TimeLimitError: it took more than ``seconds``, and was killed with every process below it.
+        ChildError: it failed; the message ends with its output.
     """
     work.mkdir(parents=True, exist_ok=True)
     answer = work / "answer.json"
@@ -179,7 +179,7 @@ def run_process(
     settings = {name: value for name, value in os.environ.items() if not name.startswith("ROLLUP_")}
     settings |= {"POLARS_MAX_THREADS": str(job["threads"]), "PYTHONPATH": str(ROOT), **(environment or {})}
     busy, started = busy_seconds(), time.perf_counter()
-    # `python -P`: the checkout comes from PYTHONPATH alone, the working directory decides nothing.
+    # `python -P`: the checkout comes only from PYTHONPATH, whatever the working directory.
     command = [sys.executable, "-P", "-m", module, json.dumps(whole)]
     process = subprocess.Popen(
         group.command(command) if group else command,
@@ -208,7 +208,7 @@ def run_process(
     if process.returncode or not answer.exists():
         raise ChildError(f"{job} ended with status {process.returncode}:\n{errors[-2_000:]}")
     told = json.loads(answer.read_text())
-    # Java is not waited for by the process that starts it, so its time is not in the process's own.
+    # The process that starts Java does not wait for it, so Java's time is not in its own.
     cpu = max(usage.ru_utime + usage.ru_stime, told.pop("tree_cpu", 0.0))
     others = max(0.0, busy_seconds() - busy - cpu) / (wall * (os.cpu_count() or 1))
     costs = {"process_wall": wall, "process_cpu": cpu, "others_share": round(others, 3)}
@@ -217,7 +217,7 @@ def run_process(
 
 @contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
-    """A benchmark that is terminated ends as one that is interrupted: with what it started, and with its servers stopped."""
+    """Make a terminated benchmark end like an interrupted one: with the processes that it started, and with its servers stopped."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -234,7 +234,7 @@ def _give_up(process: int, given_up: threading.Event) -> None:
 
 
 def _kill_session(process: int) -> None:
-    """Kill a process that began a session, and all that belong to it, such as its Java machine."""
+    """Kill a process that began a session, and all processes of the session, such as its JVM."""
     with suppress(ProcessLookupError):
         os.killpg(process, signal.SIGKILL)
 
@@ -245,11 +245,11 @@ class Measured:
 
     runs: list[dict[str, Any]] = field(default_factory=list)
     outputs: list[dict[str, Any]] = field(default_factory=list)
-    """Of every contender that writes something, what was compared."""
+    """What was compared, for every contender that writes something."""
     failed: list[dict[str, Any]] = field(default_factory=list)
-    """Peers that did not come to an end, and why."""
+    """Peers that did not finish, and why."""
     wrong: list[dict[str, Any]] = field(default_factory=list)
-    """Peers that answered something else once, and what."""
+    """Peers that gave a wrong answer once, and which."""
 
 
 def measure(
@@ -259,13 +259,13 @@ def measure(
     say: Callable[[str], None],
     again: Again | None = None,
 ) -> Measured:
-    """All contenders in turn, ``repeat`` times, every other time backwards; outputs are compared the first time.
+    """Run all contenders in turn, ``repeat`` times, every other time backwards; outputs are compared the first time.
 
-    ``again`` chooses before each turn but the first who goes on; a peer that fails does not.
+    Before each turn but the first, ``again`` chooses those that continue; a peer that fails does not.
 
     Raises:
-        ChildError: a process of ours failed, or a peer's that had come to its end in the first turn.
-        ValueError: a contender's answer is not ours, of a peer's for the second time; names it.
+        ChildError: a process of ours failed, or a peer's that had finished in the first turn.
+        ValueError: a contender's answer differs from ours (a peer's for the second time); names it.
     """
     found = Measured()
     for turn in range(repeat):
@@ -298,10 +298,10 @@ def measure(
 
 
 def _right(bench: Bench, contender: Contender, found: Measured) -> bool:
-    """Whether what the contender has just written is right; False for a peer that has answered something else for the first time.
+    """Whether what the contender has just written is right; False if it is a peer's first wrong answer.
 
     Raises:
-        ValueError: it answers something else.
+        ValueError: any other answer is wrong.
     """
     answer = bench.check(contender)
     if answer["equal"]:
@@ -316,18 +316,18 @@ def _right(bench: Bench, contender: Contender, found: Measured) -> bool:
 
 
 def _last_line(text: str) -> str:
-    """The end of what a failed process said, without folders of this machine."""
+    """The end of a failed process's output, without folders of this machine."""
     lines = [line.strip() for line in text.splitlines() if line.strip() and "nanobind" not in line and "leaked" not in line]
     return re.sub(r"\S*/\S*", "…", lines[-1])[:300]
 
 
 def first_run() -> Contender:
-    """All stages of the small site in a process that finds nothing compiled."""
+    """All stages of the small site in a process that has to compile everything."""
     return Contender(OURS, RAW_TO_PUBLISHED, FIRST)
 
 
 def read_inputs(paths: Sequence[str], group: Group | None) -> None:
-    """Have files in the file cache, at the expense of the group that is about to read them, if there is one."""
+    """Get files into the file cache, charged to the group that is about to read them, if there is one."""
     if group is None:
         _read_through(paths)
     else:
@@ -343,7 +343,7 @@ def _read_through(paths: Sequence[str]) -> None:
 
 
 def _read_through_inside(group: Group, paths: Sequence[str]) -> None:
-    """Have files cached at the expense of a group, as far as half of its limit holds them; what it has not cached itself would be free."""
+    """Cache files, charged to a group, up to half of its limit; what others have cached would not be charged to it."""
     for path in paths:
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

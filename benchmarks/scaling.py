@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 PAGE = Path("docs") / "scaling.md"
 NEEDED = ("sizes", "capacity", "publishing", "spark")
-"""Results that the model is made of; those of ``seed_size`` are used where they are."""
+"""Results that the model needs; those of ``seed_size`` are used if they exist."""
 SEED_ROWS, SEED_SECONDS, SEED_CORES = 686_482_723, 606.0, 80
-"""Of the seed's analysis: the rows of its batch, its time, and the executors it recommends, 20 of 4 cores."""
+"""From the seed's analysis: rows and time of its batch, and the cores of the executors it recommends, 20 with 4 each."""
 _SCENARIOS = (1_000_000_000, 10_000_000_000, 100_000_000_000)
 _BLOCK_NAMES = (
     "scaling-inputs",
@@ -54,7 +54,7 @@ def blocks() -> dict[str, str]:
 
 
 def large(number: float) -> str:
-    """With three digits: 12.3 M."""
+    """A number with three digits: 12.3 M."""
     for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:.3g} {unit}" if number / size < 1000 else f"{number / size:,.0f} {unit}"

@@ -1,10 +1,10 @@
 """The seed's program, as it was and with all that its analysis recommends, beside this project: ``python -m benchmarks.seed``.
 
-From the same staged points to rows in a table of the same PostgreSQL catalog, at one resolution; each run is a process of its own. What
-the programs do and what this project is charged with stands in ``benchmarks.seed_program``. Needs Java, and Maven Central once.
+From the same staged points to rows in a table of the same PostgreSQL catalog, at one resolution; each run is a process of its own.
+``benchmarks.seed_program`` says what the programs do, and what is counted for this project. Needs Java, and Maven Central once.
 
-With ``--site`` the data are those that another benchmark has prepared, such as a batch of the seed's own size; there the seed's program
-and DuckDB run alone, and are given up after ``--limit-seconds``.
+With ``--site``, the data are those that another benchmark has prepared, such as a batch of the seed's own size; there only the seed's
+program and DuckDB run, and are stopped after ``--limit-seconds``.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ console = Console(highlight=False, soft_wrap=True)
 
 @dataclass(slots=True)
 class Ground:
-    """Where contenders run: one shape of points, staged once for everyone."""
+    """Where contenders run: one shape of points, staged once for all."""
 
     bench: Bench
     site: Site
@@ -48,7 +48,7 @@ class Ground:
     jars: list[str]
     limit_seconds: float | None = None
     given: bool = False
-    """Whether somebody else has prepared the site."""
+    """Whether another benchmark has prepared the site."""
     series: int = 0
     rows: int = 0
     small_series: int = 0
@@ -59,7 +59,7 @@ class Ground:
         return self.bench.shape
 
     def prepare(self, *, spark: bool, warm: bool) -> None:
-        """Data, staged points, and the table as it is before the batch; ``spark``: what Spark reads, too; ``warm``: what to warm up on."""
+        """Prepare data, staged points and the table before the batch; ``spark``: also Spark's input; ``warm``: also data to warm up on."""
         found = self._prepare(self.site, self.bench.rows, "" if self.given else self._prefix, spark=spark)
         self.rows, self.series = found["rows"], found["series"]
         if self.given:
@@ -113,11 +113,11 @@ class Ground:
         return self.site.raw_files if engine in RUNS_ON_DUCKDB else ours.sorted_files(self.site)
 
     def compare(self) -> dict[str, Any]:
-        """What the seed's program has just written, and whether it is what this project writes."""
+        """Summary of what the seed's program has just written, and whether it equals what this project writes."""
         return self._process({"do": "compare", "site": str(self.site.root), "catalog": self._catalog})[0]
 
     def progress(self) -> dict[str, Any]:
-        """How far the last run came: the last stage that ended, and what those so far took."""
+        """How far the last run got: the last stage that ended, and the times of all that ended."""
         return dict(json.loads(self._progress.read_text())) if self._progress.exists() else {"done": None, "wall": {}, "cpu": {}}
 
     def clean(self) -> None:
@@ -141,9 +141,9 @@ class Ground:
 
 
 def contenders(starts: Sequence[str], only: Sequence[str], *, given: bool) -> list[tuple[str, str]]:
-    """Engines and starts whose name contains one of ``only``, or all, in turn; on a site that was given each cold, and not ours.
+    """(engine, start) of contenders whose names contain one of ``only``, or of all, in turn; on a given site all cold, and without ours.
 
-    This project runs before, between and after the seed's programs: of those one run is long enough to tell, and of ours it is not.
+    This project runs before, between and after the seed's programs: their runs are so long that one is enough; ours are not.
     """
     if given:
         found = [(engine, COLD) for engine in (*RUNS_ON_SPARK, *RUNS_ON_DUCKDB)]
@@ -156,8 +156,8 @@ def measure(ground: Ground, wanted: Sequence[tuple[str, str]], repeat: int, foun
     """Run contenders alternately; adds to ``runs``, ``answers`` and ``given_up``.
 
     Raises:
-        ChildError: a contender failed, without a limit of time to be given up after.
-        ValueError: the seed's program answers something else than this project.
+        ChildError: a contender failed, without a time limit; with one, this and the next are noted in ``given_up`` instead.
+        ValueError: the answer of the seed's program differs from this project's.
     """
     compared: set[str] = set()
     for turn in range(repeat):
@@ -177,7 +177,7 @@ def measure(ground: Ground, wanted: Sequence[tuple[str, str]], repeat: int, foun
                     problem = f"{engine} answers something else: {answer['found']}, and not {answer['wanted']}"
                     if ground.limit_seconds is None:
                         raise ValueError(problem)
-                    # Hours of others' runs are not thrown away.
+                    # Do not throw away hours of the others' runs.
                     found["given_up"].append({**run, "why": problem, "done": None})
                     continue
                 compared.add(engine)
@@ -191,7 +191,7 @@ def measure(ground: Ground, wanted: Sequence[tuple[str, str]], repeat: int, foun
 
 def _given_up(ground: Ground, engine: str, start: str, error: ChildError) -> dict[str, Any]:
     late = isinstance(error, TimeLimitError)
-    # The message begins with the job, and its paths; what happened stands at its end.
+    # The message begins with the job and its paths; what happened is at the end.
     why = f"> {ground.limit_seconds:g} s" if late else str(error).strip().rpartition("\n")[2][:300].replace(str(ground.site.root), "…")
     return {"engine": engine, "task": section.task(ground.bench.shape), "start": start, "why": why, **ground.progress()}
 

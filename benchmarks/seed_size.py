@@ -1,8 +1,8 @@
 """One batch of the seed's own size, raw to published, under a memory limit: ``python -m benchmarks.seed_size``.
 
-11,441,379 series with a point a minute, the batch before it staged: 686 million 1 min rollups, and those of 5 min and 1 h. Each run is a
-process of its own, timed from its start to its end; no raw file is in the file cache when it starts, and what it caches counts as its
-memory. Afterwards a sample of the series is recomputed from raw data with DuckDB and every row compared.
+11,441,379 series with a point a minute, and the batch before is staged: 686 million 1 min rollups, and those of 5 min and 1 h. Each run is
+a process of its own, timed from its start to its end; no raw file is in the file cache when it starts, and what it caches counts as its
+memory. Afterwards a sample of the series is recomputed from raw data with DuckDB, and every row is compared.
 
 The seed's program and DuckDB run on the same site: ``python -m benchmarks.seed --site FOLDER``.
 """
@@ -32,7 +32,7 @@ NAME = "seed_size"
 SERIES, FILES, SHARDS, REPEAT, THREADS = 11_441_379, 60, 128, 3, 2
 MEMORY_GIB, ROLLUP_MEMORY = 6.0, "1GiB"
 SAMPLED = 61
-"""One in so many series is compared row by row."""
+"""One in this many series is compared row by row."""
 PACKAGES = ("numpy", "numba", "pyarrow", "pyiceberg", "duckdb")
 console = Console(highlight=False, soft_wrap=True)
 
@@ -135,8 +135,8 @@ def child(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _prepare(site: Site, rows: int, files: int, threads: int) -> None:
-    """Raw data, a table with the batch before the last in it, and the last one staged; its raw files, as large as the batch's, are not
-    needed any more.
+    """Make raw data, and a table with the second batch before in it; stage the batch before, whose raw files, as large as the batch's, are
+    then deleted.
     """
     from benchmarks import data, ours
     from rollup_assets.steps.publish import publish
@@ -160,9 +160,9 @@ def _prepare(site: Site, rows: int, files: int, threads: int) -> None:
 
 
 def _check(site: Site) -> dict[str, Any]:
-    """One in ``SAMPLED`` series recomputed from raw points, and how many rows there are in all.
+    """Recompute one in ``SAMPLED`` series from raw points and compare it, and count all rows.
 
-    Labels after the batch's start: the window labelled with it belongs in part to the batch before.
+    Only labels after the batch's start: the window labelled with it belongs in part to the batch before.
     """
     import duckdb
 

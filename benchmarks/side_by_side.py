@@ -1,4 +1,4 @@
-"""What every benchmark of contenders does: prepare, measure, put results together."""
+"""What all benchmarks of contenders have in common: prepare, measure, put results together."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def side_by_side(
 ) -> Results:
     """Measure contenders beside each other.
 
-    ``command`` and ``packages`` are what results name; ``again`` chooses who runs in every turn. ``only_before``: nobody starts from
-    sorted points, and this project is the first one, whose answer the others' are compared with.
+    Results name ``command`` and ``packages``; ``again`` chooses who runs in every turn. ``only_before``: no contender starts from sorted
+    points, and this project is the first one, whose answer the others' are compared with.
 
     Raises:
         BusyError: another benchmark uses the folder.
-        ChildError: a process of ours failed, or a peer's that had come to its end in the first turn.
-        ValueError: a contender's answer is not ours, of a peer's for the second time.
+        ChildError: a process of ours failed, or a peer's that had finished in the first turn.
+        ValueError: a contender's answer differs from ours (a peer's for the second time).
     """
     say(f"{bench.shape}: {bench.rows:,} points, up to {repeat} times {len(wanted)} contenders, {bench.threads} threads; preparing")
     with bench.exclusively():
@@ -51,7 +51,7 @@ def side_by_side(
 
 
 def renewed(kept: Results, measured: Results, everyone: Sequence[Contender]) -> Results:
-    """Kept results with what was measured again in its place, as ``renewed`` says, and without contenders that are not of ``everyone``."""
+    """Kept results with new runs in place of the old, noted in ``renewed``, and without contenders that are not in ``everyone``."""
     known = [_who(contender.to_dict()) for contender in everyone]
     again = {_who(each) for each in (*measured["runs"], *measured["failed"])}
 

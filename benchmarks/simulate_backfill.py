@@ -1,10 +1,10 @@
 """A month's backfill with its queue, uneven batches, failures and retries: ``python -m benchmarks.simulate_backfill``.
 
-A discrete-event simulation of what Dagster does with the two steps of a backfill (``deploy/dagster.yaml``): the daemon asks for runs of up
-to 24 partitions every 30 s, first for all that can be staged, then for what can be rolled up since its own batch and the two before are
-staged; runs wait in one queue, first come, first served; a run makes its partitions one after the other; steps hold places in pools, and
-publishing the table's lock. A partition that fails leaves the others of its run alone, and is made by another backfill, which is started
-when the first has ended. A run that is lost is noticed, started again, twice at most, and finds done what is done.
+A discrete-event simulation of what Dagster does with the two steps of a backfill (``deploy/dagster.yaml``): every 30 s the daemon requests
+runs of up to 24 partitions, first for all that can be staged, then for those that can be rolled up because their own batch and the two
+before are staged; runs wait in one queue, first come, first served; a run makes its partitions one after the other; steps hold places in
+pools, and publishing holds the table's lock. A failing partition does not affect the others of its run, and is made by another backfill,
+started when the first has ended. A lost run is noticed and started again, at most twice, and skips what is already done.
 
 Batches differ by the hour of the day and at random (log-normal). Runs do not slow each other down: each has cores of its own.
 """
@@ -35,10 +35,10 @@ class Options:
 
     partitions: int = 31 * 24
     stage_seconds: float = 60.0
-    """Of an average batch, on one run's cores."""
+    """To stage an average batch, on one run's cores."""
     roll_up_seconds: float = 40.0
     publish_seconds: float = 1.0
-    """Of those who publish, one at a time."""
+    """To publish a batch, one at a time."""
     partitions_per_run: int = 24
     reach: int = 2
     """How many earlier batches must be staged too (``Settings.reach``)."""
@@ -48,22 +48,22 @@ class Options:
     publishing: int = 4
     """Places in the two pools."""
     swing: float = 0.5
-    """The busiest hour of the day has so much more than the average, the quietest so much less."""
+    """How much larger than the average the busiest hour of the day is, and how much smaller the quietest, as a share."""
     skew: float = 0.3
-    """Deviation of the logarithm of a batch's size, besides."""
+    """Standard deviation of the logarithm of a batch's size, in addition."""
     failing: float = 0.0
     losing: float = 0.0
-    """That the process of a run dies while it makes a partition."""
+    """How often the process of a run dies while it makes a partition."""
     run_start: float = 8.0
-    """Until a run's process works: imports, kernels, and Spark's session if there is one."""
+    """Until a run's process starts working: imports, kernels, and Spark's session if there is one."""
     bookkeeping: float = 0.2
-    """Dagster's, a partition."""
+    """Dagster's overhead per partition."""
     tick: float = 30.0
-    """Between two looks of the daemon, and of whoever starts another backfill."""
+    """Between two checks by the daemon, and by whoever starts another backfill."""
     noticed: float = 60.0
     """Until a lost run is started again."""
     retries: int = 2
-    """Of a lost run."""
+    """How often a lost run is started again."""
     rollups_first: bool = False
     """Whether runs that roll up go before those that stage, which Dagster's queue does by priority; the product sets none."""
     seed: int = 1
@@ -71,7 +71,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A run at a partition, from the moment that it has its place in the pool."""
+    """A run's attempt at a partition, from when it has its place in the pool."""
 
     step: str
     partition: int
@@ -85,14 +85,14 @@ class Attempt:
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of it."""
+    """The result of a simulation."""
 
     options: Options
     attempts: list[Attempt] = field(default_factory=list)
     waits: list[float] = field(default_factory=list)
     """Seconds of each run in the queue."""
     running: list[tuple[float, float]] = field(default_factory=list)
-    """From when to when each run had one of the places, lost ones too."""
+    """Start and end of each run's time in one of the places, lost runs included."""
     backfills: int = 0
     work: float = 0.0
     """Seconds of all partitions' steps, each once."""
@@ -104,35 +104,35 @@ class Outcome:
 
     @property
     def first_published(self) -> float:
-        """Seconds until anything is."""
+        """Seconds until the first batch is published."""
         return min(attempt.ended for attempt in self.attempts if (attempt.step, attempt.outcome) == (ROLL_UP, DONE))
 
     @property
     def wasted(self) -> float:
-        """Share of the attempts' time that came to nothing."""
+        """Share of the attempts' time that was lost."""
         spent = sum(attempt.ended - attempt.began for attempt in self.attempts)
         return sum(attempt.ended - attempt.began for attempt in self.attempts if attempt.outcome != DONE) / spent
 
     @property
     def busy(self) -> float:
-        """Share of the places for runs that had one."""
+        """Average share of the places for runs that were taken."""
         return sum(until - since for since, until in self.running) / (self.makespan * self.options.runs)
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What a process asks for."""
+    """A place in ``Places`` that a process asks for."""
 
     among: Places
     first: bool = False
-    """Whether it passes those who are not."""
+    """Whether it goes ahead of waiting processes without this flag."""
 
 
 Process = Generator[float | Place, None, None]
 
 
 class Clock:
-    """Processes that wait for a time or for a place; those whose time is the same go on in the order in which they began to wait."""
+    """Processes that wait for a time or for a place; those with the same time continue in the order in which they began to wait."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -140,11 +140,11 @@ class Clock:
         self._numbers = itertools.count()
 
     def start(self, process: Process, after: float = 0.0) -> None:
-        """Go on with a process then."""
+        """Continue a process after that many seconds."""
         heapq.heappush(self._waiting, (self.now + after, next(self._numbers), process))
 
     def run(self) -> None:
-        """Until nobody waits for a time any more."""
+        """Run until no process waits for a time any more."""
         while self._waiting:
             self.now, _, process = heapq.heappop(self._waiting)
             try:
@@ -158,19 +158,19 @@ class Clock:
 
 
 class Places:
-    """So many may be inside at once; the others wait, first come, first served among those of one rank."""
+    """A limited number of processes may be inside at once; the others wait, first come, first served within the same rank."""
 
     def __init__(self, clock: Clock, count: int) -> None:
         self._clock, self._free = clock, count
         self._queues: tuple[deque[Process], deque[Process]] = (deque(), deque())
 
     def enter(self, process: Process, *, first: bool) -> None:
-        """As soon as there is a place, the process goes on."""
+        """Continue the process as soon as there is a place."""
         self._queues[0 if first else 1].append(process)
         self._admit()
 
     def leave(self) -> None:
-        """Of one who is inside."""
+        """Give up the place of a process that is inside."""
         self._free += 1
         self._admit()
 
@@ -181,10 +181,10 @@ class Places:
 
 
 def simulate(options: Options) -> Outcome:
-    """One backfill after the other until every partition is published.
+    """Simulate one backfill after the other until every partition is published.
 
     Raises:
-        ValueError: the options make no sense, or nothing would ever be done.
+        ValueError: the options make no sense, or nothing would ever be finished.
     """
     if min(options.partitions, options.partitions_per_run, options.reach, options.runs, options.staging, options.publishing) < 1:
         raise ValueError("partitions, reach, runs and places have to be 1 or more")
@@ -196,7 +196,7 @@ def simulate(options: Options) -> Outcome:
 class _Backfill:
     def __init__(self, options: Options) -> None:
         self.options, self.clock = options, Clock()
-        # Chance of its own for each purpose: whether runs fail does not change how large batches are.
+        # Separate random numbers for each purpose, so that failures of runs do not change the sizes of batches.
         self.chance = random.Random(f"{options.seed} failures")
         sizes = random.Random(f"{options.seed} sizes")
         self.sizes = [
@@ -218,14 +218,14 @@ class _Backfill:
         return self.outcome
 
     def _seconds(self, step: str, partition: int) -> float:
-        """Of an attempt that comes to its end."""
+        """Seconds of an attempt that is not lost and does not fail."""
         options = self.options
         if step == STAGE:
             return options.stage_seconds * self.sizes[partition] + options.bookkeeping
         return options.roll_up_seconds * self.sizes[partition] + options.publish_seconds + options.bookkeeping
 
     def _daemon(self) -> Process:
-        """Backfills, one after the other."""
+        """Start backfills, one after the other."""
         while len(self.done[ROLL_UP]) < self.options.partitions:
             self.outcome.backfills += 1
             asked: dict[str, set[int]] = {step: set(done) for step, done in self.done.items()}
@@ -238,14 +238,14 @@ class _Backfill:
                     for partitions in _ranges(ready, self.options.partitions_per_run):
                         self._ask(step, partitions)
                 yield self.options.tick
-                # What waits for a partition that failed is not made by this backfill.
+                # This backfill does not make partitions that wait for a failed one.
                 if not self.open and not any(
                     number not in asked[ROLL_UP] and self._is_ready(ROLL_UP, number) for number in range(self.options.partitions)
                 ):
                     break
 
     def _is_ready(self, step: str, number: int) -> bool:
-        # Before the first partition there is none, and nothing is missing.
+        # There is nothing before the first partition, so nothing is missing there.
         return step == STAGE or self.done[STAGE].issuperset(range(max(number - self.options.reach, 0), number + 1))
 
     def _ask(self, step: str, partitions: list[int], after: float = 0.0, attempt: int = 0) -> None:
@@ -275,13 +275,13 @@ class _Backfill:
             self._ask(step, partitions, options.noticed, attempt + 1)
 
     def _attempt(self, step: str, partition: int, number: int) -> Generator[float | Place, None, bool]:
-        """Whether the run was lost."""
+        """Make an attempt; returns whether the run was lost."""
         options, clock = self.options, self.clock
         began, published = clock.now, None
         drawn, when = self.chance.random(), self.chance.random()
         outcome = LOST if drawn < options.losing else FAILED if drawn < options.losing + options.failing else DONE
         seconds = self._seconds(step, partition) - (options.publish_seconds if step == ROLL_UP else 0.0)
-        # Whatever happens, happens before there is anything to publish.
+        # Failures and losses happen before there is anything to publish.
         yield seconds * (when if outcome != DONE else 1.0)
         if outcome == DONE and step == ROLL_UP:
             yield Place(self.lock)
@@ -296,7 +296,7 @@ class _Backfill:
 
 
 def _ranges(numbers: list[int], most: int) -> Iterator[list[int]]:
-    """Consecutive ones, so many at the most."""
+    """Ranges of consecutive numbers, of at most ``most`` each."""
     pending: list[int] = []
     for number in numbers:
         if pending and (number != pending[-1] + 1 or len(pending) == most):
@@ -308,12 +308,12 @@ def _ranges(numbers: list[int], most: int) -> Iterator[list[int]]:
 
 
 def hours(seconds: float) -> str:
-    """For reading."""
+    """Seconds in readable form."""
     return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min"
 
 
 def row(name: str, outcome: Outcome) -> list[str]:
-    """Of :func:`shown`."""
+    """A row for :func:`shown`."""
     waits = sorted(outcome.waits)
     slots = outcome.options.runs
     return [

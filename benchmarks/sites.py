@@ -21,7 +21,7 @@ BATCH_KEY = "2026-01-01-05:00"
 BATCH_START = EPOCH_MS + BATCH_HOUR * HOUR_MS
 BATCH_END = BATCH_START + HOUR_MS
 EARLIER_KEYS = ("2026-01-01-03:00", "2026-01-01-04:00")
-"""The two batches before: what they leave open is merged into the batch, as in every batch but a table's first."""
+"""The two batches before: the windows that they leave open are merged into the batch, as in every batch but a table's first."""
 
 SERIES_COLUMNS = ("id", "org_id", "metric", "logical_timestamp")
 RECEIVED = "receive_timestamp"
@@ -76,7 +76,7 @@ class Site:
     def sorted_files(self) -> list[str]:
         """The batch's staged shard files: what peers and floor read as sorted points."""
         folder = self.home(THREE) / "stage" / "repartitioned_datapoints" / _folder(BATCH_KEY)
-        # Below the attempt's folder there is one for each task where the engine may try a task again.
+        # If the engine may try a task again, each task has a folder below the attempt's.
         return [str(path) for path in sorted(folder.rglob("shard-*.parquet"), key=lambda path: path.name)]
 
     def rollup_files(self, home: str) -> list[str]:
@@ -105,7 +105,7 @@ class Site:
         return [self.home(home) / "catalog.db", self.home(home) / "warehouse" / "metrics" / "rollups" / "metadata"]
 
     def save_published(self, home: str) -> None:
-        """Remember the table as it is now, the batch not yet part of it."""
+        """Save the table as it is now, without the batch."""
         saved = self.root / f"{home}-table"
         shutil.rmtree(saved, ignore_errors=True)
         saved.mkdir()
@@ -113,7 +113,7 @@ class Site:
             (shutil.copytree if path.is_dir() else shutil.copy2)(path, saved / path.name)
 
     def forget(self, home: str, *steps: str) -> None:
-        """Undo steps of the batch (``repartition``, ``rollups``, ``publish``), so that they are done for the first time again."""
+        """Undo steps of the batch (``repartition``, ``rollups``, ``publish``), so that they can be done as for the first time."""
         stage, folder = self.home(home) / "stage", _folder(BATCH_KEY)
         if "repartition" in steps:
             for asset in _STAGED:
@@ -127,7 +127,7 @@ class Site:
             self.restore_published(home)
 
     def restore_published(self, home: str) -> None:
-        """Have the table as it was when it was remembered, if it was."""
+        """Restore the table that was saved, if one was."""
         for path in self._published(home):
             saved = self.root / f"{home}-table" / path.name
             if not saved.exists():
@@ -137,7 +137,7 @@ class Site:
             (shutil.copytree if saved.is_dir() else shutil.copy2)(saved, path)
 
     def clear_output(self) -> None:
-        """An empty folder for what is written next."""
+        """Empty the output folder for the next run."""
         shutil.rmtree(self.output, ignore_errors=True)
         self.output.mkdir(parents=True)
 

@@ -29,13 +29,13 @@ START_ROWS = 6_000
 """Points of the batch that shows the fixed start."""
 SIZES, THREADS, REPEAT, MEMORY, LIMIT_GIB = "1,4,36", "1,2", 3, "1GiB", 6.0
 _SHORT_ROWS, _MORE = 4_000_000, 3
-"""Up to so many points, a size runs so many times as often."""
+"""A size with up to so many points runs that many times as often."""
 PACKAGES = ("numpy", "numba", "pyarrow", "pyiceberg")
 console = Console(highlight=False, soft_wrap=True)
 
 
 def measure(benches: list[Bench], repeat: int, more: int = _MORE) -> list[dict[str, Any]]:
-    """All benches in turn, every other time backwards, prepared first; runs tell their points and threads.
+    """Prepare all benches, then run them in turn, every other time backwards; runs record their points and threads.
 
     Short ones run ``more`` times as often.
 
@@ -64,7 +64,7 @@ def measure(benches: list[Bench], repeat: int, more: int = _MORE) -> list[dict[s
 
 
 def numbers(text: str) -> list[float]:
-    """Of a list such as ``1,4,36``."""
+    """The numbers in a list such as ``1,4,36``."""
     return [float(part) for part in text.split(",")]
 
 

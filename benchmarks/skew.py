@@ -30,7 +30,7 @@ HOT_POINTS = 3_600_000
 
 
 def _timed(task: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]:
-    """The task, its thread's CPU seconds noted; groups without points (the quarantine's) are not."""
+    """The task, with its thread's CPU seconds recorded, except for groups without points (the quarantine's)."""
 
     @functools.wraps(task)
     def run(*arguments: Any) -> Any:
@@ -62,7 +62,7 @@ def _add_hot_series(folder: Path, start: int) -> Path:
 
 @contextmanager
 def _noted() -> Iterator[dict[str, list[float]]]:
-    """CPU seconds of the tasks that end while the block lasts, by step."""
+    """Record CPU seconds of the tasks that end inside the block, by step."""
     from rollup_assets.steps import repartition, rollup
     from rollup_assets.steps.roll_up_shards import roll_up_shards
     from rollup_assets.steps.sort import sort_shards
@@ -91,7 +91,7 @@ def measure(site: Site, repeat: int) -> dict[str, Any]:
 
 
 def _measure(pipeline: Pipeline, repeat: int) -> dict[str, Any]:
-    """By step, of the points that are there."""
+    """Measure the points that are there now; figures by step."""
     from rollup_assets.steps.repartition import stage_batch
     from rollup_assets.steps.rollup import roll_up
 

@@ -1,4 +1,4 @@
-"""How evenly tasks are spread where one series has a tenth of all points (``python -m benchmarks.skew``): the table of docs/spark.md."""
+"""How even tasks are if one series has a tenth of all points (``python -m benchmarks.skew``): the table of docs/spark.md."""
 
 from __future__ import annotations
 

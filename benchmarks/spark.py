@@ -1,8 +1,8 @@
 """Spark beside this project: Spark SQL as a peer, and this project on both of its engines. ``python -m benchmarks.spark``.
 
-Every run is a process of its own, which does the task once on a tenth of the data and twice on all of it before it is measured: a Java
-machine compiles what it runs often, and is a third slower the first time than the third. CPU time and
-memory are those of the process, its Java machine and its Python workers.
+Every run is a process of its own, which does the task once on a tenth of the data and twice on all of it before it is measured: a JVM
+compiles what it runs often, and the first time is a third slower than the third. CPU time and memory are those of the process, its JVM
+and its Python workers.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""A batch from raw points to the table by where all of it lies: ``python -m benchmarks.storages``.
+"""A batch from raw points to the table, by storage: ``python -m benchmarks.storages``.
 
-On local files and SQLite, on S3 and PostgreSQL, and on S3 with a REST catalog (``benchmarks.catalogs``); raw points, stage and table are
-all there. Each run is a process of its own that has made a small batch, so that imports do not count, and the batches before this one. A
-batch is made on a table of its own; its content is the same wherever it lies, byte for byte, which is looked at before times count.
+On local files and SQLite, on S3 and PostgreSQL, and on S3 with a REST catalog (``benchmarks.catalogs``); each has raw points, stage and
+table. Each run is a process of its own that first makes a small batch, so that imports do not count, and the batches before the measured
+one. A batch is made on a table of its own; its content has to be the same on every storage, byte for byte, before times count.
 
-The servers run on the same cores. What they take is what the machine's processes together took during the steps beyond our own.
+The servers run on the same cores. Their CPU time is that of all processes of the machine during the steps, minus ours.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ console = Console(highlight=False, soft_wrap=True)
 
 
 def measure(on: Catalogs, benches: Sequence[Bench], repeat: int) -> list[dict[str, Any]]:
-    """Every shape of points on every storage in turn, every other time backwards.
+    """Run every shape of points on every storage in turn, every other time backwards.
 
     Raises:
         ChildError: a process failed.
-        ValueError: a batch has another content on one storage than on another.
+        ValueError: a batch's content differs between two storages.
     """
     for bench in benches:
         for site, rows in ((bench.small, bench.small_rows), (bench.full, bench.rows)):
@@ -100,7 +100,7 @@ def _run(on: Catalogs, bench: Bench, name: str, turn: int) -> dict[str, Any]:
 
 
 def child(job: dict[str, Any]) -> dict[str, Any]:
-    """Make the small batch, then the one that counts; what that took, and what came out."""
+    """Make the small batch, then the one that counts; returns its costs and its content."""
     from rollup_assets.pipeline import Pipeline
     from rollup_assets.settings import load_settings
 
@@ -110,7 +110,7 @@ def child(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _make(pipeline: Pipeline) -> dict[str, Any]:
-    """The batches before, which are not timed, and the batch."""
+    """Make the batches before, which are not timed, and the batch."""
     from rollup_assets.steps.publish import publish
     from rollup_assets.steps.repartition import stage_batch
     from rollup_assets.steps.results import RolledUp

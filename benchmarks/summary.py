@@ -1,4 +1,4 @@
-"""Medians, spreads and ratios of runs. The standard library alone."""
+"""Medians, spreads and ratios of runs. Uses only the standard library."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Of at least one value."""
+        """The spread of at least one value."""
         return cls(median(values), min(values), max(values))
 
 
 def wall(run: Run) -> float:
-    """Seconds: of what was timed, or of the whole process unless it was warm."""
+    """Wall seconds of the timed part, or, unless the process was warm, of the whole process."""
     return float(sum(run["wall"].values()) if run["start"] == "warm" else run["process_wall"])
 
 
@@ -40,7 +40,7 @@ def select(runs: Sequence[Run], engine: str, task: str, start: str = "warm") -> 
 
 
 def summarized(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """One entry a contender: medians and spreads of wall time, CPU time and peak memory."""
+    """One entry per contender: medians and spreads of wall time, CPU time and peak memory."""
     keys = list(dict.fromkeys((run["engine"], run["task"], run["start"], run["form"]) for run in runs))
     found = []
     for key in keys:
@@ -54,6 +54,6 @@ def summarized(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def ratio(above: Sequence[Run], below: Sequence[Run], figure: Callable[[Run], float]) -> Spread:
-    """The ratio of two contenders turn by turn: what the machine did to both in one turn cancels out."""
+    """The ratio of two contenders, turn by turn: whatever slowed the machine for both in a turn cancels out."""
     pairs = [(figure(one), figure(other)) for one in above for other in below if one["turn"] == other["turn"]]
     return Spread.of([one / other for one, other in pairs])

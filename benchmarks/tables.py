@@ -1,4 +1,4 @@
-"""What tables and plots are made of: figures, targets, circumstances, and where results lie. Knows no benchmark by name."""
+"""Parts of tables and plots: figures, targets, circumstances; and where results are kept. Knows no benchmark by name."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def read(name: str) -> Results | None:
 
 
 def not_measured(command: str) -> str:
-    """What stands in a table's place until its results are committed."""
+    """The text in place of a table until its results are committed."""
     return f"Not measured yet: `{command}`."
 
 
@@ -52,13 +52,13 @@ def filled(text: str, blocks: dict[str, str]) -> str:
     """A page with its generated parts made anew.
 
     Raises:
-        KeyError: a block has a name that nothing is made for.
+        KeyError: a block has an unknown name.
     """
     return _BLOCK.sub(lambda found: f"{found[1]}\n{blocks[found['name']]}\n\n{found[3]}", text)
 
 
 def filled_between(text: str, name: str, block: str) -> str:
-    """A page with what stands between ``<!-- NAME -->`` and ``<!-- /NAME -->`` made anew; as it is if it has no such part."""
+    """A page with the part between ``<!-- NAME -->`` and ``<!-- /NAME -->`` made anew; unchanged if it has no such part."""
     begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
     before, _, rest = text.partition(begin)
     _, ended, after = rest.partition(end)
@@ -66,7 +66,7 @@ def filled_between(text: str, name: str, block: str) -> str:
 
 
 def digest(results: Results) -> str:
-    """What ties a plot to the results it was drawn from."""
+    """Digest that ties a plot to the results it was drawn from."""
     return hashlib.sha256(json.dumps(results, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -96,13 +96,13 @@ def costs(runs: Sequence[Run]) -> list[str]:
 
 
 def size(runs: Sequence[Run]) -> str:
-    """MB written, if the runs know."""
+    """MB written, if recorded in the runs."""
     sizes = [run["bytes"] for run in runs if "bytes" in run]
     return f"{sizes[0] / 1e6:.0f}" if sizes else ""
 
 
 def occasion(results: Results, beside: str = "") -> list[str]:
-    """What was run, when, of which commit, where and with which versions; ``beside``: what else used the machine."""
+    """What was run, when, at which commit, where and with which versions; ``beside``: what else used the machine."""
     machine = results["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in {"Python": machine["python"], **results["versions"]}.items())
     changed = f", with changes to {', '.join(results['changed'])}" if results["changed"] else ""
@@ -135,7 +135,7 @@ def circumstances(results: Results) -> str:
 
 
 def _limit(results: Results) -> str:
-    """Everyone's memory limit, as far as it could be set."""
+    """The memory limit of all contenders, if it could be set."""
     if not results.get("limit_bytes"):
         return ""
     set_ = all(run.get("memory", {}).get("limit") for run in results["runs"])

@@ -1,13 +1,13 @@
 """ClickHouse's contenders, in this process (chDB): several ways in which its experts would write each task; the fastest one competes.
 
-Columns' types are given, which spares ClickHouse nullable columns but for receive times, and the metric is ``LowCardinality`` unless a
-form says "as found". The shard is ``bitAnd(id, 15)``, which costs less than Iceberg's hash. Rollups are in no order and know no shard.
+Column types are given, so that ClickHouse has no nullable columns except receive times, and the metric is ``LowCardinality``, unless a
+form says "as found". The shard is ``bitAnd(id, 15)``, which costs less than Iceberg's hash. Rollups are unordered and have no shard.
 
-Steps between points: ``lagInFrame`` over a partition a series, or over a whole file of points in order on one thread; or arrays of each
-series' points, sorted and shifted.
+Steps between points: ``lagInFrame`` over one partition per series, or over a whole file of points in order on one thread; or arrays of
+each series' points, sorted and shifted.
 
-Not among the forms: a MergeTree table in between, which is written and merged besides what is asked for; ``anyLast`` instead of
-``argMax`` where points are in order (no faster).
+Not among the forms: a MergeTree table in between, which would have to be written and merged in addition; ``anyLast`` instead of
+``argMax`` for points in order (no faster).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LABEL = "intDiv(logical_timestamp + 59999, 60000) * 60000"
 
 
 def _read(site: Site, files: list[str], *, as_found: bool = False) -> str:
-    """A table of files of one folder, or of one file."""
+    """A table function that reads files of one folder, or a single file."""
     path = files[0] if len(files) == 1 else f"{files[0].rpartition('/')[0]}/*.parquet"
     types = {"metric": "LowCardinality(String)", "double_value": "Float64", RECEIVED: "Nullable(Int64)"}
     structure = ", ".join(f"{name} {types.get(name, 'Int64')}" for name in site.point_columns)
@@ -74,7 +74,7 @@ def _aggregates(site: Site) -> str:
 
 
 def _stepped(site: Site, files: list[str], form: str) -> str:
-    """Points with the value before, as ``before``: null at a series' first one."""
+    """Points with the previous value as ``before``: null at a series' first point."""
     value, source = site.value_column, _read(files=files, site=site)
     nullable = f"toNullable({value})"
     frame = "ROWS BETWEEN 1 PRECEDING AND CURRENT ROW"
@@ -119,7 +119,7 @@ def _query(site: Site, files: list[str], form: str) -> str:
 
 
 def _rollups(files_of: FilesOf, form: str, compression: str, *, alone: bool = False) -> Form:
-    """``alone``: a query a file, several at a time, one thread each."""
+    """``alone``: one query per file, several at a time, one thread each."""
     in_order = ", input_format_parquet_preserve_order = 1" if "streamed" in form else ""
 
     def roll_up(site: Site, threads: int, watch: Stopwatch) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the peers' modules share: how a form looks, what it reads, and running one query a file on several threads."""
+"""What the peers' modules share: what forms read, and running one query per file on several threads."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ LABEL = "(logical_timestamp + 59999) // 60000 * 60000"
 CLOSED = f"logical_timestamp <= {BATCH_END - 60_000}"
 """The window labelled with the batch's end stays open: it is the next batch's."""
 MINUTE = 60.0
-"""Seconds of a window: what a rate is per second of."""
+"""Seconds of a window: what a delta is divided by for a rate per second."""
 
 
 def of_sorted(site: Site) -> list[str]:
-    """Our staged points."""
+    """Files of our staged points."""
     return site.sorted_files
 
 
 def of_raw(site: Site) -> list[str]:
-    """The raw hour."""
+    """Files of the raw hour."""
     return site.raw_files
 
 
 def received(site: Site) -> bool:
-    """Whether points know when they were received, so that rollups have a lag."""
+    """Whether points have receive times, so that rollups have a lag."""
     return RECEIVED in site.point_columns
 
 

@@ -1,8 +1,8 @@
 """DataFusion's contenders: several ways in which its experts would write each task; the fastest one competes.
 
-A partition a thread unless a form says otherwise. Sorted files are declared as such (``WITH ORDER``), so that windows and groups of a
-series are streamed rather than hashed or sorted. The shard is ``id & 15``, which costs less than Iceberg's hash. Rollups are in no order
-and know no shard.
+One partition per thread unless a form says otherwise. Sorted files are declared as such (``WITH ORDER``), so that windows and groups of a
+series are streamed rather than hashed or sorted. The shard is ``id & 15``, which costs less than Iceberg's hash. Rollups are unordered
+and have no shard.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def _context(site: Site, partitions: int, files: list[str], *, in_order: bool = 
     from datafusion import RuntimeEnvBuilder, SessionConfig, SessionContext
 
     config = SessionConfig().with_target_partitions(partitions)
-    # Sorted files are not cut into ranges: each is one stream.
+    # Sorted files are not cut into ranges, so that each is one stream.
     config = config.set("datafusion.optimizer.prefer_existing_sort", "true").with_repartition_file_scans(not in_order)
     spill = site.output / "spill"
     context = SessionContext(config, RuntimeEnvBuilder().with_disk_manager_specified(str(spill)))
@@ -42,7 +42,7 @@ def _context(site: Site, partitions: int, files: list[str], *, in_order: bool = 
 
 
 def _write(context: SessionContext, query: str, target: Path, compression: str) -> None:
-    """To one file, or to a folder of them."""
+    """Write a query's result to one file, or to a folder of files."""
     kind = "" if target.suffix else "/"
     options = f"'format.compression' '{compression}'"
     context.sql(f"COPY ({query}) TO '{target}{kind}' STORED AS PARQUET OPTIONS ({options})").collect()
@@ -54,9 +54,9 @@ _PLACES = """
     FROM (SELECT id, first_value(metric) AS metric, first_value(org_id) AS org_id FROM points GROUP BY id)
 """
 _PACKED = f"CAST(place AS BIGINT) * {HOUR_MS} + (logical_timestamp - {BATCH_START})"
-# The places are a table of their own: as a part of the query, their window once took half the machine for minutes.
+# The places are a separate table: as a part of the query, their window function once took half of the machine for minutes.
 _BY_PACKED_PLACE = f"SELECT {{points}} FROM points JOIN places ON id = series ORDER BY {_PACKED}"
-# What belongs to the series is looked up once the points are in order: a hash join keeps the order of its probe side.
+# The series' columns are joined after the points are sorted: a hash join keeps the order of its probe side.
 _LOOKED_UP = f"""
     SELECT {{after}} FROM (SELECT *, packed / {HOUR_MS} AS at, packed % {HOUR_MS} + {BATCH_START} AS logical_timestamp
         FROM (SELECT {_PACKED} AS packed, {{values}} FROM points JOIN places ON id = series))
@@ -120,7 +120,7 @@ def _query(site: Site, form: str, *, in_order: bool) -> str:
 
 
 def _rollups(files_of: FilesOf, form: str, compression: str, *, partitions: int | None = None, alone: bool = False) -> Form:
-    """``alone``: a query a file, several at a time, one partition each; ``partitions``: not one a thread but so many."""
+    """``alone``: one query per file, several at a time, one partition each; ``partitions``: their number, if not one per thread."""
 
     def roll_up(site: Site, threads: int, watch: Stopwatch) -> dict[str, Any]:
         files = files_of(site)

@@ -1,13 +1,13 @@
 """DuckDB's contenders: several ways in which its experts would write each task; the fastest one competes.
 
-All with as many threads as we have and ``preserve_insertion_order = false`` where order does not matter; memory as DuckDB likes, which
-knows of control groups. The shard is ``id & 15``, which costs less than Iceberg's hash. Rollups are in no order and know no shard.
+All use as many threads as we do, and ``preserve_insertion_order = false`` if order does not matter; DuckDB chooses its memory itself and
+respects control groups. The shard is ``id & 15``, which costs less than Iceberg's hash. Rollups are unordered and have no shard.
 
-Steps between points: ``lag`` over a partition a series, or, where points are in order, over the whole file, which DuckDB streams
-without sorting.
+Steps between points: ``lag`` over one partition per series or, if points are in order, over the whole file, which DuckDB streams without
+sorting.
 
-Not among the forms: joining metric and org after the sort (faster, but a join does not keep the order), one sort a shard from a
-table in memory, and grouping by one packed integer (both slower); ``last`` instead of ``arg_max`` where points are in order (no faster).
+Not among the forms: joining metric and org after the sort (faster, but a join does not keep the order), one sort per shard from a table
+in memory, and grouping by one packed integer (both slower); ``last`` instead of ``arg_max`` for points in order (no faster).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _sort_with(query: str, compression: str, *, enum: bool = False) -> Form:
         with watch.time("sort and write"):
             raw = _read(site.raw_files)
             if enum:
-                # What is sorted then carries two bytes for the metric instead of a string.
+                # Then the rows to sort have two bytes for the metric instead of a string.
                 db.execute(f"CREATE TYPE metric_name AS ENUM (SELECT DISTINCT metric FROM {raw} ORDER BY metric)")
                 raw = f"(SELECT * REPLACE (metric::metric_name AS metric) FROM {raw})"
             _copy(db, query.format(points=", ".join(site.point_columns), raw=raw), site.output / "sorted.parquet", compression)
@@ -58,7 +58,7 @@ _SERIES = """
     SELECT id AS series, row_number() OVER (ORDER BY id & 15, metric, org_id, id)::BIGINT AS place
     FROM (SELECT id, any_value(metric) AS metric, any_value(org_id) AS org_id FROM {raw} GROUP BY id)
 """
-# A series has one metric and org: its place in the order is looked up, and two integers are compared instead of five columns.
+# A series has one metric and org, so its place in the order can be looked up: then two integers are compared instead of five columns.
 _BY_PLACE = "WITH series AS (" + _SERIES + ") SELECT {points} FROM {raw} JOIN series ON id = series ORDER BY place, logical_timestamp"
 # Place and time in one number: a single key of eight bytes.
 _PACKED = f"place * {HOUR_MS}::BIGINT + (logical_timestamp - {BATCH_START})"
@@ -93,7 +93,7 @@ def _grouped(site: Site, source: str, keys: str, more: str = "") -> str:
 
 
 def _stepped(site: Site, files: list[str], lag: str) -> str:
-    """Points with the value before, as ``before``: null at a series' first one."""
+    """Points with the previous value as ``before``: null at a series' first point."""
     value, source = site.value_column, _read(files)
     if lag == "streamed":
         return f"(SELECT *, CASE WHEN lag(id) OVER () = id THEN lag({value}) OVER () END AS before FROM {source})"
@@ -124,7 +124,7 @@ def _query(site: Site, files: list[str], keys: str, lag: str) -> str:
 
 
 def _rollups(files_of: FilesOf, compression: str, keys: str = "", lag: str = "", *, file_by_file_: bool = False) -> Form:
-    """``file_by_file_``: a query a file, so that hash tables stay small; several at a time, one thread each."""
+    """``file_by_file_``: one query per file, so that hash tables stay small; several at a time, one thread each."""
 
     def roll_up(site: Site, threads: int, watch: Stopwatch) -> dict[str, Any]:
         in_order = lag.endswith("streamed")
@@ -146,7 +146,7 @@ def _rollups(files_of: FilesOf, compression: str, keys: str = "", lag: str = "",
 
 
 def _partitioned(site: Site, threads: int, watch: Stopwatch) -> dict[str, Any]:
-    """Points go to files by their id first, so that the hash table of each file fits into memory; then a query a file."""
+    """First distribute points to files by id, so that each file's hash table fits into memory; then run one query per file."""
     folder = site.output / "partitioned"
     columns = ", ".join(site.point_columns)
     with watch.time("partition"):

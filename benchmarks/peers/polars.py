@@ -1,9 +1,9 @@
 """Polars' contenders: several ways in which its experts would write each task; the fastest one competes.
 
 Lazy scans and sinks, on the streaming engine unless a form says otherwise; the number of threads is ``POLARS_MAX_THREADS``, set before
-the process starts. The shard is ``id & 15``, which costs less than Iceberg's hash. Rollups are in no order and know no shard.
+the process starts. The shard is ``id & 15``, which costs less than Iceberg's hash. Rollups are unordered and have no shard.
 
-Steps between points: ``shift`` over each series, or over the whole of points in order, which looks at the point before alone.
+Steps between points: ``shift`` over each series or, for points in order, over all of them, which looks only at the previous point.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ def _places(raw: pl.LazyFrame) -> pl.DataFrame:
 
 
 def _in_order(site: Site, raw: pl.LazyFrame, places: pl.LazyFrame) -> pl.LazyFrame:
-    """Points by place of their series and time, which they have in place of the series' own columns.
+    """Points sorted by their series' place and time; while sorting, the place stands for the series' columns.
 
-    Place and time are one number; what belongs to the series is looked up once the points are in order.
+    Place and time are one number; the series' columns are looked up after the points are sorted.
     """
     import polars as pl
 
@@ -69,7 +69,7 @@ def _sort(form: str, compression: str, engine: Engine) -> Form:
             elif form == "gathered":
                 series = _places(raw)
                 series = series.with_columns(pl.col("metric").cast(pl.Enum(series.get_column("metric").unique().sort())))
-                # A place is a row number: nothing needs to be joined.
+                # A place is a row number, so no join is needed.
                 columns = [pl.lit(series.get_column(name)).gather(pl.col("place")).alias(name) for name in ("id", "org_id", "metric")]
                 frame = _in_order(site, raw, series.lazy()).with_columns(columns)
             else:
@@ -99,14 +99,14 @@ def _aggregates(site: Site, *, in_order: bool, steps: bool) -> list[pl.Expr]:
     if received(site):
         found.append((pl.col(RECEIVED) - time).mean().alias("lag_rollup"))
     if steps:
-        # No sum of no steps: Polars' own would be 0.
+        # A window without steps has no delta, but Polars' sum would be 0.
         delta = pl.when(pl.col("step").count() > 0).then(pl.col("step").sum())
         found += [delta.alias("delta_rollup"), (value < pl.col(_BEFORE)).sum().cast(pl.Int64).alias("resets_rollup")]
     return found
 
 
 def _before(site: Site, points: pl.LazyFrame, form: str) -> pl.LazyFrame:
-    """Points with their step from the one before: null at a series' first one."""
+    """Points with their step from the previous one: null at a series' first point."""
     import polars as pl
 
     value = pl.col(site.value_column)
@@ -121,7 +121,7 @@ def _before(site: Site, points: pl.LazyFrame, form: str) -> pl.LazyFrame:
 
 
 def _rollups(files_of: FilesOf, form: str, compression: Any, engine: Engine = "streaming", *, steps: str = "") -> Form:
-    """``steps``: how the point before is found; nothing without delta."""
+    """``steps``: how the previous point is found; empty: no delta."""
 
     def roll_up(site: Site, _threads: int, watch: Stopwatch) -> dict[str, Any]:
         import polars as pl
@@ -139,7 +139,7 @@ def _rollups(files_of: FilesOf, form: str, compression: Any, engine: Engine = "s
             return points.filter(time <= BATCH_END - 60_000)
 
         def packed(paths: list[str]) -> pl.LazyFrame:
-            """Series and minute in one small number."""
+            """Combine series and minute into one small number."""
             places = _places(_scan(site, paths)).lazy()
             minute = (time - BATCH_START + 59_999) // 60_000
             if form.startswith("sorted"):
@@ -167,7 +167,7 @@ def _rollups(files_of: FilesOf, form: str, compression: Any, engine: Engine = "s
                 series = _scan(site, paths).group_by("id").agg(dimensions)
                 return points.group_by("id", "label").agg(aggregates).join(series, on="id")
             if form.startswith("runs"):
-                # In sorted points a window is a run of rows: groups by a sorted number are slices.
+                # In sorted points a window is a run of rows, and grouping by a sorted number takes slices.
                 begins = (pl.col("id") != pl.col("id").shift(1, fill_value=0)) | (pl.col("label") != pl.col("label").shift(1, fill_value=0))
                 runs = points.with_columns(key=begins.cum_sum().set_sorted()).group_by("key")
                 return runs.agg(pl.col("id").first(), pl.col("label").first(), *dimensions, *aggregates).drop("key")

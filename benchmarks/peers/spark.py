@@ -1,11 +1,11 @@
 """Spark SQL's contenders: several ways in which its experts would write each task; the fastest one competes.
 
 Sorting is ``repartition`` by a hash of the series, ``sortWithinPartitions`` and ``write.parquet``, in one job. Sorted points are a copy
-of ours in encodings that Spark's vectorized reader takes (it refuses ``BYTE_STREAM_SPLIT``), made beforehand. Rollups are groups by
-series and label, shuffled, or, as a series is in one file alone, a query on one partition for each file, which needs no shuffle.
+of ours, made beforehand, in encodings that Spark's vectorized reader takes (it refuses ``BYTE_STREAM_SPLIT``). Rollups are groups by
+series and label, shuffled; or, since each series is in one file only, one query per file on a single partition, without a shuffle.
 
-The session is what one would set up for such a job: one Java machine with as many cores as everyone has, ample memory, and the
-collector that trades pauses for throughput.
+The session is what one would set up for such a job: one JVM with as many cores as the others have, ample memory, and the garbage
+collector that accepts longer pauses for throughput.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def session(threads: int) -> SparkSession:
         .config("spark.ui.showConsoleProgress", "false")
         .config("spark.sql.session.timeZone", "UTC")
         .config("spark.sql.shuffle.partitions", str(PARTITIONS))
-        # Since 4.1 (SPARK-52921) a union of single partitions is one partition: one core did it all, 18.5 s of 21 CPU s.
+        # Since 4.1 (SPARK-52921) a union of single partitions is one partition: one core did all of it, 18.5 s with 21 CPU s.
         .config("spark.sql.unionOutputPartitioning", "false")
         .getOrCreate()
     )
@@ -70,7 +70,7 @@ def _sort(arrange: Callable[[DataFrame], DataFrame], codec: str, *, plain: bool)
         with watch.time("sort and write"):
             writer = arrange(spark.read.parquet(*site.raw_files).select(*site.point_columns)).write.option("compression", codec)
             if plain:
-                # Times hardly repeat: Parquet would build dictionaries of them in vain.
+                # Times hardly repeat, so Parquet would build dictionaries of them for nothing.
                 writer = writer.option("parquet.enable.dictionary#logical_timestamp", "false")
             writer.mode("overwrite").parquet(str(site.output / "sorted"))
         return {}
@@ -79,7 +79,7 @@ def _sort(arrange: Callable[[DataFrame], DataFrame], codec: str, *, plain: bool)
 
 
 def copy_for_spark(site: Site, shards: Sequence[str]) -> None:
-    """Staged shards row by row in encodings that Spark reads, with the shard as a column; made anew, as the shards may be."""
+    """Copy staged shards, row by row, to encodings that Spark reads, with the shard as a column; each time, since shards may be new."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -101,7 +101,7 @@ def copy_for_spark(site: Site, shards: Sequence[str]) -> None:
 
 
 def _row_groups(source: Any, columns: list[str]) -> Iterator[pa.Table]:
-    """Row groups of a shard, several together."""
+    """Row groups of a shard, several at a time."""
     import pyarrow as pa
 
     pending: list[pa.Table] = []
@@ -113,7 +113,7 @@ def _row_groups(source: Any, columns: list[str]) -> Iterator[pa.Table]:
 
 
 def _windows(site: Site, points: DataFrame, keys: tuple[str, ...], *, steps: bool) -> DataFrame:
-    """Rollups of points; ``keys``: the columns that name a series."""
+    """Rollups of points; ``keys``: the columns that identify a series."""
     from pyspark.sql import functions as f
 
     value = site.value_column
@@ -146,7 +146,7 @@ def _rollups(source: str, codec: str, *, keys: tuple[str, ...] = ("id",), steps:
         spark = session(threads)
         with watch.time("rollups"):
             if source == "each":
-                # On one partition everything is where it belongs: neither groups nor windows are shuffled.
+                # With one partition, neither groups nor windows have to be shuffled.
                 parts = [_windows(site, spark.read.parquet(file).coalesce(1), keys, steps=steps) for file in site.sorted_files_for_spark]
                 windows = reduce(lambda one, other: one.union(other), parts)
             else:

@@ -1,8 +1,8 @@
 """The same rollups in several layouts, each an Iceberg table.
 
-``ours``: raw points through this project's own steps, an hourly batch after the other. ``seed``: what the seed's append leaves, a table
-without partitions with one uncompressed file a shard and batch, in which series come in any order. ``unsorted``: our partitions, codec
-and row groups, but rows as the points arrive, minute by minute. The other two have the first hours of the same rows.
+``ours``: raw points through this project's own steps, one hourly batch after another. ``seed``: what the seed's append leaves, a table
+without partitions and with one uncompressed file per shard and batch, in which series come in any order. ``unsorted``: our partitions,
+codec and row groups, but rows in the order in which points arrive, minute by minute. These two have the first hours of the same rows.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SEED_ROW_GROUP = 1 << 20
 
 
 def make(folder: Path, series: int, hours: int, hours_beside: int, threads: int) -> dict[str, Any]:
-    """Write all tables: their metadata files by layout, and the series to ask for."""
+    """Write all tables; returns their metadata files by layout, and the series to ask for."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     pipeline = _open(folder, threads)
@@ -76,7 +76,7 @@ def _publish_day(pipeline: Pipeline, folder: Path, series: int, hours: int, thre
         stage_batch(pipeline, batch)
         roll_up(pipeline, batch)
         publish(pipeline, batch)
-    # A day of raw and sorted points is as large as its rollups.
+    # Deleted, since a day of raw and sorted points is as large as its rollups.
     shutil.rmtree(folder / "raw")
     shutil.rmtree(folder / "home" / "stage" / "repartitioned_datapoints")
     with open_catalog(pipeline.settings) as catalog:
@@ -88,7 +88,7 @@ def _key(hour: int) -> str:
 
 
 def _write_raw(folder: Path, series: int, hour: int, threads: int) -> None:
-    """An hour's points, one a minute of every series, as ``benchmarks.data`` makes sparse ones."""
+    """Write an hour's points, one per minute and series, as ``benchmarks.data`` makes sparse ones."""
     from concurrent.futures import ThreadPoolExecutor
 
     import pyarrow as pa
@@ -171,7 +171,7 @@ def _write_unsorted(path: Path, whole: pa.Table, order: NDArray[np.int64]) -> li
 
 
 def bytes_of(metadata: str, start: int, end: int) -> int:
-    """What the data files of a table with labels in ``[start, end)``, in epoch ms, weigh."""
+    """Bytes of a table's data files with labels in ``[start, end)``, in epoch ms."""
     from pyiceberg.table import StaticTable
 
     from benchmarks.queries.questions import Question

@@ -1,4 +1,4 @@
-"""What is asked of a table. The standard library alone."""
+"""What is asked of a table. Uses only the standard library."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Question:
     end: int
 
     def sql(self, table: str, timestamp: str) -> str:
-        """As a statement; ``timestamp`` is the engine's word for a literal with time zone."""
+        """The question as SQL; ``timestamp`` is the engine's keyword for a literal with time zone."""
         literals = [f"{name} = '{value}'" if isinstance(value, str) else f"{name} = {value}" for name, value in self.equal]
         bounds = [f"{LABEL} {sign} {timestamp} '{_text(at)}'" for sign, at in ((">=", self.start), ("<", self.end))]
         return f"SELECT {', '.join(self.columns or '*')} FROM {table} WHERE {' AND '.join([*literals, *bounds])}"

@@ -1,11 +1,11 @@
 """Readers of an Iceberg table: DuckDB, PyIceberg and Spark SQL, each with a way to count the bytes of data files that it fetches.
 
-DuckDB and PyIceberg read through a file of Python's that adds up what is asked of it, as from a store on the network; that is slow, so it
-is not what is timed. Of Spark the kernel counts what the Java machine reads (``/proc``), Iceberg's metadata and some hundred kilobytes of
-its own included: Spark's input metrics leave out what Iceberg reads in the background, which is most of it. Hadoop's local files read 64 KB
-ahead wherever they are asked, which no other store does: here it is 4 KB.
+To count, DuckDB and PyIceberg read through a Python file object that adds up the bytes requested, as from a store on the network; that is
+slow, so timed runs do without it. For Spark, the kernel (``/proc``) counts what the JVM reads, including Iceberg's metadata and some
+hundred kilobytes of its own: Spark's input metrics leave out what Iceberg reads in the background, which is most of it. Hadoop's local
+files read ahead 64 KB at every access, which no other store does: here it is 4 KB.
 
-DuckDB's Iceberg extension is not in its wheel: it gets the files that PyIceberg's plan names, as the extension would plan them.
+DuckDB's Iceberg extension is not in its wheel, so DuckDB gets the files of PyIceberg's plan, which are those the extension would plan.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ class _Counter:
 
 
 fetched = _Counter()
-"""What the counting files of this process have been asked for."""
+"""Bytes that were read from this process's counting files."""
 
 
 class CountingFile(io.RawIOBase):
-    """A file that counts what is read of it. Each thread has a position of its own: DuckDB's seek and read in one file side by side."""
+    """A file that counts what is read from it. Each thread has its own position, since DuckDB's threads read one file concurrently."""
 
     def __init__(self, path: str) -> None:
         super().__init__()
@@ -67,11 +67,11 @@ class CountingFile(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        """Where this thread is."""
+        """This thread's position."""
         return int(getattr(self._at, "position", 0))
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move this thread."""
+        """Move this thread's position."""
         self._at.position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self.tell(), os.SEEK_END: self._size}[whence]
         return self.tell()
 
@@ -84,7 +84,7 @@ class CountingFile(io.RawIOBase):
         return found
 
     def close(self) -> None:
-        """Close it for everyone."""
+        """Close the file for all threads."""
         if not self.closed:
             os.close(self._file)
         super().close()
@@ -124,7 +124,7 @@ class CountingFileIO(PyArrowFileIO):
 
 
 def predicate(question: Question) -> BooleanExpression:
-    """The rows of a question, as PyIceberg says it."""
+    """A question's condition on rows, as PyIceberg's expression."""
     from pyiceberg.expressions import And, EqualTo, GreaterThanOrEqual, LessThan
 
     start, end = question.bounds
@@ -155,7 +155,7 @@ class DuckDBReader:
         files = [f"{protocol}{task.file.file_path}" for task in StaticTable.from_metadata(metadata).scan(predicate(question)).plan_files()]
         with duckdb.connect(config={"threads": self._threads}) as db:
             db.execute("SET TimeZone = 'UTC'")
-            # Otherwise what a question has fetched would be there for the next one.
+            # Otherwise the next question would find what this one has fetched.
             db.execute("SET enable_external_file_cache = false")
             if protocol:
                 db.register_filesystem(CountingFileSystem())
@@ -214,7 +214,7 @@ class SparkReader:
         self._spark.sparkContext.setLogLevel("ERROR")
 
     def ask(self, metadata: str, question: Question) -> Answer:
-        """The answer; every row of it is made, and forgotten."""
+        """The answer; every row of it is computed, then discarded."""
         from pyspark.sql import Observation, functions
 
         self._spark.read.format("iceberg").load(metadata).createOrReplaceTempView("asked")
@@ -226,14 +226,14 @@ class SparkReader:
 
     def count(self, metadata: str, question: Question) -> tuple[Answer, int]:
         """The answer, and the bytes that were fetched for it."""
-        # The first time, Java reads its own classes too.
+        # The first time, the JVM also reads its own classes.
         self.ask(metadata, question)
         before = self._read_bytes()
         answer = self.ask(metadata, question)
         return answer, self._read_bytes() - before
 
     def _read_bytes(self) -> int:
-        """What the Java machine has asked of files so far."""
+        """Bytes that the JVM has read from files so far."""
         context: Any = self._spark.sparkContext
         lines = Path(f"/proc/{context._jvm.java.lang.ProcessHandle.current().pid()}/io").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("rchar"))

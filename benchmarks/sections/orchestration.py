@@ -14,12 +14,12 @@ COMMAND = "python -m benchmarks.orchestration"
 SQLITE, POSTGRES = "SQLite", "PostgreSQL"
 DAGSTER, CODE_LOCATION, WEEK = "import dagster", "the code location", "week"
 ASSETS = 5
-"""That a partition materializes."""
+"""Assets that a partition materializes."""
 _BOOKKEEPING, _WEEK_MINUTES, _KERNELS, _LOCATION, _AGAIN_PERCENT = 0.2, 5.0, 1.5, 2.5, 1.0
 
 
 def targets() -> list[Target]:
-    """Of the committed results."""
+    """Targets, from the committed results."""
     return aims(tables.read("orchestration") or {"runs": []})
 
 
@@ -43,7 +43,7 @@ def _aim(text: str, limit: float, found: Spread | None, also: str = "") -> Targe
 
 
 def _bookkeeping_aim(results: Results) -> Target:
-    """The worse storage counts, in runs of a range, as backfills make them."""
+    """The target for bookkeeping: in runs of a range, as backfills make them, on the slower storage."""
     found = {name: spread for name in (SQLITE, POSTGRES) if (spread := overhead(results, RANGE, name)) is not None}
     worst = max(found, key=lambda name: found[name].median, default="")
     singles = [spread.median for name in found if (spread := overhead(results, SINGLE, name)) is not None]
@@ -52,7 +52,7 @@ def _bookkeeping_aim(results: Results) -> Target:
 
 
 def overhead(results: Results, way: str, storage: str, of: str = "wall") -> Spread | None:
-    """Seconds a partition and asset beyond the same steps called as plain functions, turn by turn."""
+    """Seconds per partition and asset beyond those of the same steps called as plain functions, turn by turn."""
     plain = {run["turn"]: run[of] / run["partitions"] for run in _of(results, PLAIN)}
     mine = [run for run in _of(results, way) if run["storage"] == storage and run["turn"] in plain]
     return _each(mine, lambda run: (run[of] / run["partitions"] - plain[run["turn"]]) / ASSETS)
@@ -115,7 +115,7 @@ def bookkeeping(results: Results) -> str:
 
 
 def starts(results: Results) -> str:
-    """What a process pays before it does anything: seconds until it is loaded, and those from its start to its end."""
+    """What a process pays before it does any work: seconds until it is loaded, and from its start to its end."""
     rows = []
     for what in (DAGSTER, CODE_LOCATION):
         mine = _of(results, what)
@@ -128,7 +128,7 @@ def starts(results: Results) -> str:
 
 
 def again(results: Results) -> str:
-    """A batch's first time, and again with nothing changed, step by step and through Dagster."""
+    """A batch's first run, and repetitions with nothing changed, step by step and through Dagster."""
     mine = _of(results, AGAIN)
     if not mine:
         return ""

@@ -15,12 +15,12 @@ COMMAND = f"python -m benchmarks.{NAME}"
 
 
 def millions(rows: int) -> str:
-    """A number of points for people."""
+    """A number of points in readable form."""
     return f"{rows / 1e6:g} M"
 
 
 def beside_peers(results: Results) -> str:
-    """A row a size and engine: what it cost, and how many times as much as ours in the same turns."""
+    """One row per size and engine: what it cost, and as a multiple of ours in the same turns."""
     rows = []
     for size in results["sizes"]:
         ours = select(size["runs"], OURS, RAW_TO_PUBLISHED)
@@ -36,7 +36,7 @@ def beside_peers(results: Results) -> str:
 
 
 def settings(results: Results) -> str:
-    """The circumstances; in which form a peer ran at which size, and who came to no end or was not asked."""
+    """The circumstances, the forms in which peers ran at each size, and which peers did not finish or were left out."""
     lines = [*tables.occasion(results)]
     others = Spread.of([100 * run["others_share"] for size in results["sizes"] for run in size["runs"]])
     lines.append(
@@ -53,7 +53,7 @@ def settings(results: Results) -> str:
 
 
 def lines(results: Results) -> list[str]:
-    """For the terminal."""
+    """The tables as lines for the terminal."""
     return [beside_peers(results), settings(results)]
 
 

@@ -15,14 +15,14 @@ from benchmarks.tables import Results, Target, figure, not_measured, table
 COMMAND = "python -m benchmarks.publishing"
 CATALOGS = (EMBEDDED, POSTGRES, REST)
 LIMITS = {200: 1.0, 8: 0.4}
-"""Files and the seconds that publishing them may take."""
+"""Number of files -> seconds that publishing them may take."""
 _GROWTH = 2.0
 _PARTS = ("plan", "commit", "verify")
 _COLOURS = {EMBEDDED: "#9aa4b0", POSTGRES: "#1f6feb", REST: "#e0a800"}
 
 
 def targets() -> list[Target]:
-    """Of the committed results."""
+    """Targets, from the committed results."""
     return aims(tables.read("publishing") or {"runs": [], "ages": []})
 
 
@@ -66,7 +66,7 @@ def _growth(results: Results, name: str) -> float | None:
 
 
 def by_files(results: Results) -> str:
-    """Seconds by number of files and catalog, what they consist of, and what a second publish costs, which finds nothing to do."""
+    """Seconds by number of files and catalog, what they consist of, and the cost of a second publish, which has nothing to do."""
     rows = []
     for files in dict.fromkeys(run["files"] for run in results["runs"]):
         for name in CATALOGS:
@@ -100,7 +100,7 @@ def by_age(results: Results) -> str:
 
 
 def by_requests(results: Results) -> str:
-    """What a publish asks of its servers, one after another or side by side, and its time when each answer takes longer."""
+    """A publish's requests to its servers, sequential or concurrent, and its time if each answer takes longer."""
     rows = []
     for one in results["requests"]:
         for key, text in (("publish", "publish"), ("again", "again, nothing changed")):

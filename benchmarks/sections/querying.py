@@ -26,12 +26,12 @@ from benchmarks.tables import Results, Target, figure, not_measured, table
 COMMAND = "python -m benchmarks.querying"
 WANTED = 0.02
 _TEXT = "one series over a day: bytes read, of those of its partition"
-# PyIceberg skips row groups by bounds alone, and Spark asks for each Bloom filter by itself: both need the shard.
+# PyIceberg skips row groups only by bounds, and Spark reads each Bloom filter with a request of its own: both need the shard.
 _ASKED = {DUCKDB: BY_ID, SPARK: BY_SHARD, PYICEBERG: BY_SHARD}
 
 
 def targets() -> list[Target]:
-    """Of the committed results."""
+    """Targets, from the committed results."""
     results = tables.read("querying")
     return aims(results) if results else [Target(f"{_TEXT} ({reader})", "≤ 2 %") for reader in READERS]
 
@@ -119,7 +119,7 @@ def circumstances(results: Results) -> str:
 
 
 def lines(results: Results) -> list[str]:
-    """For the terminal."""
+    """The tables as lines for the terminal."""
     return [text for text in (day(results), beside(results), circumstances(results)) if text]
 
 

@@ -18,18 +18,18 @@ AT_SIZE_COMMAND = f"{COMMAND} --site FOLDER --limit-seconds 7200 --output benchm
 SHAPES = {"sparse": "one point a window", "scrapes": "six points a window"}
 PROGRAMS = (OURS, SEED, SEED_RECOMMENDED)
 WANTED = {SEED: 30, SEED_RECOMMENDED: 25}
-"""How many times as fast, from the same sorted points."""
+"""How many times as fast this project should be, from the same sorted points."""
 ANALYSIS = {"compute": 10.79, "partial points": 36.28, "count": 10.99, "append": 39.63}
-"""Per cent of the seed's 606 s on its cluster."""
+"""Percent of the seed's 606 s on its cluster, by stage."""
 
 
 def task(shape: str) -> str:
-    """What runs of a shape are called."""
+    """The task name of a shape's runs."""
     return f"sorted-to-published {shape}"
 
 
 def targets() -> list[Target]:
-    """Of the committed results."""
+    """Targets, from the committed results."""
     results = tables.read("seed")
     return aims(results) if results else [Target(_text(program), f"≥ {times}") for program, times in WANTED.items()]
 
@@ -78,7 +78,7 @@ def _of(runs: Sequence[Run], value: Callable[[Run], float]) -> str:
 
 
 def profile(results: Results) -> str:
-    """Where the seed's program spends its time, beside what its analysis told of the cluster."""
+    """Where the seed's program spends its time, beside the analysis's figures of the cluster."""
     rows = [["the analysis: 606 s, a cluster, S3", *(f"{share:.0f} %" for share in ANALYSIS.values())]]
     for shape, title in SHAPES.items():
         for program in (SEED, SEED_RECOMMENDED):
@@ -115,7 +115,7 @@ def circumstances(results: Results) -> str:
 
 
 def at_size(results: Results) -> str:
-    """The seed's own size: one run of each, or how far it got."""
+    """A batch of the seed's own size: one run of each program, or how far it got."""
     rows = []
     for run in results["runs"]:
         stages = ", ".join(f"{stage} {seconds:,.0f}" for stage, seconds in run["wall"].items())
@@ -127,7 +127,7 @@ def at_size(results: Results) -> str:
 
 
 def lines(results: Results) -> list[str]:
-    """For the terminal: everything that these results have."""
+    """Lines for the terminal: everything that these results have."""
     if results["given_up"] or any(run["engine"] in RUNS_ON_DUCKDB for run in results["runs"]):
         return [at_size(results)]
     found = aims(results)
@@ -170,7 +170,7 @@ _GROUPS = (
 
 
 def plot(results: Results, axes: Any) -> None:
-    """Seconds of each stage on a log scale, of points with one a window."""
+    """Seconds of each stage on a log scale, for points with one per window."""
     place, ticks = 0.0, []
     for title, names in _GROUPS:
         for program in PROGRAMS:

@@ -13,7 +13,7 @@ _GIB = 2**30
 
 
 def targets() -> list[Target]:
-    """Of the committed results."""
+    """Targets, from the committed results."""
     results = tables.read("seed_size")
     text = "a batch of the seed's size, 686 M rollup rows at 1 min and those of 5 min and 1 h, raw → published, under 6 GiB, s"
     if results is None:
@@ -38,7 +38,7 @@ def turns(results: Results) -> str:
 
 
 def amounts(results: Results) -> str:
-    """How much it was."""
+    """The amounts of data in such a batch."""
     run = results["runs"][0]
     by = {int(resolution) // 60_000: rows for resolution, rows in run["rollup_rows_by_resolution"].items()}
     rows = ", ".join(f"{count:,} of {minutes} min" for minutes, count in sorted(by.items()))

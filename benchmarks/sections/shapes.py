@@ -40,7 +40,7 @@ def by_shape(results: Results) -> str:
 
 
 def lines(results: Results) -> list[str]:
-    """For the terminal."""
+    """The tables as lines for the terminal."""
     return [by_shape(results)]
 
 

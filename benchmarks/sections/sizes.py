@@ -28,7 +28,7 @@ def read() -> Results | None:
 
 
 def targets() -> list[Target]:
-    """Of the committed results."""
+    """Targets, from the committed results."""
     results = read()
     return aims(results) if results else []
 
@@ -39,7 +39,7 @@ def aims(results: Results) -> list[Target]:
 
 
 def _growth(results: Results) -> Target:
-    """The most that a point costs at any size, over the least that it costs in a smaller batch: how far it grows."""
+    """How much a point's cost grows: the greatest ratio of its cost at a size to its cost in a smaller batch."""
     threads = max(run["threads"] for run in results["runs"])
     measured = _sizes(results, threads)
     span = f"{_millions(measured[0])} to {_millions(measured[-1])} points"
@@ -79,7 +79,7 @@ def step(name: str) -> Callable[[Run], float]:
 
 
 def ns(results: Results, size: int, threads: int, of: Callable[[Run], float]) -> Spread:
-    """Nanoseconds a point that a size takes beyond the fixed start; the start is the median of its runs."""
+    """Nanoseconds per point at a size, beyond the fixed start, which is the median of its runs."""
     start = Spread.of([of(run) for run in _of(results, results["start_rows"], threads)]).median
     return Spread.of([1e9 * (of(run) - start) / run["rows"] for run in _of(results, size, threads)])
 
@@ -93,7 +93,7 @@ def _of(results: Results, size: int, threads: int) -> list[Run]:
 
 
 def _sizes(results: Results, threads: int) -> list[int]:
-    """Those that were measured, but for the fixed start."""
+    """The sizes that were measured, except that of the fixed start."""
     return sorted({run["size"] for run in _all(results) if run["threads"] == threads} - {results["start_rows"]})
 
 
@@ -122,7 +122,7 @@ def by_size(results: Results) -> str:
 
 
 def speedups(results: Results) -> str:
-    """One thread's time over that of several, by size."""
+    """The ratio of one thread's time to that of several, by size."""
     one, *_, most = sorted(_threads(results))
     rows = []
     for size in sorted(set(_sizes(results, one)) & set(_sizes(results, most))):
@@ -135,7 +135,7 @@ def speedups(results: Results) -> str:
 
 
 def memory(results: Results) -> str:
-    """Peaks: of the process, and of its control group with the page cache."""
+    """Peak memory of the process, and of its control group with the page cache."""
     rows = []
     for threads in _threads(results):
         for size in _sizes(results, threads):
@@ -146,7 +146,7 @@ def memory(results: Results) -> str:
 
 
 def with_cache(runs: Sequence[Run]) -> str:
-    """Peaks of the runs' control groups, MiB; nothing where there were none."""
+    """Peak memory of the runs' control groups, MiB; empty if there were none."""
     peaks = [run["memory"]["peak_bytes"] / 2**20 for run in runs if run.get("memory", {}).get("peak_bytes")]
     return figure(Spread.of(peaks), 0) if peaks else ""
 
@@ -170,7 +170,7 @@ def settings(results: Results) -> str:
 
 
 def lines(results: Results) -> list[str]:
-    """For the terminal."""
+    """The tables as lines for the terminal."""
     shown = [by_size(results), memory(results), tables.targets_table(aims(results))]
     return [*shown[:1], *([speedups(results)] if len(_threads(results)) > 1 else []), *shown[1:]]
 

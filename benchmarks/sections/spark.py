@@ -12,7 +12,7 @@ from benchmarks.tasks import OURS, OURS_ON_SPARK, OWN, RAW_TO_PUBLISHED, REPARTI
 
 
 def targets() -> list[Target]:
-    """Of the committed results."""
+    """Targets, from the committed results."""
     results = tables.read("spark")
     return aims(results) if results else []
 

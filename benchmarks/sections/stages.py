@@ -81,7 +81,7 @@ def _over_floor(runs: list[Run], task: str, limit: float, shape: str) -> Target:
 
 
 def _against_peers(runs: list[Run], task: str, limit: float, shape: str, start: str = WARM, *, cpu_limit: float | None = None) -> Target:
-    """Against the fastest peer at a task by wall time, and that by CPU time; a cold process has a limit for wall time alone."""
+    """Targets against the peer that is fastest at a task by wall time, and by CPU time; a cold process has one for wall time only."""
     cold = " (cold process)" if start == COLD else ""
     ours = TASKS[OURS_BESIDE[task]] if task == RAW_TO_1M else TASKS[task]
     beside = " raw → 1 min rollups, nothing staged" if task == RAW_TO_1M else ""
@@ -119,7 +119,7 @@ def _of(shape: str) -> str:
 
 
 def fastest_peer(runs: list[Run], task: str, start: str, of: Callable[[Run], float]) -> str | None:
-    """The peer with the least median of wall or CPU time at a task, of those that ran in most turns; None if none was measured."""
+    """The peer with the least median wall or CPU time at a task, among those that ran in the most turns; None if none was measured."""
     found = {peer: select(runs, peer, task, start) for peer in PEERS}
     turns = max(len(mine) for mine in found.values())
     medians = {peer: Spread.of([of(run) for run in mine]).median for peer, mine in found.items() if mine and len(mine) == turns}
@@ -139,7 +139,7 @@ def side_by_side(results: Results) -> str:
 
 
 def beside_peers(results: Results) -> list[list[str]]:
-    """A row a task that peers have, too: ours, and how many times as long the fastest peer takes."""
+    """One row per task that peers have, too: our time, and that of the fastest peer as a multiple."""
     rows = []
     for task in PEER_TASKS:
         mine = select(results["runs"], OURS, OURS_BESIDE[task])
@@ -187,7 +187,7 @@ def starts(results: Results) -> str:
 
 
 def limits(results: Results) -> str:
-    """Our stages beside the floor: how much of the CPU decoding and encoding would need by themselves."""
+    """Our stages beside the floor: the share of their CPU time that decoding and encoding alone would need."""
     rows = []
     for task in (REPARTITION, ROLLUPS_1M, ROLLUPS_3):
         mine, floor = select(results["runs"], OURS, task), select(results["runs"], FLOOR, task)
@@ -204,13 +204,13 @@ def limits(results: Results) -> str:
 
 
 def shares(results: Results) -> str:
-    """What the manifests' timings say: the time of threads by part, as shares and a point."""
+    """Threads' time by part, from the manifests' timings, as shares and per point."""
     rows = []
     for task in (REPARTITION, ROLLUPS_1M, ROLLUPS_3, PUBLISH):
         parts = stage_parts(results, task)
         if parts:
             total = sum(parts.values())
-            # Publishing does not depend on the points.
+            # Not per point: publishing does not depend on the points.
             points = 0 if task == PUBLISH else results["data"]["rows"]
             each = (
                 f"{name} {seconds / total:.0%}" + (f" ({1e9 * seconds / points:.0f} ns)" if points else "")
@@ -231,7 +231,7 @@ def stage_parts(results: Results, task: str) -> dict[str, float]:
 def all_forms(results: Results) -> str:
     """Every form of the peers' queries."""
     rows = []
-    # A task of ours stands beside several of the peers'.
+    # One task of ours is the counterpart of several of the peers'.
     shown = dict.fromkeys((engine, OURS_BESIDE[task] if engine == OURS else task) for task in PEER_TASKS for engine in (OURS, *PEERS))
     for engine, task in shown:
         mine = [entry for entry in results["summary"] if (entry["engine"], entry["task"]) == (engine, task)]
@@ -244,7 +244,7 @@ def all_forms(results: Results) -> str:
 
 
 def lines(results: Results) -> list[str]:
-    """For the terminal: everything that these results have."""
+    """Lines for the terminal: everything that these results have."""
     if len({entry["form"] for entry in results["summary"] if entry["engine"] == DUCKDB and entry["task"] == REPARTITION}) > 1:
         return [all_forms(results)]
     texts = (
@@ -282,10 +282,10 @@ def _made(name: str, command: str, make: Callable[[Results], str]) -> str:
 
 
 def in_one_line(results: Results) -> str:
-    """The circumstances of results that stand beside others: what was run, when, and who failed."""
+    """The circumstances, in short, of results shown beside others: what was run, when, and which contenders failed."""
     others = Spread.of([100 * run["others_share"] for run in results["runs"]])
     turns = f"{results['repeat']} turn{'s' * (results['repeat'] > 1)}"
-    # Warm and cold alike, mostly.
+    # Each once: mostly, the warm and the cold run failed alike.
     reasons = dict.fromkeys(f"; {each['engine']}, {each['task']}, {each['form']}: {each['why']}" for each in results.get("failed", ()))
     failed = "".join(reasons)
     later = "".join(f", then `{each['command']}`, {each['date']}" for each in results.get("renewed", ()))
@@ -355,7 +355,7 @@ def _plot_stages(results: Results, axes: Any) -> None:
             continue
         left = 0.0
         parts = stage_parts(results, task)
-        # Threads' seconds include waiting for a core; scaled to the CPU seconds that the stage took.
+        # Threads' seconds include waiting for a core, so they are scaled to the stage's CPU seconds.
         scale = Spread.of([cpu(run) for run in mine]).median / sum(parts.values())
         for colour, (name, seconds) in zip(palette, parts.items(), strict=False):
             axes.barh(place, seconds * scale, left=left, color=colour, height=0.8)

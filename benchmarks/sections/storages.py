@@ -15,7 +15,7 @@ _STEPS = ("repartition", "rollups", "publish")
 
 
 def by_storage(results: Results) -> str:
-    """Seconds of a batch, whole and by step, whose CPU it took, and how many times as long as on local files in the same turn."""
+    """Seconds of a batch in all and by step, CPU time of ours and of the servers, and the multiple of local files in the same turn."""
     rows = []
     for shape, about in results["points"].items():
         title = f"{shape}: {about['rows'] / 1e6:g} M points"
@@ -45,7 +45,7 @@ def settings(results: Results) -> str:
 
 
 def lines(results: Results) -> list[str]:
-    """For the terminal."""
+    """The tables as lines for the terminal."""
     return [by_storage(results)]
 
 

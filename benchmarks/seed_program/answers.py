@@ -1,10 +1,10 @@
 """Whether the seed's program answered as this project did: compared before times count.
 
-What both define is compared row by row, as sums of hashes over the rows: labels between the batch's ends (the label that begins it
-holds points of the batch before, which only this project merges) with their count, sum, least, greatest and latest value; averages by
-their sum. ``delta``: the seed's program takes a value itself where it falls, as we do for a reset, and also at the first point that it
-sees of a series, where we take the step from the batch before, or nothing. So deltas are compared in all rows but the first of each
-series. Of partial points: the last point and the open window of every series.
+Columns that both define alike are compared by sums of hashes over the rows: for labels between the batch's ends (the label that begins it
+has points of the batch before, which only this project merges) count, sum, least, greatest and latest value; averages by their sum.
+``delta``: where a value falls, both take the value itself (a reset). The seed's program also does at the first point that it sees of a
+series, where we take the step from the batch before, or nothing; so deltas are compared in all rows but the first of each series. Of
+partial points: the last point and the open window of every series.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _PARTIAL = ("last_timestamp", "last_value", "count_open", "sum_open", "min_open"
 def compare(
     theirs: Sequence[str], ours: Sequence[str], their_partial: Sequence[str], our_partial: Sequence[str], scratch: Path
 ) -> dict[str, Any]:
-    """Summary of what the seed's program wrote (data files and partial points), and whether it equals what is ours.
+    """Summary of what the seed's program wrote (data files and partial points), and whether it equals ours.
 
-    ``scratch``: a folder for what does not fit into memory.
+    ``scratch``: a folder for data that do not fit into memory.
     """
     import duckdb
 
@@ -72,7 +72,7 @@ def _deltas(db: duckdb.DuckDBPyConnection, files: Sequence[str]) -> dict[str, An
 
 
 def _partial(db: duckdb.DuckDBPyConnection, files: Sequence[str], columns: str) -> dict[str, Any]:
-    # An empty window has no sum in the seed's program, and a sum of nothing in ours.
+    # An empty window has no sum (null) in the seed's program, and a sum of 0 in ours.
     names = ", ".join(f"coalesce({name}, 0)::BIGINT" for name in _PARTIAL)
     row = _row(
         db,

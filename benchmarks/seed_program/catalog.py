@@ -21,7 +21,7 @@ _PASSWORD = "of a server that ends with the benchmark"
 
 @dataclass(frozen=True, slots=True)
 class CatalogServer:
-    """A running server; ``environment`` is what processes need to log in as ``runs``, Python's and Java's."""
+    """A running server; with ``environment``, Python and Java processes can log in as ``runs``."""
 
     server: PostgresServer
     environment: dict[str, str]
@@ -39,7 +39,7 @@ class CatalogServer:
         return uri
 
     def copy_of(self, name: str) -> str:
-        """URI of a new database with the catalog of another one, to which nobody may be connected."""
+        """URI of a new database with a copy of another's catalog; nothing may be connected to that one."""
         copy = f"{name}_{next(self._numbers)}"
         self.server.execute(f"create database {copy} template {name}")
         # The right to connect is the one grant that is not copied.

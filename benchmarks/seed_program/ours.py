@@ -1,8 +1,8 @@
 """This project's side: partial points, 1 min rollups and a publish, from the same staged points and on the same catalog.
 
 Partial points are a by-product of sorting here, made while a series' points are in the cache anyway. The seed's program starts from
-sorted points, so this project is charged with a pass of its own, which it never makes: every staged point is read and decoded once more,
-only to make the files of partial points, byte for byte those that the repartition step has written.
+sorted points, so for the comparison this project makes an extra pass that it would never make: every staged point is read and decoded once
+more, only to make the files of partial points, byte for byte those that the repartition step has written.
 """
 
 from __future__ import annotations
@@ -84,10 +84,10 @@ def forget(site: Site) -> None:
 
 
 def run(site: Site, catalog: str, threads: int, watch: Stopwatch) -> dict[str, Any]:
-    """All of it, one step after the other.
+    """Run all of it, one step after the other.
 
     Raises:
-        ValueError: the partial points of the pass are not the staged ones.
+        ValueError: the partial points of the extra pass differ from the staged ones.
     """
     from rollup_assets.steps.publish import publish
     from rollup_assets.steps.results import RolledUp
@@ -110,7 +110,7 @@ def run(site: Site, catalog: str, threads: int, watch: Stopwatch) -> dict[str, A
 
 
 def make_partial_points(pipeline: Pipeline, batch: Batch, folder: Path) -> list[StagedFile]:
-    """The partial points of a staged batch once more, from its staged points."""
+    """Make the partial points of a staged batch once more, from its staged points."""
     from rollup_assets.steps.planning import shard_groups
 
     staged = _manifest(pipeline, "repartitioned_datapoints", batch)
@@ -158,7 +158,7 @@ def _make_group(
 
 
 def _make_shard(path: str, shard: int, batch: Batch, resolutions: tuple[int, ...], lookback: int, writer: Any) -> None:
-    """The partial points of one shard, through the step's own kernels."""
+    """Make the partial points of one shard with the step's own kernels."""
     import numpy as np
     import pyarrow.parquet as pq
 
@@ -188,7 +188,7 @@ def _make_shard(path: str, shard: int, batch: Batch, resolutions: tuple[int, ...
         at, last = at + len(ids), ids[-1]
     start = np.concatenate(starts)
     ids, org, metrics = (np.concatenate(columns) for columns in zip(*series, strict=True))
-    # The step numbers a shard's names in their order.
+    # The step numbers a shard's names in order of name.
     ordered, rank = sorted(names.names), names.ranks()
     empty = kernels.new_partial_points(len(ids), len(resolutions), np.dtype(np.int64), details=False)
     partial = empty._replace(id=ids, org=org, metric=rank[metrics])

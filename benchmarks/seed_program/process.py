@@ -18,11 +18,11 @@ OURS, DUCKDB, DUCKDB_PARTITIONED = "rollup_assets", "DuckDB", "DuckDB, points pa
 RUNS_ON_SPARK, RUNS_ON_DUCKDB = (SEED, SEED_RECOMMENDED), (DUCKDB, DUCKDB_PARTITIONED)
 FEWEST_HEAP_BYTES = 1 << 30
 _BESIDE_HEAP = 3 << 29
-"""What a Java machine and Python need beside the heap, and a little for cached files."""
+"""Bytes that a JVM and Python need besides the heap, and a little for cached files."""
 
 
 def heap_bytes(memory: int) -> int:
-    """The heap of a Java machine where everyone may use so many bytes."""
+    """Bytes of a JVM's heap if every contender may use ``memory`` bytes."""
     return max(FEWEST_HEAP_BYTES, memory - _BESIDE_HEAP)
 
 
@@ -33,7 +33,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _jars(_: dict[str, Any]) -> dict[str, Any]:
-    """Where the jars of Iceberg and PostgreSQL are, fetched by Spark's own resolver where they are not there."""
+    """Paths of the jars of Iceberg and PostgreSQL; Spark's own resolver fetches missing ones."""
     from pyspark.sql import SparkSession
 
     from rollup_assets.iceberg.spark import ICEBERG_RUNTIME, POSTGRESQL_DRIVER
@@ -42,12 +42,12 @@ def _jars(_: dict[str, Any]) -> dict[str, Any]:
     spark = builder.config("spark.jars.packages", f"{ICEBERG_RUNTIME},{POSTGRESQL_DRIVER}").getOrCreate()
     listed = spark.sparkContext.getConf().get("spark.jars") or ""
     spark.stop()
-    # The resolver names its copies as file URIs, and several times over.
+    # The resolver names its copies as file URIs, some several times.
     return {"jars": list(dict.fromkeys(name.removeprefix("file:").replace("///", "/") for name in listed.split(",") if name))}
 
 
 def _prepare(job: dict[str, Any]) -> dict[str, Any]:
-    """Data, our home on the catalog, and the input of Spark; of a site that somebody else has prepared only the last."""
+    """Prepare data, our home on the catalog, and Spark's input; on a site that another benchmark has prepared, only the last."""
     from benchmarks import data
     from benchmarks.peers import spark
     from benchmarks.seed_program import ours
@@ -80,7 +80,7 @@ def _our_rollups(site: Site) -> list[str]:
 
     found = ours.rollup_files(site) or [path for home in RESOLUTIONS for path in site.rollup_files(home)]
     one_minute = [path for path in found if "/resolution=60000/" in path]
-    # Both homes of a site have them; one is enough.
+    # Both homes of a site have 1 min rollups; those of one are enough.
     return [path for path in one_minute if f"/{THREE}/" in path] or one_minute
 
 
@@ -117,7 +117,7 @@ def _run_ours(job: dict[str, Any], watch: Stopwatch) -> dict[str, Any]:
 
 
 def _run_duckdb(job: dict[str, Any], watch: Stopwatch) -> dict[str, Any]:
-    """The same question to DuckDB: raw points to 1 min rollups in files, in its fastest form or in the one for less memory."""
+    """Run DuckDB on the same data: raw points to 1 min rollups in files, in its fastest form or in the one for less memory."""
     from benchmarks import contenders, tasks
     from benchmarks.peers.duckdb import PARTITIONED
 

@@ -1,13 +1,13 @@
 """The seed's program on Spark SQL: sorted points to partial points and 1 min rollups, appended to an Iceberg table in a PostgreSQL catalog.
 
-What its analysis tells of it: 200 uncompressed files of partial points, which are 108 bytes for each of 11.4 million series and so a
-series' dimensions, last point and open window; a ``count()`` before the append; 200 shuffle partitions; a delta by ``LAG``. Where it does
-not tell, the faster way was taken: windows in SQL rather than the functions it had, no adaptive execution but every other default of
-Spark 4.1 (whole-stage code), files on a local disk rather than S3. It neither reads the partial points of the batch before nor merges
-its open windows, as the seed did and this project does.
+Known from its analysis: 200 uncompressed files of partial points, of 108 bytes for each of 11.4 million series, which must be a series'
+dimensions, last point and open window; a ``count()`` before the append; 200 shuffle partitions; a delta by ``LAG``. Where the analysis says
+nothing, the faster way was chosen: windows in SQL rather than the functions it had, no adaptive execution but every other default of Spark
+4.1 (whole-stage code generation), files on a local disk rather than S3. Unlike the seed and this project, it neither reads the partial
+points of the batch before nor merges its open windows.
 
-Spark's reader takes none of the encodings of this project's stage, so the staged shards are copied for it once, row by row in the same
-order, in Spark's own; that is not timed.
+Spark's reader takes none of the encodings of this project's stage, so the staged shards are copied once, row by row in the same order, to
+Spark's own encodings; that is not timed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 RESOLUTION = 60_000
 COMPUTE, PARTIAL, COUNT, APPEND = "compute", "partial points", "count", "append"
 STAGES = (COMPUTE, PARTIAL, COUNT, APPEND)
-"""Parts of a run as the analysis has them. The first one plans: everything is computed by those after it."""
+"""Parts of a run, as in the analysis. The first one only plans; everything is computed by those after it."""
 _ROWS_PER_PARTIAL_FILE = 10_000_000
 _NAMESPACE = "seed"
 
@@ -70,7 +70,7 @@ class Variant:
     recommended: bool
 
     def session(self, threads: int) -> dict[str, str]:
-        """Properties of the session that differ."""
+        """Session properties in which the variants differ."""
         if not self.recommended:
             return {"spark.sql.shuffle.partitions": "200", "spark.sql.adaptive.enabled": "false"}
         partitions = str(self._partitions(threads))
@@ -87,11 +87,11 @@ class Variant:
         return partitioned, {**recommendations.TABLE, "write.parquet.compression-codec": "zstd"}
 
     def points(self, points: DataFrame, threads: int) -> DataFrame:
-        """What is computed from."""
+        """The points that everything is computed from, arranged as the variant has them."""
         return points.repartition(self._partitions(threads), "id") if self.recommended else points
 
     def write_partial_points(self, partial: DataFrame, series: int, folder: Path) -> None:
-        """A folder of Parquet files."""
+        """Write partial points to a folder of Parquet files."""
         if self.recommended:
             files = max(1, series // _ROWS_PER_PARTIAL_FILE)
             partial.coalesce(files).write.mode("overwrite").options(**recommendations.PARTIAL_POINTS).parquet(str(folder))
@@ -99,7 +99,7 @@ class Variant:
             partial.write.mode("overwrite").option("compression", "uncompressed").parquet(str(folder))
 
     def arranged(self, rollups: DataFrame) -> DataFrame:
-        """What is appended."""
+        """The rollups, arranged for the append."""
         return rollups.repartition("metric_shard_id", "resolution") if self.recommended else rollups
 
 
@@ -107,9 +107,9 @@ ORIGINAL, RECOMMENDED = Variant(recommended=False), Variant(recommended=True)
 
 
 def session(variant: Variant, settings: Settings, jars: Sequence[str], threads: int, heap_bytes: int, scratch: Path) -> SparkSession:
-    """The process's session, on the catalog of the settings. The password is where PGPASSFILE says.
+    """The process's session, on the catalog of the settings. The password is in the file that PGPASSFILE names.
 
-    ``jars``: of Iceberg and PostgreSQL's driver; the session looks for them itself if there are none.
+    ``jars``: those of Iceberg and PostgreSQL's driver; if empty, the session fetches them itself.
     """
     from pyspark.sql import SparkSession
 
@@ -136,7 +136,7 @@ def session(variant: Variant, settings: Settings, jars: Sequence[str], threads: 
 
 
 def create_table(spark: SparkSession, variant: Variant, settings: Settings, name: str) -> str:
-    """An empty table of the program's; its full name."""
+    """Create an empty table for the program; returns its full name."""
     full = f"{settings.catalog_name}.{_NAMESPACE}.{name}"
     partitioned, properties = variant.table()
     listed = ", ".join(f"'{key}' = '{value}'" for key, value in {"format-version": "2", **properties}.items())
@@ -155,17 +155,17 @@ def run(
     watch: Stopwatch,
     done: Callable[[str], None],
 ) -> dict[str, Any]:
-    """The program, stage by stage; ``done`` is told when one has ended.
+    """Run the program, stage by stage.
 
     Args:
         spark: the session.
-        variant: of the program.
-        site: its points; partial points are written beside them.
+        variant: the variant of the program.
+        site: has the points; partial points are written beside them.
         table: full name of an empty table.
-        series: how many the points have; decides the number of files that are recommended.
-        threads: cores.
+        series: number of series, which the recommended number of files depends on.
+        threads: number of cores.
         watch: times the stages.
-        done: gets the name of a stage.
+        done: called with the name of each stage that has ended.
     """
     details: dict[str, Any] = {}
     partial_points = site.output / "partial-points"
