@@ -1,8 +1,8 @@
 """``make demo-production``: what a deployment consists of, on this machine and without containers, from empty servers to a verified table.
 
 PostgreSQL, S3, Spark, and Dagster's web server, daemon and code location are the real ones, with the commands and configuration of
-``docker-compose.yaml``. The backfill is launched as the UI launches it. Everything it starts ends with it. The servers themselves stay out
-(``deploy.servers``, ``deploy.instance``).
+``docker-compose.yaml``. The backfill is launched as the UI launches it. Everything that it starts ends with it. The servers themselves are
+in ``deploy.servers`` and ``deploy.instance``.
 """
 
 from __future__ import annotations
@@ -51,23 +51,23 @@ _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line says."""
+    """The command line's options."""
 
     folder: Path
     engine: str
     hours: int
     series: int
     port: int | None
-    """Of the UI; None: the usual one, or another if somebody has it."""
+    """Port of the UI; None: the usual one, or another if that is taken."""
     stay: bool
     """Whether to keep the servers running until Ctrl-C."""
 
 
 def demonstrate(options: Options, console: Console) -> None:
-    """All of it.
+    """Run the whole demonstration.
 
     Raises:
-        RuntimeError: a server did not start, a command or the backfill failed.
+        RuntimeError: a server did not start, or a command or the backfill failed.
         EngineError: Spark has no Java to run on.
     """
     if options.engine == "spark":
@@ -112,18 +112,18 @@ def demonstrate(options: Options, console: Console) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """The servers that a deployment works on, and the environment of each of those who use them."""
+    """The servers that a deployment uses, and the environment of each kind of client."""
 
     database: PostgresServer
     endpoint: str
     pipeline: dict[str, str]
-    """The runs: reads raw data, writes the lake and the catalog."""
+    """Of runs, which read raw data and write the lake and the catalog."""
     writer: dict[str, str]
-    """Whoever delivers raw data."""
+    """Of programs that deliver raw data."""
     catalog_admin: dict[str, str]
-    """Who makes the catalog's tables."""
+    """Of the role that creates the catalog's tables."""
     dagster: dict[str, str]
-    """Dagster's own database."""
+    """Of Dagster, for its own database."""
 
 
 @contextlib.contextmanager
@@ -165,7 +165,7 @@ def _servers(options: Options) -> Iterator[Servers]:
 
 
 def _make_databases(database: PostgresServer, secrets: Path) -> None:
-    """As the container of PostgreSQL does when its volume is new."""
+    """Create databases and roles as PostgreSQL's container does when its volume is new."""
     variables = {
         "PATH": f"{database.binaries}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         "PGHOST": database.host,
@@ -190,10 +190,10 @@ def _rollups(environment: Mapping[str, str], arguments: list[str], options: Opti
 
 
 def _backfill(server: Dagster, keys: list[str], console: Console) -> None:
-    """Launch one of all assets, and wait for it.
+    """Launch a backfill of all assets, and wait for it.
 
     Raises:
-        RuntimeError: it could not be launched, failed, or takes longer than it ever should.
+        RuntimeError: it could not be launched, failed, or took longer than it ever should.
     """
     params = {"assetSelection": [{"path": [asset]} for asset in ASSETS], "partitionNames": keys}
     launched = server.query(LAUNCH_BACKFILL, params=params)["launchPartitionBackfill"]
@@ -264,8 +264,8 @@ def main() -> None:
         port=given.port,
         stay=not given.exit and sys.stdin.isatty(),
     )
-    # Also for SIGINT: a process started in the background may have been told to ignore it, and what it starts would as well.
-    # But not for SIGHUP, which `nohup` has ignored.
+    # SIGINT, too: a process in the background may have been started with SIGINT ignored, and its children would inherit that.
+    # But not SIGHUP if it is ignored, as under `nohup`.
     for number in _ENDING:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _end)
@@ -281,7 +281,7 @@ def main() -> None:
 
 
 def _end(*_: object) -> NoReturn:
-    """Ends everything, once: an impatient second Ctrl-C would leave behind what the first has not ended yet."""
+    """End everything, and ignore further signals: an impatient second Ctrl-C would leave running what the first has not ended yet."""
     for number in _ENDING:
         signal.signal(number, lambda *_: None)
     raise KeyboardInterrupt

@@ -1,7 +1,7 @@
 """Dagster as a deployment runs it, as processes of this machine: the code location over gRPC, web server, daemon, on PostgreSQL.
 
-The commands are those of ``docker-compose.yaml``, through the images' entrypoint and with ``deploy/dagster.yaml``; containers are all
-that is missing. What the code location does, and which servers it works on, stays out.
+The commands are those of ``docker-compose.yaml``, run through the images' entrypoint and with ``deploy/dagster.yaml``; only containers are
+missing. What the code location does, and which servers it uses, is decided elsewhere.
 """
 
 from __future__ import annotations
@@ -44,23 +44,23 @@ mutation Launch($params: LaunchBackfillParams!) {
 
 
 def code_location(host: str, port: int) -> list[str]:
-    """Serves the code location; every run is a process of its own below it."""
+    """Command that serves the code location; every run is a child process of it."""
     module = ["--module-name", "rollup_assets.definitions", "--attribute", "defs", "--location-name", LOCATION]
     return ["dagster", "api", "grpc", "--host", host, "--port", str(port), *module]
 
 
 def code_location_health(port: int) -> list[str]:
-    """Succeeds when the code location can be asked."""
+    """Command that succeeds when the code location answers."""
     return ["dagster", "api", "grpc-health-check", "--port", str(port)]
 
 
 def web_server(host: str, port: int, workspace: str) -> list[str]:
-    """Serves the UI and GraphQL."""
+    """Command that serves the UI and GraphQL."""
     return ["dagster-webserver", "--host", host, "--port", str(port), "--workspace", workspace]
 
 
 def daemon(workspace: str) -> list[str]:
-    """Looks after backfills, schedules, sensors, the run queue and lost runs."""
+    """Command that takes care of backfills, schedules, sensors, the run queue and lost runs."""
     return ["dagster-daemon", "run", "--workspace", workspace]
 
 
@@ -90,15 +90,15 @@ class Dagster:
 
 @contextlib.contextmanager
 def dagster(folder: Path, environment: Mapping[str, str], port: int | None = None) -> Iterator[Dagster]:
-    """All three processes, until the block ends; then also the runs below them end.
+    """All three processes, until the block ends; then their runs end, too.
 
     Args:
-        folder: everything they write, and their logs.
+        folder: for everything they write, and their logs.
         environment: DAGSTER_POSTGRES_* of the database, and the code location's settings.
-        port: of the web server; None: the usual one, or another if somebody listens there, or is quicker to.
+        port: of the web server; None: the usual one, or another if that is taken before the web server has it.
 
     Raises:
-        RuntimeError: one of them ended, or did not become ready; names its log.
+        RuntimeError: one of them ended, or did not become ready; the message names its log.
     """
     (code_port,) = free_ports(1)
     home = folder / "home"
@@ -143,20 +143,20 @@ def dagster(folder: Path, environment: Mapping[str, str], port: int | None = Non
 
 
 class PortTakenError(RuntimeError):
-    """The web server ended, and somebody else listens on its port."""
+    """The web server ended, and another process listens on its port."""
 
 
 def run(command: Sequence[str], environment: Mapping[str, str], folder: Path, *, shown: bool = False) -> None:
-    """One command to its end, through the entrypoint.
+    """Run a command to its end, through the entrypoint.
 
     Args:
         command: program and arguments.
         environment: all of its variables.
         folder: its working directory.
-        shown: whether what it prints is seen as it comes.
+        shown: whether its output is shown while it runs.
 
     Raises:
-        RuntimeError: it failed; with what it said, unless that was shown.
+        RuntimeError: it failed; the message has its output, unless that was shown.
     """
     done = subprocess.run(
         _through_entrypoint(command),
@@ -172,14 +172,14 @@ def run(command: Sequence[str], environment: Mapping[str, str], folder: Path, *,
 
 
 def inherited() -> dict[str, str]:
-    """The environment without settings in it, with the programs of this interpreter's environment first."""
+    """This process's environment without settings, and with the programs of this interpreter's environment first on the path."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("ROLLUP_", "DAGSTER_", "AWS_", "PG", "PYTHON"))}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     return kept | reached_directly() | {"PATH": path}
 
 
 def reached_directly() -> dict[str, str]:
-    """Variables with which servers of this machine are not asked for through a proxy, besides those that are not anyway."""
+    """Variables that add this machine's servers to those that are reached without a proxy."""
     before = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     hosts = ",".join(dict.fromkeys([*(host for host in before.split(",") if host), LOOPBACK, "localhost"]))
     return {"NO_PROXY": hosts, "no_proxy": hosts}
@@ -190,7 +190,7 @@ def _through_entrypoint(command: Sequence[str]) -> list[str]:
 
 
 def _wait_until_ready(server: Dagster, running: Mapping[str, subprocess.Popen[bytes]], code_port: int) -> None:
-    """Until the web server has loaded the code location and a daemon has been heard of."""
+    """Wait until the web server has loaded the code location and a daemon has reported to be healthy."""
     deadline = time.monotonic() + READY_WITHIN
     while True:
         for name, process in running.items():
@@ -206,7 +206,7 @@ def _wait_until_ready(server: Dagster, running: Mapping[str, subprocess.Popen[by
 
 
 def _is_ready(server: Dagster, code_port: int) -> bool:
-    """Whether it answers that it is: itself, and not somebody else's Dagster, or anything else, that had the port first."""
+    """Whether this server answers that it is ready, and not another Dagster or program that took the port first."""
     try:
         found = server.query(_READY)
         locations = found["workspaceOrError"]["locationEntries"]

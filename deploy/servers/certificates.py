@@ -17,7 +17,7 @@ _DAYS = 30
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """Files in PEM: the authority's certificate, which clients have to know, and the server's certificate and key."""
+    """PEM files: the authority's certificate, which clients have to trust, and the server's certificate and key."""
 
     authority: Path
     certificate: Path

@@ -8,16 +8,16 @@ import socket
 
 LOOPBACK = "127.0.0.1"
 _PORTS = range(15_000, 32_000)
-"""Below those that kernels give to outgoing connections (from 32768 on Linux), which would take one between its choice and its use."""
+"""Below the ports of outgoing connections (from 32768 on Linux), one of which might take a port between its choice and its use."""
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on, all different, chosen at random (whatever seeds there are: two processes choose differently).
+    """Distinct ports that nothing listens on, chosen at random (regardless of seeds, so that two processes choose differently).
 
-    Whoever asks has to be quick to use them: until then nothing keeps another process from taking one.
+    Use them soon: until then nothing keeps another process from taking one.
 
     Raises:
-        RuntimeError: there are not as many.
+        RuntimeError: there are not enough.
     """
     found: list[int] = []
     for port in secrets.SystemRandom().sample(_PORTS, len(_PORTS)):
@@ -31,7 +31,7 @@ def free_ports(count: int) -> list[int]:
 def is_free(port: int) -> bool:
     """Whether a server could listen there."""
     with socket.socket() as tried:
-        # As servers do: what is left of closed connections is no obstacle.
+        # As servers do, so that remains of closed connections are no obstacle.
         tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         with contextlib.suppress(OSError):
             tried.bind((LOOPBACK, port))

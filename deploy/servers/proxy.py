@@ -1,8 +1,8 @@
 """A TCP proxy in front of a server of this machine that loses, withholds, delays, replaces and damages answers, on request.
 
-It reads PostgreSQL's messages and HTTP's, so that a fault meets the statement or request that it is meant for: after the server has
-carried it out, or before it hears of it. What clients make of that is what tests are for; they stay out. The relay of the benchmarks
-counts and delays bytes whose meaning it does not know, in a process of its own; the two have little in common.
+It understands PostgreSQL's messages and HTTP, so that a fault affects the statement or request that it is meant for: after the server has
+carried it out, or before the server gets it. How clients deal with that is for tests to check. The benchmarks' relay, in a process of its
+own, counts and delays bytes without understanding them; the two have little in common.
 """
 
 from __future__ import annotations
@@ -45,19 +45,19 @@ class Fault:
     """Regular expression found in the request: the SQL of a statement, or method, path and query of an HTTP request."""
     answer: Answer
     delivered: bool = True
-    """Whether the server gets the request, and carries it out; False with ``late``: it gets it that late, after ``meanwhile``."""
+    """Whether the server gets the request and carries it out. False with ``late``: the server, too, gets it late, after ``meanwhile``."""
     times: int | None = 1
-    """How many requests; None: every one."""
+    """How many requests are hit; None: every one."""
     skip: int = 0
-    """How many that match pass first."""
+    """How many matching requests pass first."""
     chance: float = 1.0
-    """Which share of the others is hit; the proxy's seed decides."""
+    """The share of the remaining requests that is hit, chosen by the proxy's seed."""
     code: str = ""
-    """Of an error: SQLSTATE, or HTTP status; 40001 and 503 unless given."""
+    """An error's SQLSTATE or HTTP status; by default 40001 or 503."""
     seconds: float = 0.0
     """How late an answer comes."""
     meanwhile: Callable[[], None] | None = None
-    """Called once the server has answered, if it is to, and before the client knows of it."""
+    """Called after the server has answered (if it gets the request) and before the client notices."""
     hits: int = 0
     seen: int = 0
     reached: threading.Event = field(default_factory=threading.Event)
@@ -74,7 +74,7 @@ class Proxy:
         self.requests: list[str] = []
         """What clients have asked for, in order."""
         self.problems: list[BaseException] = []
-        """Of ``meanwhile``; raised again at the end of :func:`proxy`."""
+        """Errors of ``meanwhile``; raised again at the end of :func:`proxy`."""
         self._protocol = protocol
         self._faults: list[Fault] = []
         self._random = random.Random(seed)
@@ -83,7 +83,7 @@ class Proxy:
         self._connections: set[asyncio.Task[None]] = set()
 
     def add(self, fault: Fault) -> Fault:
-        """Have it from now on; of several that match the oldest that is not used up decides."""
+        """Add a fault from now on; of several that match a request, the oldest that is not used up applies."""
         with self._lock:
             self._faults.append(fault)
         return fault
@@ -116,7 +116,7 @@ class Proxy:
         return None
 
     async def met(self, request: str) -> Fault | None:
-        """The fault of a request that is not just late itself; None: it passes from here on."""
+        """The fault of a request; None if it passes. A request that reaches the server late is held back here, then passes."""
         fault = self._fault_of(request)
         if fault is None or fault.answer != "late" or fault.delivered:
             return fault
@@ -124,7 +124,7 @@ class Proxy:
         return None
 
     async def happen(self, fault: Fault) -> None:
-        """What comes before the client sees anything."""
+        """Do what a fault does before the client sees anything: call ``meanwhile``, then wait."""
         if fault.meanwhile is not None:
             try:
                 await self._loop.run_in_executor(None, fault.meanwhile)
@@ -165,7 +165,7 @@ class Proxy:
         client = _End(reader, writer)
         server: _End | None = None
         try:
-            # Whoever hangs up in the middle of anything.
+            # Either side may hang up at any time.
             with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
                 if self.target is not None:
                     server = _End(*await asyncio.open_connection(LOOPBACK, self.target, limit=_LARGEST_HEAD))
@@ -182,9 +182,9 @@ def proxy(protocol: Protocol, port: int, seed: int = 0) -> Iterator[Proxy]:
     """A proxy to a port of this machine, until the block ends.
 
     Args:
-        protocol: what is spoken; of ``bytes`` nothing is understood, so that only :meth:`Proxy.cut` and ``target`` are of use.
-        port: of the server.
-        seed: decides what is left to chance: which requests a share of them is, and which bit flips.
+        protocol: the protocol spoken; ``bytes`` is not parsed, so that only :meth:`Proxy.cut` and ``target`` have an effect.
+        port: port of the server.
+        seed: decides everything random: which requests are hit, and which bit is flipped.
     """
     made = Proxy(protocol, port, seed)
     started = threading.Event()
@@ -213,7 +213,7 @@ class _End:
 
 
 async def _first_of(*conversations: Coroutine[Any, Any, None]) -> None:
-    """Until one of them ends: then nobody listens to the other either."""
+    """Run conversations until one of them ends; then the other side is no longer served either."""
     tasks = [asyncio.ensure_future(one) for one in conversations]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -258,7 +258,7 @@ class _Session:
         self._proxy = proxy
         self._client = client
         self._server = server
-        # The server says that it is ready once after the login, and once after each statement.
+        # The server reports that it is ready once after the login, and once after each statement.
         self._pending: deque[Fault | None] = deque([None])
         self._status = b"I"
         self._statements: dict[bytes, str] = {}
@@ -278,7 +278,7 @@ class _Session:
                     waiting = b""
                 texts = []
             elif kind in b"PBDEC":
-                # Parts of a statement: what becomes of it is decided at its end.
+                # Parts of a statement: whether it is hit is decided at its end.
                 continue
             if waiting:
                 await self._server.send(waiting)
@@ -332,7 +332,7 @@ class _Session:
 
 
 async def _message(end: _End) -> tuple[bytes, bytes]:
-    """Type and whole text of the next message."""
+    """Type and all bytes of the next message."""
     head = await end.reader.readexactly(5)
     return head[:1], head + await end.reader.readexactly(_INT.unpack(head[1:])[0] - _INT.size)
 
@@ -384,7 +384,7 @@ def _fields(head: bytes) -> dict[str, str]:
 
 
 async def _body(end: _End, fields: dict[str, str], *, until_close: bool = False) -> bytes:
-    """What follows a head, as it was sent."""
+    """The body that follows a head, as it was sent."""
     if fields.get("transfer-encoding", "").lower() == "chunked":
         found = b""
         while True:

@@ -29,13 +29,13 @@ _BY_POLICY = "by-policy-"
 _PORTS = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc")
 _S3_PORTS = ("s3.port", "s3.port.grpc", "s3.port.iceberg")
 _SOCKETS = Path("/tmp")
-"""Where the server puts them, whatever it is told."""
+"""Where the server puts its unix sockets, whatever its options say."""
 _SOCKET_IS_OLD = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Somebody whom the server knows."""
+    """An identity that the server knows."""
 
     name: str
     access_key: str
@@ -48,33 +48,33 @@ class S3Server:
 
     endpoint: str
     iceberg_endpoint: str
-    """Of the Iceberg REST catalog, for table buckets (boto3's ``s3tables.create_table_bucket``)."""
+    """Endpoint of the Iceberg REST catalog, for table buckets (boto3's ``s3tables.create_table_bucket``)."""
     admin: Identity
-    """May do everything, and is the one who makes buckets."""
+    """May do everything, and makes the buckets."""
     pipeline: Identity
-    """Reads the raw bucket, reads and writes the lake bucket; neither makes nor deletes buckets."""
+    """May read the raw bucket, and read and write the lake bucket, but neither make nor delete buckets."""
     reader: Identity
-    """Reads both buckets."""
+    """May read both buckets."""
     log: Path
     authority: Path | None
     """The certificate that clients have to trust; None: the server speaks plain HTTP."""
     region: str = REGION
     by_policy: Mapping[str, Identity] = field(default_factory=dict)
-    """Those that may do what a policy says and nothing else, by its name."""
+    """Identities that may do only what a policy says, by the policy's name."""
 
     @property
     def access_key(self) -> str:
-        """The admin's."""
+        """The admin's access key."""
         return self.admin.access_key
 
     @property
     def secret_key(self) -> str:
-        """The admin's."""
+        """The admin's secret key."""
         return self.admin.secret_key
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables that make ``rollups``, and whatever else reads AWS's, work here as the pipeline."""
+        """Variables with which ``rollups``, and any program that reads AWS's variables, uses this server as the pipeline."""
         return self.environment_of(self.pipeline)
 
     def environment_of(self, identity: Identity) -> dict[str, str]:
@@ -108,15 +108,15 @@ class S3Server:
 
 @contextlib.contextmanager
 def seaweedfs(folder: Path, *, tls: bool = False, policies: Mapping[str, str] | None = None) -> Iterator[S3Server]:
-    """A server whose data lies in ``folder``, until the block ends. What an earlier one left there is served again.
+    """A server with its data in ``folder``, until the block ends. Data of an earlier server there are served again.
 
     Args:
         folder: made if it is missing.
         tls: whether it speaks HTTPS.
-        policies: names and JSON documents; each is what one more identity may do. Of a new folder only.
+        policies: name -> JSON document; each makes one more identity, which may do what it says. Only for a new folder.
 
     Raises:
-        RuntimeError: the wheel is not installed, or the server did not start; names the log.
+        RuntimeError: the wheel is not installed, or the server did not start; the message names the log.
     """
     folder.mkdir(parents=True, exist_ok=True)
     identities = _identities(folder / "identities.json", policies or {})
@@ -128,7 +128,7 @@ def seaweedfs(folder: Path, *, tls: bool = False, policies: Mapping[str, str] | 
             if _became_ready(process, server):
                 yield server
                 return
-        # Somebody else may have taken one of the ports.
+        # Another process may have taken one of the ports.
         if attempt == _ATTEMPTS:
             raise RuntimeError(f"SeaweedFS ended at once, {_ATTEMPTS} times; see {server.log}")
 
@@ -148,7 +148,7 @@ def _server(folder: Path, ports: dict[str, int], identities: dict[str, Identity]
 
 
 def _identities(path: Path, policies: Mapping[str, str]) -> dict[str, Identity]:
-    """The identities of the folder's server, made with new keys if there are none; also what SeaweedFS reads as its configuration."""
+    """The identities of the folder's server, made with new keys if there are none. SeaweedFS reads the same file as its configuration."""
     if not path.exists():
         read_raw, read_lake = (
             [f"{action}:{RAW_BUCKET}" for action in ("Read", "List")],
@@ -179,7 +179,7 @@ def _process(folder: Path, ports: dict[str, int], made: Certificate | None, log:
     data = folder / "data"
     data.mkdir(exist_ok=True)
     tls = [f"-s3.cert.file={made.certificate}", f"-s3.key.file={made.key}"] if made else []
-    # A starter that is killed cannot end its server: on Linux the kernel does.
+    # If this process is killed it cannot end the server; on Linux the kernel does.
     setpriv = shutil.which("setpriv")
     command = [
         *([setpriv, "--pdeathsig", "KILL"] if setpriv else []),
@@ -193,7 +193,7 @@ def _process(folder: Path, ports: dict[str, int], made: Certificate | None, log:
         "-s3",
         f"-s3.config={folder / 'identities.json'}",
         "-s3.port.lance=0",
-        # With the default of 8 volumes a server soon has "no free volumes": each bucket takes several.
+        # Each bucket takes several volumes: with the default of 8, a server soon has "no free volumes".
         "-volume.max=200",
         "-master.volumeSizeLimitMB=64",
         "-master.telemetry=false",
@@ -206,7 +206,7 @@ def _process(folder: Path, ports: dict[str, int], made: Certificate | None, log:
     try:
         yield process
     finally:
-        # Acknowledged objects survive that (seen), and an orderly end takes 15 s.
+        # Killed, since an orderly end takes 15 s; acknowledged objects survive it (seen).
         process.kill()
         process.wait()
         for port in ports.values():
@@ -214,7 +214,7 @@ def _process(folder: Path, ports: dict[str, int], made: Certificate | None, log:
 
 
 def _ports() -> dict[str, int]:
-    """A free port for each of the server's, none of which a socket is named by: of somebody else's it could not make its own."""
+    """A free port for each of the server's, none in the name of an existing socket: the server could not replace another user's."""
     _remove(filter(_is_abandoned, _sockets("*")))
     named = {path.stem.rpartition("-")[2] for path in _sockets("*")}
     names = (*_PORTS, *_S3_PORTS)
@@ -223,7 +223,7 @@ def _ports() -> dict[str, int]:
 
 
 def _sockets(port: int | str) -> list[Path]:
-    """The unix sockets of servers with that port, on which their parts speak to each other. Servers that are killed leave them."""
+    """Unix sockets that the parts of servers with that port use between each other. Killed servers leave them behind."""
     return list(_SOCKETS.glob(f"seaweedfs-*-{port}.sock"))
 
 
@@ -239,7 +239,7 @@ def _is_abandoned(path: Path) -> bool:
 
 def _remove(sockets: Iterable[Path]) -> None:
     for path in sockets:
-        # Another user's, in a folder where everybody removes only his own.
+        # It may be another user's, in a folder where users can remove only their own files.
         with contextlib.suppress(OSError):
             path.unlink()
 
@@ -263,7 +263,7 @@ def _became_ready(process: subprocess.Popen[bytes], server: S3Server) -> bool:
             present = {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}
             for bucket in {RAW_BUCKET, LAKE_BUCKET} - present:
                 client.create_bucket(Bucket=bucket)
-            # It answers before it has a volume to write to.
+            # The server answers before it has a volume to write to.
             for bucket in (RAW_BUCKET, LAKE_BUCKET):
                 client.put_object(Bucket=bucket, Key=".ready", Body=b"1" * 4096)
                 client.delete_object(Bucket=bucket, Key=".ready")

@@ -47,7 +47,7 @@ class SparkCluster:
 
 
 def _parent(entry: Path) -> bytes:
-    """The command line of a process's parent: an executor's is its worker, which names the master."""
+    """The command line of a process's parent: an executor's parent is its worker, whose command line names the master."""
     parent = next(line.split()[1] for line in (entry / "status").read_text().splitlines() if line.startswith("PPid:"))
     return (Path("/proc") / parent / "cmdline").read_bytes()
 
@@ -60,10 +60,10 @@ def standalone(
 
     Args:
         folder: for their logs and the executors' files.
-        environment: variables that the workers, and so the executors, have besides ours; not the driver.
-        workers: how many.
-        cores: of each.
-        memory: of each, as Spark writes it.
+        environment: variables that workers, and so executors, have in addition to ours; the driver does not.
+        workers: number of workers.
+        cores: cores of each.
+        memory: memory of each, in Spark's notation.
     """
     folder.mkdir(parents=True, exist_ok=True)
     port, web = free_ports(2)
@@ -110,7 +110,7 @@ def connect_server(
 
 @contextlib.contextmanager
 def _process(command: Sequence[str], log: Path, environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A Java program of Spark's. It works where its log is: its SQL makes a folder `spark-warehouse` there."""
+    """A Java program of Spark's. Its working directory is its log's folder, since its SQL makes a folder `spark-warehouse` there."""
     import pyspark
 
     home = Path(pyspark.__file__).parent
@@ -139,7 +139,7 @@ def _wait_for_workers(cluster: SparkCluster, workers: int) -> None:
     deadline = time.monotonic() + READY_WITHIN
     while True:
         with contextlib.suppress(OSError), urllib.request.urlopen(f"{cluster.web}/json/", timeout=5) as answer:
-            if answer.read().count(b'"ALIVE"') > workers:  # the master says so of itself too
+            if answer.read().count(b'"ALIVE"') > workers:  # one more is the master's own status
                 return
         if time.monotonic() > deadline:
             raise RuntimeError(f"Spark's workers did not register; see {cluster.folder}")
