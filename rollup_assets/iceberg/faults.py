@@ -134,8 +134,8 @@ def _explain_postgres(error: DBAPIError) -> str:
 
 def _explain_sqlite(error: DBAPIError) -> str:
     return (
-        f" cannot be used ({_reason(error)}); set ROLLUP_CATALOG or ROLLUP_HOME to a place where this user may write; if another process "
-        "has locked the file, run the same command again"
+        f" cannot be used ({_reason(error)}); set ROLLUP_CATALOG or ROLLUP_HOME to a place where this user may write, "
+        "or, if another process has locked the file, run the same command again"
     )
 
 

@@ -288,7 +288,7 @@ FAULTS = {
     ),
     "another table": Fault(lambda *_: {"ROLLUP_SHARDS": "5"}, ("table",), "was made with ROLLUP_SHARDS=4", "set ROLLUP_SHARDS=4"),
     "Java missing": Fault(
-        lambda _, folder: {**ON_SPARK, "JAVA_HOME": str(folder)}, ("Java",), "needs Java 17 or 21, and JAVA_HOME=", "ROLLUP_ENGINE=local"
+        lambda _, folder: {**ON_SPARK, "JAVA_HOME": str(folder)}, ("Java",), "needs Java 17 or 21, but JAVA_HOME=", "ROLLUP_ENGINE=local"
     ),
     "Java of another version": Fault(
         lambda _, folder: {**ON_SPARK, "JAVA_HOME": str(_fake_java(folder))}, ("Java",), "has version 11.0.2", "set JAVA_HOME"

@@ -183,9 +183,9 @@ def test_counts_reconcile_passes_when_no_point_is_lost_or_counted_twice() -> Non
         (rollups(carried={FINE: 1, COARSE: 5}, counts={FINE: 89, COARSE: 85}), {}, "1h: 5 points carried over, but 4 left open"),
         (rollups(rows={FINE: 61, COARSE: 1}), {}, "1m: 61 rows made, but 60 in the files"),
         (rollups(), {"own": partial_points(T, OWN, "other")}, "own"),
-        (rollups(), {"carried": partial_points(BEFORE, CARRIED, "other")}, "partial_points 1970-01-01-01:00 is other"),
+        (rollups(), {"carried": partial_points(BEFORE, CARRIED, "other")}, "partial_points 1970-01-01-01:00 is now other"),
         (rollups(), {"carried": None}, "not staged"),
-        (rollups(), {"datapoints": None}, "repartitioned_datapoints 1970-01-01-02:00 is not staged"),
+        (rollups(), {"datapoints": None}, "repartitioned_datapoints 1970-01-01-02:00 is now not staged"),
     ],
 )
 def test_counts_reconcile_fails_for_a_wrong_count_and_for_inputs_other_than_those_read(
