@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import uuid
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -42,7 +43,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The mark of xdist, known without xdist too, and those of the fault suite."""
+    """The mark of xdist, known without xdist too, and those of the fault suite. Ctrl-C works whoever has started the tests."""
+    # A shell's background process ignores SIGINT, and so did tests that interrupt themselves: `nohup make test-faults &` failed.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "xdist_group(name): tests of a group run in one process")
     config.addinivalue_line("markers", "scenario(name, …): the fault scenarios that a test is of, as in docs/reliability.md")
     config.addinivalue_line("markers", "thorough: too long for `make test`; a part of `make test-faults` only")
