@@ -38,6 +38,7 @@ _FORMS = {
 _RESEMBLES = 0.85
 _PASSWORDS = ("catalog_password", "catalog_admin_password")
 _LOCAL_PATH = "a local path; write one"
+_LOCAL_DATABASE = "sqlite:/// and a local path; write one such as sqlite:////var/lib/rollups/catalog.db"
 _CATALOG_SERVERS = ("postgresql+psycopg", "rest+https", "rest+http", "https", "http")
 # Values that are shown to everybody must not have such a name.
 _SECRET = re.compile(
@@ -455,7 +456,7 @@ def _absolute_catalog(uri: str, root: Path) -> str:
     """
     prefix = "sqlite:///"
     if uri.startswith(prefix):
-        return uri if ":memory:" in uri else prefix + _absolute("ROLLUP_CATALOG", uri.removeprefix(prefix), root, local=_LOCAL_PATH)
+        return uri if ":memory:" in uri else prefix + _absolute("ROLLUP_CATALOG", uri.removeprefix(prefix), root, local=_LOCAL_DATABASE)
     scheme, separator, _ = uri.partition("://")
     if _has_password(uri) or any(_SECRET.search(name.lower()) for name, _ in parse_qsl(uri.partition("?")[2])):
         raise ValueError(

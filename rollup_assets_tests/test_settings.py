@@ -695,7 +695,11 @@ def test_a_place_that_is_neither_on_a_disk_nor_on_s3_is_refused(name: str, locat
             "",
             "ROLLUP_HOME is not a local folder; make it one, and ROLLUP_RAW, ROLLUP_STAGE and ROLLUP_WAREHOUSE URIs",
         ),
-        ("catalog", "sqlite:///", "ROLLUP_CATALOG is not a local path; write one"),
+        (
+            "catalog",
+            "sqlite:///",
+            "ROLLUP_CATALOG is not sqlite:/// and a local path; write one such as sqlite:////var/lib/rollups/catalog.db",
+        ),
         ("catalog_password_file", "", "ROLLUP_CATALOG_PASSWORD_FILE is not a local path; write one"),
         ("catalog_admin_password_file", "", "ROLLUP_CATALOG_ADMIN_PASSWORD_FILE is not a local path; write one"),
     ],
