@@ -54,7 +54,12 @@ app.add_typer(catalog_app, name="catalog")
 def catalog_init(
     admin: Annotated[str, typer.Option(help="Role that owns the database, or is a superuser.")] = "postgres",
     role: Annotated[str | None, typer.Option(help="Role of the runs; the user in ROLLUP_CATALOG unless given.", show_default=False)] = None,
-    schema: Annotated[str, typer.Option(help="Schema of the tables, made if it is missing.")] = "public",
+    schema: Annotated[
+        str,
+        typer.Option(
+            help="Schema of the tables, made if it is missing; other than public only for a superuser, or an admin that may alter the role."
+        ),
+    ] = "public",
     print_sql: Annotated[bool, typer.Option("--print-sql", help="Print the SQL instead of running it; needs no server.")] = False,
 ) -> None:
     """Make the tables of a PostgreSQL catalog, and grant the role of the runs the minimum it needs. Safe to run again.

@@ -29,7 +29,7 @@ def initialize(settings: Settings, *, admin: str, role: str | None = None, schem
 
     Args:
         settings: name the database and the admin's password.
-        admin: role that owns the database, or a superuser.
+        admin: role that owns the database, or a superuser; for any schema but ``public`` it must also be able to alter the runs' role.
         role: role of the runs; the user in ``ROLLUP_CATALOG`` unless given.
         schema: schema of the tables, made if it is missing.
 
@@ -43,8 +43,8 @@ def initialize(settings: Settings, *, admin: str, role: str | None = None, schem
     names = catalog_names(settings, role=role, schema=schema)
     if names.role == admin:
         raise CatalogError(
-            f"{shown(settings)} names the admin {admin} as its user; runs need a role of their own: put that into ROLLUP_CATALOG, or "
-            "name another admin with --admin"
+            f"the admin {admin} is also named as the role of the runs, by --role or {shown(settings)}; runs need a role of their own: "
+            "name that one there, or another admin with --admin"
         )
     connections = create_engine(settings, user=admin, admin=True)
     try:

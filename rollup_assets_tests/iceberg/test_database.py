@@ -125,7 +125,7 @@ def test_the_owner_of_the_database_is_admin_enough(tmp_path: Path, fresh: Fresh)
             {"catalog_admin_password": None},
             r"asks for a password, .* set ROLLUP_CATALOG_ADMIN_PASSWORD, or .*admin is postgres",
         ),
-        ("SELF", {}, r"as its user; runs need a role of their own"),
+        ("SELF", {}, r"is also named as the role of the runs, .*; runs need a role of their own"),
         ("weak", {"catalog_admin_password": PASSWORD}, r"may not do that .*; use --admin to name a role that owns the database"),
         ("postgres", {"catalog": ""}, r"ROLLUP_CATALOG=sqlite:.* is not a PostgreSQL database, and needs no init"),
         ("postgres", {"catalog": "postgresql+psycopg://host/db"}, r"names no user; write postgresql\+psycopg://user@host:5432/database"),
