@@ -321,7 +321,7 @@ def print_migration(console: Console, found: Migration) -> None:
         drop = found.dropped or found.uncertain or found.not_ended
         say(
             console,
-            "nothing was changed; `rollups migrate --yes` does it" + ("; add --drop if rows cannot be made again" if drop else ""),
+            "nothing was changed; `rollups migrate --yes` does it" + ("; rows that cannot be made again need --drop" if drop else ""),
         )
 
 

@@ -176,7 +176,7 @@ def _would_go(pipeline: Pipeline, found: Migration, not_ended: Sequence[Batch]) 
     if not_ended:
         end = f"{not_ended[-1].end_time:%Y-%m-%d %H:%M} UTC"
         named = f"{_shown(found.not_ended)} (ROLLUP_BATCH={format_duration(settings.batch)})"
-        rows.append(f"of {named}, which cannot be made again before {end}, when that batch ends")
+        rows.append(f"of {named}, which cannot be made again before {end}, when the last of these batches ends")
         remedies.append(f"migrate after {end}")
         last_resort += "; rows of a batch that has not ended are then missing until a backfill publishes it after its end"
     mend = "; ".join([*remedies, last_resort])
