@@ -89,7 +89,7 @@ def raw_files_sensor(settings: Settings, job: Any) -> dg.SensorDefinition:
         if found.left_out:
             context.log.warning(
                 f"{found.left_out:,} partitions that are out of date have to wait, since too many others are waiting or failed; once the "
-                "cause is fixed, `rollups backfill` of those, or *Reset cursor*, makes room"
+                "cause is fixed, a `rollups backfill` of these others, or *Reset cursor*, makes room"
             )
         return dg.SensorResult(
             run_requests=requests,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from rollup_assets.settings import Settings
 
-_INSTEAD = "Choose another snapshot, or keep the rows of the partitions concerned with `rollups backfill FROM TO --force`"
+_INSTEAD = "Choose another snapshot, or give up: `rollups backfill FROM TO --force` publishes the partitions concerned from raw data"
 
 
 @dataclass(slots=True)
