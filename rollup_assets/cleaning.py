@@ -400,7 +400,7 @@ class _Uploads:
             try:
                 uploads = unfinished_uploads(folder)
             except StorageError as error:
-                # Runs do not need this right; without it, the rest is cleaned all the same.
+                # Runs need no right to list uploads; without it, the rest is cleaned all the same.
                 self._report.remarks.append(f"cannot look for unfinished uploads: {error}")
                 continue
             self._found += [(folder, upload) for upload in uploads if self._before is None or upload.begun < self._before]

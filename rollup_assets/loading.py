@@ -20,7 +20,7 @@ from types import ModuleType
 
 @contextlib.contextmanager
 def quick_imports() -> Iterator[None]:
-    """Import large libraries within this block: the garbage collector pauses, and never scans what was loaded again.
+    """Import large libraries within this block: the garbage collector pauses, and from then on skips what was loaded.
 
     Afterwards it goes on as before. When the process ends, its objects are not searched for garbage a last time; ``atexit`` functions
     still run.

@@ -16,12 +16,12 @@ class PartitionOutcome:
     assets: tuple[str, ...]
     """The step's assets that the run was asked for, upstream first."""
     waiting: str | None = None
-    """Why the partition cannot be made yet."""
+    """Why the partition cannot be made yet, or is not published because it was rolled back."""
     error: Exception | None = None
 
     @property
     def is_published(self) -> bool:
-        """Whether its rollups are in the table."""
+        """Whether the step published its rollups, or found them published."""
         return ROLLUP_TABLE in self.assets and self.waiting is None and self.error is None
 
 
@@ -32,7 +32,7 @@ class BackfillResult:
     published: tuple[str, ...]
     """Partitions whose rows are in the table as staged, whether or not anything had to be done."""
     waiting: Mapping[str, str]
-    """Partition -> what it waits for. Nothing was published for it; this is not a failure."""
+    """Partition -> what it waits for, or that it was rolled back. Nothing was published for it; this is not a failure."""
     failed: Mapping[str, str]
     """Partition -> why it failed. Partitions that need it failed too, and are listed here with that reason."""
     skipped: tuple[str, ...]

@@ -169,7 +169,7 @@ def plan(pipeline: Pipeline, scope: Scope) -> Plan:
 
 
 def _whole(stage: _StageToBe, asset: str, batch: Batch) -> Manifest | None:
-    """A manifest; None if it is damaged: the partitions that need it report that."""
+    """A manifest; None if there is none, or a damaged one: the partitions that need it report that."""
     try:
         return stage.read(asset, batch)
     except StageCorruptError:

@@ -30,7 +30,7 @@ Given = TypeVar("Given")
 
 VIEW = "rollups"
 # Iceberg's bucket of a long, murmur3 of its eight bytes, as DuckDB macros: for a constant id it is a constant, which the scan gets as a
-# filter. So would a Python function's, but with one DuckDB reports leaked types as the process ends.
+# filter. A function in Python would do the same, but makes DuckDB report leaked types as the process ends.
 _SHARD = """
 CREATE MACRO rotated(x, bits) AS ((x << bits) | (x >> (32 - bits))) & 4294967295;
 CREATE MACRO times(x, factor) AS (x * factor::UBIGINT) & 4294967295;

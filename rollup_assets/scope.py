@@ -28,7 +28,7 @@ class Scope:
 
     asked: tuple[Batch, ...]
     trailing: tuple[Batch, ...]
-    """The partitions after the range whose rows depend on it."""
+    """The partitions after the range whose rows depend on it, as far as their batch has ended."""
     not_ended: tuple[Batch, ...]
     """Trailing partitions that do not exist yet, because their batch has not ended."""
 
@@ -57,12 +57,12 @@ def scope_of(calendar: BatchCalendar, first: str, last: str, reach: int, now: dt
 
 
 def following(calendar: BatchCalendar, batch: Batch, reach: int) -> list[Batch]:
-    """The batches after one whose rows depend on its points."""
+    """The up to ``reach`` batches after this one, whose rows depend on its points."""
     return [after for count in range(1, reach + 1) if (after := calendar.shifted(batch, count)) is not None]
 
 
 def stretches(batches: Iterable[Batch]) -> Iterator[list[Batch]]:
-    """Batches in time order, cut into runs of neighbouring ones."""
+    """Batches in time order, cut into stretches of neighbouring ones."""
     for _, stretch in groupby(enumerate(batches), key=lambda item: item[1].start - item[0] * item[1].length):
         yield [batch for _, batch in stretch]
 

@@ -344,7 +344,7 @@ class Settings(BaseSettings):
 
     @property
     def dagster_home(self) -> Path:
-        """Where Dagster records runs unless ``DAGSTER_HOME`` says otherwise."""
+        """Where Dagster records runs: ``DAGSTER_HOME``, or if that is not set ``dagster`` in the home."""
         return Path(os.environ.get("DAGSTER_HOME") or self.home / "dagster")
 
 
@@ -400,7 +400,7 @@ def _sentence(problem: Any) -> str:
 def _absolute(name: str, location: str, root: Path, *, local: str = "") -> str:
     """An absolute path, or the URI of a place on S3, unchanged; ``file://`` URIs become paths.
 
-    ``local``: what a URI is not and has to be, where nothing but a local path will do.
+    ``local``: how the message about a URI ends, after "is not", if only a local path will do.
 
     Raises:
         ValueError: the location is neither, or cannot be resolved.

@@ -26,7 +26,7 @@ from rollup_assets.steps.rollup import find_inputs
 from rollup_assets.storage.manifests import QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Manifest, StageReadOnce
 from rollup_assets.storage.storage_errors import explains_storage_errors
 
-# Manifests of a partition.
+# How many manifests a partition has.
 _MANIFESTS = 5
 # Partitions whose manifests are kept, besides those of the earlier ones that they read: more than are handled at once.
 _SIDE_BY_SIDE = 64

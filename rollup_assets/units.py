@@ -33,7 +33,7 @@ def parse_size(text: str) -> int:
     """Bytes of a size such as ``2GiB`` or ``512MiB``.
 
     Raises:
-        ValueError: the text is not a number and a unit.
+        ValueError: the text is not a number, alone or with a unit.
     """
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGT]i?B)?", text.strip())
     if not match:

@@ -68,7 +68,7 @@ def print_error(text: str) -> None:
 
 
 def print_interrupted(text: str) -> None:
-    """That the command was interrupted and, if the code that was knows more, what stands; on standard error."""
+    """Say on standard error that the command was interrupted and, in ``text`` if there is any, what of its work stands."""
     say(open_console(stderr=True), f"[bold yellow]interrupted[/]{': ' if text else ''}{escape(text)}")
 
 
@@ -76,7 +76,7 @@ app = typer.Typer(
     cls=_PlainErrors,
     no_args_is_help=True,
     add_completion=False,
-    # They hold passwords.
+    # Local variables may hold passwords.
     pretty_exceptions_show_locals=False,
     rich_markup_mode="markdown",
     help="Time-series rollups as Dagster assets, published to Apache Iceberg.\n\nSettings: `ROLLUP_*` in the environment and `.env`.",
@@ -93,7 +93,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")
 
 
 def settings_of(**overrides: Any) -> Settings:
-    """The settings of the environment; keyword arguments go before."""
+    """The settings of the environment; keyword arguments take precedence."""
     from rollup_assets.settings import load_settings
 
     return load_settings(**overrides)

@@ -39,7 +39,7 @@ class LoggedProgress:
         self._log.info(f"{self._label}: {stage}: {line}")
 
     def finish(self, stage: str) -> None:
-        """The stage has ended; logged only if it took at least one such interval."""
+        """The stage has ended; logged only if it took at least as long as the interval between two lines."""
         now = self._clock()
         with self._lock:
             progress = self._stages.pop(stage, None)

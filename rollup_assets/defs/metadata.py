@@ -83,7 +83,7 @@ def of_receipt(receipt: Manifest, snapshot_id: int | None) -> Metadata:
 
 
 def numbers(counters: Mapping[str, Any]) -> Metadata:
-    """Counters that are plain numbers, and one by one those by resolution or reason; checksums are left out, as nobody reads them."""
+    """Counters that are plain numbers, and one by one those by resolution or reason; checksums, which only checks read, are left out."""
     found: Metadata = {name: value for name, value in counters.items() if isinstance(value, int | float)}
     found |= {f"quarantined_{reason}": rows for reason, rows in counters.get("reasons", {}).items()}
     for name, shown in _PER_RESOLUTION.items():
@@ -130,7 +130,7 @@ def first_rows(stage: Stage, batch: Batch, manifest: Manifest) -> pa.Table | Non
 
 
 def markdown(rows: pa.Table) -> str:
-    """A table of a few rows; epoch milliseconds also in readable form."""
+    """A table of a few rows, with epoch milliseconds as readable times."""
     names = rows.column_names
     lines = [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
     lines += [f"| {' | '.join(_cell(name, row[name]) for name in names)} |" for row in rows.to_pylist()]

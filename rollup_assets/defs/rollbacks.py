@@ -1,4 +1,4 @@
-"""Reports partitions that were rolled back to Dagster's UI: a materialization of ``rollup_table`` that belongs to no run."""
+"""Tells Dagster's UI which partitions were rolled back: a materialization of ``rollup_table`` that belongs to no run."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def close_runs(instance: dg.DagsterInstance, is_gone: Callable[[dg.DagsterRun], 
 def began(pid: int) -> str | None:
     """When a process of this machine began, as text that distinguishes it from a later one with the same id; None if there is none."""
     try:
-        # The 22nd field, counted from after the process's name, which may contain spaces and parentheses.
+        # The 22nd field of the line, the 20th after the process's name, which may contain spaces and parentheses.
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except FileNotFoundError:
         if Path("/proc/self/stat").exists():

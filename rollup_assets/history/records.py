@@ -75,7 +75,7 @@ class Origin:
     record: PublishRecord | None = None
     """The record of that commit."""
     is_new: bool = False
-    """Whether the batch had not been published before that snapshot."""
+    """Whether nothing of the batch had been published yet, up to and including that snapshot."""
 
 
 def history_folder(stage: Stage, batch: Batch) -> Place:
@@ -158,7 +158,7 @@ def _parsed(content: bytes | None) -> PublishRecord | None:
     try:
         return None if content is None else PublishRecord.model_validate_json(content)
     except ValidationError:
-        # A later version's record; that is no reason for `rollups diff` to fail.
+        # A later version's record; a command that reads records must not fail for that.
         return None
 
 

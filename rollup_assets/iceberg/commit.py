@@ -299,7 +299,7 @@ def _verified(publication: _Publication, table: Table, snapshot_id: int | None, 
     publication.timings["verify"] += time.perf_counter() - started
     timings = {name: round(seconds, 6) for name, seconds in publication.timings.items()}
     snapshot = None if snapshot_id is None else table.snapshot_by_id(snapshot_id)
-    # The attempt is unknown if the snapshot is another program's or has expired.
+    # The attempt is unknown if the snapshot is another program's or has expired; this call's own takes its place.
     attempt = (None if snapshot is None else said(snapshot, ATTEMPT_PROPERTY)) or publication.attempt
     return Replacement(snapshot_id, attempt, changed, counts, timings, table)
 

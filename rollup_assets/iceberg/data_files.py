@@ -57,7 +57,7 @@ def data_files_of_footers(table: Table, footers: Iterable[tuple[str, int, bytes]
     for path, size, footer in footers:
         metadata = pq.read_metadata(io.BytesIO(footer))
         if checked is None or not metadata.schema.equals(checked):
-            # PyIceberg would compare the columns with the table's for each file, which takes as long as all the rest.
+            # PyIceberg compares the columns with the table's, which takes as long as all the rest: needed once for each schema.
             yield next(iter(parquet_files_to_data_files(_KeptFooters({path: (size, footer)}), table_metadata, iter([path]))))
             checked = metadata.schema
             continue

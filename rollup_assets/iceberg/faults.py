@@ -79,7 +79,7 @@ def shown(settings: Settings) -> str:
 
 @contextlib.contextmanager
 def catalog_faults(settings: Settings, *, admin: str | None = None) -> Iterator[None]:
-    """Turn the errors of drivers and clients into a :class:`CatalogError`; others pass. ``admin``: the role that is connected instead."""
+    """Turn the errors of drivers and clients into a :class:`CatalogError`; others pass. ``admin``: the role, if not the URI's."""
     try:
         yield
     except Exception as error:

@@ -145,7 +145,7 @@ class _MetadataStream(io.BytesIO):
         self.close()
 
     def __del__(self) -> None:
-        # Unlike the base class, a stream that was never closed is not written.
+        # The base class would call our close(), which writes: a stream that was never closed is not written.
         super().close()
 
 

@@ -1,4 +1,4 @@
-"""A catalog of our own between a table's transactions and its catalog, to see commits on their way. Users decide what to do there."""
+"""A catalog of our own between a table's transactions and its catalog, to see commits on their way. Subclasses use what they see."""
 
 from __future__ import annotations
 

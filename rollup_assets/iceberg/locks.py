@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 
 class TableLock:
-    """A lock that cannot be lost while this process lives."""
+    """A lock that cannot be lost while this process lives; or none at all, for a catalog that has no lock."""
 
     def is_held(self) -> bool:
         """Whether it is certain that the lock is still ours."""
@@ -165,7 +165,7 @@ class AdvisoryLock(TableLock):
             return False
 
     def ensure_held(self) -> None:
-        """Take it again if it was lost."""
+        """Take the lock again if it was lost; raises as :meth:`acquire`."""
         if not self.is_held():
             _log.warning("the lock of %s was lost; waiting for it again", self._settings.table)
             self.release()

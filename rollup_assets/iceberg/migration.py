@@ -123,7 +123,7 @@ class MigratedTable:
         check_structure(table, self.settings)
 
     def plan(self, table: Table) -> Plan:
-        """Remove all files but the staged ones and add the staged ones, as copies if they may have been in the table before.
+        """Remove all files but the staged ones and add the missing ones, as copies if they may have been in the table before.
 
         Raises:
             MigrationError: since it was decided which rows can be made anew, somebody has, or may have, published or rolled back.

@@ -62,10 +62,10 @@ class Goal(Protocol):
         """What is left to be done in the table as it is; empty if nothing is."""
 
     def snapshot_in_place(self, table: Table) -> int | None:
-        """If the plan is empty: the snapshot that reached the goal earlier; None if the table should hold nothing."""
+        """If the plan is empty: a snapshot that has the goal's rows, which need not be the one that made them; None if there is none."""
 
     def counts(self, table: Table, snapshot_id: int | None) -> RangeCounts:
-        """Rows and files of the goal's rows in a snapshot (the current one unless given)."""
+        """How many of these rows a snapshot (the current one unless given) has, and in how many files."""
 
 
 @dataclass(slots=True)

@@ -58,7 +58,7 @@ def session_properties(settings: Settings) -> dict[str, str]:
         "spark.sql.session.timeZone": "UTC",
         catalog: "org.apache.iceberg.spark.SparkCatalog",
         **{f"{catalog}.{name}": value for name, value in properties.items()},
-        # A session caches a table as first seen for as long as it is used more than every 30 s, and would miss what is published since.
+        # A session that uses a table at least every 30 s keeps it as first seen, and would miss what is published since.
         f"{catalog}.cache-enabled": "false",
     }
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pyiceberg.table import CommitTableResponse, Table
     from pyiceberg.table.metadata import TableMetadata
 
+# Both in ms; less is not worth a warning.
 _NOTICED = 60_000
 # Clocks synchronized by NTP differ by less, and Iceberg for Java refuses more than a minute.
 _TOLERATED = 30_000

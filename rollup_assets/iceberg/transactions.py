@@ -1,4 +1,4 @@
-"""How every transaction on the table begins: with our workarounds for PyIceberg's."""
+"""How a transaction that makes or expires snapshots of the table begins: with our workarounds for PyIceberg's shortcomings."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ if TYPE_CHECKING:
 
 
 def begin(table: Table) -> Transaction:
-    """A transaction that shares the table's metadata, stamps its snapshots in order, and checks conflicts before it reports them."""
+    """A transaction that shares the table's metadata, stamps its snapshots in order, and checks conflicts before it believes them."""
     return doubting_conflicts(stamped_in_order(cheap_to_change(table))).transaction()

@@ -389,7 +389,7 @@ class RawPoints:
         return f"CASE {outside} 'elsewhere' WHEN (CASE {wrong} END) IS NOT NULL THEN 'elsewhere' END"
 
     def _range(self, batch: Batch, folder: Batch) -> tuple[int, int]:
-        """The time range of the batch's points that may be in another folder."""
+        """The time range, start and end in epoch ms, of the batch's points that may be in another batch's ``folder``."""
         return batch.start, min(batch.end, folder.end + (self._settings.raw_future or 0))
 
     # ----------------------------------------------------------------------------------------------------------- points

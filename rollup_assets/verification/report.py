@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 RELATIVE_TOLERANCE = 1e-9
-"""How far derived doubles may differ. Integers, extremes and latest values must be equal."""
+"""By which share of their size doubles may differ that come from sums. Integers, extremes and latest values must be equal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Verification:
     """The outcome for a range of partitions."""
 
     partitions: list[VerifiedPartition] = field(default_factory=list)
-    """The partitions that were compared, in order."""
+    """The partitions that were compared, and those with only a note why they were not; in order."""
     differences: list[Difference] = field(default_factory=list)
     """The first differences; the partitions have the counts."""
     waiting: list[str] = field(default_factory=list)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table
 
 STAGE = "verify"
-# Peak memory that DuckDB needs per row, with two batches in memory: if it is not enough, series are verified in several rounds.
+# Bytes that DuckDB needs at its peak for a row of two batches in memory: above ROLLUP_MEMORY, series are verified in several rounds.
 _BYTES_PER_ROW = 300
 # The sums of n doubles in two orders differ by at most about n times this times the sum of their magnitudes.
 _ROUNDING = 2.3e-16

@@ -16,8 +16,8 @@ _MASK = "4294967295::UBIGINT"
 def expected_rows(batch: Batch, settings: Settings, points: Sequence[str]) -> str:
     """A SELECT of the rows with labels in ``[batch.start, batch.end)`` from the point tables of this batch and the one before it.
 
-    Columns are the table's, with the label in epoch microseconds as ``label``. Doubles have two more, ``sum_error`` and
-    ``delta_error``: how far the result may be off if the same numbers are added in another order.
+    Columns are the table's, with the label in epoch microseconds as ``label``. There are two more, ``sum_error`` and ``delta_error``:
+    times the rounding of one addition, they bound how far a sum of doubles may be off if they are added in another order.
     """
     parts = [_windows(batch, settings, points, resolution) for resolution in settings.resolutions]
     return _with_shards("\nUNION ALL\n".join(parts), settings.shards)

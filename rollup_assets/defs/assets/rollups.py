@@ -116,7 +116,7 @@ def roll_up_and_publish(settings: Settings, watcher: Watcher) -> dg.AssetsDefini
                     context.log.info(f"{batch}: inputs, parameters and code are those of the staged rollups; nothing to do")
                 report.made(_rollups(pipeline, batch, rolled))
             elif ROLLUP_TABLE in selected and pipeline.stage.read(ROLLUPS, batch) is None:
-                # To Dagster's daemon rollups that wait were made, so it may request the table in a separate run.
+                # Rollups that wait report a materialization too, so Dagster's daemon may request the table in a separate run.
                 inputs = rollup.find_inputs(pipeline, batch)
                 if isinstance(inputs, Waiting):
                     return wait(report, batch, inputs)
