@@ -279,7 +279,9 @@ def _split(work: _Work, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Record
             try:
                 outcome, failed = _attempted(functools.partial(split, items[place], outbox.emit), context, work)
                 if failed:
-                    # To all: none has anything to merge now, and when this is a lost task's second try, the first may have ended.
+                    # To every merge task, so that none merges without this task's blocks. Telling only target 0, which gets what map tasks
+                    # return, would not do: if Spark runs this task again because the output of its first try was lost with a host, the
+                    # merge task of target 0 may have ended already, with that output.
                     yield _parcels([(target, _FAILED, place, 0, [outcome]) for target in range(groups)])
                     continue
                 pending: list[_Parcel] = [(0, _RETURNED, place, 0, [outcome])]

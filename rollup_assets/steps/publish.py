@@ -47,8 +47,9 @@ def publish(pipeline: Pipeline, batch: Batch, *, run_id: str = "", force: bool =
 
     Nothing happens if the receipt says that this content is published, the table still descends from the snapshot that it names, and the
     row counts agree; ``force`` looks at the table's files in any case. A table that was dropped or rolled back is filled again; one whose
-    history has lost an acknowledged snapshot only with ``force``. So is content that ``rollups rollback`` has taken out of the table:
-    without ``force``, :attr:`Published.refused` says why it was not published. If rollups are staged anew meanwhile, they follow.
+    history has lost an acknowledged snapshot is filled only with ``force``. Content that ``rollups rollback`` has taken out of the table
+    is published only with ``force``, too: without it, :attr:`Published.refused` says why it was not. Rollups that are staged anew while
+    these are being published are published after them.
 
     Args:
         pipeline: settings and stage.
@@ -58,7 +59,8 @@ def publish(pipeline: Pipeline, batch: Batch, *, run_id: str = "", force: bool =
 
     Raises:
         NotStagedError: the batch has no rollups manifest.
-        StaleInputError: the manifest was made from inputs or parameters that are no longer current, or for another table.
+        StaleInputError: the manifest was made from inputs or parameters that are no longer current, or for another table; or it was
+            replaced during each of several attempts to publish it.
         StageCorruptError: a staged file is missing or not what the manifest says.
         TableMismatchError: the table contradicts the settings.
         CatalogError: the catalog cannot be used; see :func:`rollup_assets.iceberg.catalog.open_catalog`.
@@ -127,13 +129,16 @@ def _receipt_and_table(pipeline: Pipeline, batch: Batch, catalog: Catalog, *, fo
     """The batch's receipt, if it has one, and the table, which is created if necessary.
 
     Raises:
-        PublishHaltError: the snapshot of this receipt, or of the batch before's, has vanished from the table; not checked with ``force``.
+        PublishHaltError: the snapshot that this batch's receipt, or the receipt of the batch before, acknowledges has vanished from the
+            table's history; not checked with ``force``.
     """
     from rollup_assets.iceberg.table import ensure_table, remember_resolutions
 
-    # Read before the table: even if no lock keeps others away, the table is then at least as new as the receipt.
+    # Receipts are read before the table is loaded. Otherwise, with a catalog that has no lock, another publisher could commit and write a
+    # receipt in between: its snapshot would seem to have vanished from the older table that we hold.
     receipt = pipeline.stage.read(ROLLUP_TABLE, batch)
-    # A failover to a standby loses the last commit, and its batch is not published again by itself: so the next batch checks for it.
+    # If a standby is promoted without the catalog's last commits, they are lost, and nobody publishes their batches again, since their
+    # receipts say that they are published. The publish of the following batch notices it.
     before = [(each, pipeline.stage.read(ROLLUP_TABLE, each)) for each in pipeline.calendar.earlier(batch, 1)]
     table = ensure_table(pipeline.settings, catalog)
     remember_resolutions(table, pipeline.settings)
@@ -188,7 +193,7 @@ def _recorded(
 
 
 def _attempt_in_place(pipeline: Pipeline, batch: Batch, replacement: Replacement) -> str:
-    """The commit that the batch's rows came from, even if its snapshot has expired: its record is what is known about them.
+    """The attempt of the commit that the batch's rows came from, even if its snapshot has expired: its record says what they are from.
 
     The current snapshot may be another batch's, and a rollback of the table may have left this batch as it was.
     """
@@ -406,11 +411,11 @@ def new_receipt(
     Args:
         batch: the published batch.
         table: the table as it is now.
-        snapshot_id: the snapshot in which the table has these rows.
+        snapshot_id: the snapshot in which the table has these rows; None if it needed none.
         attempt: the attempt of the commit.
         counts: the batch's rows and files in the table.
-        digest: content digest of the rollups that these rows are from.
-        staged_attempt: the attempt of these rollups, if they are those staged now.
+        digest: content digest of the rollups that these rows are from; a text in its place if these are unknown.
+        staged_attempt: the attempt of these rollups, if they are those staged now; else None.
         resolutions: the resolutions to list rows and files of, even if there are none.
         parameters: the parameters that these rollups were made with.
         code_version: the code version that they were made with.
