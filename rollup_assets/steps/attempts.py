@@ -1,4 +1,4 @@
-"""Where the attempts of a task put their files, and what becomes of the files of failed attempts.
+"""Where the tries of a task put their files, and what becomes of the files of tries that failed or were not chosen.
 
 An engine may try a task again, or twice at once: every try writes to a folder, or under a name, of its own, and only what the chosen
 one returned is named by a manifest. What an engine does about failures stays out.

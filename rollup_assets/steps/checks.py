@@ -234,8 +234,8 @@ def deltas_reconcile(rollups: Manifest, batch: Batch, earlier: Manifest | None) 
     """Per-series weighted sums of counts, sums, deltas and resets agree between resolutions.
 
     Within the batch, every resolution covers ``(A, B - c]``. Across its beginning, the coarse window labelled A consists of the fine
-    ones of t-1 after ``A - c`` and the fine one labelled A; this is checked only with ``earlier``, which is ``rollups[t-1]`` made
-    from the same partial points, or None if that is missing or not current.
+    ones of t-1 after ``A - c`` and the fine one labelled A. This is checked only if ``earlier``, which is ``rollups[t-1]``, or None
+    if that is missing or not current, was made from the same partial points.
     """
     checksums: Mapping[str, Any] = rollups.counters["checksums"]
     resolutions = sorted(checksums, key=int)

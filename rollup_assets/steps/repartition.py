@@ -57,8 +57,9 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
         QuarantineError: too many rows or files are quarantined; they are staged (``error.quarantined``), the datapoints are not.
         RollupOverflowError: an open window overflows int64; nothing is staged.
         LandingZoneError: raw data lies where no batch would read it, or is all gone; nothing is staged.
-        StorageError: raw data cannot be read, or the stage cannot be written; nothing is staged.
+        StorageError: raw data cannot be read, or the stage cannot be written; the datapoints are not staged.
         StaleInputError: a raw file was replaced or removed while it was read; nothing is staged.
+        ReconciliationError: rows are not accounted for; the datapoints are not staged.
         ConcurrentWriteError: another run staged the batch at the same time, with another result.
     """
     progress = progress or NoProgress()
@@ -75,7 +76,8 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
     started = time.perf_counter()
     attempt = new_attempt()
     root = landing_zone.root
-    # In the order of the folders: of two copies, the one in the batch's own folder, or in the later folder, is read, and loses no point.
+    # In the order of the folders, since of several copies the first is read. The batch's own folder and those after it lose none of its
+    # points; those before it come last, since points too far ahead of their folder are not accepted from them.
     copies = find_copies(root, [file for found in by_folder.values() for file in found])
     read = _files_to_read(pipeline, batch, by_folder, copies)
 
@@ -165,7 +167,9 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
     accounted_for = counts["rows_accepted"] + counts["duplicates"] + counts["rows_quarantined"] + counts.get("elsewhere", 0)
     if counts["rows_read"] != accounted_for:
         _discard(pipeline, batch, attempt, (REPARTITIONED, PARTIAL_POINTS))
-        raise ReconciliationError(f"batch {batch}: rows are not accounted for, nothing was staged: {counts}; please report this")
+        raise ReconciliationError(
+            f"batch {batch}: rows are not accounted for, the datapoints were not staged: {counts}; please report this"
+        )
     # Partial points first: once the datapoints' manifest is visible, so is theirs.
     partial = commit(
         PARTIAL_POINTS,
@@ -238,14 +242,14 @@ def is_over_limit(pipeline: Pipeline, batch: Batch, quarantined: Manifest) -> bo
 
 
 def counts_the_same(pipeline: Pipeline, batch: Batch, quarantined: Manifest) -> bool:
-    """Whether as much of the same raw files would be quarantined again: for certain, with the settings and the code of now."""
+    """Whether it is certain that today's settings and code would quarantine as much of the same raw files again."""
     counters = quarantined.counters
     if other_settings(quarantined, content_parameters(pipeline.settings, batch)):
         return False
     was_reported = COPIED_FILE in counters["reasons"]
     if pipeline.settings.raw_copies == "once":
         return not was_reported
-    # Where copies are read once, those of a bad file are bad for the same reason as it; nothing says later which ones they were.
+    # If copies are read once, those of a bad file are quarantined for its reason. The manifest does not tell which bad files were copies.
     may_have_copies = counters["bad_files"] > 1 and len({file.size for file in quarantined.inputs}) < len(quarantined.inputs)
     return was_reported or not may_have_copies
 
@@ -344,7 +348,7 @@ def _quarantine_problem(
         )
     if too_many_rows(counters, settings, allowed):
         read, rows = rows_compared(counters), counters["rows_quarantined"] - allowed.rows
-        # Files quarantined as a whole may have no rows; they do not count against the limit of rows.
+        # Reasons and files without rows are left out: a file that is quarantined as a whole may have none.
         reasons = {reason: count for reason, count in counters["reasons"].items() if count}
         why = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
         worst = sorted(((path, count) for path, count in by_file.items() if count), key=lambda found: (-found[1], found[0]))

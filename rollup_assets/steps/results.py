@@ -49,7 +49,7 @@ class Published:
 
     receipt: Manifest
     snapshot_id: int | None
-    """Current snapshot with this batch in it; None for an empty batch that never had a row."""
+    """The snapshot that the receipt names; None for an empty batch that never had a row."""
     unchanged: bool
     refused: str | None = None
     """Why these rollups were not published again: they had been rolled back."""

@@ -305,7 +305,7 @@ class _ShardRoller:
         return merge.Carry(partial, row_of_series, alone, before), len(ids)
 
     def _earlier_steps(self, shard: int, partial: PartialPoints) -> None:
-        """Add to the open windows the step into their series' first point, which only the batch before theirs knows."""
+        """Add to the open windows of t-1 the step into their series' first point of t-1, which begins at its last point of t-2."""
         from rollup_assets.kernels import merge
 
         if self.earlier is None:

@@ -178,8 +178,12 @@ def _roll_up(pipeline: Pipeline, batch: Batch, inputs: RollupInputs, progress: P
 def find_inputs(pipeline: Pipeline, batch: Batch) -> RollupInputs | Waiting:
     """The manifests that a batch is rolled up from, or what it waits for.
 
-    An earlier batch need not be staged if it has no raw file. Otherwise a batch without points waits for it, and for one with points
-    this raises NotStagedError. A batch whose own raw files are not staged waits.
+    An earlier batch need not be staged if it has no raw file. Otherwise a batch without points waits for it. A batch whose own raw files
+    are not staged waits, too.
+
+    Raises:
+        NotStagedError: the batch has points, and an earlier one that has raw files is not staged.
+        StaleInputError: an input was staged with other settings.
     """
     stage, landing_zone, calendar = pipeline.stage, pipeline.landing_zone, pipeline.calendar
     datapoints = stage.read(REPARTITIONED, batch)

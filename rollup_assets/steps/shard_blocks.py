@@ -1,4 +1,4 @@
-"""The blocks of one shard as the sort task sees them: without blocks of damaged files, and with metric codes local to the shard."""
+"""The blocks of one shard as the sort task sees them: without those of files quarantined as a whole, with metric codes of the shard."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def dropped_files(source: Blocks) -> set[tuple[int, int]]:
-    """(map task, file) of the raw files that turned out to be damaged after some of their blocks were sent."""
+    """(map task, file) of the raw files that are quarantined as a whole; blocks of their rows may have been sent before."""
     headers = ((task, Header.unpack(packed)) for task, packed in source.headers())
     return {(task, header.file) for task, header in headers if header.kind == blocks.DROP_FILE}
 

@@ -108,7 +108,7 @@ class _TaskNames(MetricNames):
     def translation(self, names: pa.Array) -> NDArray[np.int32]:
         """The task's code of each name; consecutive row groups mostly have the same names."""
         if self._last is None or not names.equals(self._last):
-            # Only quarantined rows have a null name: any code will do.
+            # No accepted row has a null name: any code will do.
             codes = [0 if name is None else self.code_of(name) for name in names.to_pylist()]
             self._translation = np.array(codes or [0], np.int32)
             self._last = names
@@ -177,7 +177,7 @@ def _split_file(
 
 def _quarantine_file(task: SplitTask, number: int, bad: BadFile, emit: Emit, result: SplitResult) -> None:
     """Emit the row that stands for a whole file, and revoke the blocks of it that were already emitted."""
-    # There may be some: a damaged page can come after good ones.
+    # There may be some: a damaged page can come after good ones. The row itself has the number after the last file's, so that it stays.
     for bucket in range(task.shards + 1):
         emit(bucket, Header(blocks.DROP_FILE, number, 0).pack(), [])
     emit(task.quarantine_bucket, Header(blocks.QUARANTINED, len(task.files), 1).pack(), [serialized(bad_file_row(bad, task.value_column))])

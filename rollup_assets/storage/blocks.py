@@ -1,7 +1,7 @@
 """The packed blocks that travel from split to sort tasks: what a header says and how columns lie in the payload.
 
 Four kinds: rows of a shard, metric names that the rows' codes refer to, the notice that all rows of a raw file are to be dropped
-because the file turned out to be damaged, and quarantined rows. Columns are as narrow as the block's values allow. Moving blocks stays
+because the file is quarantined as a whole, and quarantined rows. Columns are as narrow as the block's values allow. Moving blocks stays
 out (engines).
 """
 
@@ -30,7 +30,7 @@ class Header:
 
     kind: int
     file: int
-    """Number of the raw file within the map task, from 0."""
+    """Number of the raw file within the map task, from 0; the number after the last for a row that stands for a whole file."""
     rows: int
     """Number of rows, or of names, in the payload."""
     value: int = INT64
