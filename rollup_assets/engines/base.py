@@ -83,7 +83,7 @@ class Engine(Protocol):
 
     @property
     def tries_again(self) -> bool:
-        """Whether a task may be tried more than once, so that a failed try may leave files behind."""
+        """Whether a task may be tried more than once, so that a try that failed or was not chosen may leave files behind."""
 
     @property
     def most_map_tasks(self) -> int:
@@ -96,8 +96,10 @@ class Engine(Protocol):
     def map(
         self, task: Callable[[Item, TaskContext], Result], items: Sequence[Item], *, stage: str, rows: int, progress: Progress
     ) -> list[Result]:
-        """Run ``task`` on every item; results in the order of the items. An error ends the step and is raised as it is; before
-        that, other tasks that have begun (on Spark: all of the same half) may run to their end.
+        """Run ``task`` on every item; results in the order of the items.
+
+        An error ends the step and is raised as it is. Before that, other tasks that have begun may run to their end, and on Spark all
+        tasks of the same stage.
         """
 
     def map_shuffle(

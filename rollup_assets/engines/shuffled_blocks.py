@@ -21,7 +21,8 @@ _BLOCK = struct.Struct("<IQQ")  # bytes of the header, the payload and the packe
 PARCEL_BYTES = 32 << 20
 """A parcel is closed at this size, since Spark holds each row of a shuffle in memory several times."""
 _WORTH_PACKING = 0.75
-"""Moving blocks through two sockets, Java and a file costs about 4 s of CPU a GB, packing them 1.3 s."""
+"""A large payload is packed if samples of it shrink to this share or less: moving blocks through two sockets, Java and a file
+costs about 4 s of CPU a GB, packing them 1.3 s."""
 _SLICES, _SLICE_BYTES = 8, 16 << 10
 """Of a larger payload, this many samples decide whether it is worth packing. They are spread out since columns follow each other."""
 
@@ -58,7 +59,7 @@ class Outbox:
         self._held += len(frame) + len(packed)
 
     def _packed(self, payload: bytes) -> bytes:
-        """The payload, compressed if that is worth it; if the size is unchanged, it is not compressed."""
+        """The payload, compressed if that is worth it. The sizes tell readers: what is not compressed is as long as the payload."""
         step = len(payload) // _SLICES
         if step > _SLICE_BYTES:
             sample = b"".join(payload[at : at + _SLICE_BYTES] for at in range(0, step * _SLICES, step))

@@ -68,7 +68,7 @@ _LOCAL = {
     # No other machine has to reach it.
     "spark.driver.host": "127.0.0.1",
     "spark.driver.bindAddress": "127.0.0.1",
-    # Between JVM and workers: half of TCP's CPU time. Not on a cluster, where a folder with a short path would have to be chosen for them.
+    # Sockets between the JVM and its workers: half of TCP's CPU time. Not on a cluster, where they would need a folder with a short path.
     "spark.python.unix.domain.socket.enabled": "true",
 }
 
@@ -131,7 +131,7 @@ def _make(properties: dict[str, str]) -> SparkSession:
 
 @contextlib.contextmanager
 def _on_loopback(settings: Settings) -> Iterator[None]:
-    """Make a local session's pages, if enabled, listen on the loopback address, as its other ports do, unless the environment differs.
+    """Make a local session's pages, if enabled, listen on the loopback address, as its other ports do, unless the environment names one.
 
     Spark takes their address from this variable alone; without it they listen on every address of the machine.
     """
@@ -191,7 +191,7 @@ def _escaped(text: str) -> str:
 
 
 def prepare(settings: Settings) -> None:
-    """Check that everything a session needs is there, and tell PySpark which Python workers run.
+    """Check that everything a session needs is there, and tell PySpark which Python its workers have to run.
 
     Raises:
         EngineError: something is missing; the message says what to do.
