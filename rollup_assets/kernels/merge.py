@@ -22,7 +22,7 @@ class Carry(NamedTuple):
     partial: PartialPoints  # of the batch before, p series
     row_of_series: Array  # int32[k]: the series' row in partial, -1: none; k = 0 if partial is empty
     alone: Array  # int64[a]: rows of partial whose series has no point in this batch, in output order
-    before: Array  # int64[a], ascending: for each of them, the series of this batch that it comes before
+    before: Array  # int64[a], ascending: for each of them, the place of the series of this batch that it comes before; k: after all
 
 
 @allocating_kernel

@@ -108,8 +108,7 @@ def exact_partial_points(
 ) -> int:
     """The windows of :func:`partial_points` for int64 values, without details: exact whatever the order of additions.
 
-    Arguments as there; batch_length, resolutions and lookback in ms. Fills only the windows of ``out``, for the series from place
-    ``begin_at`` of ``order`` on.
+    Arguments as there. Fills only the windows of ``out``, for the series from place ``begin_at`` of ``order`` on.
 
     One pass over each series from its end, one stretch between two resolutions' windows after another (11 -> 2 ns a point compared with
     folding finest windows).
@@ -199,8 +198,9 @@ def partial_points(
 ) -> tuple[int, int]:
     """Fill the windows of ``out`` from the sorted points of a shard, folding finer into coarser ones: the order that defines doubles.
 
-    order int64[k]: codes of the series in output order; start, kept int64 by code; resolutions int64[L] in ms, finest first. The
-    rest of ``out`` is left alone. ``details``: fill org, metric and lag of each window, too (``out.integers`` has 7 columns).
+    order int64[k]: codes of the series in output order; start, kept int64, by code: where a series begins in ``points``, and how many
+    points it has; metric_rank int32, by metric code; resolutions int64[L] in ms, finest first; batch_length, lookback in ms. The caller
+    has filled the rest of ``out``. ``details``: fill org, metric and lag of each window, too (``out.integers`` has 7 columns).
     Returns (series, level) of the first overflow, or (-1, -1).
     """
     # Arrays of named tuples are looked up once: in the loop each access costs reference counts.

@@ -2,7 +2,7 @@
 
 A window that is complete at the finest resolution is emitted and folded into the open coarser one. Windows labelled with the batch's
 start come from the partial points of the batch before, plus the point at exactly that moment. Windows labelled with the batch's end stay
-open: ``kernels.partial`` keeps them.
+open: ``kernels.partial`` computes those.
 """
 
 from __future__ import annotations
@@ -547,7 +547,7 @@ def roll_up(
 def means(sums: Array, counts: Array, out: Array) -> None:
     """``out[r] = sums[r] / counts[r]``, float64[n]; where the count is 0, some finite value.
 
-    A single division of exact sums: never an average of averages.
+    A single division of the sums: never an average of averages.
     """
     for r in range(len(sums)):
         out[r] = np.float64(sums[r]) / np.float64(max(counts[r], 1))
