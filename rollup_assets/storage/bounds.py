@@ -27,5 +27,5 @@ class Bounds:
     """A row at or after this is further ahead of its folder than the settings allow."""
 
     def rule_out(self, first: int, last: int) -> bool:
-        """Whether rows with times from ``first`` to ``last`` can include none of the batch's, so that they need not be read."""
+        """Whether rows with times from ``first`` to ``last`` need not be read: none is the batch's, nor is one quarantined by it."""
         return not self.is_own and (last < self.start or first >= self.end)

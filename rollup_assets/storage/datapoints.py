@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def datapoints_schema(value_column: str, *, has_receive: bool) -> pa.Schema:
-    """Schema of a shard file; it has ``receive_timestamp`` only if some point of the shard does."""
+    """Schema of a shard file; it has ``receive_timestamp`` only if some point of the shard has one."""
     import pyarrow as pa
 
     fields = [

@@ -151,7 +151,13 @@ class Place:
         return self.size() is not None
 
     def files(self, *, recursive: bool = True, prefix: str = "") -> Iterator[FoundFile]:
-        """The files in or below this folder, in path order; none if it does not exist. ``prefix``: of the paths within it."""
+        """The files in or below this folder, in path order; none if it does not exist.
+
+        ``prefix``: only files whose path, from this folder on, begins with it.
+
+        Raises:
+            FileNameError: a file's name is not UTF-8 (on disks).
+        """
         if place := self._object():
             objects = place.objects(recursive=recursive, prefix=prefix)
             found = [FoundFile(f"{place.bucket}/{one.key}", one.size, one.version, one.modified) for one in objects]
@@ -263,7 +269,7 @@ class Place:
 
 
 def path_of(location: str) -> str:
-    """A location, as any engine writes it, as :attr:`FoundFile.path` has it: a path on disk, or bucket and key."""
+    """The :attr:`FoundFile.path` of a location, whichever way an engine writes that: a path on disk, or bucket and key."""
     if location.startswith("file:"):
         return "/" + location.removeprefix("file:").lstrip("/")
     return location.partition("://")[2] or location
@@ -309,11 +315,11 @@ def delete_files(places: Sequence[Place]) -> dict[Place, StorageError]:
 
 
 def in_parallel(function: Callable[[Item], Result], items: Sequence[Item], *, local: bool = False) -> Iterator[Result]:
-    """The function's results in the order of the items; unless ``local``, several are called at the same time.
+    """The function's results in the order of the items; several calls run at the same time, unless ``local`` or for a few items.
 
     The function must not use these threads itself; if it may, use ``scope.for_each``, which has threads of its own.
 
-    ``local``: everything is on a local disk, where a call takes microseconds.
+    ``local``: everything is on a local disk, where a call takes microseconds; each then runs when its result is asked for.
     """
     if local or len(items) < _WORTH_THREADS:
         return map(function, items)

@@ -35,7 +35,7 @@ class LandingZone:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
-        """The landing zone of a table."""
+        """The landing zone that the settings name."""
         root = Place.parse(settings.raw, settings.s3)
         return cls(root, settings.raw_layout, settings.calendar, settings.raw_lateness, settings.raw_future)
 
@@ -76,10 +76,11 @@ class LandingZone:
     def files(self, batch: Batch) -> list[InputFile]:
         """Every file that the batch reads, in path order.
 
-        These are the files in or below its :meth:`folders` whose names do not begin with ``_`` or ``.``.
+        These are the files in or below its :meth:`folders` in whose path from there no name begins with ``_`` or ``.``.
 
         Raises:
-            LandingZoneError: files are in a folder that, by the layout, belongs to a time inside a batch; nothing would read them.
+            LandingZoneError: files are in a folder that, by the layout, belongs to a time inside a batch, and nothing would read them; or
+                a folder cannot be listed, or a name in it is not UTF-8 or empty.
         """
         found = (file for files in self.files_by_folder(batch).values() for file in files)
         return sorted(found, key=lambda file: file.path)

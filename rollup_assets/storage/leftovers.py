@@ -43,9 +43,9 @@ class StagedFolder:
     files: tuple[FoundFile, ...]
 
     def old(self, before: int | None) -> list[FoundFile]:
-        """The attempts' files last written before ``before`` (epoch ms; None: whatever their age); none if the manifest is newer.
+        """The attempts' files last written before ``before`` (epoch ms; None: whatever their age); none if the manifest was written later.
 
-        A new manifest makes the files of the previous one leftovers, however old they are, and they may still be being read.
+        A new manifest makes the files of the previous one leftovers, however old they are, and somebody may still be reading them.
         """
         if any(not is_old(file, before) for file in self.files if self._inside(file) == MANIFEST):
             return []

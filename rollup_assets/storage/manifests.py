@@ -118,7 +118,7 @@ def content_digest(files: tuple[StagedFile, ...], counters: dict[str, Any]) -> s
 
 
 def short_digest(digest: str | None) -> str:
-    """A content digest as messages show it; None if there is none."""
+    """A content digest as messages show it: its beginning; ``not staged`` for None."""
     return "not staged" if digest is None else digest[:8]
 
 
@@ -200,8 +200,8 @@ class Stage:
         """Make a new attempt visible unless the current manifest has the same content; returns the manifest that stands.
 
         If the content is equal, the old files stay (readers may have them open, and nothing downstream becomes stale), the new
-        attempt's are deleted, and the record of the inputs is updated. The old files are read first: they are replaced if damaged, or
-        if they are data files of another table than the new attempt's.
+        attempt's are deleted, and the old manifest is updated in what it says of inputs, settings, code and counters. The old files are
+        read first: they are replaced if damaged, or if they are data files of another table than the new attempt's.
 
         Raises:
             ConcurrentWriteError: another run made other content visible in the meantime (noticed on S3); the new attempt is deleted.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 _FEW = 1024
-"""Up to so many names, every reader is told all of them, which costs less than finding those that rows have."""
+"""If a task has no more names than this, every reader is told all of them: that costs less than finding those that its rows have."""
 
 
 class MetricNames:
@@ -69,7 +69,7 @@ class ToldNames:
     def news_for(self, bucket: int, names: Sequence[str], used: NDArray[Any]) -> NDArray[np.int32]:
         """Codes of names to tell the bucket's reader before it gets rows with the codes ``used``; they count as told from now on.
 
-        names: by code; from call to call they only grow.
+        names: by code; from call to call names are only added.
         """
         if self._count[bucket] == len(names):
             return np.empty(0, np.int32)

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 _BUFFER_BYTES = 1 << 20
 _MAGIC = b"PAR1"
 _FOOTER_BYTES = 1 << 15
-"""Footers up to this size, about 25 row groups, are kept in the manifest and protected by its digest. Few files have larger ones."""
+"""Footers up to this size, about 25 row groups, are protected by a digest in the manifest, which also keeps those of the table's data
+files. Few files have larger ones."""
 _FALSE_POSITIVES = 0.01
 
 
@@ -109,7 +110,7 @@ class DigestingStream:
         """Does nothing: nothing is buffered here."""
 
     def close(self) -> None:
-        """End writing. The stream beneath stays open: closing it, after an error, would make a broken file look complete."""
+        """End writing. The stream beneath stays open: closing it would drop the file, which only its owner commits, once all is written."""
         self.closed = True
 
     def readable(self) -> bool:
@@ -238,7 +239,7 @@ class StagedParquet:
         try:
             yield
         except (pa.ArrowException, OSError, ValueError) as error:
-            # Not of a missing file: that was reported earlier, when the partition was checked to be complete.
+            # Not a missing file, nor network or disk: missing files were reported when the partition was checked to be complete.
             if not is_damage(error):
                 raise
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]

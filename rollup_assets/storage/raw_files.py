@@ -80,7 +80,7 @@ class UnreadableFileError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RawRows:
-    """Consecutive rows of a raw file. Where ``reason`` is not 0, the other columns' values are arbitrary."""
+    """Consecutive rows of a raw file. Where ``reason`` is not 0, a value may stand for a null, and is then arbitrary."""
 
     position: int
     """Row number of the first row in the file, from 0."""
@@ -262,7 +262,11 @@ def _row_groups(metadata: pq.FileMetaData, tail: pa.Buffer, bounds: Bounds) -> l
 
 
 def _check_times(rows: RawRows, times: Range | None) -> None:
-    """Check rows against their row group's statistics: other batches trust these, and would miss a row outside of them."""
+    """Check rows against their row group's statistics: other batches trust these, and would miss a row outside of them.
+
+    Raises:
+        UnreadableFileError: a row is outside of them.
+    """
     from rollup_assets.kernels.columns import extremes
 
     if times is not None and not rows.table.column(_TIME).null_count:

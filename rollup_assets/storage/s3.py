@@ -29,7 +29,7 @@ CONNECT_SECONDS: Final = 4
 # A store may take this long to finish a large upload.
 READ_SECONDS: Final = 20
 ATTEMPTS: Final = 4
-# The first request to a bucket is a small one: give up on a server that does not answer it within less than 20 s.
+# The first request to a bucket is a small one: a server that does not answer it is given up after less than 20 s.
 _FIRST_READ_SECONDS = 5
 _FIRST_ATTEMPTS = 3
 _THREADS = 16
