@@ -264,7 +264,7 @@ def _life_cycles(draw: _Draws) -> tuple[Integers, Integers, Integers]:
 
 
 def _outages(draw: _Draws) -> tuple[Integers, Integers, Integers]:
-    """Period, length and phase in ms of an instance's time without outages, between which are gaps of 20 s to 8 min."""
+    """Period, length and phase in ms of the times in which an instance has no outage; outages take 20 s to 8 min."""
     period = ((0.7 + 6 * draw.uniform("gap period")) * HOUR_MS).astype(np.int64)
     gap = (20_000 + 460_000 * draw.uniform("gap length") ** 2).astype(np.int64)
     return period, period - gap, (draw.uniform("gap phase") * 7 * HOUR_MS).astype(np.int64)

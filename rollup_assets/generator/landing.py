@@ -173,7 +173,10 @@ class _Writer:
         return pa.schema(fields + [("receive_timestamp", pa.int64())] * self.options.receive_timestamps)
 
     def write_batch(self, pool: ThreadPoolExecutor, batch: Batch, bad_files: list[str], *, late_folder: Place | None) -> Counter[str]:
-        """Write all files of one batch, the late one to ``late_folder`` if given. On local disks they appear together, when complete."""
+        """Write all files of one batch, the late one to ``late_folder`` if given; returns counts.
+
+        On local disks those in the batch's own folder appear together, once all files are complete.
+        """
         folder = self.landing_zone.folder(batch)
         hidden = folder.beside(f".{folder.name}.generating")
         target = hidden if folder.is_local else folder
