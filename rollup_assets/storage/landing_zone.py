@@ -183,7 +183,11 @@ class LandingZone:
         return found | {self._inside(place.path) for place in level if self._may_have_files(place)}
 
     def _folders_below(self, above: Place, error: PermissionError) -> set[str]:
-        """The folders that batches have below one that cannot be listed; none if the layout has no such folder."""
+        """The folders that batches have below one that cannot be listed; none if the layout has no such folder.
+
+        Raises:
+            LandingZoneError: batches of any time may have folders there.
+        """
         folder = self._inside(above.path)
         layout = "/".join(self._layout[: folder.count("/") + 1]) if folder else ""
         try:
