@@ -7,7 +7,7 @@ anything stays out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -17,7 +17,7 @@ from rollup_assets.errors import LandingZoneError, RollupError, StageCorruptErro
 from rollup_assets.history.rejections import refusal
 from rollup_assets.iceberg.acknowledged import is_set_aside
 from rollup_assets.pipeline import Pipeline
-from rollup_assets.scope import Scope, failed_inputs, for_each, missing_before
+from rollup_assets.scope import PARTITIONS_PER_RUN, Scope, failed_inputs, for_each, missing_before
 from rollup_assets.steps.changes import FileChange, InputChange, file_changes, lost_files
 from rollup_assets.steps.parameters import content_parameters
 from rollup_assets.steps.publish import check_history, reasons_to_publish
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table
 
 Verdict = Literal["yes", "if it changes", "no"]
+Step = Literal["stage", "roll up", "publish"]
+STEPS: tuple[Step, ...] = ("stage", "roll up", "publish")
 _NOT_KNOWN_YET = "not known yet"
 """Stands for the content digest of a partition that would be staged."""
 
@@ -73,12 +75,19 @@ class PartitionPlan:
     refused: str | None = None
     """Why the staged rollups would not be published: they were rolled back."""
     problem: str | None = None
-    """Why a step would fail, if there is anything to do, with the command that fixes it."""
+    """Why a step would fail, with the command that fixes it, or would not be tried."""
+    fails_at: Step | None = None
+    """That step; those before it would still be done."""
 
     @property
     def steps(self) -> tuple[PlannedStep, PlannedStep, PlannedStep]:
         """Stage, roll up and publish."""
         return self.stage, self.roll_up, self.publish
+
+    def does(self, step: Step) -> bool:
+        """Whether the step certainly has something to do, and would come to its end."""
+        number = STEPS.index(step)
+        return self.steps[number].verdict == "yes" and (self.fails_at is None or number < STEPS.index(self.fails_at))
 
     @property
     def is_concerned(self) -> bool:
@@ -97,13 +106,18 @@ class Plan:
 
     @property
     def nothing_to_do(self) -> bool:
-        """Whether no step has anything to do."""
-        return all(step.verdict == "no" for partition in self.partitions for step in partition.steps)
+        """Whether no step has anything to do, and none would fail."""
+        return all(partition.problem is None and all(step.verdict == "no" for step in partition.steps) for partition in self.partitions)
 
     @property
     def rows_to_stage(self) -> int:
-        """Raw rows that would be read."""
-        return sum(partition.raw_rows or 0 for partition in self.partitions if partition.stage.verdict == "yes")
+        """Raw rows that would be staged."""
+        return sum(partition.raw_rows or 0 for partition in self.partitions if partition.does("stage"))
+
+    @property
+    def failing(self) -> int:
+        """Partitions of which a step would fail, or not be tried."""
+        return sum(partition.problem is not None for partition in self.partitions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +127,7 @@ class _InTable:
     rows: Mapping[int, int]
     """Rows by resolution in ms."""
     problem: str | None = None
-    """Why the batch's rows may not be replaced."""
+    """Why nothing is published once somebody tries to publish this batch or the next one."""
     set_aside: bool = False
     """The table no longer comes from the snapshot that published it."""
 
@@ -149,7 +163,11 @@ def plan(pipeline: Pipeline, scope: Scope) -> Plan:
     to_be = _StageToBe(pipeline.stage.root)
     staging = _stagings(pipeline, [*before, *scope.asked], to_be)
     rolling = [*scope.asked, *scope.trailing]
-    receipts = {batch: found for batch in rolling if (found := _whole(to_be, ROLLUP_TABLE, batch)) is not None}
+    receipts = {
+        batch: found
+        for batch in (*pipeline.calendar.earlier(rolling[0], 1), *rolling)
+        if (found := _whole(to_be, ROLLUP_TABLE, batch)) is not None
+    }
     live = _in_table(pipeline, receipts)
     failed = [batch.key for batch, planned in staging.items() if planned.problem]
 
@@ -158,14 +176,44 @@ def plan(pipeline: Pipeline, scope: Scope) -> Plan:
         try:
             planned = planned or _as_staged(to_be, batch)
             if not planned.problem:
-                planned = replace(planned, problem=failed_inputs(pipeline.calendar, batch, pipeline.settings.reach, failed))
-            return _roll_up_and_publish(replace(pipeline, stage=to_be), batch, planned, live.get(batch))
+                planned = _failing(planned, "roll up", failed_inputs(pipeline.calendar, batch, pipeline.settings.reach, failed))
+            return _roll_up_and_publish(replace(pipeline, stage=to_be), batch, planned, live)
         except (LandingZoneError, StageCorruptError) as error:
             roll_up = PlannedStep("yes", ("what would change cannot be told",))
-            return replace(planned or PartitionPlan(batch.key), roll_up=roll_up, problem=str(error))
+            return _failing(replace(planned or PartitionPlan(batch.key), roll_up=roll_up), "roll up", str(error))
 
-    partitions = [*(staging[batch] for batch in before), *for_each(pipeline, rolled, rolling)]
+    vanished = {found.problem for found in live.values() if found.problem}
+    runs = {batch.key: number // PARTITIONS_PER_RUN for number, batch in enumerate(scope.asked)}
+    partitions = [*(staging[batch] for batch in before), *_until_halted(for_each(pipeline, rolled, rolling), vanished, runs)]
     return Plan(tuple(partitions), tuple(batch.key for batch in scope.not_ended))
+
+
+def _failing(planned: PartitionPlan, step: Step, problem: str | None) -> PartitionPlan:
+    return planned if problem is None else replace(planned, problem=problem, fails_at=step)
+
+
+def _until_halted(planned: Iterable[PartitionPlan], vanished: Collection[str | None], runs: Mapping[str, int]) -> Iterator[PartitionPlan]:
+    """The partitions in time order; none is tried after one whose publish finds a vanished snapshot, and no later run stages any.
+
+    Args:
+        planned: what would be done if no publish stopped the backfill.
+        vanished: the problems with which a publish stops it.
+        runs: the number of the run that stages a partition, for those asked for.
+    """
+    halted: str | None = None
+    for partition in planned:
+        key = partition.partition
+        if halted is None or partition.fails_at in ("stage", "roll up"):
+            yield partition
+        else:
+            not_tried = replace(partition, roll_up=PlannedStep(), publish=PlannedStep(), waiting_for=(), refused=None)
+            problem = f"not tried, since the publish of {halted} stops everything"
+            if key in runs and runs[key] > runs[halted]:
+                yield _failing(replace(not_tried, stage=PlannedStep(), raw_files=()), "stage", problem)
+            else:
+                yield _failing(not_tried, "roll up", problem)
+        if halted is None and partition.fails_at == "publish" and partition.problem in vanished:
+            halted = key
 
 
 def _whole(stage: _StageToBe, asset: str, batch: Batch) -> Manifest | None:
@@ -183,7 +231,7 @@ def _stagings(pipeline: Pipeline, batches: Sequence[Batch], to_be: _StageToBe) -
         try:
             return stage(batch)
         except (LandingZoneError, StageCorruptError) as error:
-            return PartitionPlan(batch.key, PlannedStep("yes", ("what would change cannot be told",)), problem=str(error))
+            return _failing(PartitionPlan(batch.key, PlannedStep("yes", ("what would change cannot be told",))), "stage", str(error))
 
     def stage(batch: Batch) -> PartitionPlan:
         files, staged = pipeline.landing_zone.files(batch), current_stage(pipeline, batch)
@@ -202,7 +250,8 @@ def _stagings(pipeline: Pipeline, batches: Sequence[Batch], to_be: _StageToBe) -
             problem = f"more of {batch} is quarantined than the settings allow; see `rollups quarantine show {batch}`"
         if problem is None:
             to_be.will_have(pipeline, batch, rows)
-        return PartitionPlan(batch.key, PlannedStep("yes", tuple(reasons)), raw_files=tuple(changes), raw_rows=rows, problem=problem)
+        planned = PartitionPlan(batch.key, PlannedStep("yes", tuple(reasons)), raw_files=tuple(changes), raw_rows=rows)
+        return _failing(planned, "stage", problem)
 
     return dict(zip(batches, for_each(pipeline, look, batches), strict=True))
 
@@ -213,7 +262,7 @@ def _as_staged(to_be: _StageToBe, batch: Batch) -> PartitionPlan:
     return PartitionPlan(batch.key, raw_rows=staged.counters["rows_read"] if staged else None)
 
 
-def _roll_up_and_publish(pipeline: Pipeline, batch: Batch, staged: PartitionPlan, live: _InTable | None) -> PartitionPlan:
+def _roll_up_and_publish(pipeline: Pipeline, batch: Batch, staged: PartitionPlan, table: Mapping[Batch, _InTable]) -> PartitionPlan:
     rollups, receipt = pipeline.stage.read(ROLLUPS, batch), pipeline.stage.read(ROLLUP_TABLE, batch)
     known = replace(staged, rollup_rows=rollups.rows if rollups else None)
     if staged.problem:
@@ -221,7 +270,7 @@ def _roll_up_and_publish(pipeline: Pipeline, batch: Batch, staged: PartitionPlan
     try:
         inputs = find_inputs(pipeline, batch)
     except RollupError as error:
-        return replace(known, problem=str(error))
+        return _failing(known, "roll up", str(error))
     if isinstance(inputs, Waiting):
         return replace(known, waiting_for=inputs.waiting_for)
     reasons_to_roll = reasons_to_roll_up(pipeline, batch, inputs, rollups)
@@ -231,7 +280,8 @@ def _roll_up_and_publish(pipeline: Pipeline, batch: Batch, staged: PartitionPlan
         rolled = _rolling_up([*reasons_to_roll, *lost_files(pipeline.stage, rollups, batch)])
     lost = _lost_inputs(pipeline, batch, inputs) if rolled.verdict != "no" else None
     if lost and rolled.verdict == "yes":
-        return replace(known, roll_up=rolled, problem=lost)
+        return _failing(replace(known, roll_up=rolled), "roll up", lost)
+    live = table.get(batch)
     if rollups is None:
         published = PlannedStep("yes", ("there are no rollups of it yet",))
     elif reasons := reasons_to_publish(batch, receipt, rollups, live.rows if live else None, set_aside=live is not None and live.set_aside):
@@ -239,8 +289,18 @@ def _roll_up_and_publish(pipeline: Pipeline, batch: Batch, staged: PartitionPlan
     else:
         published = PlannedStep("no" if rolled.verdict == "no" else "if it changes")
     refused = refusal(receipt, rollups, batch) if rollups else None
-    problem = f"unless its inputs turn out to be unchanged: {lost}" if lost else live.problem if live else None
-    return replace(known, roll_up=rolled, publish=published, refused=refused, problem=problem)
+    planned = replace(known, roll_up=rolled, publish=published, refused=refused)
+    if lost:
+        return _failing(planned, "roll up", f"unless its inputs turn out to be unchanged: {lost}")
+    # In the order of a publish, which looks at both receipts.
+    before = pipeline.calendar.earlier(batch, 1)
+    try:
+        for each in before:
+            pipeline.stage.read(ROLLUP_TABLE, each)
+    except StageCorruptError as error:
+        return _failing(planned, "publish", str(error))
+    vanished = (table[each].problem for each in (batch, *before) if each in table)
+    return _failing(planned, "publish", next(filter(None, vanished), None))
 
 
 def _lost_inputs(pipeline: Pipeline, batch: Batch, inputs: RollupInputs) -> str | None:

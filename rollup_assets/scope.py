@@ -19,6 +19,8 @@ from rollup_assets.threads import thread_pool
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+PARTITIONS_PER_RUN = 24
+"""Partitions asked for that one run of a backfill stages; another one rolls them up before the next stages more."""
 _SIDE_BY_SIDE = 16
 
 

@@ -94,7 +94,8 @@ def print_verification(console: Console, found: Verification) -> None:
     table = _table("partition", "", "points", "rows", "different", "missing", "extra", "s")
     for partition in found.partitions:
         counts = (partition.points, sum(partition.rows.values()), partition.different, partition.missing, partition.extra)
-        verdict = "[green]agrees[/]" if partition.agrees else "[red]differs[/]"
+        outcome = "[green]agrees[/]" if partition.agrees else "[red]differs[/]"
+        verdict = outcome if partition.compared else "[yellow]not compared[/]"
         table.add_row(partition.partition, verdict, *(f"{count:,}" for count in counts), f"{partition.seconds:.1f}")
     if found.partitions:
         print_table(console, table)
@@ -116,8 +117,11 @@ def print_verification(console: Console, found: Verification) -> None:
                 f"  {each.partition}  {each.resolution} {each.label}  series {each.id} ({escape(each.metric)})  "
                 f"[bold]{each.column}[/]: expected {escape(each.expected)}, found {escape(each.found)}",
             )
-    compared = f"{found.rows:,} rows of {count_text(len(found.partitions), 'partition')}"
-    if found.agrees:
+    compared_partitions = sum(partition.compared for partition in found.partitions)
+    compared = f"{found.rows:,} rows of {count_text(compared_partitions, 'partition')}"
+    if found.agrees and not compared_partitions:
+        say(console, "[yellow]nothing was compared[/]")
+    elif found.agrees:
         say(console, f"[green]{compared} agree with raw data[/] (doubles within {RELATIVE_TOLERANCE:g})")
     else:
         say(console, f"[red]{compared} were compared; not everything agrees with raw data[/]")
@@ -352,21 +356,26 @@ def print_rolled_back(console: Console, done: RolledBack, *, dry_run: bool) -> N
 
 def print_plan(console: Console, found: Plan) -> None:
     """A line for each partition with anything to do or report, then the reasons, then the totals."""
+    from rollup_assets.plan import STEPS
+
     concerned = [partition for partition in found.partitions if partition.is_concerned]
     table = _table("partition", "stage", "roll up", "publish", "raw rows", "rollup rows")
     for column in table.columns[:4]:
         column.justify = "left"
     for partition in concerned:
         steps = [_verdict(step) for step in partition.steps]
-        if partition.waiting_for or partition.problem:
-            steps[1:] = ["[red]fails[/]" if partition.problem else "[yellow]waits[/]", ""]
+        if partition.fails_at:
+            number = STEPS.index(partition.fails_at)
+            steps[number:] = ["[red]fails[/]", *[""] * (len(steps) - number - 1)]
+        elif partition.waiting_for:
+            steps[1:] = ["[yellow]waits[/]", ""]
         rows = ("" if count is None else f"{count:,}" for count in (partition.raw_rows, partition.rollup_rows))
         table.add_row(partition.partition, *steps, *rows)
     if concerned:
         print_table(console, table)
     for partition in concerned:
         # The reasons of the first step that has something to do; the other steps follow from it.
-        for name, step in zip(("stage", "roll up", "publish"), partition.steps, strict=True):
+        for name, step in zip(STEPS, partition.steps, strict=True):
             if step.verdict != "no":
                 for reason in step.reasons:
                     say(console, f"{partition.partition}: {name}: {escape(reason)}")
@@ -385,12 +394,14 @@ def print_plan(console: Console, found: Plan) -> None:
     if found.nothing_to_do:
         say(console, "[green]nothing to do[/]")
         return
-    numbers = [sum(step.verdict == "yes" for step in steps) for steps in zip(*(partition.steps for partition in concerned), strict=True)]
-    maybe = sum(partition.roll_up.verdict == "if it changes" for partition in concerned)
+    numbers = [sum(partition.does(step) for partition in concerned) for step in STEPS]
+    maybe = sum(partition.roll_up.verdict == "if it changes" and partition.fails_at in (None, "publish") for partition in concerned)
     say(
         console,
         f"would stage {count_text(numbers[0], 'partition')} with {found.rows_to_stage:,} raw rows, roll up {numbers[1]:,} and publish "
-        f"{numbers[2]:,}" + (f"; and roll up {maybe:,} more if what they read changes" if maybe else ""),
+        f"{numbers[2]:,}"
+        + (f"; and roll up {maybe:,} more if what they read changes" if maybe else "")
+        + (f"; [red]{count_text(found.failing, 'partition')} would fail[/]" if found.failing else ""),
     )
 
 

@@ -440,6 +440,81 @@ def test_a_table_that_lost_its_rows_is_filled_again(site: Site) -> None:
     assert planned.partitions[0].publish.reasons == ("the table has 0 rows of the batch instead of 21",)
 
 
+def test_a_catalog_that_was_set_back_is_foreseen_to_stop_everything_from_the_first_publish_on(site: Site) -> None:
+    """Also where the lost publish is that of the batch before, which is not asked for."""
+    from rollup_assets.errors import PublishHaltError
+    from rollup_assets.steps.publish import publish
+
+    pipeline = site.fresh()
+    database = site.home / "catalog.db"
+    saved = database.read_bytes()
+    changed(pipeline, hour(pipeline, 1))
+    backfill(pipeline, scope(pipeline, 1, 1))
+    database.write_bytes(saved)
+    planned = plan(pipeline, scope(pipeline, 2, 3))
+    first, *rest = planned.partitions
+    with pytest.raises(PublishHaltError) as error:
+        publish(pipeline, hour(pipeline, 2))
+    assert (first.problem, first.fails_at) == (str(error.value), "publish")
+    assert f"batch {hour(pipeline, 1)} was published" in str(first.problem) or f"batch {hour(pipeline, 2)} was published" in str(
+        first.problem
+    )
+    not_tried = f"not tried, since the publish of {hour(pipeline, 2)} stops everything"
+    assert [(each.problem, each.fails_at, each.waiting_for) for each in rest] == [(not_tried, "roll up", ())] * 3
+    assert (planned.nothing_to_do, planned.failing) == (False, 4)
+
+
+def test_a_backfill_that_stops_stages_nothing_in_its_later_runs(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = site.fresh()
+    database = site.home / "catalog.db"
+    saved = database.read_bytes()
+    changed(pipeline, hour(pipeline, 1))
+    backfill(pipeline, scope(pipeline, 1, 1))
+    database.write_bytes(saved)
+    late_file(pipeline, hour(pipeline, 2))
+    late_file(pipeline, hour(pipeline, 3))
+    monkeypatch.setattr("rollup_assets.plan.PARTITIONS_PER_RUN", 2)
+    planned = plan(pipeline, scope(pipeline, 1, 3))
+    assert [found.stage.verdict for found in planned.partitions] == ["no", "yes", "no", "no", "no"]
+    assert [found.fails_at for found in planned.partitions] == ["publish", "roll up", "stage", "roll up", "roll up"]
+    assert planned.rows_to_stage == planned.partitions[1].raw_rows
+
+
+def test_a_damaged_receipt_of_the_batch_before_is_foreseen_and_stops_no_other(site: Site) -> None:
+    from rollup_assets.errors import StageCorruptError
+    from rollup_assets.steps.publish import publish
+
+    pipeline = site.fresh()
+    (Path(pipeline.stage.folder(ROLLUP_TABLE, hour(pipeline, 0)).path) / "manifest.json").write_text("{")
+    first, second, *_ = plan(pipeline, scope(pipeline, 1, 2)).partitions
+    with pytest.raises(StageCorruptError) as error:
+        publish(pipeline, hour(pipeline, 1))
+    assert (first.problem, first.fails_at) == (str(error.value), "publish")
+    assert second.problem is None
+
+
+def test_a_plan_in_which_something_fails_is_not_called_nothing_to_do_and_counts_what_is_done(site: Site) -> None:
+    from rollup_assets.errors import QuarantineError
+    from rollup_assets.steps.repartition import stage_batch
+
+    pipeline = site.fresh()
+    bad = hour(pipeline, 1)
+    write_bytes(pipeline, bad, "bad.parquet", b"")
+    with pytest.raises(QuarantineError):
+        stage_batch(pipeline, bad)
+    planned = plan(pipeline, scope(pipeline, 1, 1))
+    assert [found.fails_at for found in planned.partitions] == ["stage", "roll up", "roll up"]
+    assert (planned.nothing_to_do, planned.rows_to_stage, planned.failing) == (False, 0, 3)
+    # What needs a partition that is not part of the backfill, and fails for that alone.
+    pipeline = site.fresh()
+    last = hour(pipeline, HOURS)
+    write_rows(pipeline, last, "a.parquet", rows(last))
+    stage_batch(pipeline, last)
+    planned = compared(pipeline, scope(pipeline, HOURS - 2, HOURS - 2))
+    assert planned.partitions[-1].fails_at == "roll up"
+    assert (planned.nothing_to_do, planned.failing) == (False, 1)
+
+
 def test_a_publish_that_was_set_aside_is_foreseen_to_be_repeated_although_there_are_as_many_rows(site: Site) -> None:
     from rollup_assets.iceberg.catalog import load_catalog
 

@@ -109,3 +109,23 @@ def test_names_are_no_codes_for_pictures(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_where_nobody_looks_at_a_terminal_there_is_room_for_tables() -> None:
     assert open_console(file=io.StringIO()).width == 200
+
+
+def test_partitions_that_are_not_compared_are_not_said_to_agree() -> None:
+    left_out = VerifiedPartition("2026-01-01-00:00", compared=False, notes=["before ROLLUP_START=2026-01-02: not compared"])
+    lines = printed(lambda console: print_verification(console, Verification([left_out, VerifiedPartition(KEY, 7, {"1h": 3})])), 200)
+    row = next(line for line in lines if "2026-01-01-00:00" in line)
+    assert "not compared" in row
+    assert "agrees" not in row
+    assert lines[-1].startswith("3 rows of 1 partition agree with raw data")
+
+
+def test_a_plan_says_which_step_fails_and_counts_only_what_is_done() -> None:
+    yes = PlannedStep("yes", ("new raw file",))
+    fails = PartitionPlan(KEY, yes, raw_rows=7, problem="too much is quarantined", fails_at="stage")
+    halts = PartitionPlan("2026-01-01-01:00", yes, yes, yes, raw_rows=5, problem="its snapshot has vanished", fails_at="publish")
+    lines = printed(lambda console: print_plan(console, Plan((fails, halts), ())), 200)
+    first, second = (next(line for line in lines if key in line) for key in (KEY, "2026-01-01-01:00"))
+    assert first.split()[1:3] == ["fails", "7"]
+    assert second.split()[1:5] == ["yes", "yes", "fails", "5"]
+    assert lines[-1] == "would stage 1 partition with 5 raw rows, roll up 1 and publish 0; 2 partitions would fail"

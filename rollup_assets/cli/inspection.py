@@ -152,6 +152,7 @@ def plan(first: First, last: Last, as_json: AsJson = False) -> None:
     settings = settings_of()
     found = plan_of(Pipeline.from_settings(settings), scope_of(settings.calendar, first, last, settings.reach))
     if as_json:
-        print_json({**dataclasses.asdict(found), "nothing_to_do": found.nothing_to_do, "rows_to_stage": found.rows_to_stage})
+        totals = {"nothing_to_do": found.nothing_to_do, "rows_to_stage": found.rows_to_stage, "failing": found.failing}
+        print_json({**dataclasses.asdict(found), **totals})
     else:
         print_plan(open_console(), found)

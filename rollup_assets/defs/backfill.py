@@ -21,7 +21,7 @@ from rollup_assets.batches import Batch, BatchCalendar
 from rollup_assets.defs.assets.datapoints import STAGED, STAGING_STEP
 from rollup_assets.defs.assets.rollups import IN_ORDER, PUBLISHING_STEP
 from rollup_assets.defs.jobs import JOB_NAME
-from rollup_assets.defs.partitions import PARTITIONS_PER_RUN, RANGE_END, RANGE_START
+from rollup_assets.defs.partitions import RANGE_END, RANGE_START
 from rollup_assets.defs.records import home_of, not_opened, require_usable
 from rollup_assets.defs.report import Watcher
 from rollup_assets.defs.run_processes import close_runs, ended_on_this_machine, tags_of_this_process
@@ -30,7 +30,7 @@ from rollup_assets.errors import PublishHaltError, RollupError
 from rollup_assets.iceberg.table import prepare_table, refuse_other_settings
 from rollup_assets.outcomes import BackfillResult, PartitionOutcome
 from rollup_assets.pipeline import Pipeline
-from rollup_assets.scope import failed_inputs, missing_before, scope_of, stretches
+from rollup_assets.scope import PARTITIONS_PER_RUN, failed_inputs, missing_before, scope_of, stretches
 from rollup_assets.settings import Settings
 from rollup_assets.storage.manifests import PARTIAL_POINTS
 

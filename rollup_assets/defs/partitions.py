@@ -10,11 +10,11 @@ import warnings
 import dagster as dg
 
 from rollup_assets.batches import HOUR_MS, KEY_FORMAT, MINUTE_MS
+from rollup_assets.scope import PARTITIONS_PER_RUN
 from rollup_assets.settings import Settings
 
 PARTITION_TAG = "dagster/partition"
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
-PARTITIONS_PER_RUN = 24
 # A run over a range pays Dagster's start-up once: 48 partitions took 88 s through the daemon; with one partition per run, 6 took 100 s.
 STAGING_POLICY = dg.BackfillPolicy.multi_run(max_partitions_per_run=PARTITIONS_PER_RUN)
 # Another policy than for staging: otherwise, for a backfill that ends at the newest partition and so has no trailing ones, Dagster would

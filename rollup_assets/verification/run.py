@@ -93,7 +93,8 @@ class _Chooser:
         for batch in sorted(set(batches)):
             if batch < self._settings.calendar.first:
                 start = f"{self._settings.start:%Y-%m-%d}"
-                self._result.partitions.append(VerifiedPartition(batch.key, notes=[f"before ROLLUP_START={start}: not compared"]))
+                note = f"before ROLLUP_START={start}: not compared"
+                self._result.partitions.append(VerifiedPartition(batch.key, compared=False, notes=[note]))
                 continue
             staged = self._stage.read(REPARTITIONED, batch)
             before = self._settings.calendar.earlier(batch, self._settings.reach)
@@ -104,7 +105,7 @@ class _Chooser:
             elif batch in self._published:
                 chosen.append(batch)
             elif staged is None and not any(self._stage.read(PARTIAL_POINTS, other) for other in before):
-                self._result.partitions.append(VerifiedPartition(batch.key, notes=["no raw files, nothing published"]))
+                self._result.partitions.append(VerifiedPartition(batch.key, compared=False, notes=["no raw files, nothing published"]))
             else:
                 self._result.not_published.append(batch.key)
         return chosen

@@ -339,6 +339,7 @@ def test_rows_from_before_the_start_are_listed_and_not_compared(case: Case) -> N
     assert found.agrees
     assert [partition.partition for partition in found.partitions] == [batch.key for batch in case.batches[:4]]
     assert {note for partition in found.partitions for note in partition.notes} == {"before ROLLUP_START=2026-01-02: not compared"}
+    assert not any(partition.compared for partition in found.partitions)
 
 
 def test_a_given_partition_that_was_staged_but_never_published_fails(tmp_path: Path, make_pipeline: MakePipeline) -> None:
