@@ -6,12 +6,15 @@ queue and the pools. Reported as failed, they are launched again where ``run_ret
 reported as canceled, and stay ended. Runs of a ``rollups backfill`` in the same container are closed too, and Dagster cannot launch them
 again. Not closed here: backfills of other machines (the next backfill there closes them), and backfills of one-off containers, which
 nobody can recognise later.
+
+If somebody still listens at the address, nothing is closed: this is a second code location, and the runs of the first one go on.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import socket
 
 import dagster as dg
 
@@ -19,6 +22,8 @@ from rollup_assets.defs.run_processes import close_runs, ended_with_code_locatio
 
 GRPC_INFO_TAG = ".dagster/grpc_info"
 """Host and port of the code location in which a run's process was started; private to Dagster, a test notices if it changes."""
+_CONNECTED_WITHIN = 3
+"""Seconds."""
 
 
 def close_lost_runs(instance: dg.DagsterInstance, host: str, port: int) -> tuple[str, ...]:
@@ -36,10 +41,22 @@ def close_lost_runs(instance: dg.DagsterInstance, host: str, port: int) -> tuple
     return close_runs(instance, is_gone, "The code location")
 
 
+def _is_served(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=_CONNECTED_WITHIN).close()
+    except OSError:
+        return False
+    return True
+
+
 def main() -> None:
     """Entry point; the address is in DAGSTER_CODE_HOST and DAGSTER_CODE_PORT, as for web server and daemon."""
+    host, port = os.environ["DAGSTER_CODE_HOST"], int(os.environ["DAGSTER_CODE_PORT"])
+    if _is_served(host, port):
+        print(f"a code location still listens at {host}:{port}; its runs were left alone")  # noqa: T201
+        return
     with dg.DagsterInstance.get() as instance:
-        closed = close_lost_runs(instance, os.environ["DAGSTER_CODE_HOST"], int(os.environ["DAGSTER_CODE_PORT"]))
+        closed = close_lost_runs(instance, host, port)
     for run_id in closed:
         print(f"run {run_id} ended with the code location that it belonged to")  # noqa: T201
 

@@ -34,6 +34,7 @@ def test_only_unfinished_runs_of_this_address_are_closed_and_they_will_be_retrie
             instance.add_run(run)
     for name, value in (("DAGSTER_HOME", str(tmp_path)), ("DAGSTER_CODE_HOST", "code"), ("DAGSTER_CODE_PORT", "4000")):
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(lost_runs, "_is_served", lambda *_: False)  # asks no name server for "code"
     lost_runs.main()
     with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
         closed = instance.get_run_by_id(lost.run_id)
@@ -41,6 +42,25 @@ def test_only_unfinished_runs_of_this_address_are_closed_and_they_will_be_retrie
         assert closed.status == dg.DagsterRunStatus.FAILURE
         assert closed.tags["dagster/will_retry"] == "true"
         assert [instance.get_run_by_id(run.run_id).status for run in kept] == [run.status for run in kept]  # type: ignore[union-attr]
+
+
+def test_runs_of_a_code_location_that_still_serves_are_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As when a second one is started by mistake (`docker compose run code-location`), or before the first is stopped."""
+    (tmp_path / "dagster.yaml").write_text(RETRIES)
+    with socket.create_server(("127.0.0.1", 0)) as serving:
+        port = serving.getsockname()[1]
+        tags = {lost_runs.GRPC_INFO_TAG: json.dumps({"host": "127.0.0.1", "port": port})}
+        run = dg.DagsterRun("batches", tags=tags, status=dg.DagsterRunStatus.STARTED)
+        with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+            instance.add_run(run)
+        for name, value in (("DAGSTER_HOME", str(tmp_path)), ("DAGSTER_CODE_HOST", "127.0.0.1"), ("DAGSTER_CODE_PORT", str(port))):
+            monkeypatch.setenv(name, value)
+        lost_runs.main()
+    assert "were left alone" in capsys.readouterr().out
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        assert [found.status for found in instance.get_runs()] == [dg.DagsterRunStatus.STARTED]
 
 
 def test_a_run_that_somebody_terminated_is_not_launched_again(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ RUN_OVERHEAD = parse_size("512MiB")
 """Of a run's process beside its data: Python, Arrow and compiled kernels take about 400 MiB."""
 SERVER_OVERHEAD = parse_size("1GiB")
 BACKFILLS = 1
-"""``rollups backfill`` by ``docker compose exec code-location``: a process beside the runs of the queue, in which it does not wait."""
+"""``rollups backfill`` by ``docker compose exec code-location``: it does not wait in the queue, so it may come on top of its runs."""
 
 
 def size(text: str) -> int:
@@ -197,7 +197,7 @@ def test_backfills_leave_a_run_and_a_place_in_each_pool_for_the_newest_batch() -
     concurrency = yaml.safe_load((ROOT / "deploy/dagster.yaml").read_text())["concurrency"]
     runs, places = concurrency["runs"]["max_concurrent_runs"], concurrency["pools"]["default_limit"]
     (backfills,) = (each["limit"] for each in concurrency["runs"]["tag_concurrency_limits"] if each["key"] == "dagster/backfill")
-    assert backfills < runs
+    assert backfills + BACKFILLS < runs, "Dagster counts a `rollups backfill`, which has not queued, among the runs that are going on"
     assert backfills < places
     assert places >= runs + BACKFILLS, "a run that waits at a pool holds its place in the queue, and a core"
 

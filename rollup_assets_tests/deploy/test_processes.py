@@ -95,9 +95,11 @@ def demonstrating(log: Path, *, deaf_to: str) -> Iterator[subprocess.Popen[bytes
     """The demonstration as it is looked around in, started by a shell that has had a signal ignored."""
     import deploy
 
+    # Whoever has started the tests may ignore signals, too (`nohup make test`), and a shell cannot undo that.
+    hearing = ["env", "--default-signal=INT,TERM,HUP"]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            ["sh", "-c", f'trap "" {deaf_to}; exec "$@"', "sh", sys.executable, "-c", ENDED_BY_A_SIGNAL],
+            [*hearing, "sh", "-c", f'trap "" {deaf_to}; exec "$@"', "sh", sys.executable, "-c", ENDED_BY_A_SIGNAL],
             cwd=Path(str(deploy.__file__)).parent.parent,
             stdout=output,
             stderr=output,

@@ -133,9 +133,9 @@ def test_the_wheel_deployed_publishes_a_backfill_of_the_ui_and_ends_with_ctrl_c(
 
     # deploy/dagster.yaml, as Dagster understood it.
     dagster = found["instance"]
-    assert dagster["runQueueConfig"]["maxConcurrentRuns"] == 3
+    assert dagster["runQueueConfig"]["maxConcurrentRuns"] == 4
     assert "dagster/backfill" in dagster["runQueueConfig"]["tagConcurrencyLimitsYaml"]
-    assert {pool["concurrencyKey"]: pool["limit"] for pool in dagster["concurrencyLimits"]} == {"staging": 4, "publishing": 4}
+    assert {pool["concurrencyKey"]: pool["limit"] for pool in dagster["concurrencyLimits"]} == {"staging": 5, "publishing": 5}
     daemons = {each["daemonType"] for each in dagster["daemonHealth"]["allDaemonStatuses"] if each["required"] and each["healthy"]}
     assert {"BACKFILL", "QUEUED_RUN_COORDINATOR", "MONITORING", "EVENT_LOG_CONSUMER"} <= daemons
 
