@@ -22,7 +22,7 @@ from rollup_assets.storage.manifests import REPARTITIONED, ROLLUP_TABLE, ROLLUPS
 COMPARED_DAYS = 14
 """How many earlier days a batch's row count is compared with."""
 _RECORDS_PER_DAY = 3
-"""Materializations fetched for each of these days: partitions are sometimes made again, and only the latest counts."""
+"""Materializations fetched at once for each of these days: partitions are sometimes made again, and only the latest counts."""
 
 
 def check_specs(assets: Collection[str], partitions: dg.PartitionsDefinition[str]) -> list[dg.AssetCheckSpec]:
@@ -73,11 +73,22 @@ def earlier_rows(instance: dg.DagsterInstance, calendar: BatchCalendar, batch: B
     keys = [day.key for day in days if day.start >= calendar.start]
     if not keys:
         return {}
-    wanted = dg.AssetRecordsFilter(asset_key=dg.AssetKey(REPARTITIONED), asset_partitions=keys)
+    most = COMPARED_DAYS * _RECORDS_PER_DAY
+    records = _materializations(instance, keys, most)
+    if len(records) == most:
+        # Partitions that late files have made again and again leave no room for the others: with too few days nothing is compared.
+        seen = {record.partition_key for record in records}
+        records += [record for key in keys if key not in seen for record in _materializations(instance, [key], 1)]
     found: dict[str, int] = {}
-    for record in instance.fetch_materializations(wanted, limit=COMPARED_DAYS * _RECORDS_PER_DAY).records:
+    for record in records:
         event = record.asset_materialization
         rows = event.metadata.get("dagster/partition_row_count") if event else None
         if event and event.partition and rows is not None and isinstance(rows.value, int):
             found.setdefault(event.partition, rows.value)
     return found
+
+
+def _materializations(instance: dg.DagsterInstance, partitions: list[str], limit: int) -> list[dg.EventLogRecord]:
+    """The latest materializations of datapoints of any of these partitions, latest first."""
+    wanted = dg.AssetRecordsFilter(asset_key=dg.AssetKey(REPARTITIONED), asset_partitions=partitions)
+    return list(instance.fetch_materializations(wanted, limit=limit).records)

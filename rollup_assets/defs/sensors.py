@@ -6,6 +6,7 @@ What is out of date, and when to ask, is in ``rollup_assets.arrivals``; here tha
 # No `from __future__ import annotations`: Dagster reads the annotations of resources as objects.
 
 import datetime as dt
+import itertools
 from typing import Any
 
 import dagster as dg
@@ -26,6 +27,8 @@ SENSOR_TAG = "dagster/sensor_name"
 PRIORITY_TAG = "dagster/priority"
 NEWEST, BACKLOG = "-1", "-2"
 """Priorities of the sensor's runs: in a queue, runs of the schedule and people go first, then the newest partitions, then the backlog."""
+_PROBLEMS_LOGGED = 10
+"""Of one look. Dagster keeps what a tick logs for ever, and a landing zone that is gone is a problem of every partition."""
 GOING_ON = [dg.DagsterRunStatus.QUEUED, *UNFINISHED]
 
 
@@ -61,8 +64,10 @@ def raw_files_sensor(settings: Settings, job: Any) -> dg.SensorDefinition:
 
         memory = arrivals.Memory.parse(context.cursor)
         found = arrivals.look(pipeline, memory, now(), is_being_made=is_being_made, under_way=under_way)
-        for key, problem in found.problems.items():
+        for key, problem in itertools.islice(found.problems.items(), _PROBLEMS_LOGGED):
             context.log.warning(f"{key} cannot be examined: {problem}")
+        if len(found.problems) > _PROBLEMS_LOGGED:
+            context.log.warning(f"{len(found.problems) - _PROBLEMS_LOGGED:,} more partitions cannot be examined; see `rollups status`")
         events: list[dg.AssetObservation | dg.AssetMaterialization] = []
         for request in found.to_stage:
             # Both events: staleness follows observations, automation follows materializations.

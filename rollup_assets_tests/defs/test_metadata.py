@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import dagster as dg
 import pytest
 from markdown_it import MarkdownIt
 
@@ -109,6 +110,17 @@ def test_row_counts_are_compared_with_the_latest_of_the_same_hour_on_earlier_day
     found = asset_checks.earlier_rows(lab.instance, calendar, calendar.batch("2026-01-04-05:00"))
     assert found == {"2026-01-01-05:00": 10, "2026-01-02-05:00": 21, "2026-01-03-05:00": 30}
     assert asset_checks.earlier_rows(lab.instance, calendar, calendar.batch("2026-01-01-05:00")) == {}
+
+
+def test_partitions_that_were_made_many_times_do_not_hide_the_other_days(lab: Lab) -> None:
+    """As late files make them: the check compared nothing then, and passed."""
+    keys = [f"2026-01-0{day}-05:00" for day in (1, 2, 3)]
+    for rows, key in enumerate([keys[0], keys[1], *[keys[2]] * (asset_checks.COMPARED_DAYS * 3)], start=1):
+        metadata = {"dagster/partition_row_count": rows}
+        lab.instance.report_runless_asset_event(dg.AssetMaterialization(REPARTITIONED, partition=key, metadata=metadata))
+    calendar = lab.settings.calendar
+    found = asset_checks.earlier_rows(lab.instance, calendar, calendar.batch("2026-01-04-05:00"))
+    assert found == {keys[0]: 1, keys[1]: 2, keys[2]: 2 + asset_checks.COMPARED_DAYS * 3}
 
 
 def test_an_unusual_row_count_is_a_warning(lab: Lab) -> None:

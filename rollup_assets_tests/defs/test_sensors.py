@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -131,6 +132,20 @@ def test_a_changed_folder_is_reported_with_its_version_and_makes_exactly_what_is
     assert lab.stale(0, 5) == {(asset, 1) for asset in STAGING}
     assert daemon.run(request).success
     assert not lab.stale(0, 5) & {(asset, 1) for asset in STAGING}
+
+
+def test_a_landing_zone_that_is_gone_is_logged_in_a_few_lines(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a problem of every partition, and Dagster keeps the log of every tick."""
+    lab, said = daemon.lab, []
+    lab.land(dict.fromkeys(range(6), 10))
+    lab.run(0, 5)
+    shutil.rmtree(lab.settings.raw)
+    monkeypatch.setattr(sensors, "_PROBLEMS_LOGGED", 2)
+    monkeypatch.setattr(logging.Logger, "warning", lambda _, message, *__: said.append(message))
+    assert daemon.tick() == []
+    assert len(said) == 3
+    assert all(line.startswith("2026-01-01-0") and " cannot be examined: " in line for line in said[:2])
+    assert said[2] == "4 more partitions cannot be examined; see `rollups status`"
 
 
 @pytest.mark.scenario("C4", "L1")
