@@ -55,20 +55,20 @@ class Place:
     """A file or folder: where it lies, and how to get there. Holds no connection, so it can be pickled."""
 
     location: str
-    """Absolute path or URI."""
+    """Absolute path, or ``s3://bucket/key``: the settings refuse every other scheme."""
     s3: S3Options = _DEFAULT
 
     @classmethod
     def parse(cls, location: str, s3: S3Options | None = None) -> Place:
-        """The place of an absolute path or a URI (``s3://…``); ``s3``: how to reach the store, :attr:`Settings.s3`."""
+        """The place of an absolute path or of an ``s3://`` URI; ``s3``: how to reach the store, :attr:`Settings.s3`."""
         return cls(location, s3 or _DEFAULT)
 
     def of_path(self, path: str) -> Place:
         """The place of a path as listings of this one show it (:attr:`FoundFile.path`)."""
-        return self.at(path if self.is_local else f"{self.location.partition('://')[0]}://{path}")
+        return self.at(path if self.is_local else f"{SCHEME}{path}")
 
     def at(self, location: str) -> Place:
-        """Another absolute path or URI, reached in the same way."""
+        """Another location, reached in the same way."""
         return Place(location, self.s3)
 
     def __truediv__(self, name: str) -> Place:
@@ -89,47 +89,34 @@ class Place:
 
     @property
     def uri(self) -> str:
-        """This place as other programs write it: a plain path for local files, else a URI."""
+        """This place as other programs write it."""
         return self.location
 
     @property
     def is_local(self) -> bool:
         """Whether the operating system can open the path."""
-        return "://" not in self.location
+        return not self.location.startswith(SCHEME)
 
     @property
     def filesystem(self) -> FileSystem:
-        """The filesystem of pyarrow for :attr:`path`, the same one for all places of a store in this process."""
-        return self._filesystem_and_path()[0]
+        """The filesystem of pyarrow for :attr:`path`, the same one for all places of a disk or store in this process."""
+        from pyarrow.fs import LocalFileSystem
+
+        on_s3 = self.location.startswith(SCHEME)
+        return self.s3.filesystem() if on_s3 else once_per_process(("filesystem",), LocalFileSystem)
 
     @property
     def path(self) -> str:
         """The path on :attr:`filesystem`; on S3, bucket and key."""
-        if self.is_local:
-            return self.location
-        if self.location.startswith(SCHEME):
-            return self.location.removeprefix(SCHEME)
-        return self._filesystem_and_path()[1]
-
-    def _filesystem_and_path(self) -> tuple[FileSystem, str]:
-        from pyarrow.fs import FileSystem, LocalFileSystem
-
-        if self.is_local:
-            return once_per_process(("filesystem",), LocalFileSystem), self.location
-        if self.location.startswith(SCHEME):
-            return self.s3.filesystem(), self.location.removeprefix(SCHEME)
-        scheme, _, rest = self.location.partition("://")
-        root = f"{scheme}://{rest.partition('/')[0]}"
-        found, path = FileSystem.from_uri(self.location)
-        return once_per_process(("filesystem", root), lambda: found), path
+        return self.location.removeprefix(SCHEME)
 
     def _object(self) -> ObjectPlace | None:
-        """This place as objects of a store; None if it is on a disk or something like it."""
+        """This place as objects of a store; None if it is on a disk."""
         if not self.location.startswith(SCHEME):
             return None
         from rollup_assets.storage.objects import ObjectPlace
 
-        bucket, _, key = self.location.removeprefix(SCHEME).partition("/")
+        bucket, _, key = self.path.partition("/")
         return ObjectPlace(bucket, key, self.s3)
 
     # ------------------------------------------------------------------------------------------------------------- looking
@@ -142,7 +129,7 @@ class Place:
         return int(info.size) if info.is_file else None
 
     def version(self) -> str | None:
-        """The version that a listing would show for a file on a disk or something like it; None if there is no file."""
+        """The version that a listing would show for a file on a disk; None if there is no file."""
         info = self.filesystem.get_file_info(self.path)
         return f"mtime:{info.mtime_ns}" if info.is_file else None
 
@@ -404,23 +391,22 @@ class OutputFile:
 
 
 class _FileOutput:
-    """A file of a filesystem with folders. On local disks it has a hidden name until it is whole."""
+    """A file on a disk. It has a hidden name until it is whole."""
 
     def __init__(self, place: Place) -> None:
         self._place = place
-        self._target = place.beside(f".{place.name}.{uuid.uuid4().hex}") if place.is_local else place
+        self._hidden = place.beside(f".{place.name}.{uuid.uuid4().hex}")
         filesystem = place.filesystem
         filesystem.create_dir(posixpath.dirname(place.path), recursive=True)
-        self._stream = filesystem.open_output_stream(self._target.path)
+        self._stream = filesystem.open_output_stream(self._hidden.path)
 
     def write(self, content: Any) -> None:
         self._stream.write(content)
 
     def commit(self) -> None:
         self._stream.close()
-        if self._target is not self._place:
-            self._place.filesystem.move(self._target.path, self._place.path)
+        self._place.filesystem.move(self._hidden.path, self._place.path)
 
     def abort(self) -> None:
         self._stream.close()
-        self._target.delete_file()
+        self._hidden.delete_file()

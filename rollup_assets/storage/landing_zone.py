@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -123,8 +123,15 @@ class LandingZone:
         return [InputFile(path=file.path[len(self.root.path) :].lstrip("/"), size=file.size, version=file.version) for file in found]
 
     def is_bare(self) -> bool:
-        """Whether there is neither a file nor a folder in it, as when a disk is not mounted or ``ROLLUP_RAW`` is mistyped."""
-        return not self.root.folders() and next(self.root.files(recursive=False), None) is None
+        """Whether there is neither a file nor a folder in it, as when a disk is not mounted or ``ROLLUP_RAW`` is mistyped.
+
+        Raises:
+            LandingZoneError: it cannot be listed.
+        """
+        try:
+            return not self.root.folders() and next(self.root.files(recursive=False), None) is None
+        except PermissionError as error:
+            raise _not_listed(self.root, error) from error
 
     def batches(self) -> list[Batch]:
         """Batches from the first partition on that read raw files, in order; found from the folders' names in one listing.
@@ -172,36 +179,42 @@ class LandingZone:
         """The same, listed folder by folder, plus those that may have files because they, or a folder above them, cannot be listed."""
         level = [self.root]
         found: set[str] = set()
-        for _ in self._layout:
+        for depth in range(len(self._layout)):
             below: list[Place] = []
+            closed: dict[str, LandingZoneError] = {}
             for place in level:
                 try:
                     below += [place / name for name in place.folders()]
                 except PermissionError as error:
-                    found |= self._folders_below(place, error)
+                    closed[self._inside(place.path)] = _not_listed(place, error)
+            found |= self._folders_below(closed, "/".join(self._layout[:depth]))
             level = below
         return found | {self._inside(place.path) for place in level if self._may_have_files(place)}
 
-    def _folders_below(self, above: Place, error: PermissionError) -> set[str]:
-        """The folders that batches have below one that cannot be listed; none if the layout has no such folder.
+    def _folders_below(self, closed: dict[str, LandingZoneError], layout: str) -> set[str]:
+        """The folders that batches have below those that cannot be listed, given with their errors; a folder of another layout has none.
 
         Raises:
             LandingZoneError: batches of any time may have folders there.
         """
-        folder = self._inside(above.path)
-        layout = "/".join(self._layout[: folder.count("/") + 1]) if folder else ""
-        try:
-            moment = dt.datetime.strptime(folder, layout).replace(tzinfo=dt.UTC)
-        except ValueError:
-            return set()
-        if "%Y" not in layout and "%y" not in layout:
-            raise _not_listed(above, error) from error
-        first, last = moment.replace(month=1, day=1), moment.replace(month=12, day=31, hour=23, minute=59)
-        of_the_year = self.calendar.between(
+        years = set()
+        for folder, error in closed.items():
+            try:
+                moment = dt.datetime.strptime(folder, layout).replace(tzinfo=dt.UTC)
+            except ValueError:
+                continue
+            if "%Y" not in layout and "%y" not in layout:
+                raise error
+            years.add(moment.year)
+        return {folder for year in years for above, folder in self._folders_of(year, layout) if above in closed}
+
+    def _folders_of(self, year: int, layout: str) -> Iterator[tuple[str, str]]:
+        """The folder of each batch of a year, after the one above it that has this layout."""
+        first, last = dt.datetime(year, 1, 1, tzinfo=dt.UTC), dt.datetime(year, 12, 31, 23, 59, tzinfo=dt.UTC)
+        for batch in self.calendar.between(
             max(self.calendar.containing(to_milliseconds(first)), self.calendar.first), self.calendar.containing(to_milliseconds(last))
-        )
-        times = (batch.start_time for batch in of_the_year)
-        return {time.strftime("/".join(self._layout)) for time in times if time.strftime(layout) == folder}
+        ):
+            yield batch.start_time.strftime(layout), batch.start_time.strftime("/".join(self._layout))
 
     @property
     def _layout(self) -> list[str]:

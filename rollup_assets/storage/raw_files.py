@@ -269,8 +269,12 @@ def _check_times(rows: RawRows, times: Range | None) -> None:
     """
     from rollup_assets.kernels.columns import extremes
 
-    if times is not None and not rows.table.column(_TIME).null_count:
-        low, high = extremes(rows.time)
+    if times is None:
+        return
+    stored = rows.table.column(_TIME)
+    known = rows.time[stored.is_valid().to_numpy()] if stored.null_count else rows.time
+    if len(known):
+        low, high = extremes(known)
         if low < times[0] or high > times[1]:
             raise UnreadableFileError(f"the statistics of a row group contradict its rows from {rows.position} on")
 

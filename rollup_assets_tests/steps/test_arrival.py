@@ -225,17 +225,18 @@ def test_row_groups_without_statistics_are_decoded(tmp_path: Path) -> None:
 
 
 @pytest.mark.scenario("B1")
-def test_statistics_that_hide_rows_from_their_batch_make_the_file_bad(tmp_path: Path) -> None:
+@pytest.mark.parametrize("others", [[], [RawRow(7, 1, "m", None, 5)]], ids=["alone", "beside a null"])
+def test_statistics_that_hide_rows_from_their_batch_make_the_file_bad(tmp_path: Path, others: list[RawRow]) -> None:
     """The batch that the row belongs to does not see it, so the batch of the folder, which decodes everything, says so."""
     pipeline = arriving(tmp_path)
     first, second, *_ = batches_of(pipeline, FOUR)
     sink = pa.BufferOutputStream()
-    pq.write_table(table_of([good(at(0, 30)), good(at(1, 1))]), sink)
+    pq.write_table(table_of([good(at(0, 30)), *others, good(at(1, 1))]), sink)
     content = bytes(sink.getvalue())
     least, lied = (ts.to_bytes(8, "little") for ts in (at(0, 30), at(1, 0)))
     begin = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
     write_bytes(pipeline, second, "a.parquet", content[:begin] + content[begin:].replace(least, lied))
-    assert stage_batch(pipeline, first).repartitioned.counters["elsewhere"] == 2
+    assert stage_batch(pipeline, first).repartitioned.counters["elsewhere"] == 2 + len(others)
     with pytest.raises(QuarantineError, match="the statistics of a row group contradict its rows"):
         stage_batch(pipeline, second)
 

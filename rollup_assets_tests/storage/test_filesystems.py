@@ -154,19 +154,10 @@ def test_names_and_uris() -> None:
     local = Place.parse("/data/stage")
     assert (local.path, local.name, local.uri, local.is_local) == ("/data/stage", "stage", "/data/stage", True)
     assert (local / "a" / "b.parquet").uri == "/data/stage/a/b.parquet"
-    mocked = Place.parse("mock:///stage")
-    assert (mocked.path, mocked.uri, mocked.is_local) == ("stage", "mock:///stage", False)
+    remote = Place.parse("s3://bucket/stage")
+    assert (remote.path, remote.name, remote.uri, remote.is_local) == ("bucket/stage", "stage", "s3://bucket/stage", False)
+    assert remote.of_path("bucket/stage/a").uri == "s3://bucket/stage/a"
     assert Place.parse("/data/a b%20c").path == "/data/a b%20c"
-
-
-def test_a_place_that_is_not_local_is_written_in_one_piece() -> None:
-    """No renaming: an object store shows an object when its upload ends."""
-    root = Place.parse("mock:///stage")
-    (root / "a/file").write_bytes(b"content")
-    assert (root / "a/file").read_bytes() == b"content"
-    assert [info.path for info in root.files()] == ["stage/a/file"]
-    (root / "a/file").delete_file()
-    assert (root / "a/file").read_bytes() is None
 
 
 def test_threads_that_would_wait_for_themselves_are_refused() -> None:

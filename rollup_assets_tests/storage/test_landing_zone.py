@@ -15,6 +15,7 @@ from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.landing_zone import LandingZone, version_of
 from rollup_assets.storage.manifests import InputFile
 from rollup_assets_tests.landing import forbid
+from rollup_assets_tests.s3 import S3Folder
 
 HOUR = 3_600_000
 CALENDAR = BatchCalendar(1_767_225_600_000, HOUR)
@@ -66,8 +67,8 @@ def test_the_landing_zone_itself_may_have_any_name(tmp_path: Path) -> None:
     assert [file.path for file in zone.files(BATCH)] == ["_in/2026010109/a.parquet"]
 
 
-def test_a_landing_zone_elsewhere_than_on_a_disk() -> None:
-    zone = LandingZone(Place.parse("mock:///raw"), "%Y%m%d%H", CALENDAR)
+def test_a_landing_zone_elsewhere_than_on_a_disk(s3_folder: S3Folder) -> None:
+    zone = LandingZone(s3_folder.lake / "raw", "%Y%m%d%H", CALENDAR)
     (zone.folder(BATCH) / "a.parquet").write_bytes(b"1234")
     (file,) = zone.files(BATCH)
     assert (file.path, file.size) == ("2026010109/a.parquet", 4)
@@ -124,6 +125,26 @@ def test_a_folder_of_any_time_that_cannot_be_listed_is_an_error_too(tmp_path: Pa
     forbid(monkeypatch, zone.root / "in")
     with pytest.raises(LandingZoneError, match="/in cannot be listed"):
         zone.landed()
+
+
+def test_whether_a_landing_zone_is_bare_is_not_known_where_it_cannot_be_listed(zone: LandingZone, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert zone.is_bare()
+    forbid(monkeypatch, zone.root)
+    with pytest.raises(LandingZoneError, match="cannot be listed"):
+        zone.is_bare()
+
+
+def test_a_year_of_closed_folders_is_gone_through_once(zone: LandingZone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for each folder, a year of days at 1 h batches took 3.2 million formatted times."""
+    days = [f"year=2026/month={month:02}/day=01" for month in range(1, 13)]
+    for day in days:
+        put(zone, f"{day}/hour=00/a.parquet")
+    forbid(monkeypatch, *(zone.root / day for day in days))
+    walked = []
+    between = BatchCalendar.between
+    monkeypatch.setattr(BatchCalendar, "between", lambda *given: walked.append(given) or between(*given))
+    assert len(zone.landed()) == 12 * 24
+    assert len(walked) == 1
 
 
 # ------------------------------------------------------------------------------------------------------------------ version

@@ -116,7 +116,7 @@ def test_where_things_lie(stage: Stage) -> None:
     assert stage.place(manifest, file, BATCH).read_bytes() == b"abc"
     absolute = file.model_copy(update={"path": "/elsewhere/x.parquet"})
     assert stage.place(manifest, absolute, BATCH).path == "/elsewhere/x.parquet"
-    remote = file.model_copy(update={"path": "mock:///bucket/x.parquet"})
+    remote = file.model_copy(update={"path": "s3://bucket/x.parquet"})
     assert not stage.place(manifest, remote, BATCH).is_local
 
 
