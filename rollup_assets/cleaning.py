@@ -22,6 +22,7 @@ from rollup_assets.errors import CleaningError, LockLostError, RollupError, Stor
 from rollup_assets.history.records import FOLDER as HISTORY
 from rollup_assets.history.records import is_record
 from rollup_assets.iceberg.acknowledged import is_of_table
+from rollup_assets.iceberg.faults import shown
 from rollup_assets.iceberg.table import table_location
 from rollup_assets.settings import Settings
 from rollup_assets.storage.filesystems import FoundFile, Place, delete_files, drop_upload, in_parallel, unfinished_uploads
@@ -126,6 +127,7 @@ def clean(
     staged = _Staged(settings, stage, before, report, others=other_partitions)
     table_files = _TableFiles(settings, stage, before, report, staged)
     parts: list[_Part] = [
+        # In this order: the second and the third need what those before them have found.
         staged,
         table_files,
         _PublishRecords(stage, before, staged, table_files),
@@ -177,7 +179,7 @@ class _Staged:
         self._found: set[str] = set()
         self._other: list[StagedFolder] = []
         self.histories: list[StagedFolder] = []
-        """Partitions of which there are records of publishes, as they were before the table was looked at."""
+        """Partitions that stay and of which there are records of publishes, as they were before the table was looked at."""
 
     @property
     def partitions_to_go(self) -> set[str]:
@@ -186,7 +188,6 @@ class _Staged:
 
     def find(self) -> list[Leftover]:
         folders = [folder for asset in _STAGED for folder in staged_folders(self._stage, asset)]
-        self.histories = [folder for folder in folders if folder.asset == HISTORY]
         strangers = [folder for folder in folders if self._calendar.of_folder(folder.name) is None]
         if self._others:
             self._other = [folder for folder in strangers if all(is_old(file, self._before) for file in folder.files)]
@@ -198,6 +199,7 @@ class _Staged:
                 f"the stage has {len(names)} partitions that are not of this calendar (ROLLUP_START, ROLLUP_BATCH), such as {min(names)}; "
                 "--other-partitions includes them"
             )
+        self.histories = [folder for folder in folders if folder.asset == HISTORY]
         files = unnamed(self._stage, folders, self._before)
         self._found = {file.path for file in files}
         self._with_leftovers = [folder for folder in folders if any(file.path in self._found for file in folder.files)]
@@ -280,7 +282,7 @@ class _TableFiles:
             if others := sorted(place.uri for place in other_tables(table, [self._root.of_path(file.path) for file in unknown])):
                 more = f" and {len(others) - _OTHERS_NAMED} more" if len(others) > _OTHERS_NAMED else ""
                 raise CleaningError(
-                    f"{self._root.uri} has metadata of another table than {self._settings.table} in {self._settings.catalog}: "
+                    f"{self._root.uri} has metadata of another table than {self._settings.table} in {shown(self._settings)}: "
                     f"{', '.join(others[:_OTHERS_NAMED])}{more}. Nothing of the table was deleted: files that this table does not need "
                     "may belong to the other one. If that is no longer used (it was dropped and created again), delete these metadata "
                     "files, and run `rollups clean` again"

@@ -391,6 +391,18 @@ def test_records_of_kept_snapshots_and_the_newest_five_others_stay(pipeline: Pip
     assert sorted(path.stem.lstrip("0") for path in folder.iterdir()) == sorted(["2", "6", "7", "8", "9", "a", "later version"])
 
 
+def test_records_of_a_partition_of_another_calendar_go_with_it(pipeline: Pipeline) -> None:
+    """They were listed twice: as the partition's, and as records of old publishes."""
+    clean(pipeline.settings, older_than=0, delete=True)
+    folder = Path(pipeline.settings.stage) / cleaning.HISTORY / Batch(1_800_000, 5_400_000).folder
+    for number in range(1, 11):
+        write(folder / f"{number:032x}.json", json.dumps({"snapshot_id": number, "sequence_number": number}).encode())
+    age(folder, 10)
+    report = clean(pipeline.settings, other_partitions=True, delete=True)
+    assert kinds(report) == {OTHER_PARTITIONS: 10}
+    assert not folder.exists()
+
+
 def test_a_record_that_is_written_while_the_table_is_read_makes_no_other_one_a_leftover(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rollup_assets.errors import CatalogError
-from rollup_assets.iceberg.faults import catalog_faults, shown
+from rollup_assets.iceberg.faults import catalog_faults, other_kind, shown
 from rollup_assets.loading import load_pyiceberg
 from rollup_assets.settings import Settings
 
@@ -38,8 +38,8 @@ def is_rest(settings: Settings) -> bool:
 
 
 def sqlite_database(settings: Settings) -> Path | None:
-    """The file of an embedded catalog; None for catalogs on servers."""
-    if not settings.catalog.startswith(_SQLITE_PREFIX) or ":memory:" in settings.catalog:
+    """The file of an embedded catalog; None for catalogs on servers, and for those that the properties name with another type."""
+    if not settings.catalog.startswith(_SQLITE_PREFIX) or ":memory:" in settings.catalog or other_kind(settings):
         return None
     return Path(settings.catalog.removeprefix(_SQLITE_PREFIX).partition("?")[0])
 

@@ -74,7 +74,19 @@ _STATES = {
 
 def shown(settings: Settings) -> str:
     """The catalog as messages name it: the setting and its value without options. It has no password: the settings refuse one there."""
+    if settings.catalog.startswith("sqlite:") and (kind := other_kind(settings)):
+        # The URI is only the default: the catalog is one that needs none.
+        return f"ROLLUP_CATALOG_PROPERTIES={kind}"
     return f"ROLLUP_CATALOG={settings.catalog.partition('?')[0]}"
+
+
+def other_kind(settings: Settings) -> str | None:
+    """The property that names a catalog of another kind than a SQL database, such as ``type=glue``; None if there is none."""
+    for name in ("py-catalog-impl", "type"):
+        value = settings.catalog_properties.get(name)
+        if value and (name, value.lower()) != ("type", "sql"):
+            return f"{name}={value}"
+    return None
 
 
 @contextlib.contextmanager

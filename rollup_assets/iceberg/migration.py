@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from rollup_assets.batches import Batch
 from rollup_assets.errors import MigrationError, TableMismatchError
+from rollup_assets.iceberg.faults import shown
 from rollup_assets.iceberg.plans import Copies, Plan
 from rollup_assets.iceberg.publish import staged_data_files
 from rollup_assets.iceberg.reading import RangeCounts, live_files, range_counts
@@ -51,9 +52,7 @@ def settings_of_table(table: Table, settings: Settings) -> dict[str, str]:
         found[RESOLUTIONS_PROPERTY] = resolutions_text(sorted(live)) if live else own_properties(settings)[RESOLUTIONS_PROPERTY]
     missing = [name for name in own_properties(settings) if name not in found]
     if missing:
-        raise TableMismatchError(
-            f"table {settings.table} in {settings.catalog} has no property {missing[0]}: this pipeline did not make it"
-        )
+        raise TableMismatchError(f"table {settings.table} in {shown(settings)} has no property {missing[0]}: this pipeline did not make it")
     return found
 
 
@@ -66,7 +65,7 @@ def changes_of(table: Table, settings: Settings) -> dict[str, tuple[str, str]]:
     found, wanted = settings_of_table(table, settings), own_properties(settings)
     if found[VALUE_TYPE_PROPERTY] != wanted[VALUE_TYPE_PROPERTY]:
         raise TableMismatchError(
-            f"table {settings.table} in {settings.catalog} was made with ROLLUP_VALUE_TYPE={found[VALUE_TYPE_PROPERTY]}, the settings "
+            f"table {settings.table} in {shown(settings)} was made with ROLLUP_VALUE_TYPE={found[VALUE_TYPE_PROPERTY]}, the settings "
             f"say {wanted[VALUE_TYPE_PROPERTY]}. The type of a column cannot be changed under its readers: set ROLLUP_TABLE to a new name, "
             "fill it with `rollups backfill`, and drop the old table when nobody reads it any more"
         )

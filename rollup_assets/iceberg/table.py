@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 from rollup_assets.errors import TableMismatchError
 from rollup_assets.iceberg.catalog import is_postgres, load_catalog, open_catalog, sqlite_database
+from rollup_assets.iceberg.faults import shown
 from rollup_assets.iceberg.reading import live_files
 from rollup_assets.iceberg.schema import FORMAT_VERSION, ValueType, iceberg_schema, partition_spec, table_properties
+from rollup_assets.iceberg.stamps import clock_is_behind
 from rollup_assets.settings import Settings
 from rollup_assets.storage.filesystems import Place, path_of
 from rollup_assets.storage.storage_errors import explains_storage_errors
@@ -105,7 +107,7 @@ def prepare_table(settings: Settings) -> None:
         CatalogError: it cannot be used; see :func:`rollup_assets.iceberg.catalog.open_catalog`.
         TableMismatchError: the table that is there contradicts the settings.
     """
-    if settings.catalog.startswith("sqlite:"):
+    if sqlite_database(settings) is not None:
         return
     with open_catalog(settings, writing=True) as catalog:
         ensure_table(settings, catalog)
@@ -183,10 +185,13 @@ def remember_resolutions(table: Table, settings: Settings) -> None:
     if found - set(settings.resolutions) or any(wanted not in found and wanted <= reached for wanted in settings.resolutions):
         text = resolutions_text(sorted(found))
         raise TableMismatchError(
-            f"table {settings.table} in {settings.catalog}: has rows of ROLLUP_RESOLUTIONS={text}, the settings say "
+            f"table {settings.table} in {shown(settings)}: has rows of ROLLUP_RESOLUTIONS={text}, the settings say "
             f"{resolutions_text(settings.resolutions)}; set ROLLUP_RESOLUTIONS={text}, rebuild the table from raw data with "
             "`rollups migrate`, or set ROLLUP_TABLE to a new name, which is then filled by a backfill"
         )
+    if clock_is_behind(table.metadata):
+        # A commit without a snapshot is stamped by the clock; the first publish once it has caught up records them.
+        return
     try:
         with table.transaction() as transaction:
             transaction.set_properties({RESOLUTIONS_PROPERTY: resolutions_text(settings.resolutions)})
@@ -218,7 +223,7 @@ def check_structure(table: Table, settings: Settings) -> None:
 
 def _refuse(problem: str | None, settings: Settings) -> None:
     if problem:
-        raise TableMismatchError(f"table {settings.table} in {settings.catalog}: {problem}")
+        raise TableMismatchError(f"table {settings.table} in {shown(settings)}: {problem}")
 
 
 def _property_problem(table: Table, settings: Settings) -> str | None:

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from rollup_assets.iceberg.catalog import catalog_properties
+from rollup_assets.iceberg.catalog import catalog_properties, sqlite_database
+from rollup_assets.iceberg.faults import shown
+from rollup_assets.iceberg.locks import lock_file
 from rollup_assets.settings import Settings, load_settings
 
 
@@ -30,3 +32,18 @@ def test_the_uri_alone_says_which_catalog_it_is(tmp_path: Path, uri: str, kind: 
     found = infer_catalog_type("rollups", dict(catalog_properties(settings_in(tmp_path, catalog=uri))))
     assert found is not None
     assert found.value == kind
+
+
+def test_a_catalog_that_the_properties_name_is_not_the_default_file(tmp_path: Path) -> None:
+    """Such as Glue, which needs no URI: the file was taken for the catalog, so that a plan saw no table and the lock was local."""
+    glue = settings_in(tmp_path, catalog_properties="type=glue")
+    assert sqlite_database(glue) is None
+    assert lock_file(glue) is None
+    assert shown(glue) == "ROLLUP_CATALOG_PROPERTIES=type=glue"
+    own = settings_in(tmp_path, catalog_properties="py-catalog-impl=our.Catalog type=sql")
+    assert sqlite_database(own) is None
+    assert shown(own) == "ROLLUP_CATALOG_PROPERTIES=py-catalog-impl=our.Catalog"
+    for same in ("", "type=sql", "type=SQL"):
+        default = settings_in(tmp_path, catalog_properties=same)
+        assert sqlite_database(default) == tmp_path / "catalog.db"
+        assert shown(default) == f"ROLLUP_CATALOG=sqlite:///{tmp_path}/catalog.db"

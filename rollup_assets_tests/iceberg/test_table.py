@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,25 @@ def test_a_table_of_an_earlier_version_learns_its_resolutions_at_the_next_publis
     stage_rollups(pipeline, batch, value=2)
     publish(pipeline, batch)
     assert load(pipeline).properties[RESOLUTIONS_PROPERTY] == "1m,5m,1h"
+
+
+def test_resolutions_are_recorded_once_this_clock_has_caught_up_with_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit of properties alone is stamped by the clock, and Iceberg for Java refuses logs that go back by more than a minute."""
+    pipeline = pipeline_in(tmp_path)
+    first, second, third = batches_from(pipeline, 3)
+    stage_rollups(pipeline, first)
+    publish(pipeline, first)
+    without_resolutions(pipeline)
+    before = load(pipeline).metadata.last_updated_ms
+    with monkeypatch.context() as clock:
+        clock.setattr(time, "time", lambda: before / 1_000 - 3_600)
+        stage_rollups(pipeline, second)
+        publish(pipeline, second)
+    assert RESOLUTIONS_PROPERTY not in load(pipeline).properties
+    assert load(pipeline).metadata.last_updated_ms > before
+    stage_rollups(pipeline, third)
+    publish(pipeline, third)
+    assert RESOLUTIONS_PROPERTY in load(pipeline).properties
 
 
 @pytest.mark.parametrize(("resolutions", "settings"), [("1m,5m,1h", "1m,1h"), ("1m,1h", "1m,5m,1h"), ("1m,5m", "1m,5m,1h")])
