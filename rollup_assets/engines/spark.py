@@ -274,7 +274,7 @@ def _split(work: _Work, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Record
                 yield _parcels([(target, _RUN, place, 0, []) for target in range(groups)])
             if place >= len(items):
                 continue
-            context = _Context(work.memory, _attempt())
+            context = _Context(work.memory - work.memory // _PARCEL_SHARE, _attempt())
             outbox = Outbox(work.memory // _PARCEL_SHARE, Path(context.scratch_folder()) / "parcels")
             try:
                 outcome, failed = _attempted(functools.partial(split, items[place], outbox.emit), context, work)
