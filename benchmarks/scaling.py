@@ -72,7 +72,7 @@ def _inputs(model: Model) -> str:  # noqa: ARG001 - every block is made from a m
         ["a GB stored for a month", f"${prices.gb_month:g}"],
         ["share of a cluster's time that tasks use", f"{assumed.busy:.0%}"],
         ["an hour's batch is made within", f"{assumed.within_hours * 60:.0f} min"],
-        ["staged assets are kept for", f"{assumed.staged_days:g} days"],
+        ["age up to which staged assets are counted (no command deletes them by age)", f"{assumed.staged_days:g} days"],
         ["points a series and hour", str(assumed.points_a_series)],
     ]
     return table(["input", "value"], rows)

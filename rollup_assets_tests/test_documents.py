@@ -8,15 +8,19 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rollup_assets.settings import Settings, load_settings
 from rollup_assets.steps import checks
+from rollup_assets.steps.publish import publish
 from rollup_assets.units import parse_duration
 from rollup_assets_tests import worked_example
+from rollup_assets_tests.iceberg.staging import batches_from, pipeline_in, stage_rollups
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -213,6 +217,19 @@ OF_ONE_MACHINE = {
     "a package index": rb"--(?:extra-)?" + rb"index-url|--trusted" + rb"-host|//[\w.-]*(?:pypi|pythonhosted|artifactory|nexus)",
     "unfinished work": rb"#\s*(?:TO" + rb"DO|FIX" + rb"ME|XX" + rb"X)\b",
 }
+
+
+def test_the_table_is_read_from_python_as_the_readme_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    pipeline = pipeline_in(tmp_path / ".rollups")
+    for batch in batches_from(pipeline, 2):
+        stage_rollups(pipeline, batch, series=3)
+        publish(pipeline, batch)
+    (block,) = re.findall(r"^  ```python\n(.*?)^  ```", README, re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(textwrap.dedent(block), names)
+    assert names["hourly"].num_rows == 3
+    assert names["table"].scan().to_duckdb("rollups").sql("SELECT count(*) FROM rollups WHERE resolution = 3600000").fetchall() == [(6,)]
 
 
 @pytest.mark.parametrize("what", OF_ONE_MACHINE)
