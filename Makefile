@@ -67,8 +67,8 @@ bench: $(READY)
 	$(BENCHMARK) benchmarks.seed --shape sparse --start warm --work .rollups/benchmark
 
 bench-full: $(READY)
-	$(BENCHMARK) benchmarks --forms
-	$(BENCHMARK) benchmarks.spark --forms
+	$(BENCHMARK) benchmarks --forms --repeat 1
+	$(BENCHMARK) benchmarks.spark --forms --repeat 1
 	$(BENCHMARK) benchmarks --full
 	$(BENCHMARK) benchmarks.spark --full
 	$(BENCHMARK) benchmarks.seed --repeat 3

@@ -102,7 +102,7 @@ class Shape:
 
 
 def shape_of(points: int, *, raw_files: int | None = None, shards: int | None = None) -> Shape:
-    """A batch with as many shards as it should have, two per file of the table, cut as the product cuts it."""
+    """A batch with as many shards as it should have, up to four per file of the table, cut as the product cuts it."""
     from rollup_assets.steps.planning import shard_groups
 
     if shards is None:

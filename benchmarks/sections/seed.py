@@ -144,7 +144,8 @@ def blocks() -> dict[str, str]:
         "seed-circumstances": circumstances,
     }
     made = {name: make(results) if results else not_measured(COMMAND) for name, make in makers.items()}
-    return {**made, "seed-at-size": at_size(size) if size else not_measured(AT_SIZE_COMMAND)}
+    makers = {"seed-at-size": at_size, "seed-at-size-circumstances": lambda found: "\n".join(tables.occasion(found))}
+    return made | {name: make(size) if size else not_measured(AT_SIZE_COMMAND) for name, make in makers.items()}
 
 
 def plots() -> dict[str, tuple[Results, Callable[[Path], None]]]:

@@ -288,9 +288,13 @@ def in_one_line(results: Results) -> str:
     # Each once: mostly, the warm and the cold run failed alike.
     reasons = dict.fromkeys(f"; {each['engine']}, {each['task']}, {each['form']}: {each['why']}" for each in results.get("failed", ()))
     failed = "".join(reasons)
+    wrong = "".join(
+        f"; {each['engine']}, {each['task']}, answered something else once, and the same as the others when run again"
+        for each in results.get("wrong", ())
+    )
     later = "".join(f", then `{each['command']}`, {each['date']}" for each in results.get("renewed", ()))
     when = f"`{results['command']}`, {turns}, {results['date']}, commit {results['commit'][:12]}"
-    return f"{when}{later}{failed}; other programs used {figure(others, 0)} % of the machine."
+    return f"{when}{later}{failed}{wrong}; other programs used {figure(others, 0)} % of the machine."
 
 
 def plots() -> dict[str, tuple[Results, Callable[[Path], None]]]:
