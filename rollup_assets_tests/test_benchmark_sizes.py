@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks import limits, peer_sizes, storages, tables
-from benchmarks.catalogs import EMBEDDED, POSTGRES, REST, catalogs
+from benchmarks.catalogs import EMBEDDED, POSTGRES, REST, Catalogs, catalogs
 from benchmarks.contenders import Contender, fastest_form, peer_forms
 from benchmarks.data import generate
 from benchmarks.peers.duckdb import PARTITIONED
@@ -234,12 +234,11 @@ def test_a_batch_of_the_spark_engine_is_measured_beside(tmp_path: Path) -> None:
         require_java()
     except EngineError as error:
         pytest.skip(str(error))
-    bench = Bench(tmp_path, 6_000, 2, "scrapes", 600)
-    with catalogs(tmp_path) as on:
-        local, spark = (way for way in storages.ways("scrapes") if way.storage == EMBEDDED and way.resolutions == "1m,5m,1h")
-        for site, rows in ((bench.small, bench.small_rows), (bench.full, bench.rows)):
-            generate(site, rows, bench.shape)
-        found = [storages._run(on, bench, way, 0) for way in (local, spark)]
+    bench, on = Bench(tmp_path, 6_000, 2, "scrapes", 600), Catalogs(tmp_path, {EMBEDDED: {}})
+    local, spark = (way for way in storages.ways("scrapes") if way.storage == EMBEDDED and way.resolutions == "1m,5m,1h")
+    for site, rows in ((bench.small, bench.small_rows), (bench.full, bench.rows)):
+        generate(site, rows, bench.shape)
+    found = [storages._run(on, bench, way, 0) for way in (local, spark)]
     assert found[0]["digest"] == found[1]["digest"]
     assert found[1]["peak_bytes"] > found[0]["peak_bytes"]
 
