@@ -205,7 +205,7 @@ class PartialPointsReader:
     def _open(self, place: Place, file: StagedFile) -> StagedParquet:
         # Files are kept open: the footer of one that 4 to 16 shards share takes as long to read as a shard's rows.
         if place.location not in self._opened:
-            self._opened[place.location] = StagedParquet(place, file, self._asset, self._batch)
+            self._opened[place.location] = StagedParquet(place, file, self._asset, self._batch, pre_buffer=not place.is_local)
         return self._opened[place.location]
 
 
