@@ -24,7 +24,7 @@ from benchmarks.queries.questions import HOUR, HOUR_MS, QUESTIONS, READERS, ques
 from benchmarks.runner import ROOT
 from benchmarks.sections import querying as section
 
-SERIES, HOURS, HOURS_BESIDE, REPEAT, THREADS = 100_000, 24, 2, 3, 2
+SERIES, HOURS, HOURS_BESIDE, REPEAT, THREADS = 100_000, 24, 2, 5, 2
 PACKAGES = ("duckdb", "pyiceberg", "pyarrow", "pyspark")
 _MADE = "made.json"
 console = Console(highlight=False, soft_wrap=True)

@@ -15,7 +15,7 @@ from benchmarks.runner import ROOT, Bench
 from benchmarks.sections import shapes as section
 from benchmarks.sizes import LIMIT_GIB, MEMORY, PACKAGES, measure
 
-ROWS, REPEAT, THREADS = 36_000_000, 3, 2
+ROWS, REPEAT, THREADS = 36_000_000, 5, 2
 console = Console(highlight=False, soft_wrap=True)
 
 

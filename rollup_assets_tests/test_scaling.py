@@ -215,6 +215,7 @@ def test_a_batch_is_counted_on_real_servers(tmp_path: Path, postgres_server: Pos
     assert found["requests"]["repartition"]["PUT"] == 3 + 1 + 3, "files and manifests"
     assert found["requests"]["repartition"]["GET"] >= len(raw) == 2
     assert found["requests"]["rollups"]["PUT"] == 3 + 1
+    assert found["requests"]["rollups"]["GET"] < 60, "a row group in one request: partial points have 30 columns, and took one for each"
     assert found["requests"]["publish"]["POST"] == 0
     assert found["statements"]["repartition"] == 0
     assert found["statements"]["publish"] > 0
