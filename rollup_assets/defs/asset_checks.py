@@ -12,6 +12,7 @@ from collections.abc import Collection
 import dagster as dg
 
 from rollup_assets.batches import DAY_MS, Batch, BatchCalendar
+from rollup_assets.defs.report import partition_events
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps import checks
 from rollup_assets.steps.checks import CheckOutcome
@@ -73,12 +74,12 @@ def earlier_rows(instance: dg.DagsterInstance, calendar: BatchCalendar, batch: B
     keys = [day.key for day in days if day.start >= calendar.start]
     if not keys:
         return {}
-    most = COMPARED_DAYS * _RECORDS_PER_DAY
-    records = _materializations(instance, keys, most)
-    if len(records) == most:
+    wanted = dg.AssetRecordsFilter(asset_key=dg.AssetKey(REPARTITIONED), asset_partitions=keys)
+    records = list(instance.fetch_materializations(wanted, limit=COMPARED_DAYS * _RECORDS_PER_DAY).records)
+    if len(records) == COMPARED_DAYS * _RECORDS_PER_DAY:
         # Partitions that late files have made again and again leave no room for the others: with too few days nothing is compared.
         seen = {record.partition_key for record in records}
-        records += [record for key in keys if key not in seen for record in _materializations(instance, [key], 1)]
+        records += [record for key in keys if key not in seen for record in partition_events(instance, REPARTITIONED, key, 1)]
     found: dict[str, int] = {}
     for record in records:
         event = record.asset_materialization
@@ -86,9 +87,3 @@ def earlier_rows(instance: dg.DagsterInstance, calendar: BatchCalendar, batch: B
         if event and event.partition and rows is not None and isinstance(rows.value, int):
             found.setdefault(event.partition, rows.value)
     return found
-
-
-def _materializations(instance: dg.DagsterInstance, partitions: list[str], limit: int) -> list[dg.EventLogRecord]:
-    """The latest materializations of datapoints of any of these partitions, latest first."""
-    wanted = dg.AssetRecordsFilter(asset_key=dg.AssetKey(REPARTITIONED), asset_partitions=partitions)
-    return list(instance.fetch_materializations(wanted, limit=limit).records)

@@ -14,16 +14,13 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 
 import dagster as dg
 
-from rollup_assets.defs.run_processes import close_runs, ended_with_code_location
+from rollup_assets.defs.run_processes import close_runs, ended_with_code_location, is_listening
 
 GRPC_INFO_TAG = ".dagster/grpc_info"
 """Host and port of the code location in which a run's process was started; private to Dagster, a test notices if it changes."""
-_CONNECTED_WITHIN = 3
-"""Seconds."""
 
 
 def close_lost_runs(instance: dg.DagsterInstance, host: str, port: int) -> tuple[str, ...]:
@@ -41,18 +38,10 @@ def close_lost_runs(instance: dg.DagsterInstance, host: str, port: int) -> tuple
     return close_runs(instance, is_gone, "The code location")
 
 
-def _is_served(host: str, port: int) -> bool:
-    try:
-        socket.create_connection((host, port), timeout=_CONNECTED_WITHIN).close()
-    except OSError:
-        return False
-    return True
-
-
 def main() -> None:
     """Entry point; the address is in DAGSTER_CODE_HOST and DAGSTER_CODE_PORT, as for web server and daemon."""
     host, port = os.environ["DAGSTER_CODE_HOST"], int(os.environ["DAGSTER_CODE_PORT"])
-    if _is_served(host, port):
+    if is_listening(host, port):
         print(f"a code location still listens at {host}:{port}; its runs were left alone")  # noqa: T201
         return
     with dg.DagsterInstance.get() as instance:

@@ -19,6 +19,8 @@ HOST_TAG, PROCESS_TAG = "rollups/host", "rollups/process"
 LOCATION_TAG = "rollups/code_location"
 """Host and port of the code location in whose container a backfill runs; not set elsewhere."""
 PARENT_TAG = "dagster/parent_run_id"
+_CONNECTED_WITHIN = 3
+"""Seconds."""
 UNFINISHED = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 
 
@@ -63,6 +65,15 @@ def close_runs(instance: dg.DagsterInstance, is_gone: Callable[[dg.DagsterRun], 
     return tuple(closed)
 
 
+def is_listening(host: str, port: int) -> bool:
+    """Whether somebody takes connections at this address."""
+    try:
+        socket.create_connection((host, port), timeout=_CONNECTED_WITHIN).close()
+    except OSError:
+        return False
+    return True
+
+
 def began(pid: int) -> str | None:
     """When a process of this machine began, as text that distinguishes it from a later one with the same id; None if there is none."""
     try:
@@ -94,8 +105,4 @@ def _code_location_beside() -> str | None:
     host, port = os.environ.get("DAGSTER_CODE_HOST"), os.environ.get("DAGSTER_CODE_PORT", "")
     if not host or not port.isdigit():
         return None
-    try:
-        socket.create_connection(("127.0.0.1", int(port)), timeout=1).close()
-    except OSError:
-        return None
-    return f"{host}:{port}"
+    return f"{host}:{port}" if is_listening("127.0.0.1", int(port)) else None

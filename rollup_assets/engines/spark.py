@@ -44,7 +44,7 @@ _PARCELS = "target int, bucket int, place int, number int, parcel binary"
 # Rows of the shuffle that are not parcels: what a map task returned, and signals to a merge task that it has to run, or that it need not
 # since a map task has failed.
 _RETURNED, _RUN, _FAILED = -1, -2, -3
-# One in so many bytes of a task's memory is for parcels, which are spilled beyond that. The rest is for the task's own data.
+# One in so many bytes of a task's memory is for parcels, which are spilled beyond that.
 _PARCEL_SHARE = 4
 _FEWEST_PARTITIONS = 1
 _BETWEEN_CANCELS = 0.5
@@ -88,6 +88,11 @@ class _Work:
     retried: bool
     """Whether Spark tries a failed task again."""
     content: bytes
+
+    @property
+    def parcel_memory(self) -> int:
+        """Bytes of :attr:`memory` for parcels, in tasks that send or get some; the rest is for such a task's own data."""
+        return self.memory // _PARCEL_SHARE
 
     def load(self) -> Any:
         if self.version != (ours := _version()):
@@ -274,8 +279,8 @@ def _split(work: _Work, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Record
                 yield _parcels([(target, _RUN, place, 0, []) for target in range(groups)])
             if place >= len(items):
                 continue
-            context = _Context(work.memory - work.memory // _PARCEL_SHARE, _attempt())
-            outbox = Outbox(work.memory // _PARCEL_SHARE, Path(context.scratch_folder()) / "parcels")
+            context = _Context(work.memory - work.parcel_memory, _attempt())
+            outbox = Outbox(work.parcel_memory, Path(context.scratch_folder()) / "parcels")
             try:
                 outcome, failed = _attempted(functools.partial(split, items[place], outbox.emit), context, work)
                 if failed:
@@ -300,8 +305,8 @@ def _split(work: _Work, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Record
 
 def _merge(work: _Work, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     merge, groups = work.load()
-    context = _Context(work.memory - work.memory // _PARCEL_SHARE, _attempt())
-    inbox = Inbox(work.memory // _PARCEL_SHARE, Path(context.scratch_folder()) / "parcels")
+    context = _Context(work.memory - work.parcel_memory, _attempt())
+    inbox = Inbox(work.parcel_memory, Path(context.scratch_folder()) / "parcels")
     try:
         target, failure = None, None
         for batch in batches:

@@ -34,7 +34,7 @@ def test_only_unfinished_runs_of_this_address_are_closed_and_they_will_be_retrie
             instance.add_run(run)
     for name, value in (("DAGSTER_HOME", str(tmp_path)), ("DAGSTER_CODE_HOST", "code"), ("DAGSTER_CODE_PORT", "4000")):
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(lost_runs, "_is_served", lambda *_: False)  # asks no name server for "code"
+    monkeypatch.setattr(lost_runs, "is_listening", lambda *_: False)  # asks no name server for "code"
     lost_runs.main()
     with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
         closed = instance.get_run_by_id(lost.run_id)
