@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from rollup_assets.doctor import catalog, machine, places, records, spark
 from rollup_assets.doctor.findings import Chain, Check, Finding, Found, failed, skipped, told
 from rollup_assets.errors import RollupError, SettingsError
+from rollup_assets.iceberg.faults import shown
 from rollup_assets.loading import quick_imports
 from rollup_assets.settings import Settings, load_settings
 
@@ -61,7 +62,7 @@ def examine(load: Callable[[], Settings] = load_settings, *, seconds: float = SE
 
 
 def _summary(settings: Settings) -> str:
-    catalog_name = settings.catalog.partition("?")[0]
+    catalog_name = shown(settings).removeprefix("ROLLUP_CATALOG=")
     return (
         f"{settings.engine} engine; raw {settings.raw}, stage {settings.stage}, warehouse {settings.warehouse}; "
         f"table {settings.table} in {catalog_name}"

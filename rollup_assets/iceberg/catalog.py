@@ -123,4 +123,12 @@ def _any_catalog(settings: Settings, properties: dict[str, Any]) -> Catalog:
             # If two processes make the catalog's tables at once, the second finds them half made, and complete when it tries again.
             if attempt == _ATTEMPTS:
                 raise
+        except Exception as error:
+            # The client of another kind of catalog may raise anything: Glue's raised an error that was taken for one of S3.
+            if not other_kind(settings):
+                raise
+            raise CatalogError(
+                f"{shown(settings)} cannot be opened ({type(error).__name__}: {error}); set what that catalog needs in "
+                "ROLLUP_CATALOG_PROPERTIES, or in the environment that its client reads"
+            ) from error
     raise AssertionError("unreachable")

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from rollup_assets.iceberg.catalog import catalog_properties, sqlite_database
+from rollup_assets.errors import CatalogError
+from rollup_assets.iceberg.catalog import catalog_properties, open_catalog, sqlite_database
 from rollup_assets.iceberg.faults import shown
 from rollup_assets.iceberg.locks import lock_file
 from rollup_assets.settings import Settings, load_settings
@@ -47,3 +48,18 @@ def test_a_catalog_that_the_properties_name_is_not_the_default_file(tmp_path: Pa
         default = settings_in(tmp_path, catalog_properties=same)
         assert sqlite_database(default) == tmp_path / "catalog.db"
         assert shown(default) == f"ROLLUP_CATALOG=sqlite:///{tmp_path}/catalog.db"
+
+
+class Unreachable:
+    """A catalog whose client raises an error of its own."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        raise RuntimeError("You must specify a region")
+
+
+def test_an_error_of_another_kind_of_catalog_is_told_as_the_catalogs(tmp_path: Path) -> None:
+    """Glue without a region was told as S3 that cannot be reached, with ROLLUP_S3_ENDPOINT to correct."""
+    kind = f"py-catalog-impl={__name__}.{Unreachable.__name__}"
+    with pytest.raises(CatalogError) as error, open_catalog(settings_in(tmp_path, catalog_properties=kind)):
+        pass
+    assert str(error.value).startswith(f"ROLLUP_CATALOG_PROPERTIES={kind} cannot be opened (RuntimeError: You must specify a region); set")
