@@ -7,7 +7,7 @@ publishes, which are then repeated with a delay of 10 ms for every answer.
 A table's age: batches with one file per resolution, published one after another. The first ``--real`` publishes are real; then the table
 is aged to the 9,900th publish, and the last hundred are real again (with ``--full``, all are real). If snapshots expire by the product's
 default, a table is aged by commits of a hundred batches each, whose data files have names but no content, and the product merges their
-manifests; if all snapshots are kept, by registering metadata with copies of the last snapshot in the catalog.
+manifests; if all snapshots are kept, by copies of the last snapshot in the table's metadata (with ``--full``, too).
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ def _age(pipeline: Pipeline, publishes: int, *, retained: bool) -> None:
             maintain(table, pipeline.settings.keep_snapshots)
             table = catalog.load_table(pipeline.settings.table)
         if not retained:
-            _register(catalog, table, publishes)
+            _fill_up(table, publishes)
 
 
 def _manifests(table: Any) -> list[Any]:
@@ -233,8 +233,8 @@ def _moved(file: DataFile, batch: Batch, location: str) -> DataFile:
     )
 
 
-def _register(catalog: Any, table: Any, snapshots: int) -> None:
-    """Copy the last snapshot until there are ``snapshots``, in metadata that the table is then registered with in the catalog."""
+def _fill_up(table: Any, snapshots: int) -> None:
+    """Copy the last snapshot until there are ``snapshots``, in the table's metadata file itself: nobody else may read it meanwhile."""
     from pyiceberg.serializers import ToOutputFile
 
     metadata = table.metadata
@@ -246,11 +246,7 @@ def _register(catalog: Any, table: Any, snapshots: int) -> None:
     aged = metadata.model_copy(
         update={"snapshots": [*copies, *metadata.snapshots], "snapshot_log": [*entries, *metadata.snapshot_log], "metadata_log": []}
     )
-    location = f"{table.location()}/metadata/{99999:05d}-aged.metadata.json"
-    ToOutputFile.table_metadata(aged, table.io.new_output(location), overwrite=True)
-    name = table.name()
-    catalog.drop_table(name)
-    catalog.register_table(name, location)
+    ToOutputFile.table_metadata(aged, table.io.new_output(table.metadata_location), overwrite=True)
 
 
 def _batch(pipeline: Pipeline, number: int) -> Batch:
@@ -292,11 +288,11 @@ def main(
         console.print("requests")
         requests = count_requests(on, tuple(one for one in COUNTED if one in numbers))
         ages = []
-        for name, retained in ((EMBEDDED, True), (POSTGRES, True), (REST, True), (EMBEDDED, False)):
+        for name, retained in section.AGED:
             console.print(f"{name}: aging{'' if retained else ', every snapshot kept'}")
             ages += grow_old(on, name, retained=retained, real=_real(name, retained, real), age=age, full=full and retained)
     results = {
-        **occasion("python -m benchmarks.publishing", _PACKAGES),
+        **occasion(section.COMMAND + (" --full" if full else ""), _PACKAGES),
         "repeat": repeat,
         "delay": DELAY,
         "runs": runs,
