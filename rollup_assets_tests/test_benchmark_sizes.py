@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks import limits, peer_sizes, storages, tables
-from benchmarks.catalogs import EMBEDDED, POSTGRES, REST, catalogs
+from benchmarks.catalogs import EMBEDDED, POSTGRES, REST, Catalogs
 from benchmarks.contenders import Contender, fastest_form, peer_forms
+from benchmarks.data import generate
 from benchmarks.peers.duckdb import PARTITIONED
 from benchmarks.runner import Bench, TimeLimitError
 from benchmarks.sections import peer_sizes as peer_section
@@ -18,6 +20,8 @@ from benchmarks.sections import storages as storage_section
 from benchmarks.sizes import measure, numbers
 from benchmarks.summary import summarized
 from benchmarks.tasks import CLICKHOUSE, DATAFUSION, DUCKDB, OURS, PEERS, POLARS, RAW_TO_1M, RAW_TO_PUBLISHED, WARM
+from rollup_assets.engines.spark_session import require_java
+from rollup_assets.errors import EngineError
 
 
 @pytest.fixture(scope="module")
@@ -200,22 +204,40 @@ def test_results_beside_the_peers_are_of_every_size() -> None:
 
 
 def test_a_batch_is_the_same_on_every_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Raw points, stage and table on local files, on S3 and PostgreSQL, on S3 with a REST catalog."""
+    """Raw points, stage and table on local files, on S3 and PostgreSQL, on S3 with a REST catalog; one resolution and three."""
     bench = Bench(tmp_path, 6_000, 2, "sparse", 600)
-    with catalogs(tmp_path) as on:
-        runs = storages.measure(on, [bench], 1)
-        changed = iter("abc")
-        monkeypatch.setattr(storages, "_run", lambda *_: {**runs[0], "digest": next(changed)})
-        with pytest.raises(ValueError, match="sparse points have other rollups on PostgreSQL, S3 than on SQLite, local files"):
-            storages.measure(on, [bench], 1)
-    assert [(run["shape"], run["storage"]) for run in runs] == [("sparse", name) for name in (EMBEDDED, POSTGRES, REST)]
+    runs = storages.measure([bench], 1, tmp_path)
+    changed = iter("abcde")
+    monkeypatch.setattr(storages, "_run", lambda *_: {**runs[0], "digest": next(changed)})
+    with pytest.raises(ValueError, match="sparse points have other rollups on PostgreSQL, S3, local, than on SQLite, local files, local"):
+        storages.measure([bench], 1, tmp_path)
+    three, one = "1m,5m,1h", "1m"
+    asked = [(EMBEDDED, three), (EMBEDDED, one), (POSTGRES, three), (POSTGRES, one), (REST, three)]
+    assert [(run["shape"], run["engine"], run["storage"], run["resolutions"]) for run in runs] == [
+        ("sparse", "local", *way) for way in asked
+    ]
     for run in runs:
         assert set(run["wall"]) == set(run["cpu"]) == set(sizes.STEPS)
         # As in the batches of other sizes above.
-        assert run["rows"] == 6_000 // 60 * (60 + 12 + 1)
-        assert run["bytes"] == runs[0]["bytes"] > 0
+        assert run["rows"] == 6_000 // 60 * (60 + (12 + 1) * (run["resolutions"] == three))
+        assert run["bytes"] == next(each["bytes"] for each in runs if each["resolutions"] == run["resolutions"]) > 0
     text = storage_section.by_storage({"points": {"sparse": {"rows": 6_000, "series": 100}}, "runs": runs})
-    assert [line.split(" | ")[1] for line in text.splitlines()[2:]] == [EMBEDDED, POSTGRES, REST]
+    assert [tuple(line.split(" | ")[1:4:2]) for line in text.splitlines()[2:]] == [(name, each.replace(",", ", ")) for name, each in asked]
+
+
+@pytest.mark.xdist_group("spark")
+def test_a_batch_of_the_spark_engine_is_measured_beside(tmp_path: Path) -> None:
+    try:
+        require_java()
+    except EngineError as error:
+        pytest.skip(str(error))
+    bench, on = Bench(tmp_path, 6_000, 2, "scrapes", 600), Catalogs(tmp_path, {EMBEDDED: {}})
+    local, spark = (way for way in storages.ways("scrapes") if way.storage == EMBEDDED and way.resolutions == "1m,5m,1h")
+    for site, rows in ((bench.small, bench.small_rows), (bench.full, bench.rows)):
+        generate(site, rows, bench.shape)
+    found = [storages._run(on, bench, way) for way in (local, spark)]
+    assert found[0]["digest"] == found[1]["digest"]
+    assert found[1]["peak_bytes"] > found[0]["peak_bytes"]
 
 
 def test_results_by_storage_are_of_every_storage() -> None:
@@ -223,7 +245,8 @@ def test_results_by_storage_are_of_every_storage() -> None:
     if results is None:
         assert storage_section.blocks()["storages"] == "Not measured yet: `python -m benchmarks.storages`."
         return
-    asked = [(shape, name) for shape in storages.MAIN for name in (EMBEDDED, POSTGRES, REST)]
-    for each in asked:
-        assert len([run for run in results["runs"] if (run["shape"], run["storage"]) == each]) == results["repeat"] >= storages.REPEAT
-    assert len({(run["shape"], run["digest"]) for run in results["runs"]}) == len(storages.MAIN)
+    asked = [(shape, way.storage, way.engine, way.resolutions) for shape in storages.MAIN for way in storages.ways(shape)]
+    found = Counter((run["shape"], run["storage"], run["engine"], run["resolutions"]) for run in results["runs"])
+    assert found == dict.fromkeys(asked, results["repeat"])
+    assert results["repeat"] >= storages.REPEAT
+    assert len({(run["shape"], run["resolutions"], run["digest"]) for run in results["runs"]}) == 2 * len(storages.MAIN)

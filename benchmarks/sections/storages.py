@@ -1,16 +1,19 @@
-"""A batch by where raw points, stage and table lie (``python -m benchmarks.storages``): a table."""
+"""A batch by where raw points, stage and table lie, engine and resolutions (``python -m benchmarks.storages``): a table."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from benchmarks import tables
-from benchmarks.catalogs import EMBEDDED, POSTGRES, REST
+from benchmarks.catalogs import EMBEDDED
 from benchmarks.summary import Spread
 from benchmarks.tables import Results, figure, not_measured, table
 
 NAME = "storages"
 COMMAND = f"python -m benchmarks.{NAME}"
+Way = tuple[str, str, str]
+"""Storage, engine and resolutions."""
 _STEPS = ("repartition", "rollups", "publish")
 
 
@@ -19,19 +22,23 @@ def by_storage(results: Results) -> str:
     rows = []
     for shape, about in results["points"].items():
         title = f"{shape}: {about['rows'] / 1e6:g} M points"
-        local = {run["turn"]: run for run in results["runs"] if (run["shape"], run["storage"]) == (shape, EMBEDDED)}
-        for storage in (EMBEDDED, POSTGRES, REST):
-            mine = [run for run in results["runs"] if (run["shape"], run["storage"]) == (shape, storage)]
+        by_way: dict[Way, list[dict[str, Any]]] = {}
+        for run in sorted(results["runs"], key=lambda run: run["turn"]):
+            if run["shape"] == shape:
+                by_way.setdefault((run["storage"], run["engine"], run["resolutions"]), []).append(run)
+        for (storage, engine, resolutions), mine in by_way.items():
+            local = {run["turn"]: run for run in by_way[EMBEDDED, engine, resolutions]}
             whole = {of: Spread.of([sum(run[of].values()) for run in mine]) for of in ("wall", "cpu")}
             parts = [f"{Spread.of([run['wall'][step] for run in mine]).median:.2f}" for step in _STEPS]
             others = figure(Spread.of([run["others"] for run in mine]))
             times = Spread.of([sum(run["wall"].values()) / sum(local[run["turn"]]["wall"].values()) for run in mine])
             peak = Spread.of([run["peak_bytes"] / 2**20 for run in mine]).median
             told = "" if storage == EMBEDDED else figure(times)
-            rows.append([title, storage, figure(whole["wall"]), *parts, told, figure(whole["cpu"]), others, f"{peak:.0f}"])
+            named = [title, storage, engine, resolutions.replace(",", ", ")]
+            rows.append([*named, figure(whole["wall"]), *parts, told, figure(whole["cpu"]), others, f"{peak:.0f}"])
             title = ""
-    head = ["points", "storage", "wall s", *_STEPS, "times local files", "our CPU s", "the servers' and others'", "peak MiB"]
-    return table(head, rows).replace("--- | ---: |", "--- | --- |", 1)
+    head = ["points", "storage", "engine", "resolutions", "wall s", *_STEPS, "times local files", "our CPU s", "the servers' and others'"]
+    return table([*head, "peak MiB"], rows).replace("--- | ---: | ---: | ---: |", "--- | --- | --- | --- |", 1)
 
 
 def settings(results: Results) -> str:
