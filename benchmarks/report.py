@@ -11,13 +11,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
-from benchmarks import scaling, tables
+from benchmarks import figures, scaling, tables
 from benchmarks.contenders import Contender
 from benchmarks.runner import ROOT, Bench
 from benchmarks.side_by_side import renewed
-from benchmarks.tables import Results, Target, filled, targets_table
+from benchmarks.tables import Results, Target, filled, targets_table, with_figures
 
 PAGE = Path("docs") / "performance.md"
+QUOTING = (Path("docs") / "spark.md",)
+"""Other pages with figures of results in their sentences."""
 SECTIONS = ("stages", "spark", "seed_size", "seed", "sizes", "peer_sizes", "shapes", "storages", "publishing", "querying", "orchestration")
 """Modules of ``benchmarks.sections``, in the order of the page."""
 
@@ -55,17 +57,19 @@ def page(text: str) -> str:
     Raises:
         KeyError: a block has an unknown name.
     """
-    return filled(text, blocks())
+    return with_figures(filled(text, blocks()), figures.named())
 
 
 def write(root: Path) -> None:
     """Bring the page's tables and plots up to date, and the tables of results on other pages."""
     from benchmarks import load_table, skew_table
 
-    path = root / PAGE
-    path.write_text(page(path.read_text()))
+    shown = root / PAGE
+    shown.write_text(page(shown.read_text()))
     for name, (_, draw) in plots().items():
-        draw(path.parent / f"{name}.svg")
+        draw(shown.with_name(f"{name}.svg"))
+    for path in (root / quoting for quoting in QUOTING):
+        path.write_text(with_figures(path.read_text(), figures.named()))
     scaling.write(root)
     skew_table.write(root)
     load_table.write(root)

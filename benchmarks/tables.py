@@ -15,7 +15,11 @@ from benchmarks.summary import Run, Spread, cpu, ratio, select, wall
 
 Results = dict[str, Any]
 RESULTS = Path(__file__).parent / "results"
+Figures = dict[str, float | str]
+"""What sentences of a page say about results, by name: figures, and names of whoever was fastest."""
 _BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+FIGURE = re.compile(r"(?P<shown>[A-Z]\w+|\d[\d,]*(?:\.(?P<decimals>\d+))?)<!-- = (?P<name>[^>]+) -->")
+"""A figure in a sentence, and the name of what it is: ``4.6<!-- = NAME -->``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,17 @@ def filled(text: str, blocks: dict[str, str]) -> str:
         KeyError: a block has an unknown name.
     """
     return _BLOCK.sub(lambda found: f"{found[1]}\n{blocks[found['name']]}\n\n{found[3]}", text)
+
+
+def with_figures(text: str, figures: Figures) -> str:
+    """A page with the figures of its sentences made anew, each with as many decimals as it has; those without results stay."""
+
+    def anew(found: re.Match[str]) -> str:
+        value = figures.get(found["name"], found["shown"])
+        shown = value if isinstance(value, str) else f"{value:,.{len(found['decimals'] or '')}f}"
+        return f"{shown}<!-- = {found['name']} -->"
+
+    return FIGURE.sub(anew, text)
 
 
 def filled_between(text: str, name: str, block: str) -> str:

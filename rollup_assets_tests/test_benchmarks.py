@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import check, contenders, data, floor, ours, report, tables, tasks
+from benchmarks import check, contenders, data, figures, floor, ours, report, tables, tasks
 from benchmarks.__main__ import LEAST_REPEAT, MAIN
 from benchmarks.contenders import Contender
 from benchmarks.data import SHAPES
@@ -58,6 +58,26 @@ def test_tables_of_the_page_are_those_of_the_results() -> None:
     text = (ROOT / report.PAGE).read_text()
     assert set(re.findall(r"<!-- table: ([\w-]+) -->", text)) == set(report.blocks())
     assert report.page(text) == text, "run `python -m benchmarks --report`"
+
+
+@pytest.mark.parametrize("page", [report.PAGE, *report.QUOTING], ids=str)
+def test_figures_in_sentences_are_those_of_the_results(page: Path) -> None:
+    text, known = (ROOT / page).read_text(), figures.named()
+    assert {found["name"] for found in tables.FIGURE.finditer(text)} <= set(known)
+    assert text.count("<!-- = ") == len(tables.FIGURE.findall(text)) > 0
+    assert tables.with_figures(text, known) == text, "run `python -m benchmarks --report`"
+
+
+def test_a_figure_in_a_sentence_keeps_its_decimals_and_its_name() -> None:
+    text = "ours takes 5<!-- = a, wall s --> s of 1,000.25<!-- = b -->, DuckDB<!-- = c --> 3.0<!-- = d --> and 7.5"
+    found = tables.with_figures(text, {"a, wall s": 4.6, "b": 12_345.678, "c": "Polars"})
+    assert found == "ours takes 5<!-- = a, wall s --> s of 12,345.68<!-- = b -->, Polars<!-- = c --> 3.0<!-- = d --> and 7.5"
+
+
+def test_every_miss_is_explained_and_nothing_else() -> None:
+    _, _, explained = (ROOT / report.PAGE).read_text().partition("### What is missed, and why")
+    missed = re.findall(r"<!-- missed: (.+?) -->", explained.partition("\n## ")[0])
+    assert sorted(missed) == sorted(target.text for target in report.targets() if target.met is False)
 
 
 def test_plots_of_the_page_were_drawn_from_the_results() -> None:

@@ -79,11 +79,11 @@ def _minutes(run: Run) -> float:
 
 
 def _percent(run: Run) -> float:
-    return 100 * _repeated(run) / float(run["first"])
+    return 100 * repeated(run) / float(run["first"])
 
 
-def _repeated(run: Run) -> float:
-    """Seconds of a repetition."""
+def repeated(run: Run) -> float:
+    """Median seconds of all steps of a repetition."""
     return float(median(sum(each.values()) for each in run["again"]))
 
 
@@ -136,7 +136,7 @@ def again(results: Results) -> str:
     for step in mine[0]["again"][0]:
         rows.append([step, figure(Spread.of([1000 * median(each[step] for each in run["again"]) for run in mine]), 1), ""])
     rows.append(
-        ["all three", figure(Spread.of([1000 * _repeated(run) for run in mine]), 1), figure(Spread.of([_percent(run) for run in mine]))]
+        ["all three", figure(Spread.of([1000 * repeated(run) for run in mine]), 1), figure(Spread.of([_percent(run) for run in mine]))]
     )
     rows.append(["as a run of Dagster", figure(Spread.of([1000 * run["run"] for run in mine]), 0), ""])
     return table(["", "ms", "% of the first time"], rows)

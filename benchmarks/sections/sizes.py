@@ -39,15 +39,24 @@ def aims(results: Results) -> list[Target]:
 
 
 def _growth(results: Results) -> Target:
-    """How much a point's cost grows: the greatest ratio of its cost at a size to its cost in a smaller batch."""
-    threads = max(run["threads"] for run in results["runs"])
-    measured = _sizes(results, threads)
-    span = f"{_millions(measured[0])} to {_millions(measured[-1])} points"
+    """How much a point's cost grows."""
+    costs = costs_by_size(results)
+    span = f"{_millions(min(costs))} to {_millions(max(costs))} points"
     text = f"CPU a point beyond the fixed start, {span}: times that of the cheapest smaller batch"
-    costs = {size: ns(results, size, threads, total).median for size in measured}
-    grown = max(costs[size] / min(costs[smaller] for smaller in measured if smaller <= size) for size in measured)
+    grown = growth(costs)
     also = ", ".join(f"{_millions(size)}: {cost:.0f} ns" for size, cost in costs.items())
     return Target(text, f"≤ {_GROWTH:g}", f"{grown:.2f}", grown <= _GROWTH, also)
+
+
+def costs_by_size(results: Results) -> dict[int, float]:
+    """Median CPU nanoseconds per point, beyond the fixed start, on the most threads, from the smallest batch on."""
+    threads = max(run["threads"] for run in results["runs"])
+    return {size: ns(results, size, threads, total).median for size in _sizes(results, threads)}
+
+
+def growth(costs: dict[int, float]) -> float:
+    """The greatest ratio of a point's cost at a size to its cost in a smaller batch."""
+    return max(cost / min(other for smaller, other in costs.items() if smaller <= size) for size, cost in costs.items())
 
 
 def _peak(results: Results, size: int, most: float) -> Target:
