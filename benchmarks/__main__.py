@@ -17,16 +17,14 @@ from benchmarks.side_by_side import side_by_side
 ROWS, REPEAT, THREADS, LIMIT_GIB = 36_000_000, 5, 2, 8.0
 MAIN = (SCRAPES, SPARSE)
 """Shapes that targets are about."""
-LEAST_REPEAT = {shape: REPEAT if shape in MAIN else 3 for shape in SHAPES}
-"""The number of turns that ``--full`` does; results with fewer are not kept."""
 PACKAGES = ("numpy", "numba", "pyarrow", "pyiceberg", "duckdb", "polars", "datafusion", "chdb-core")
 console = Console(highlight=False, soft_wrap=True)
 
 
-def is_complete(*, shape: str, rows: int, repeat: int, only: str, threads: int, limit_gib: float, forms: bool) -> bool:
+def is_complete(*, rows: int, repeat: int, only: str, threads: int, limit_gib: float, forms: bool) -> bool:
     """Whether these options measure the whole benchmark of a shape, or all forms."""
     whole = (rows, only, threads, limit_gib) == (ROWS, "", THREADS, LIMIT_GIB)
-    return whole and (forms or repeat >= LEAST_REPEAT[shape])
+    return whole and (forms or repeat >= REPEAT)
 
 
 def main(
@@ -74,16 +72,15 @@ def main(
             if left_out:
                 console.print(f"with --full also: {', '.join(left_out)}")
             raise typer.Exit(2)
-        turns = min(repeat, LEAST_REPEAT[name]) if full else repeat
         bench = Bench(work.resolve(), rows_of(name, rows), threads, name, memory_limit=int(limit_gib * 2**30) or None)
-        if renew and (problem := report.not_renewable(contenders.forms_name(name), bench, turns)):
+        if renew and (problem := report.not_renewable(contenders.forms_name(name), bench, repeat)):
             raise typer.BadParameter(problem)
         if left_out and not only:
             console.print(f"left to --full: {', '.join(left_out)}")
-        complete = is_complete(shape=name, rows=rows, repeat=repeat, only=only, threads=threads, limit_gib=limit_gib, forms=forms)
+        complete = is_complete(rows=rows, repeat=repeat, only=only, threads=threads, limit_gib=limit_gib, forms=forms)
         everyone = forms or only or (full and name in MAIN)
         again = None if everyone else contenders.worth_repeating
-        results = side_by_side("python -m benchmarks", bench, wanted, turns, PACKAGES, console.print, again)
+        results = side_by_side("python -m benchmarks", bench, wanted, repeat, PACKAGES, console.print, again)
         results["left_out"] = left_out
         if renew:
             report.renew(results, contenders.forms_name(name), all_of_it, output=output, say=console.print)
