@@ -33,7 +33,7 @@ from benchmarks.runner import ROOT, Bench, run_process
 from benchmarks.sections import orchestration as section
 from benchmarks.sections.orchestration import CODE_LOCATION, DAGSTER, POSTGRES, SQLITE, WEEK
 
-REPEAT, ROWS, PARTITIONS, SINGLES, HOURS, THREADS = 3, 36_000_000, 24, 6, 168, 2
+REPEAT, ROWS, PARTITIONS, SINGLES, HOURS, THREADS = 5, 36_000_000, 24, 6, 168, 2
 _TIMES_AGAIN = 5
 _SERIES, _INTERVAL_MS, _FILES = 40, 60_000, 2
 _MOST_SECONDS = 1800.0

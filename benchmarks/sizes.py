@@ -1,8 +1,8 @@
 """What a point costs by the size of the batch, on one thread and two, and how much memory a batch takes: ``python -m benchmarks.sizes``.
 
 Raw to published in warm processes, stage by stage. A batch of a few thousand points shows the fixed start, which is what a batch costs
-however small it is; the rest grows with the points. Sizes that take less than a few seconds run more often. A batch has as many shards
-as the capacity model says it should have: 16 up to 64 million points, 128 at 360 million.
+however small it is; the rest grows with the points. Sizes that take less than a few seconds run more often, those that take minutes
+less often. A batch has as many shards as the capacity model says it should have: 16 up to 64 million points, 128 at 360 million.
 
 Memory is that of the process, and that of its control group, which counts the page cache too: files that it reads and writes stay there
 until the limit is reached. Without a control group the second is missing.
@@ -27,9 +27,11 @@ from benchmarks.tasks import OURS, RAW_TO_PUBLISHED
 
 START_ROWS = 6_000
 """Points of the batch that shows the fixed start."""
-SIZES, THREADS, REPEAT, MEMORY, LIMIT_GIB = "1,4,36", "1,2", 3, "1GiB", 6.0
-_SHORT_ROWS, _MORE = 4_000_000, 3
+SIZES, THREADS, REPEAT, MEMORY, LIMIT_GIB = "1,4,36", "1,2", 5, "1GiB", 6.0
+_SHORT_ROWS, _MORE = 4_000_000, 2
 """A size with up to so many points runs that many times as often."""
+_LONG_ROWS, _LESS = 100_000_000, 3
+"""A size with more points runs so many times at most."""
 PACKAGES = ("numpy", "numba", "pyarrow", "pyiceberg")
 console = Console(highlight=False, soft_wrap=True)
 
@@ -37,7 +39,7 @@ console = Console(highlight=False, soft_wrap=True)
 def measure(benches: list[Bench], repeat: int, more: int = _MORE) -> list[dict[str, Any]]:
     """Prepare all benches, then run them in turn, every other time backwards; runs record their points and threads.
 
-    Short ones run ``more`` times as often.
+    Short ones run ``more`` times as often, very long ones three times at most.
 
     Raises:
         ChildError: a process failed.
@@ -47,7 +49,7 @@ def measure(benches: list[Bench], repeat: int, more: int = _MORE) -> list[dict[s
     runs = []
     for turn in range(repeat * more):
         for bench in benches if turn % 2 == 0 else reversed(benches):
-            if turn >= repeat and bench.rows > _SHORT_ROWS:
+            if turn >= turns_of(bench.rows, repeat, more):
                 continue
             run = {
                 "turn": turn,
@@ -61,6 +63,13 @@ def measure(benches: list[Bench], repeat: int, more: int = _MORE) -> list[dict[s
             seconds = f"{sum(run['wall'].values()):6.2f} s, CPU {sum(run['cpu'].values()):6.2f} s, peak {run['peak_bytes'] >> 20:5d} MiB"
             console.print(f"{turn + 1}  {bench.shape:<12} {bench.rows:>13,} points, {bench.threads} threads  {seconds}")
     return runs
+
+
+def turns_of(rows: int, repeat: int, more: int = _MORE) -> int:
+    """How often a size runs if one of 36 million points runs ``repeat`` times."""
+    if rows <= _SHORT_ROWS:
+        return repeat * more
+    return min(repeat, _LESS) if rows > _LONG_ROWS else repeat
 
 
 def numbers(text: str) -> list[float]:
@@ -77,7 +86,7 @@ def is_complete(*, sizes: str, threads: str, repeat: int, shape: str, memory: st
 def main(
     sizes: Annotated[str, typer.Option(help="Millions of points, such as '1,4,36,360'; 360 need 15 GB.")] = SIZES,
     threads: Annotated[str, typer.Option(help="Numbers of threads and cores.")] = THREADS,
-    repeat: Annotated[int, typer.Option(help=f"Turns; sizes up to 4 million points run {_MORE} times as often.")] = REPEAT,
+    repeat: Annotated[int, typer.Option(help=f"Turns; up to 4 million points {_MORE} times as many, over 100 million {_LESS}.")] = REPEAT,
     shape: Annotated[str, typer.Option(help="The points; see benchmarks/data.py.")] = SPARSE,
     memory: Annotated[str, typer.Option(help="ROLLUP_MEMORY.")] = MEMORY,
     shards: Annotated[int, typer.Option(help="ROLLUP_SHARDS for every size; 0: as many as a size should have.")] = 0,

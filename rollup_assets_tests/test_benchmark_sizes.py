@@ -17,7 +17,7 @@ from benchmarks.runner import Bench, TimeLimitError
 from benchmarks.sections import peer_sizes as peer_section
 from benchmarks.sections import shapes, sizes
 from benchmarks.sections import storages as storage_section
-from benchmarks.sizes import measure, numbers
+from benchmarks.sizes import measure, numbers, turns_of
 from benchmarks.summary import summarized
 from benchmarks.tasks import CLICKHOUSE, DATAFUSION, DUCKDB, OURS, PEERS, POLARS, RAW_TO_1M, RAW_TO_PUBLISHED, WARM
 from rollup_assets.engines.spark_session import require_java
@@ -47,6 +47,11 @@ def test_every_size_is_measured_by_step_and_with_its_memory(results: dict[str, A
         # A row a point at 1 min, but for the windows that stay open, and some at 5 min and 1 h.
         assert run["steps"]["publish"]["rows"] == run["size"] // 60 * (60 + 12 + 1)
         assert ("why" in run["memory"]) == (limits.why_not() is not None)
+
+
+def test_small_batches_run_more_often_and_large_ones_less() -> None:
+    assert [turns_of(rows, 5) for rows in (6_000, 4_000_000, 36_000_000, 360_000_000)] == [10, 10, 5, 3]
+    assert turns_of(360_000_000, 1) == 1
 
 
 def test_what_a_point_costs_is_told_without_the_fixed_start(results: dict[str, Any]) -> None:

@@ -173,9 +173,18 @@ def settings(results: Results) -> str:
         [
             *tables.occasion(results),
             *([apart] if apart and results.get("seed_runs") else []),
-            f"- `ROLLUP_MEMORY={results['memory']}`, {limit}; {results['repeat']} turns; other programs used {others} % of the machine",
+            f"- `ROLLUP_MEMORY={results['memory']}`, {limit}; {_turns(results)}; other programs used {others} % of the machine",
         ]
     )
+
+
+def _turns(results: Results) -> str:
+    """How often each size ran."""
+    by_turns: dict[int, list[str]] = {}
+    for size in _sizes(results, _threads(results)[0]):
+        turns = len([run for run in results["runs"] if run["size"] == size and run["threads"] == _threads(results)[0]])
+        by_turns.setdefault(turns, []).append(_millions(size))
+    return "; ".join(f"{', '.join(names)}: {turns} turns" for turns, names in by_turns.items() if turns)
 
 
 def lines(results: Results) -> list[str]:
