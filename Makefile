@@ -9,7 +9,7 @@
 #   make screenshots                       the pictures in docs/images anew, from the Dagster UI in Chromium
 #   make check                             formatting, lint, types, definitions
 #   make bench                             this project beside its peers and the seed's program, about 20 minutes
-#   make bench-full                        every benchmark, hours; needs Java and 60 GB of disk
+#   make bench-full                        every benchmark, most of a day; needs Java and 150 GB of disk
 #   make lock                              resolve the dependencies of setup.cfg anew
 #   make sbom                              what is locked, as a CycloneDX bill of materials in dist/
 #   make audit                             known vulnerabilities of what is locked; asks PyPI, and fails where that cannot be asked
@@ -83,6 +83,7 @@ bench-full: $(READY)
 	$(BENCHMARK) benchmarks.capacity
 	$(BENCHMARK) benchmarks.load
 	$(BENCHMARK) benchmarks.seed_size
+	$(BENCHMARK) benchmarks.seed --site .rollups/benchmark-seed-size/sparse-686482740 --limit-seconds 7200 --output benchmarks/results/seed_at_size.json
 
 # What images install (deploy/) is a part of the one lock file, with the same versions and hashes.
 COMPILE = $(BIN)/uv pip compile --python-version 3.11 --generate-hashes --no-emit-index-url --no-strip-extras --quiet

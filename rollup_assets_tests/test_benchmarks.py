@@ -15,12 +15,13 @@ from typing import Any
 
 import pytest
 
-from benchmarks import check, contenders, data, figures, floor, ours, report, tables, tasks
+from benchmarks import check, contenders, data, figures, floor, ours, report, seed_size, tables, tasks
 from benchmarks.__main__ import MAIN, REPEAT
 from benchmarks.contenders import Contender
 from benchmarks.data import SHAPES
 from benchmarks.measure import Stopwatch
 from benchmarks.runner import Bench, BusyError, ChildError, measure
+from benchmarks.sections import seed as seed_section
 from benchmarks.sections import spark, stages
 from benchmarks.side_by_side import renewed
 from benchmarks.sites import BATCH_START, ONE, THREE, Site
@@ -89,6 +90,16 @@ def test_plots_of_the_page_were_drawn_from_the_results() -> None:
         assert f"results {tables.digest(results)}" in page.with_name(f"{name}.svg").read_text(), (
             f"{name}: run `python -m benchmarks --report`"
         )
+
+
+def test_make_bench_full_measures_all_that_is_kept() -> None:
+    _, _, rest = (ROOT / "Makefile").read_text().partition("\nbench-full:")
+    asked = [line.removeprefix("\t$(BENCHMARK) ") for line in rest.partition("\n\n")[0].splitlines()[1:]]
+    kept = {json.loads(path.read_text())["command"].split()[2] for path in tables.RESULTS.glob("*.json")}
+    assert kept == {command.split()[0] for command in asked}
+    assert seed_section.AT_SIZE_COMMAND.removeprefix("python -m ") in asked
+    site = Bench(ROOT / ".rollups" / "benchmark-seed-size", 60 * seed_size.SERIES, 2, "sparse").full.root
+    assert f"--site {site.relative_to(ROOT)} " in seed_section.AT_SIZE_COMMAND
 
 
 def test_every_section_of_the_page_is_known() -> None:
