@@ -294,6 +294,17 @@ def test_results_of_before_have_been_measured_again_where_there_are_new_ones() -
     assert len({name in COMPLETE for name in MAIN}) == 1
 
 
+def test_steps_on_spark_are_told_beside_the_local_engine_s() -> None:
+    def run(engine: str, turn: int, seconds: float) -> dict[str, Any]:
+        steps = {"repartition": seconds, "rollups": 1.0, "publish": 1.0}
+        return {"engine": engine, "task": RAW_TO_PUBLISHED, "start": "warm", "turn": turn, "wall": steps, "cpu": steps}
+
+    runs = [run(OURS, 0, 1.0), run(OURS_ON_SPARK, 0, 2.0), run(OURS, 1, 2.0), run(OURS_ON_SPARK, 1, 8.0)]
+    shown = spark.by_step({"runs": runs})
+    assert "|  | rollup_assets on Spark | 5.00 (2.00 to 8.00) | 5.00 (2.00 to 8.00) | 3.00 (2.00 to 4.00) |" in shown
+    assert shown.count("1.00 (1.00 to 1.00) | 1.00 (1.00 to 1.00) |  |") == 2
+
+
 def test_results_beside_spark_are_of_the_whole_benchmark() -> None:
     if "spark" not in COMPLETE:
         return

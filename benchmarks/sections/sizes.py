@@ -179,7 +179,9 @@ def settings(results: Results) -> str:
 
 
 def _turns(results: Results) -> str:
-    """How often each size ran."""
+    """How often each size ran; results of one size alone have no fixed start."""
+    if "start_rows" not in results:
+        return f"{results['repeat']} turns"
     by_turns: dict[int, list[str]] = {}
     for size in _sizes(results, _threads(results)[0]):
         turns = len([run for run in results["runs"] if run["size"] == size and run["threads"] == _threads(results)[0]])

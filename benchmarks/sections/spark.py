@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from benchmarks import tables
 from benchmarks.contenders import forms_name
 from benchmarks.sections.stages import TASKS, in_one_line
 from benchmarks.sites import SCRAPES
-from benchmarks.summary import Spread, cpu, select, wall
+from benchmarks.summary import Run, Spread, cpu, ratio, select, wall
 from benchmarks.tables import Results, Target, circumstances, costs, figure, not_measured, pair, size, table
 from benchmarks.tasks import OURS, OURS_ON_SPARK, OWN, RAW_TO_PUBLISHED, REPARTITION, SPARK
+
+STEPS = {"repartition": "raw → sorted", "rollups": "sorted → rollups", "publish": "publish"}
 
 
 def targets() -> list[Target]:
@@ -45,6 +49,25 @@ def side_by_side(results: Results) -> str:
     return table(["task", "engine", "wall s", "CPU s", "peak MiB", "written MB", "runs"], rows) if rows else ""
 
 
+def by_step(results: Results) -> str:
+    """Raw → published, step by step, on both engines, and the multiple of the local engine's time."""
+    rows = []
+    ours = select(results["runs"], OURS, RAW_TO_PUBLISHED)
+    for step, title in STEPS.items():
+        for engine in OWN:
+            mine = select(results["runs"], engine, RAW_TO_PUBLISHED)
+            if mine and ours:
+                seconds = [Spread.of([run[of][step] for run in mine]) for of in ("wall", "cpu")]
+                times = ratio(mine, ours, _wall_of(step))
+                rows.append([title, engine, *(figure(each) for each in seconds), "" if engine == OURS else figure(times)])
+                title = ""
+    return table(["step", "engine", "wall s", "CPU s", "times the local engine's wall"], rows).replace("--- | ---: |", "--- | --- |", 1)
+
+
+def _wall_of(step: str) -> Callable[[Run], float]:
+    return lambda run: float(run["wall"][step])
+
+
 def blocks() -> dict[str, str]:
     """The tables of the committed results, by name."""
     results = tables.read("spark")
@@ -53,6 +76,7 @@ def blocks() -> dict[str, str]:
     forms = tables.read(forms_name(SCRAPES, SPARK))
     return {
         "spark": side_by_side(results) if results else missing,
+        "spark-steps": by_step(results) if results else missing,
         "spark-circumstances": circumstances(results) if results else missing,
         "spark-forms": side_by_side(forms) if forms else missing_forms,
         "spark-forms-circumstances": in_one_line(forms) if forms else missing_forms,
