@@ -177,11 +177,12 @@ def _waiting_for(pipeline: Pipeline, batch: Batch) -> list[str]:
 
 
 def _current_inputs(rollups: Manifest, pipeline: Pipeline) -> dict[str, dict[str, str | None]]:
-    """The current digests of the rollups' inputs."""
+    """The current digests of the rollups' inputs; None for a partition before a later ``ROLLUP_START``, as for one that is not staged."""
 
     def digest(asset: str, key: str) -> str | None:
+        batch = pipeline.calendar.find(key)
         try:
-            current = pipeline.stage.read(asset, pipeline.batch(key))
+            current = pipeline.stage.read(asset, batch) if batch else None
         except StageCorruptError:
             # Reported with the partition that it belongs to.
             return None

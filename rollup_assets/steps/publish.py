@@ -276,9 +276,16 @@ def _check_files(pipeline: Pipeline, batch: Batch, rollups: Manifest) -> None:
 
 
 def upstream_manifests(pipeline: Pipeline, rollups: Manifest) -> list[tuple[str, str, str | None, Manifest | None]]:
-    """What rollups were made from: asset, partition, the digest that was read, and the manifest as it is now; None: not staged."""
+    """What rollups were made from: asset, partition, the digest that was read, and the manifest as it is now; None: not staged, or
+    before a later ``ROLLUP_START``.
+    """
     used = [(asset, key, digest) for asset, partitions in rollups.upstream.items() for key, digest in partitions.items()]
-    current = in_parallel(lambda one: pipeline.stage.read(one[0], pipeline.batch(one[1])), used, local=pipeline.stage.root.is_local)
+
+    def read(one: tuple[str, str, str | None]) -> Manifest | None:
+        batch = pipeline.calendar.find(one[1])
+        return pipeline.stage.read(one[0], batch) if batch else None
+
+    current = in_parallel(read, used, local=pipeline.stage.root.is_local)
     return [(*one, found) for one, found in zip(used, current, strict=True)]
 
 
