@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from benchmarks.summary import summarized
 from benchmarks.tasks import CLICKHOUSE, DATAFUSION, DUCKDB, OURS, PEERS, POLARS, RAW_TO_1M, RAW_TO_PUBLISHED, WARM
 from rollup_assets.engines.spark_session import require_java
 from rollup_assets.errors import EngineError
+
+THREE, ONE = "1m,5m,1h", "1m"
 
 
 @pytest.fixture(scope="module")
@@ -208,23 +211,41 @@ def test_results_beside_the_peers_are_of_every_size() -> None:
 # ----------------------------------------------------------------------------------------------------------- by storage
 
 
+def test_storages_are_measured_with_one_resolution_and_three_and_with_both_engines() -> None:
+    local = [
+        (EMBEDDED, "local", THREE),
+        (EMBEDDED, "local", ONE),
+        (POSTGRES, "local", THREE),
+        (POSTGRES, "local", ONE),
+        (REST, "local", THREE),
+    ]
+    on_spark = [(EMBEDDED, "spark", THREE), (POSTGRES, "spark", THREE)]
+    found = {shape: [(way.storage, way.engine, way.resolutions) for way in storages.ways(shape)] for shape in ("sparse", "scrapes")}
+    assert found["sparse"] == local
+    assert sorted(found["scrapes"]) == sorted(local + on_spark)
+    tables_of = Counter((way.storage, way.table) for way in storages.ways("scrapes"))
+    assert set(tables_of.values()) == {1}
+
+
 def test_a_batch_is_the_same_on_every_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Raw points, stage and table on local files, on S3 and PostgreSQL, on S3 with a REST catalog; one resolution and three."""
     bench = Bench(tmp_path, 6_000, 2, "sparse", 600)
+    asked = [(EMBEDDED, THREE), (EMBEDDED, ONE), (POSTGRES, THREE), (REST, THREE)]
+    monkeypatch.setattr(storages, "ways", lambda _: [storages.Way(name, resolutions=each) for name, each in asked])
     runs = storages.measure([bench], 1, tmp_path)
-    changed = iter("abcde")
+    changed = iter("abcd")
+    monkeypatch.setattr(storages, "catalogs", contextlib.nullcontext)
+    monkeypatch.setattr(storages, "_land", lambda *_: None)
     monkeypatch.setattr(storages, "_run", lambda *_: {**runs[0], "digest": next(changed)})
     with pytest.raises(ValueError, match="sparse points have other rollups on PostgreSQL, S3, local, than on SQLite, local files, local"):
         storages.measure([bench], 1, tmp_path)
-    three, one = "1m,5m,1h", "1m"
-    asked = [(EMBEDDED, three), (EMBEDDED, one), (POSTGRES, three), (POSTGRES, one), (REST, three)]
     assert [(run["shape"], run["engine"], run["storage"], run["resolutions"]) for run in runs] == [
         ("sparse", "local", *way) for way in asked
     ]
     for run in runs:
         assert set(run["wall"]) == set(run["cpu"]) == set(sizes.STEPS)
         # As in the batches of other sizes above.
-        assert run["rows"] == 6_000 // 60 * (60 + (12 + 1) * (run["resolutions"] == three))
+        assert run["rows"] == 6_000 // 60 * (60 + (12 + 1) * (run["resolutions"] == THREE))
         assert run["bytes"] == next(each["bytes"] for each in runs if each["resolutions"] == run["resolutions"]) > 0
     text = storage_section.by_storage({"points": {"sparse": {"rows": 6_000, "series": 100}}, "runs": runs})
     assert [tuple(line.split(" | ")[1:4:2]) for line in text.splitlines()[2:]] == [(name, each.replace(",", ", ")) for name, each in asked]
@@ -237,12 +258,11 @@ def test_a_batch_of_the_spark_engine_is_measured_beside(tmp_path: Path) -> None:
     except EngineError as error:
         pytest.skip(str(error))
     bench, on = Bench(tmp_path, 6_000, 2, "scrapes", 600), Catalogs(tmp_path, {EMBEDDED: {}})
-    local, spark = (way for way in storages.ways("scrapes") if way.storage == EMBEDDED and way.resolutions == "1m,5m,1h")
     for site, rows in ((bench.small, bench.small_rows), (bench.full, bench.rows)):
         generate(site, rows, bench.shape)
-    found = [storages._run(on, bench, way) for way in (local, spark)]
-    assert found[0]["digest"] == found[1]["digest"]
-    assert found[1]["peak_bytes"] > found[0]["peak_bytes"]
+    measured = storages._run(on, bench, storages.Way(EMBEDDED, engine="spark"))
+    local = storages._make(on.pipeline(EMBEDDED, "beside", raw=str(bench.full.landing_zone), threads=2, resolutions=THREE))
+    assert measured["digest"] == local["digest"]
 
 
 def test_results_by_storage_are_of_every_storage() -> None:
