@@ -1,23 +1,24 @@
-"""Iceberg's metadata of Parquet files: sizes, counts and bounds of columns, from the files' footers.
+"""Iceberg's metadata of Parquet files: sizes, counts and bounds of columns, from a file's footer or from what was kept of it.
 
-A footer comes from the file, or from whoever kept it when the file was written: reading 200 of them back from S3 took longer than the
-commit. What is done with the metadata stays out.
+Reading 200 footers back from S3 took longer than the commit, and going through those of large files longer than everything else of a
+publish. What is done with the metadata stays out.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
-from pyiceberg.io import FileIO, InputFile, OutputFile
 from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
 
 from rollup_assets.iceberg.schema import metrics_properties
 
 if TYPE_CHECKING:
+    from pyiceberg.io.pyarrow import DataFileStatistics, StatisticsCollector
     from pyiceberg.table import Table
     from pyiceberg.table.metadata import TableMetadata
+
+    from rollup_assets.storage.file_statistics import FileStatistics
 
 
 def data_file(table: Table, path: str) -> DataFile:
@@ -36,32 +37,22 @@ def _metadata(table: Table) -> TableMetadata:
     return table.metadata.model_copy(update={"properties": metrics_properties() | table.properties})
 
 
-def data_files_of_footers(table: Table, footers: Iterable[tuple[str, int, bytes]]) -> Iterator[DataFile]:
-    """Metadata of files by path, size in bytes and footer, as :func:`data_file` makes it; in order.
+def data_files_of_statistics(table: Table, files: Iterable[tuple[str, int, FileStatistics]]) -> Iterator[DataFile]:
+    """Metadata of files by path, size in bytes and statistics, as :func:`data_file` makes it from a footer; in order.
 
     Raises:
-        OSError, ValueError, TypeError: a footer is malformed, or its columns are not the table's.
+        ValueError: a file's columns are not the table's, or its rows belong to several partitions.
     """
-    import pyarrow.parquet as pq
-    from pyiceberg.io.pyarrow import (
-        compute_statistics_plan,
-        data_file_statistics_from_parquet_metadata,
-        parquet_files_to_data_files,
-        parquet_path_to_id_mapping,
-    )
+    from pyiceberg.io.pyarrow import compute_statistics_plan, parquet_path_to_id_mapping
 
-    schema, spec, table_metadata = table.schema(), table.spec(), _metadata(table)
-    columns = compute_statistics_plan(schema, table_metadata.properties)
-    mapping = parquet_path_to_id_mapping(schema)
-    checked: Any = None
-    for path, size, footer in footers:
-        metadata = pq.read_metadata(io.BytesIO(footer))
-        if checked is None or not metadata.schema.equals(checked):
-            # PyIceberg compares the columns with the table's, which takes as long as all the rest: needed once for each schema.
-            yield next(iter(parquet_files_to_data_files(_KeptFooters({path: (size, footer)}), table_metadata, iter([path]))))
-            checked = metadata.schema
-            continue
-        statistics = data_file_statistics_from_parquet_metadata(metadata, columns, mapping)
+    schema, spec = table.schema(), table.spec()
+    wanted = compute_statistics_plan(schema, _metadata(table).properties)
+    numbers = parquet_path_to_id_mapping(schema)
+    required = [field.name for field in schema.fields if field.required]
+    for path, size, found in files:
+        if strange := [name for name in found.columns if name not in numbers] or [name for name in required if name not in found.columns]:
+            raise ValueError(f"its columns are not the table's: {', '.join(strange)}")
+        statistics = _statistics(found, {name: wanted[numbers[name]] for name in found.columns})
         yield DataFile.from_args(
             content=DataFileContent.DATA,
             file_path=path,
@@ -76,34 +67,31 @@ def data_files_of_footers(table: Table, footers: Iterable[tuple[str, int, bytes]
         )
 
 
-class _KeptFooters(FileIO):
-    """Files of which only the end, the footer, is kept."""
+def _statistics(found: FileStatistics, wanted: Mapping[str, StatisticsCollector]) -> DataFileStatistics:
+    """PyIceberg's form of a file's statistics: as much of each column as the table's properties want."""
+    from pyiceberg.io.pyarrow import DataFileStatistics, MetricModeTypes, StatsAggregator
 
-    def __init__(self, footers: dict[str, tuple[int, bytes]]) -> None:
-        super().__init__()
-        self._footers = footers
-
-    def new_input(self, location: str) -> InputFile:
-        return _KeptFooter(location, *self._footers[location])
-
-    def new_output(self, location: str) -> OutputFile:
-        raise NotImplementedError
-
-    def delete(self, location: str | InputFile | OutputFile) -> None:
-        raise NotImplementedError
-
-
-class _KeptFooter(InputFile):
-    def __init__(self, location: str, size: int, footer: bytes) -> None:
-        super().__init__(location)
-        self._size = size
-        self._footer = footer
-
-    def __len__(self) -> int:
-        return self._size
-
-    def exists(self) -> bool:
-        return True
-
-    def open(self, seekable: bool = True) -> Any:  # noqa: ARG002
-        return io.BytesIO(self._footer)
+    values, nulls, bounds = {}, {}, {}
+    for name, column in found.columns.items():
+        collector = wanted[name]
+        # Compares the physical type with the table's; ValueError if it is another one.
+        aggregator = StatsAggregator(collector.iceberg_type, column.type, collector.mode.length)
+        if collector.mode.type == MetricModeTypes.NONE:
+            continue
+        values[collector.field_id] = column.values
+        if column.nulls is None:
+            continue
+        nulls[collector.field_id] = column.nulls
+        if collector.mode.type != MetricModeTypes.COUNTS:
+            aggregator.update_min(column.least)
+            aggregator.update_max(column.greatest)
+            bounds[collector.field_id] = aggregator
+    return DataFileStatistics(
+        record_count=found.rows,
+        column_sizes={wanted[name].field_id: column.bytes for name, column in found.columns.items()},
+        value_counts=values,
+        null_value_counts=nulls,
+        nan_value_counts={},
+        column_aggregates=bounds,
+        split_offsets=sorted(found.starts),
+    )

@@ -27,8 +27,8 @@ from rollup_assets.iceberg.snapshots import (
 )
 from rollup_assets.iceberg.staged_files import bring, rewritten_files
 from rollup_assets.iceberg.table import check_table
+from rollup_assets.storage.file_statistics import FileStatistics
 from rollup_assets.storage.manifests import Manifest, StagedFile
-from rollup_assets.storage.parquet import unpack_footer
 from rollup_assets.threads import thread_pool
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class _StagedRange:
     were_in_table: bool = False
     """Whether the table's snapshots may list some of these files as deleted."""
     data_files: dict[str, DataFile] = field(default_factory=dict)
-    """Metadata of staged files, read from their footers once."""
+    """Metadata of staged files, made once."""
     copies: Copies = field(default_factory=Copies)
 
     @property
@@ -161,24 +161,24 @@ def _plan(goal: _StagedRange, table: Table) -> Plan:
 
 
 def staged_data_files(table: Table, batch: Batch, files: Sequence[StagedFile], known: dict[str, DataFile] | None = None) -> list[DataFile]:
-    """Iceberg's metadata of a batch's staged files, from the footers that the manifest kept, or else from those in the files.
+    """Iceberg's metadata of a batch's staged files, from the statistics in their manifest, or else from their footers.
 
     ``known``: what was read before, by path; what is read now is added to it.
 
     Raises:
         StageCorruptError: a file is missing, cannot be read, or has rows, labels or resolutions other than its manifest says.
     """
-    from rollup_assets.iceberg.data_files import data_file, data_files_of_footers
+    from rollup_assets.iceberg.data_files import data_file, data_files_of_statistics
 
     known = {} if known is None else known
     unknown = [file for file in files if file.path not in known]
-    kept = [file for file in unknown if file.footer is not None]
-    unread = [file for file in unknown if file.footer is None]
+    kept = [file for file in unknown if file.statistics is not None]
+    unread = [file for file in unknown if file.statistics is None]
     with thread_pool(max(1, min(_FOOTER_THREADS, len(unread))), "footers") as pool:
         read = pool.map(lambda file: data_file(table, file.path), unread)
         try:
-            footers = ((file.path, file.size, unpack_footer(file.footer or "")) for file in kept)
-            for file, found in zip([*kept, *unread], itertools.chain(data_files_of_footers(table, footers), read), strict=True):
+            known_of = ((file.path, file.size, FileStatistics.unpacked(file.statistics or "")) for file in kept)
+            for file, found in zip([*kept, *unread], itertools.chain(data_files_of_statistics(table, known_of), read), strict=True):
                 _check_staged(batch, file, found)
                 known[file.path] = found
         except (OSError, ValueError, TypeError) as error:

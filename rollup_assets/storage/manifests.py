@@ -65,7 +65,8 @@ class StagedFile(_Record):
     shards: tuple[int, ...] = Field(default=(), description="shards in it, in row order")
     resolution: int | None = Field(default=None, description="resolution in ms of a rollup file")
     tail: str | None = Field(default=None, description="xxh3_64 of the last 32 KiB, hex: footers have no checksum of their own")
-    footer: str | None = Field(default=None, description="end of a small rollup file, packed: publishing need not read it back")
+    statistics: str | None = Field(default=None, description="of a rollup file's columns, packed: publishing need not read its footer")
+    footer: str | None = Field(default=None, exclude=True, description="in manifests of earlier versions; not used any more")
 
 
 class Manifest(_Record):

@@ -10,9 +10,7 @@ to read, with and without).
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import xxhash
 
 from rollup_assets.errors import StageCorruptError
+from rollup_assets.storage.file_statistics import FileStatistics
 from rollup_assets.storage.manifests import StagedFile
 from rollup_assets.storage.storage_errors import is_damage
 
@@ -35,8 +34,7 @@ if TYPE_CHECKING:
 _BUFFER_BYTES = 1 << 20
 _MAGIC = b"PAR1"
 _FOOTER_BYTES = 1 << 15
-"""Footers up to this size, about 25 row groups, are protected by a digest in the manifest, which also keeps those of the table's data
-files. Few files have larger ones."""
+"""Footers up to this size, about 25 row groups, are protected by a digest in the manifest."""
 _FALSE_POSITIVES = 0.01
 
 
@@ -135,11 +133,6 @@ class DigestingStream:
         """xxh3_64 of the last bytes written."""
         return xxhash.xxh3_64_hexdigest(self._tail)
 
-    @property
-    def footer(self) -> bytes | None:
-        """The footer of the Parquet file that was written, with its length and magic number; None if it is large."""
-        return _footer_in(self._tail)
-
 
 def _footer_in(tail: bytes) -> bytes | None:
     """The footer at the end of a Parquet file; None if it is missing or incomplete."""
@@ -162,6 +155,7 @@ class ParquetFileWriter:
         self._schema = schema
         self._encoding = encoding
         self._writer: pq.ParquetWriter | None = None
+        self._metadata: list[pq.FileMetaData] = []
         self.rows = 0
 
     def write(self, table: pa.Table) -> None:
@@ -173,7 +167,8 @@ class ParquetFileWriter:
         if self._writer is None:
             import pyarrow.parquet as pq
 
-            self._writer = pq.ParquetWriter(self._buffered, self._schema, **self._encoding.options(self._schema, first))
+            options = self._encoding.options(self._schema, first)
+            self._writer = pq.ParquetWriter(self._buffered, self._schema, metadata_collector=self._metadata, **options)
         return self._writer
 
     def close(self, path: str, *, shards: tuple[int, ...] = (), resolution: int | None = None) -> StagedFile:
@@ -181,8 +176,8 @@ class ParquetFileWriter:
         self._started().close()
         self._buffered.close()
         self._output.commit()
-        # Only the table's data files have a resolution, and only their footers are needed later.
-        footer = self._stream.footer if resolution is not None else None
+        # Only the table's data files have a resolution, and only of these the table's metadata says anything.
+        statistics = FileStatistics.of(self._metadata[0]).packed() if resolution is not None else None
         return StagedFile(
             path=path,
             rows=self.rows,
@@ -191,7 +186,7 @@ class ParquetFileWriter:
             shards=shards,
             resolution=resolution,
             tail=self._stream.tail_digest,
-            footer=None if footer is None else pack_footer(footer),
+            statistics=statistics,
         )
 
 
@@ -282,20 +277,3 @@ def _protected_metadata(source: NativeFile, file: StagedFile) -> pq.FileMetaData
         raise ValueError("its end is not what was written")
     footer = _footer_in(tail)
     return None if footer is None else pq.read_metadata(pa.BufferReader(footer))
-
-
-def pack_footer(footer: bytes) -> str:
-    """A footer as text for a manifest."""
-    return base64.b64encode(zlib.compress(footer)).decode()
-
-
-def unpack_footer(packed: str) -> bytes:
-    """The footer that :func:`pack_footer` packed.
-
-    Raises:
-        ValueError: the text is not a packed footer.
-    """
-    try:
-        return zlib.decompress(base64.b64decode(packed, validate=True))
-    except zlib.error as error:
-        raise ValueError(f"the footer in the manifest is damaged ({error})") from error

@@ -852,8 +852,8 @@ def test_a_staged_file_that_is_damaged_meanwhile_is_made_anew_with_the_old_setti
         if key == third.key and rollups is not None:
             file = rollups.files[0]
             new.stage.place(rollups, file, first).write_bytes(bytes(file.size))
-            # As of a file whose footer is too large to be kept.
-            unread = tuple(one.model_copy(update={"footer": None}) for one in rollups.files)
+            # As of a manifest of an earlier version.
+            unread = tuple(one.model_copy(update={"statistics": None}) for one in rollups.files)
             new.stage.write(rollups.model_copy(update={"files": unread}), first)
 
     mend = rf"cannot be published.*run `rollups backfill {first} {first} --force` with the old settings, then {AGAIN}"

@@ -1,22 +1,25 @@
-"""Metadata from kept footers is the metadata that the files themselves give."""
+"""Metadata from kept statistics is the metadata that the files themselves give."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from rollup_assets.errors import StageCorruptError
 from rollup_assets.iceberg import data_files as module
-from rollup_assets.iceberg.data_files import data_file, data_files_of_footers
+from rollup_assets.iceberg.data_files import data_file, data_files_of_statistics
 from rollup_assets.iceberg.schema import arrow_schema
 from rollup_assets.iceberg.table import data_location, ensure_table
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps.publish import publish
 from rollup_assets.storage import encodings
+from rollup_assets.storage.file_statistics import FileStatistics
 from rollup_assets.storage.manifests import Manifest, StagedFile
-from rollup_assets.storage.parquet import ParquetFileWriter, unpack_footer
+from rollup_assets.storage.parquet import ParquetFileWriter
 from rollup_assets_tests.iceberg.staging import batches_from, pipeline_in, rollup_rows, stage_rollups, value_by_batch
 
 
@@ -35,48 +38,105 @@ def fields(found: Any) -> list[Any]:
     return [found[number] for number in range(len(found))]
 
 
+def of_statistics(table: Any, files: list[StagedFile]) -> list[list[Any]]:
+    kept = [(file.path, file.size, FileStatistics.unpacked(file.statistics or "")) for file in files]
+    return [fields(found) for found in data_files_of_statistics(table, kept)]
+
+
 @pytest.mark.parametrize("value_type", ["long", "double"])
 @pytest.mark.parametrize("encoding", ["fast", "compatible"])
-def test_kept_footers_say_what_the_files_say(tmp_path: Path, value_type: str, encoding: str) -> None:
+@pytest.mark.parametrize("groups", [1, 40])
+def test_kept_statistics_say_what_the_files_say(tmp_path: Path, value_type: str, encoding: str, groups: int) -> None:
+    """Of one row group, and of so many that the footer is large."""
     pipeline = pipeline_in(tmp_path, value_type=value_type, parquet_encoding=encoding)
     table = ensure_table(pipeline.settings)
-    files = [staged(pipeline, resolution, number, number) for resolution in pipeline.settings.resolutions for number in (1, 2, 3)]
-    kept = [(file.path, file.size, unpack_footer(file.footer or "")) for file in files]
-    assert [fields(found) for found in data_files_of_footers(table, kept)] == [fields(data_file(table, file.path)) for file in files]
+    files = [staged(pipeline, resolution, number, groups) for resolution in pipeline.settings.resolutions for number in (1, 2)]
+    assert of_statistics(table, files) == [fields(data_file(table, file.path)) for file in files]
 
 
-def test_a_large_footer_is_left_in_its_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "properties",
+    [
+        {"write.metadata.metrics.column.count_rollup": "full"},
+        {"write.metadata.metrics.column.sum_rollup": "counts"},
+        {"write.metadata.metrics.column.metric": "truncate(2)"},
+        {"write.metadata.metrics.column.metric": "none"},
+        {"write.metadata.metrics.column.id": "counts"},
+    ],
+    ids=str,
+)
+def test_the_table_s_properties_say_how_much_of_it_is_kept(tmp_path: Path, properties: dict[str, str]) -> None:
     pipeline = pipeline_in(tmp_path)
-    assert staged(pipeline, 60_000, 1, groups=40).footer is None
+    table = ensure_table(pipeline.settings)
+    with table.transaction() as transaction:
+        transaction.set_properties(properties)
+    files = [staged(pipeline, 60_000, 1, 2)]
+    assert of_statistics(table, files) == [fields(data_file(table, file.path)) for file in files]
 
 
-def with_footers(pipeline: Pipeline, manifest: Manifest, pack: Any = None) -> None:
-    """The manifest as the steps write it, with footers (or with something else in their place)."""
-    from rollup_assets.storage.parquet import pack_footer
+@pytest.mark.parametrize(
+    ("columns", "problem"),
+    [
+        ({"stranger": {"type": "INT64", "bytes": 1, "values": 1}}, "its columns are not the table's: stranger"),
+        ({"id": None}, "its columns are not the table's: id"),
+        ({"id": {"type": "DOUBLE", "bytes": 1, "values": 1}}, "Unexpected physical type DOUBLE for long"),
+    ],
+    ids=["unknown", "missing", "of another type"],
+)
+def test_a_file_with_other_columns_is_refused(tmp_path: Path, columns: dict[str, Any], problem: str) -> None:
+    pipeline = pipeline_in(tmp_path)
+    table = ensure_table(pipeline.settings)
+    file = staged(pipeline, 60_000, 1)
+    told = FileStatistics.unpacked(file.statistics or "").model_dump(exclude_none=True)
+    told["columns"] = {name: column for name, column in (told["columns"] | columns).items() if column is not None}
+    with pytest.raises(ValueError, match=problem):
+        list(data_files_of_statistics(table, [(file.path, file.size, FileStatistics.model_validate(told))]))
+
+
+def with_statistics(pipeline: Pipeline, manifest: Manifest, change: Any = str) -> None:
+    """The manifest as the steps write it, with statistics (or with something else in their place)."""
 
     def kept(file: StagedFile) -> StagedFile:
-        content = Path(file.path).read_bytes()
-        footer = pack_footer(content[-int.from_bytes(content[-8:-4], "little") - 8 :])
-        return file.model_copy(update={"footer": (pack or str)(footer)})
+        statistics = FileStatistics.of(pq.read_metadata(file.path)).packed()
+        return file.model_copy(update={"statistics": change(statistics)})
 
     (batch,) = batches_from(pipeline, 1)
     pipeline.stage.write(manifest.model_copy(update={"files": tuple(kept(file) for file in manifest.files)}), batch)
 
 
-def test_a_batch_with_kept_footers_is_published_without_opening_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_with_kept_statistics_is_published_without_opening_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = pipeline_in(tmp_path)
     (batch,) = batches_from(pipeline, 1)
-    with_footers(pipeline, stage_rollups(pipeline, batch, files=3, value=7))
+    with_statistics(pipeline, stage_rollups(pipeline, batch, files=3, value=7))
     monkeypatch.setattr(module, "data_file", lambda *_: pytest.fail("a footer was read from its file"))
     publish(pipeline, batch)
     monkeypatch.undo()
     assert value_by_batch(pipeline) == {batch.key: {7}}
 
 
-@pytest.mark.parametrize("damage", [lambda _: "?", lambda packed: packed[:-8], lambda _: "eJwDAAAAAAE="])
-def test_a_damaged_footer_is_no_footer(tmp_path: Path, damage: Any) -> None:
+def test_a_manifest_of_an_earlier_version_is_published_from_its_files(tmp_path: Path) -> None:
+    """It has packed footers, or nothing."""
     pipeline = pipeline_in(tmp_path)
     (batch,) = batches_from(pipeline, 1)
-    with_footers(pipeline, stage_rollups(pipeline, batch), damage)
-    with pytest.raises(StageCorruptError, match=rf"cannot be published .*; run `rollups backfill {batch.key} {batch.key} --force`"):
+    manifest = stage_rollups(pipeline, batch, files=3, value=7)
+    place = Path(pipeline.settings.home) / "stage" / "rollups" / batch.folder / "manifest.json"
+    told = json.loads(place.read_text())
+    for file in told["files"]:
+        del file["statistics"]
+        file["footer"] = "eJwDAAAAAAE="
+    place.write_text(json.dumps(told))
+    assert pipeline.stage.read("rollups", batch) == manifest.model_copy(
+        update={"files": tuple(file.model_copy(update={"footer": "eJwDAAAAAAE=", "statistics": None}) for file in manifest.files)}
+    )
+    publish(pipeline, batch)
+    assert value_by_batch(pipeline) == {batch.key: {7}}
+
+
+@pytest.mark.parametrize("damage", [lambda _: "?", lambda packed: packed[:-8], lambda _: "eJwDAAAAAAE=", lambda _: "eJyrrgUAAXUA+Q=="])
+def test_damaged_statistics_are_no_statistics(tmp_path: Path, damage: Any) -> None:
+    """Not base64, cut off, empty, and an object without anything in it."""
+    pipeline = pipeline_in(tmp_path)
+    (batch,) = batches_from(pipeline, 1)
+    with_statistics(pipeline, stage_rollups(pipeline, batch), damage)
+    with pytest.raises(StageCorruptError, match=rf"cannot be published [^|]*; run `rollups backfill {batch.key} {batch.key} --force`"):
         publish(pipeline, batch)

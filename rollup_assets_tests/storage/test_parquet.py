@@ -16,9 +16,10 @@ from rollup_assets.errors import StageCorruptError
 from rollup_assets.iceberg.schema import arrow_schema
 from rollup_assets.settings import load_settings
 from rollup_assets.storage import encodings
+from rollup_assets.storage.file_statistics import FileStatistics
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.manifests import StagedFile
-from rollup_assets.storage.parquet import Encoding, ParquetFileWriter, StagedParquet, unpack_footer
+from rollup_assets.storage.parquet import Encoding, ParquetFileWriter, StagedParquet
 from rollup_assets.storage.partial_points import PartialPointsLayout
 
 BATCH = BatchCalendar(1_767_225_600_000, 3_600_000).batch("2026-01-01-09:00")
@@ -46,7 +47,7 @@ def write(path: Path, tables: list[pa.Table]) -> StagedFile:
 def test_digest_size_and_rows_are_those_of_the_file(tmp_path: Path) -> None:
     file = write(tmp_path / "new" / "a.parquet", [rows(1000), rows(10, 1000)])
     content = (tmp_path / "new" / "a.parquet").read_bytes()
-    assert unpack_footer(file.footer or "") == content[-int.from_bytes(content[-8:-4], "little") - 8 :]
+    assert FileStatistics.unpacked(file.statistics or "") == FileStatistics.of(pq.read_metadata(tmp_path / "new" / "a.parquet"))
     assert file == StagedFile(
         path="some/name",
         rows=1010,
@@ -55,7 +56,7 @@ def test_digest_size_and_rows_are_those_of_the_file(tmp_path: Path) -> None:
         shards=(3, 4),
         resolution=60_000,
         tail=xxhash.xxh3_64_hexdigest(content[-(1 << 15) :]),
-        footer=file.footer,
+        statistics=file.statistics,
     )
     assert pq.read_table(tmp_path / "new" / "a.parquet").equals(rows(1010))
 
