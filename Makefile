@@ -77,7 +77,8 @@ bench-full: $(READY)
 	$(BENCHMARK) benchmarks.shapes
 	$(BENCHMARK) benchmarks.skew
 	$(BENCHMARK) benchmarks.storages
-	$(BENCHMARK) benchmarks.publishing --full
+	$(BENCHMARK) benchmarks.publishing
+	$(BENCHMARK) benchmarks.table_age --full
 	$(BENCHMARK) benchmarks.orchestration
 	$(BENCHMARK) benchmarks.querying
 	$(BENCHMARK) benchmarks.capacity

@@ -3,8 +3,8 @@
 Commands, each ``python -m benchmarks.NAME`` with ``--help`` (without a name: every stage beside DuckDB, Polars, DataFusion and ClickHouse):
 
 - beside others: ``spark``, ``seed``, ``peer_sizes``
-- this project alone: ``sizes``, ``seed_size``, ``shapes``, ``skew``, ``storages``, ``publishing``, ``orchestration``, ``querying``,
-  ``capacity``, ``load``
+- this project alone: ``sizes``, ``seed_size``, ``shapes``, ``skew``, ``storages``, ``publishing``, ``table_age``,
+  ``orchestration``, ``querying``, ``capacity``, ``load``
 - nothing measured: ``data`` (the points), ``simulate_backfill``
 
 How it works: ``data`` writes points to a site (``sites``); ``contenders`` says who does which task of ``tasks``, in which form of

@@ -1,6 +1,6 @@
 """Figures that sentences of the pages quote, by name: ``4.6<!-- = NAME -->`` is made anew with the tables (``benchmarks.tables``).
 
-A name says which results, who, what, and in which unit; figures of the tables alone have none.
+A name says which results, who, what, and in which unit. Figures that only tables show have no name.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ def named() -> Figures:
         if results := tables.read(shape):
             found |= _of_stages(stages.MAIN.get(shape, shape), results)
     makers: dict[str, Callable[[Results], Figures]] = {
-        "forms-sparse": _of_forms,
+        "forms": lambda results: _of_forms("dense", results),
+        "forms-sparse": lambda results: _of_forms("sparse", results),
         "peer_sizes": _of_peer_sizes,
         "seed": _of_seed,
         "querying": _of_queries,
@@ -54,10 +55,11 @@ def _seconds(of: str, runs: list[Run]) -> Figures:
     return found
 
 
-def _of_forms(results: Results) -> Figures:
+def _of_forms(shape: str, results: Results) -> Figures:
     """Each peer in its fastest form, when all were measured."""
+    # The slowest first: of several forms, the fastest one's entry stays.
     return {
-        f"forms, sparse: {entry['engine']}, {entry['task']}, wall s": entry["wall"]["median"]
+        f"forms, {shape}: {entry['engine']}, {entry['task']}, wall s": entry["wall"]["median"]
         for entry in sorted(results["summary"], key=lambda entry: -float(entry["wall"]["median"]))
     }
 
@@ -98,11 +100,10 @@ def _of_sizes(results: Results) -> Figures:
     """How much a point's cost differs between batches, and what a batch costs however small it is."""
     costs = sizes.costs_by_size(results)
     start = [run for run in results["runs"] if run["size"] == results["start_rows"] and run["threads"] == results["threads"]]
-    return {
-        "sizes: growth": sizes.growth(costs),
-        "sizes: 1 M, times 36 M": costs[1_000_000] / costs[36_000_000],
-        "sizes: fixed start, wall s": _median(sizes.elapsed(run) for run in start),
-    }
+    found: Figures = {"sizes: growth": sizes.growth(costs), "sizes: fixed start, wall s": _median(sizes.elapsed(run) for run in start)}
+    if {1_000_000, 36_000_000} <= set(costs):
+        found["sizes: 1 M, times 36 M"] = costs[1_000_000] / costs[36_000_000]
+    return found
 
 
 def _of_peer_sizes(results: Results) -> Figures:
@@ -126,17 +127,20 @@ def _of_seed(results: Results) -> Figures:
         ours = select(results["runs"], OURS, seed.task(shape), COLD)
         for program in seed.PROGRAMS:
             warm, cold = (select(results["runs"], program, seed.task(shape), start) for start in (WARM, COLD))
-            seconds = [_median(wall(run) for run in runs) for runs in (warm, cold)]
             of = f"seed, {title}: {program}"
-            found |= {f"{of}, warm, wall s": seconds[0], f"{of}, cold start, s": seconds[1] - seconds[0]}
-            found[f"{of}, cold, times ours"] = ratio(cold, ours, wall).median
+            if warm:
+                found[f"{of}, warm, wall s"] = _median(wall(run) for run in warm)
+            if cold and ours:
+                found[f"{of}, cold, times ours"] = ratio(cold, ours, wall).median
+            if warm and cold:
+                found[f"{of}, cold start, s"] = _median(wall(run) for run in cold) - _median(wall(run) for run in warm)
     return found
 
 
 def _of_queries(results: Results) -> Figures:
     """Percent of a partition's bytes that a question about one series reads."""
     hours = results["data"]["hours"]
-    shares = {(reader, name): querying.share(results, reader, LAYOUT, name, hours) for reader in READERS for name in QUESTIONS}
+    shares = {(reader, name): querying.share_read(results, reader, LAYOUT, name, hours) for reader in READERS for name in QUESTIONS}
     return {f"queries: {reader}, {name}, %": 100 * share for (reader, name), share in shares.items() if share is not None}
 
 

@@ -20,7 +20,10 @@ from benchmarks.tables import Results, Target, filled, targets_table, with_figur
 PAGE = Path("docs") / "performance.md"
 QUOTING = (Path("docs") / "spark.md",)
 """Other pages with figures of results in their sentences."""
-SECTIONS = ("stages", "spark", "seed_size", "seed", "sizes", "peer_sizes", "shapes", "storages", "publishing", "querying", "orchestration")
+SECTIONS = (
+    *("stages", "spark", "seed_size", "seed", "sizes", "peer_sizes", "shapes", "storages", "publishing", "table_age", "querying"),
+    "orchestration",
+)
 """Modules of ``benchmarks.sections``, in the order of the page."""
 
 
@@ -64,10 +67,10 @@ def write(root: Path) -> None:
     """Bring the page's tables and plots up to date, and the tables of results on other pages."""
     from benchmarks import load_table, skew_table
 
-    shown = root / PAGE
-    shown.write_text(page(shown.read_text()))
+    target = root / PAGE
+    target.write_text(page(target.read_text()))
     for name, (_, draw) in plots().items():
-        draw(shown.with_name(f"{name}.svg"))
+        draw(target.with_name(f"{name}.svg"))
     for path in (root / quoting for quoting in QUOTING):
         path.write_text(with_figures(path.read_text(), figures.named()))
     scaling.write(root)

@@ -60,17 +60,17 @@ class Way:
 def ways(shape: str) -> Iterator[Way]:
     """All ways to make a batch of points of this shape."""
     for storage in (EMBEDDED, POSTGRES):
-        yield Way(storage)
-        yield Way(storage, resolutions=RESOLUTIONS[ONE])
-        if shape == SCRAPES:
-            yield Way(storage, engine="spark")
+        for resolutions in (RESOLUTIONS[THREE], RESOLUTIONS[ONE]):
+            yield Way(storage, resolutions=resolutions)
+            if shape == SCRAPES:
+                yield Way(storage, engine="spark", resolutions=resolutions)
     yield Way(REST)
 
 
 def measure(benches: Sequence[Bench], repeat: int, work: Path) -> list[dict[str, Any]]:
     """Make a batch of every shape of points in every way in turn, every other time backwards.
 
-    Servers begin anew with each turn, in a folder of their own below ``work``: what five turns store took all of a disk with 27 GB free.
+    Servers begin anew with each turn, in a folder of their own below ``work``: five turns on the same ones filled a disk with 27 GB free.
 
     Raises:
         ChildError: a process failed.

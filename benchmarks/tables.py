@@ -18,8 +18,8 @@ RESULTS = Path(__file__).parent / "results"
 Figures = dict[str, float | str]
 """What sentences of a page say about results, by name: figures, and names of whoever was fastest."""
 _BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-FIGURE = re.compile(r"(?P<shown>[A-Z]\w+|\d[\d,]*(?:\.(?P<decimals>\d+))?)<!-- = (?P<name>[^>]+) -->")
-"""A figure in a sentence, and the name of what it is: ``4.6<!-- = NAME -->``."""
+FIGURE = re.compile(r"(?P<shown>[A-Z]\w+|\?|[\d?][\d,]*(?:\.(?P<decimals>[\d?]+))?)<!-- = (?P<name>[^>]+) -->")
+"""A figure in a sentence, and the name of what it is: ``4.6<!-- = NAME -->``; ``?.?`` if it is not measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +62,22 @@ def filled(text: str, blocks: dict[str, str]) -> str:
 
 
 def with_figures(text: str, figures: Figures) -> str:
-    """A page with the figures of its sentences made anew, each with as many decimals as it has; those without results stay."""
+    """A page with the figures of its sentences made anew, each with as many decimals as it has; question marks for what is not measured.
+
+    Raises:
+        ValueError: a name to be shown, as of a program, has several words.
+    """
 
     def anew(found: re.Match[str]) -> str:
-        value = figures.get(found["name"], found["shown"])
-        shown = value if isinstance(value, str) else f"{value:,.{len(found['decimals'] or '')}f}"
+        value, decimals = figures.get(found["name"]), len(found["decimals"] or "")
+        if value is None:
+            shown = "?" if found["shown"][0].isupper() or not decimals else f"?.{'?' * decimals}"
+        elif isinstance(value, str):
+            if not value.isalnum():
+                raise ValueError(f"{value!r} ({found['name']}) is not one word")
+            shown = value
+        else:
+            shown = f"{value:,.{decimals}f}"
         return f"{shown}<!-- = {found['name']} -->"
 
     return FIGURE.sub(anew, text)

@@ -177,7 +177,7 @@ def _waiting_for(pipeline: Pipeline, batch: Batch) -> list[str]:
 
 
 def _current_inputs(rollups: Manifest, pipeline: Pipeline) -> dict[str, dict[str, str | None]]:
-    """The current digests of the rollups' inputs; None for a partition before a later ``ROLLUP_START``, as for one that is not staged."""
+    """The current digests of the rollups' inputs; None for what is not staged, or is no partition of the present calendar."""
 
     def digest(asset: str, key: str) -> str | None:
         batch = pipeline.calendar.find(key)

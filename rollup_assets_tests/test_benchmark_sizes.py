@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import limits, peer_sizes, storages, tables
+from benchmarks import limits, peer_sizes, sites, storages, tables
 from benchmarks.catalogs import EMBEDDED, POSTGRES, REST, Catalogs
 from benchmarks.contenders import Contender, fastest_form, peer_forms
 from benchmarks.data import generate
@@ -18,13 +18,14 @@ from benchmarks.runner import Bench, TimeLimitError
 from benchmarks.sections import peer_sizes as peer_section
 from benchmarks.sections import shapes, sizes
 from benchmarks.sections import storages as storage_section
+from benchmarks.sites import RESOLUTIONS
 from benchmarks.sizes import measure, numbers, turns_of
 from benchmarks.summary import summarized
 from benchmarks.tasks import CLICKHOUSE, DATAFUSION, DUCKDB, OURS, PEERS, POLARS, RAW_TO_1M, RAW_TO_PUBLISHED, WARM
 from rollup_assets.engines.spark_session import require_java
 from rollup_assets.errors import EngineError
 
-THREE, ONE = "1m,5m,1h", "1m"
+THREE, ONE = RESOLUTIONS[sites.THREE], RESOLUTIONS[sites.ONE]
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +220,7 @@ def test_storages_are_measured_with_one_resolution_and_three_and_with_both_engin
         (POSTGRES, "local", ONE),
         (REST, "local", THREE),
     ]
-    on_spark = [(EMBEDDED, "spark", THREE), (POSTGRES, "spark", THREE)]
+    on_spark = [(storage, "spark", resolutions) for storage in (EMBEDDED, POSTGRES) for resolutions in (THREE, ONE)]
     found = {shape: [(way.storage, way.engine, way.resolutions) for way in storages.ways(shape)] for shape in ("sparse", "scrapes")}
     assert found["sparse"] == local
     assert sorted(found["scrapes"]) == sorted(local + on_spark)

@@ -41,7 +41,7 @@ def aims(results: Results) -> list[Target]:
     found = []
     hours = results["data"]["hours"]
     for reader in READERS:
-        shares = {name: found_share for name in QUESTIONS if (found_share := share(results, reader, OURS, name, hours)) is not None}
+        shares = {name: share for name in QUESTIONS if (share := share_read(results, reader, OURS, name, hours)) is not None}
         asked = _ASKED[reader]
         if asked in shares:
             also = ", ".join(f"{name}: {shares[name]:.1%}" for name in (BY_KEYS, BY_ID, BY_SHARD, WHOLE_ROWS) if name in shares)
@@ -58,8 +58,8 @@ def _partition(results: Results, layout: str, hours: int) -> int:
     return int(next(entry["bytes"] for entry in results["partitions"] if (entry["layout"], entry["hours"]) == (layout, hours)))
 
 
-def share(results: Results, reader: str, layout: str, question: str, hours: int) -> float | None:
-    """The bytes that a question reads, of those of its partition; None if it was not asked."""
+def share_read(results: Results, reader: str, layout: str, question: str, hours: int) -> float | None:
+    """The share of its partition's bytes that a question reads; None if it was not asked."""
     runs = _runs(results, reader, layout, question, hours)
     return runs[0]["bytes"] / _partition(results, layout, hours) if runs else None
 

@@ -61,7 +61,8 @@ def by_step(results: Results) -> str:
                 times = ratio(mine, ours, _wall_of(step))
                 rows.append([title, engine, *(figure(each) for each in seconds), "" if engine == OURS else figure(times)])
                 title = ""
-    return table(["step", "engine", "wall s", "CPU s", "times the local engine's wall"], rows).replace("--- | ---: |", "--- | --- |", 1)
+    head = ["step", "engine", "wall s", "CPU s", "times the local engine's wall"]
+    return table(head, rows).replace("--- | ---: |", "--- | --- |", 1) if rows else ""
 
 
 def _wall_of(step: str) -> Callable[[Run], float]:

@@ -12,8 +12,6 @@ from benchmarks.tables import Results, figure, not_measured, table
 
 NAME = "storages"
 COMMAND = f"python -m benchmarks.{NAME}"
-Way = tuple[str, str, str]
-"""Storage, engine and resolutions."""
 _STEPS = ("repartition", "rollups", "publish")
 
 
@@ -22,7 +20,7 @@ def by_storage(results: Results) -> str:
     rows = []
     for shape, about in results["points"].items():
         title = f"{shape}: {about['rows'] / 1e6:g} M points"
-        by_way: dict[Way, list[dict[str, Any]]] = {}
+        by_way: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
         for run in sorted(results["runs"], key=lambda run: run["turn"]):
             if run["shape"] == shape:
                 by_way.setdefault((run["storage"], run["engine"], run["resolutions"]), []).append(run)

@@ -219,13 +219,21 @@ def current_rollups(pipeline: Pipeline, batch: Batch) -> tuple[Manifest, Inputs]
     used = upstream_manifests(pipeline, rollups)
     for asset, key, digest, found in used:
         if (None if found is None else found.digest) != digest:
-            state = "is no longer staged" if found is None else "was not staged then" if digest is None else "has changed since"
             raise StaleInputError(
-                f"the rollups of batch {batch.key} were made from {asset} {key}, which {state}; they were not published. "
-                f"Run `rollups backfill {batch.key} {batch.key}`"
+                f"the rollups of batch {batch.key} were made from {asset} {key}, which {_what_became(pipeline, key, digest, found)}; they "
+                f"were not published. Run `rollups backfill {batch.key} {batch.key}`"
             )
     inputs = {key: None if found is None else found.inputs for _, key, _, found in used}
     return rollups, inputs
+
+
+def _what_became(pipeline: Pipeline, key: str, digest: str | None, found: Manifest | None) -> str:
+    """Of a partition that rollups were made from, and that is not as they found it: what has happened to it."""
+    if pipeline.calendar.find(key) is None:
+        return "does not exist any more with the present ROLLUP_START and ROLLUP_BATCH"
+    if found is None:
+        return "is no longer staged"
+    return "was not staged then" if digest is None else "has changed since"
 
 
 def _check_parameters(pipeline: Pipeline, batch: Batch, rollups: Manifest) -> None:
@@ -276,8 +284,8 @@ def _check_files(pipeline: Pipeline, batch: Batch, rollups: Manifest) -> None:
 
 
 def upstream_manifests(pipeline: Pipeline, rollups: Manifest) -> list[tuple[str, str, str | None, Manifest | None]]:
-    """What rollups were made from: asset, partition, the digest that was read, and the manifest as it is now; None: not staged, or
-    before a later ``ROLLUP_START``.
+    """What rollups were made from: asset, partition, the digest that was read, and the manifest as it is now; None: not staged, or no
+    partition of the present calendar.
     """
     used = [(asset, key, digest) for asset, partitions in rollups.upstream.items() for key, digest in partitions.items()]
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import re
 import shutil
 import textwrap
+import time
 from pathlib import Path
 
-from rollup_assets.batches import Batch
+import pytest
+
+from rollup_assets.batches import DAY_MS, Batch
 from rollup_assets.cleaning import OTHER_PARTITIONS, clean
+from rollup_assets.errors import StaleInputError
 from rollup_assets.iceberg.catalog import open_catalog
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.plan import plan
@@ -55,14 +59,21 @@ def test_everything_before_a_later_start_can_go(tmp_path: Path, make_pipeline: M
     assert next(found.partition for found in status(pipeline.settings)) == START
     planned = plan(pipeline, Scope(asked=tuple(kept), trailing=(), not_ended=())).partitions
     assert [found.partition for found in planned if found.roll_up.verdict != "no"] == [batch.key for batch in kept[:CARRIED]]
+    with pytest.raises(StaleInputError, match=f"{gone[-1].key}, which does not exist any more with the present ROLLUP_START"):
+        publish(pipeline, kept[0])
     assert [make(pipeline, batch).unchanged for batch in kept] == [False] * CARRIED + [True] * (HOURS - 2 - CARRIED)
 
-    left = clean(pipeline.settings, other_partitions=True, older_than=0, delete=True)
+    later = time.time_ns() // 1_000_000 + 4 * DAY_MS
+    left = clean(pipeline.settings, other_partitions=True, delete=True, now=later)
     assert {found.kind for found in left.deleted} == {OTHER_PARTITIONS}
     page = PAGE.read_text()
     (example,) = re.findall(r"^   ```python\n(.*?)^   ```", page.partition("## Old data")[2], re.MULTILINE | re.DOTALL)
     with open_catalog(pipeline.settings, writing=True) as catalog:
-        exec(textwrap.dedent(example).replace("2026-03-01", "2026-01-03"), {"table": catalog.load_table(pipeline.settings.table)})
+        table = catalog.load_table(pipeline.settings.table)
+        exec(textwrap.dedent(example).replace("2026-03-01", "2026-01-03"), {"table": table})
+        summary = table.refresh().current_snapshot().summary
+        assert (summary.operation.value, summary["added-data-files"]) == ("delete", None)
+        assert int(summary["deleted-data-files"]) > 0
     for batch in gone:
         shutil.rmtree(pipeline.landing_zone.folder(batch).location)
 
@@ -71,5 +82,5 @@ def test_everything_before_a_later_start_can_go(tmp_path: Path, make_pipeline: M
     assert verify(pipeline.settings, kept).agrees
     (least,) = query(pipeline.settings, "SELECT epoch_ms(min(logical_timestamp)) AS label FROM rollups").to_pylist()
     assert least["label"] == kept[0].start + MINUTE
-    days = {place.name for place in (tmp_path / "stage" / "rollups").iterdir()}
-    assert days == {batch.folder for batch in kept}
+    staged = {place.name for place in (tmp_path / "stage" / "rollups").iterdir()}
+    assert staged == {batch.folder for batch in kept}
