@@ -8,7 +8,7 @@ from benchmarks.tables import Results, Target, circumstances, figure, not_measur
 
 COMMAND = "python -m benchmarks.seed_size"
 STEPS = {"repartition": "raw → sorted", "rollups": "sorted → rollups", "publish": "publish"}
-MOST_SECONDS = 240
+MOST_SECONDS, STRETCH_SECONDS = 240, 180
 _GIB = 2**30
 
 
@@ -20,6 +20,7 @@ def targets() -> list[Target]:
         return [Target(text, f"≤ {MOST_SECONDS}")]
     taken = Spread.of([run["process_wall"] for run in results["runs"]])
     also = f"CPU {figure(Spread.of([run['process_cpu'] for run in results['runs']]), 0)}; the seed: 606 s on its cluster"
+    also += f"; stretch ≤ {STRETCH_SECONDS}: {'yes' if taken.median <= STRETCH_SECONDS else 'no'}"
     return [Target(text, f"≤ {MOST_SECONDS}", figure(taken, 0), taken.median <= MOST_SECONDS, also)]
 
 
