@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 from benchmarks import tables
@@ -12,7 +14,8 @@ from benchmarks.tables import filled, not_measured, table
 
 if TYPE_CHECKING:
     from benchmarks.capacity_model import Model, Plan
-    from benchmarks.simulate_backfill import Options
+    from benchmarks.simulate_backfill import Options, Outcome
+    from benchmarks.summary import Run
 
 PAGE = Path("docs") / "scaling.md"
 NEEDED = ("sizes", "capacity", "publishing", "spark")
@@ -142,7 +145,7 @@ def _seed(model: Model) -> str:
     on_cluster = spark / SEED_CORES / assumed.busy + publish
     here = "" if model.seed_size is None else f"{_median_wall(model):.0f} s"
     rows = [
-        ["seed's program, 80 cores", "", f"{SEED_SECONDS:.0f} s", "measured by its authors"],
+        ["seed's program, its cluster", "", f"{SEED_SECONDS:.0f} s", "measured by its authors"],
         ["this project, Spark engine, 80 cores", f"{spark:,.0f}", f"{on_cluster:.0f} s", "model; Spark's session open"],
         [
             "this project, local engine, 2 cores",
@@ -156,8 +159,6 @@ def _seed(model: Model) -> str:
 
 
 def _median_wall(model: Model) -> float:
-    from statistics import median
-
     assert model.seed_size is not None
     return float(median(run["process_wall"] for run in model.seed_size["runs"] if run["engine"] == "rollup_assets"))
 
@@ -202,14 +203,43 @@ def _limits(model: Model) -> str:
 def backfill_options(model: Model) -> Options:
     """A month of the seed's batches on the seed's cluster: each of two runs has half of its cores."""
     from benchmarks.capacity_model import Assumptions, shape_of
-    from benchmarks.simulate_backfill import Options
 
     cores = SEED_CORES / 2 * Assumptions().busy / model.spark_factor
-    return Options(
+    return replace(
+        _as_recorded(),
         stage_seconds=model.cpu.seconds(SEED_ROWS, "repartition") / cores,
         roll_up_seconds=model.cpu.seconds(SEED_ROWS, "rollups") / cores,
         publish_seconds=model.publish_start + model.publish_file * shape_of(SEED_ROWS).groups * 3,
     )
+
+
+def _as_recorded() -> Options:
+    """With what Dagster was measured to cost a partition, half of it in each of the two runs that a partition takes part in."""
+    from benchmarks.orchestration_child import RANGE
+    from benchmarks.sections import orchestration
+    from benchmarks.simulate_backfill import Options
+
+    results = tables.read("orchestration")
+    cost = orchestration.overhead(results, RANGE, orchestration.POSTGRES) if results else None
+    return replace(Options(), bookkeeping=cost.median * orchestration.ASSETS / 2) if cost else Options()
+
+
+def measured_week() -> tuple[Run, Outcome] | None:
+    """The week of small batches that was measured through the daemon, and the simulation of it; None unless it was measured.
+
+    What a batch's steps take as plain functions is halved over staging and rolling up.
+    """
+    from benchmarks.orchestration_child import PLAIN
+    from benchmarks.sections import orchestration
+    from benchmarks.simulate_backfill import simulate
+
+    results = tables.read("orchestration") or {"runs": []}
+    weeks, plain = ([run for run in results["runs"] if run["what"] == what] for what in (orchestration.WEEK, PLAIN))
+    if not weeks or not plain:
+        return None
+    steps = median(run["wall"] / run["partitions"] for run in plain) / 2
+    alike = {"stage_seconds": steps, "roll_up_seconds": steps, "publish_seconds": 0.0, "swing": 0.0, "skew": 0.0}
+    return weeks[0], simulate(replace(_as_recorded(), partitions=weeks[0]["partitions"], **alike))
 
 
 def _backfill(model: Model) -> str:
@@ -220,6 +250,13 @@ def _backfill(model: Model) -> str:
         f"{options.partitions} batches; an average one takes {options.stage_seconds:.0f} s to stage, "
         f"{options.roll_up_seconds:.0f} s to roll up and {options.publish_seconds:.1f} s to publish."
     )
+    if week := measured_week():
+        real, simulated = week
+        said += (
+            f" Checked: the [week that was measured](performance.md#dagster-starts-and-repetitions), {real['partitions']} small batches, "
+            f"took {real['wall']:.0f} s in {real['runs']} runs; simulated, it takes {simulated.makespan:.0f} s in "
+            f"{len(simulated.waits)}."
+        )
     return f"{said}\n\n{shown([row(name, simulate(each)) for name, each in variants(options)])}"
 
 

@@ -94,6 +94,7 @@ def test_tables_and_plots_show_the_results(results: dict[str, Any], tmp_path: Pa
     assert made["sizes"].count("| 6,000 |") == 2
     assert "times as fast as 1" in made["sizes-threads"]
     assert made["sizes-memory"].count("| 6,000 |") == 2
+    assert "6,000: 1 turn; other programs" in made["sizes-circumstances"]
     for name in ("sizes-circumstances", "shapes-circumstances"):
         assert "`ROLLUP_MEMORY=512MiB`" in made[name]
         assert ("all under a limit of 2 GiB" if limits.why_not() is None else str(limits.why_not())) in made[name]

@@ -13,7 +13,6 @@ from benchmarks.queries.questions import (
     BY_SHARD,
     DUCKDB,
     HOUR,
-    METRIC,
     PYICEBERG,
     QUESTIONS,
     READERS,
@@ -83,7 +82,7 @@ def beside(results: Results) -> str:
     rows = []
     for reader in READERS:
         title = reader
-        for question in (BY_KEYS, BY_ID, METRIC, HOUR):
+        for question in QUESTIONS:
             hours = 1 if question == HOUR else results["data"]["hours_beside"]
             name = question
             for layout in LAYOUTS:

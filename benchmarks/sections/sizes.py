@@ -186,7 +186,8 @@ def _turns(results: Results) -> str:
     for size in _sizes(results, _threads(results)[0]):
         turns = len([run for run in results["runs"] if run["size"] == size and run["threads"] == _threads(results)[0]])
         by_turns.setdefault(turns, []).append(_millions(size))
-    return "; ".join(f"{', '.join(names)}: {turns} turns" for turns, names in by_turns.items() if turns)
+    # The batch of the seed's size, which these runs do not have, has a line of its own.
+    return "; ".join(f"{', '.join(names)}: {turns} turn{'s' * (turns > 1)}" for turns, names in by_turns.items() if turns)
 
 
 def lines(results: Results) -> list[str]:
