@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterable
 from statistics import median
 
 from benchmarks import tables
+from benchmarks.catalogs import EMBEDDED, POSTGRES, REST
 from benchmarks.orchestration_child import AGAIN, SINGLE
 from benchmarks.queries.layouts import OURS as LAYOUT
 from benchmarks.queries.questions import QUESTIONS, READERS
 from benchmarks.sections import orchestration, peer_sizes, querying, seed, sizes, stages
+from benchmarks.sites import RESOLUTIONS, THREE
 from benchmarks.summary import Run, cpu, ratio, select, wall
 from benchmarks.tables import Figures, Results, pair
 from benchmarks.tasks import COLD, FLOOR, OURS, OURS_BESIDE, PEER_TASKS, RAW_TO_1M, RAW_TO_PUBLISHED, REPARTITION, ROLLUPS_1M, WARM
@@ -32,6 +34,7 @@ def named() -> Figures:
         "forms-sparse": lambda results: _of_forms("sparse", results),
         "peer_sizes": _of_peer_sizes,
         "seed": _of_seed,
+        "storages": _of_storages,
         "querying": _of_queries,
         "orchestration": _of_orchestration,
     }
@@ -135,6 +138,26 @@ def _of_seed(results: Results) -> Figures:
             if warm and cold:
                 found[f"{of}, cold start, s"] = _median(wall(run) for run in cold) - _median(wall(run) for run in warm)
     return found
+
+
+def _of_storages(results: Results) -> Figures:
+    """What S3 costs our own process beyond local files, with the local engine and three resolutions: the least and the most."""
+    seconds, gib = [], []
+    for shape in results["points"]:
+        chosen = [
+            run for run in results["runs"] if (run["shape"], run["engine"], run["resolutions"]) == (shape, "local", RESOLUTIONS[THREE])
+        ]
+        here, *elsewhere = ([run for run in chosen if run["storage"] == name] for name in (EMBEDDED, POSTGRES, REST))
+        for there in elsewhere:
+            costs = [_median(sum(run["cpu"].values()) for run in runs) for runs in (here, there)]
+            peaks = [_median(run["peak_bytes"] / 2**30 for run in runs) for runs in (here, there)]
+            seconds.append(costs[1] - costs[0])
+            gib.append(peaks[1] - peaks[0])
+    return {
+        "storages: more CPU on S3, least, s": min(seconds),
+        "storages: more CPU on S3, most, s": max(seconds),
+        "storages: more memory on S3, most, GiB": max(gib),
+    }
 
 
 def _of_queries(results: Results) -> Figures:
