@@ -242,7 +242,7 @@ class Model:
         }
 
     def manifest_bytes(self, shape: Shape) -> float:
-        """Bytes of a batch's three manifests, which name every file. With small files, whose footers they hold, it would be more."""
+        """Bytes of a batch's three manifests, which name every file, and say of data files what Iceberg's metadata is to say."""
         largest = self.checked_run
         files = shape.shards + shape.groups * (1 + len(largest["rollup_rows"]))
         return float(largest["bytes"]["manifests"] / sum(largest["files"].values()) * files)
