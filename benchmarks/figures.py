@@ -104,6 +104,9 @@ def _of_sizes(results: Results) -> Figures:
     costs = sizes.costs_by_size(results)
     start = [run for run in results["runs"] if run["size"] == results["start_rows"] and run["threads"] == results["threads"]]
     found: Figures = {"sizes: growth": sizes.growth(costs), "sizes: fixed start, wall s": _median(sizes.elapsed(run) for run in start)}
+    for size in costs:
+        parts = {step: sizes.ns(results, size, results["threads"], sizes.step(step)).median for step in sizes.STEPS}
+        found |= {f"sizes: {size // 1_000_000} M, {step}, CPU ns": cost for step, cost in parts.items()}
     if {1_000_000, 36_000_000} <= set(costs):
         found["sizes: 1 M, times 36 M"] = costs[1_000_000] / costs[36_000_000]
     return found
