@@ -66,9 +66,16 @@ def metadata_files(home: Path) -> int:
     return len(list((home / "warehouse").rglob("*.metadata.json")))
 
 
+def is_spilling(home: Path) -> bool:
+    try:
+        return any((home / "scratch").glob("*/blocks-*"))
+    except FileNotFoundError:  # a folder got its other name, or went, while it was listed
+        return False
+
+
 # Each names a moment in making the second batch; the process is killed as soon as it is seen.
 MOMENTS: dict[str, Callable[[Path], bool]] = {
-    "spilling": lambda home: manifest(home, ROLLUP_TABLE, KEYS[0]).exists() and any((home / "scratch").glob("*/blocks-*")),
+    "spilling": lambda home: manifest(home, ROLLUP_TABLE, KEYS[0]).exists() and is_spilling(home),
     "writing points": lambda home: any((home / "stage" / REPARTITIONED / KEYS[1].replace(":", "")).glob("*/*.parquet")),
     "quarantine staged": lambda home: manifest(home, QUARANTINED).exists(),
     "partial points staged": lambda home: manifest(home, PARTIAL_POINTS).exists(),
