@@ -82,21 +82,9 @@ def _of_stages(shape: str, results: Results) -> Figures:
                 name = f"{shape}: fastest peer, {task}, {start}, {unit}"
                 found |= {name: peer, f"{name}, times ours": times.median}
                 found[f"{name} s"] = _median(of(run) for run in select(runs, peer, task, start))
-    parts = _whole_parts(select(runs, OURS, RAW_TO_PUBLISHED))
+    each = [stages.parts_of(run) for run in select(runs, OURS, RAW_TO_PUBLISHED)]
+    parts = {part: _median(seconds.get(part, 0.0) for seconds in each) for part in (each[0] if each else ())}
     return found | {f"{shape}: share of {part}, %": 100 * seconds / sum(parts.values()) for part, seconds in parts.items()}
-
-
-def _whole_parts(runs: list[Run]) -> dict[str, float]:
-    """Median seconds of threads in each part of raw → published, all steps together."""
-    each: list[dict[str, float]] = []
-    for run in runs:
-        parts: dict[str, float] = {}
-        for step in run.get("steps", {}).values():
-            for part, seconds in step["timings"].items():
-                if part != "total":
-                    parts[part] = parts.get(part, 0.0) + seconds
-        each.append(parts)
-    return {part: _median(parts.get(part, 0.0) for parts in each) for part in (each[0] if each else ())}
 
 
 def _of_sizes(results: Results) -> Figures:

@@ -12,7 +12,7 @@ from rollup_assets.engines.base import Engine
 from rollup_assets.settings import Settings
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.landing_zone import LandingZone
-from rollup_assets.storage.manifests import Stage
+from rollup_assets.storage.manifests import Manifest, Stage
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -50,6 +50,15 @@ class Pipeline:
     def batch(self, key: str) -> Batch:
         """The batch of a partition key."""
         return self.calendar.batch(key)
+
+    def staged(self, asset: str, key: str) -> Manifest | None:
+        """The manifest of a partition that another manifest names; None if it is not staged, or no partition of the present calendar.
+
+        Raises:
+            StageCorruptError: it cannot be read.
+        """
+        batch = self.calendar.find(key)
+        return self.stage.read(asset, batch) if batch else None
 
 
 def _engine(settings: Settings, spark: Callable[[], SparkSession] | None) -> Engine:

@@ -180,9 +180,8 @@ def _current_inputs(rollups: Manifest, pipeline: Pipeline) -> dict[str, dict[str
     """The current digests of the rollups' inputs; None for what is not staged, or is no partition of the present calendar."""
 
     def digest(asset: str, key: str) -> str | None:
-        batch = pipeline.calendar.find(key)
         try:
-            current = pipeline.stage.read(asset, batch) if batch else None
+            current = pipeline.staged(asset, key)
         except StageCorruptError:
             # Reported with the partition that it belongs to.
             return None

@@ -288,12 +288,7 @@ def upstream_manifests(pipeline: Pipeline, rollups: Manifest) -> list[tuple[str,
     partition of the present calendar.
     """
     used = [(asset, key, digest) for asset, partitions in rollups.upstream.items() for key, digest in partitions.items()]
-
-    def read(one: tuple[str, str, str | None]) -> Manifest | None:
-        batch = pipeline.calendar.find(one[1])
-        return pipeline.stage.read(one[0], batch) if batch else None
-
-    current = in_parallel(read, used, local=pipeline.stage.root.is_local)
+    current = in_parallel(lambda one: pipeline.staged(one[0], one[1]), used, local=pipeline.stage.root.is_local)
     return [(*one, found) for one, found in zip(used, current, strict=True)]
 
 
