@@ -50,8 +50,22 @@ def occasion(command: str, packages: Sequence[str]) -> dict[str, Any]:
         "commit": git("rev-parse", "HEAD"),
         "changed": sorted(line[3:] for line in git("status", "--porcelain", "--", "rollup_assets", "benchmarks/*.py").splitlines()),
         "machine": machine(),
-        "versions": {name: version(name) for name in packages},
+        "versions": {**{name: version(name) for name in packages}, **(_beside_pyspark() if "pyspark" in packages else {})},
     }
+
+
+def _beside_pyspark() -> dict[str, str]:
+    """Versions of what Spark needs besides its own package; none where there is no Java that it runs on."""
+    from rollup_assets.engines.spark_session import require_java
+    from rollup_assets.errors import EngineError
+    from rollup_assets.iceberg.spark import ICEBERG_RUNTIME
+
+    try:
+        java = require_java()
+    except EngineError:
+        return {}
+    _, runtime, iceberg = ICEBERG_RUNTIME.split(":")
+    return {"Java": java, runtime: iceberg}
 
 
 def _without_folders(arguments: list[str]) -> list[str]:

@@ -10,12 +10,13 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks import check, contenders, data, figures, floor, ours, report, seed_size, tables, tasks
+from benchmarks import check, circumstances, contenders, data, figures, floor, ours, report, seed_size, tables, tasks
 from benchmarks.__main__ import MAIN, REPEAT
 from benchmarks.contenders import Contender
 from benchmarks.data import SHAPES
@@ -619,7 +620,7 @@ _SPARK_FORMS = """
 import json, sys
 from pathlib import Path
 from typing import Any
-from benchmarks import check, contenders, data, ours, tasks
+from benchmarks import check, circumstances, contenders, data, ours, tasks
 from benchmarks.measure import Stopwatch
 from benchmarks.peers import spark
 from benchmarks.sites import Site
@@ -818,3 +819,17 @@ def test_targets_of_publishing_are_of_the_slowest_catalog() -> None:
     found = [(each.wanted, each.measured.partition(",")[0].partition(" ")[0], each.met) for each in aims]
     assert found == [("≤ 1", "1.50", False), ("≤ 0.4", "0.30", True), ("≤ 2", "2.50", False)]
     assert [each.met for each in (*publishing.aims({"runs": []}), *table_age.aims({"ages": []}))] == [None, None, None]
+
+
+@pytest.mark.parametrize(("java", "told"), [("17.0.2", {"Java": "17.0.2", "iceberg-spark-runtime-4.1_2.13": "1.12.0"}), ("", {})])
+def test_where_spark_was_measured_results_say_which_java_and_iceberg_it_ran_on(
+    monkeypatch: pytest.MonkeyPatch, java: str, told: dict[str, str]
+) -> None:
+    def require_java() -> str:
+        if not java:
+            raise EngineError("there is none")
+        return java
+
+    monkeypatch.setattr("rollup_assets.engines.spark_session.require_java", require_java)
+    assert circumstances.occasion("x", ["numpy"])["versions"] == {"numpy": version("numpy")}
+    assert circumstances.occasion("x", ["pyspark"])["versions"] == {"pyspark": version("pyspark"), **told}

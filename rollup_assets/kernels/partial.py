@@ -42,6 +42,9 @@ from rollup_assets.kernels.windows import (
     wrap_of_sum,
 )
 
+_NO_OVERFLOW = 9.2e18
+"""If the absolute values of the parts of a sum add up to no more, no sum of them leaves int64: 2^63, less what doubles are inexact."""
+
 
 class PartialPoints(NamedTuple):
     """Partial points of k series of one shard, in the order of its series, for L resolutions."""
@@ -113,8 +116,9 @@ def exact_partial_points(
     One pass over each series from its end, one stretch between two resolutions' windows after another (11 -> 2 ns a point compared with
     folding finest windows).
 
-    Returns the first series with an int64 overflow in this order of additions, or -1. Added in time order it may not overflow:
-    :func:`partial_points` decides.
+    Returns the first series whose values are so great, or so many, that some sum of them might overflow int64, or -1:
+    :func:`partial_points` decides. Looking for overflows at each addition kept the loops from being vectorised (six points a window
+    7.4 -> 3.2 ns a point without).
     """
     times = points.time
     values = points.value
@@ -130,31 +134,23 @@ def exact_partial_points(
         delta = np.int64(0)
         steps = np.int64(0)
         resets = np.int64(0)
-        # Overflows are collected in the sign bit: a branch would keep the loop from being vectorised.
-        wrapped = np.int64(0)
         for level in range(levels):
             first = first_open(times, begin, end, batch_length - resolutions[level])
-            for i in range(first, end):
+            for i in range(np.uint64(first), np.uint64(end)):
                 value = values[i]
-                after = total + value
-                wrapped |= (total ^ after) & (value ^ after)
-                total = after
+                total += value
                 smallest = min(smallest, value)
                 largest = max(largest, value)
             # No step into the series' first point: it depends on an earlier batch.
-            for i in range(max(first, begin + 1), end):
+            for i in range(np.uint64(max(first, begin + 1)), np.uint64(end)):
                 value = values[i]
-                previous = values[i - 1]
-                counts = np.int64(times[i] - times[i - 1] <= lookback)
-                reset = np.int64(value < previous)
-                difference = value - previous
-                step = (value if reset else difference) * counts
-                wrapped |= ((value ^ previous) & (value ^ difference)) * (1 - reset) * counts
-                after = delta + step
-                wrapped |= (delta ^ after) & (step ^ after)
-                delta = after
-                steps += counts
-                resets += reset * counts
+                previous = values[i - np.uint64(1)]
+                is_near = times[i] - times[i - np.uint64(1)] <= lookback
+                is_reset = value < previous
+                step = value if is_reset else value - previous
+                delta += step if is_near else 0
+                steps += is_near
+                resets += is_near & is_reset
             end = first
             is_open = stop > first
             out.integers[level, COUNT, j] = stop - first
@@ -164,7 +160,11 @@ def exact_partial_points(
             out.values[level, MIN, j] = smallest if is_open else 0
             out.values[level, MAX, j] = largest if is_open else 0
             out.values[level, DELTA, j] = delta
-            if wrapped < 0:
+        if stop > end:
+            # The step into the first point of the longest window begins before it.
+            before = values[max(end - 1, begin)]
+            low, high = float(min(smallest, before)), float(max(largest, before))
+            if float(stop - end) * max(-low, high, high - low) > _NO_OVERFLOW:
                 return j
     return -1
 

@@ -7,6 +7,7 @@ import numpy as np
 from rollup_assets.kernels.compiling import Array, allocating_kernel, kernel
 from rollup_assets.kernels.points import ShardPoints
 from rollup_assets.kernels.series_table import SeriesTable
+from rollup_assets.kernels.shards import scatter
 
 _MOST_MOVES = 8
 """Moves per row before a series is merged instead: a merge takes about as long as these, 28 ns a row, whatever the order was."""
@@ -21,6 +22,9 @@ def place(
     order int64[k]: codes in the order in which the series get their places. start, kept int64[k], by code, are filled: where a series
     begins in ``out`` and how many of its points stay. rank int32, by metric code: its place in the order of the names. Rows in time order,
     which nearly all are, are only scattered; series out of order are sorted afterwards. Returns the number of duplicates.
+
+    Overwrites ``points.code`` with the rows' places in ``out``: at most 2^32. All places first, then column by column, so that searching,
+    not writing, has the caches (12 -> 9 ns a point of 6,250 series, 17 -> 12 of 37,500, 45 -> 26 of 625,000).
     """
     with_dimensions = len(points.org) > 0
     with_lag = len(points.lag) > 0
@@ -30,19 +34,18 @@ def place(
         start[code] = position
         kept[code] = position
         position += table.points[code]
-    codes, times, values, orgs, metrics, lags = points
-    _, out_times, out_values, out_orgs, out_metrics, out_lags = out
+    places = points.code
     for r in range(rows):
-        code = np.uint32(codes[r])
-        at = np.uint64(kept[code])
+        code = np.uint32(places[r])
+        places[r] = kept[code]
         kept[code] += 1
-        out_times[at] = times[r]
-        out_values[at] = values[r]
-        if with_dimensions:
-            out_orgs[at] = orgs[r]
-            out_metrics[at] = metrics[r]
-        if with_lag:
-            out_lags[at] = lags[r]
+    scatter(points.time[:rows], places, out.time)
+    scatter(points.value[:rows], places, out.value)
+    if with_dimensions:
+        scatter(points.org[:rows], places, out.org)
+        scatter(points.metric[:rows], places, out.metric)
+    if with_lag:
+        scatter(points.lag[:rows], places, out.lag)
     duplicates = 0
     for code in range(len(order)):
         kept[code] -= start[code]

@@ -47,6 +47,8 @@ _LAG_BYTES = 16
 # What a task needs regardless of the number of rows: a row group, its encoded pages and a block.
 _FIXED_BYTES = 48 << 20
 _FEWEST_ROWS = 1 << 16
+# Places of rows are kept in 32 bits.
+_MOST_ROWS = 1 << 31
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +152,7 @@ class _ShardSorter:
 
     def _most_rows(self, *, dimensions: bool) -> int:
         row = _ROW_BYTES + (_LAG_BYTES if self.has_lag else 0) + (_DIMENSIONS_BYTES if dimensions else 0)
-        return max(_FEWEST_ROWS, (self.context.memory - _FIXED_BYTES) // row)
+        return min(_MOST_ROWS, max(_FEWEST_ROWS, (self.context.memory - _FIXED_BYTES) // row))
 
     def _points(self, rows: int, name: str = "points", *, with_code: bool = True) -> ShardPoints:
         """Columns for ``rows`` points, the thread's own."""
@@ -173,10 +175,11 @@ class _ShardSorter:
         table = series_table.new_series_table(series_table.MINIMUM_TABLE)
         series = row = changed = 0
         for header, block in source:
+            codes = points.code[row : row + header.rows] if len(points.code) else _BUFFERS.get("codes", header.rows, np.int32)
             at = 0
             while True:
                 series, at, found = series_table.ingest(
-                    block, header.value_base, header.org_base, header.lag_base, at, row, series, table, points
+                    block, header.value_base, header.org_base, header.lag_base, at, row, series, table, codes, points
                 )
                 changed += found
                 if at == header.rows:

@@ -64,8 +64,9 @@ def ingested(blocks: list[list[Point]], slots: int, *, dtype: Any = np.int64) ->
     series = changed = row = 0
     for rows in blocks:
         block, done = block_of(rows, dtype), 0
+        codes = points.code[row : row + len(rows)]
         while True:
-            series, done, more = series_table.ingest(block, 0, 0, LAG_BASE, done, row, series, table, points)
+            series, done, more = series_table.ingest(block, 0, 0, LAG_BASE, done, row, series, table, codes, points)
             changed += more
             if done == len(rows):
                 break

@@ -98,3 +98,27 @@ def test_an_overflow_names_series_and_resolution(after: tuple[int, int], values:
     assert run(points, grid, 0, double=False, details=False)[0] == overflow
     assert run(points, grid, 0, double=False, details=True)[0] == overflow
     assert run(points, grid, 0, double=False, details=False, exact=True)[0] == overflow
+
+
+@quick
+@given(
+    values=st.lists(st.sampled_from((0, 3, -1, 1 << 62, -(1 << 62), INT64_MAX, -INT64_MAX, INT64_MAX // 5)), min_size=2, max_size=9),
+    steps=st.lists(st.integers(1, HOUR // 9 - 1), min_size=9, max_size=9),
+)
+def test_great_values_become_the_same_by_either_kernel(values: list[int], steps: list[int]) -> None:
+    """Also where only the step into the longest window's first point overflows, from a point before it."""
+    grid = Grid(0, HOUR, 1, (HOUR // 60, HOUR // 4, HOUR // 2), HOUR // 4)
+    points = [Point(1, 1, "cpu", int(ts), value) for ts, value in zip(np.cumsum(steps), values, strict=False)]
+    overflow, out, _ = run(points, grid, 0, double=False, details=False)
+    found, exact, _ = run(points, grid, 0, double=False, details=False, exact=True)
+    assert found == overflow
+    if overflow == (-1, -1):
+        assert (out.integers == exact.integers).all()
+        assert (out.values == exact.values).all()
+
+
+def test_a_step_into_the_longest_window_may_overflow() -> None:
+    grid = Grid(0, HOUR, 1, (HOUR // 60, HOUR // 2), HOUR)
+    points = [Point(1, 1, "cpu", HOUR // 2, -2), Point(1, 1, "cpu", HOUR // 2 + 1, INT64_MAX)]
+    assert run(points, grid, 0, double=False, details=False)[0] == (0, 1)
+    assert run(points, grid, 0, double=False, details=False, exact=True)[0] == (0, 1)
