@@ -81,6 +81,9 @@ def first_open(times: Array, begin: int, end: int, after: int) -> int:
 
     times int32[n], ascending there; ``after`` in the same unit, ms after the batch's start.
     """
+    # As where a window is as long as the batch: no search, whose guesses are wrong half of the time.
+    if begin < end and times[begin] > after:
+        return begin
     while begin < end:
         middle = (begin + end) // 2
         if times[middle] > after:
@@ -118,7 +121,7 @@ def exact_partial_points(
 
     Returns the first series whose values are so great, or so many, that some sum of them might overflow int64, or -1:
     :func:`partial_points` decides. Looking for overflows at each addition kept the loops from being vectorised (six points a window
-    7.4 -> 3.2 ns a point without).
+    7.4 -> 2.4 ns a point without, one 8.8 -> 4.0).
     """
     times = points.time
     values = points.value
@@ -136,21 +139,24 @@ def exact_partial_points(
         resets = np.int64(0)
         for level in range(levels):
             first = first_open(times, begin, end, batch_length - resolutions[level])
-            for i in range(np.uint64(first), np.uint64(end)):
-                value = values[i]
-                total += value
-                smallest = min(smallest, value)
-                largest = max(largest, value)
-            # No step into the series' first point: it depends on an earlier batch.
             for i in range(np.uint64(max(first, begin + 1)), np.uint64(end)):
                 value = values[i]
                 previous = values[i - np.uint64(1)]
                 is_near = times[i] - times[i - np.uint64(1)] <= lookback
                 is_reset = value < previous
                 step = value if is_reset else value - previous
+                total += value
+                smallest = min(smallest, value)
+                largest = max(largest, value)
                 delta += step if is_near else 0
                 steps += is_near
                 resets += is_near & is_reset
+            if first == begin and end > begin:
+                # No step into the series' first point: it depends on an earlier batch.
+                value = values[begin]
+                total += value
+                smallest = min(smallest, value)
+                largest = max(largest, value)
             end = first
             is_open = stop > first
             out.integers[level, COUNT, j] = stop - first
