@@ -163,7 +163,7 @@ def _make_shard(path: str, shard: int, batch: Batch, resolutions: tuple[int, ...
     import pyarrow.parquet as pq
 
     from rollup_assets.kernels import partial as kernels
-    from rollup_assets.kernels.points import ShardPoints
+    from rollup_assets.kernels.points import ShardPoints, SortedSeries
     from rollup_assets.storage.metric_names import MetricNames
 
     file = pq.ParquetFile(path, read_dictionary=["metric"])
@@ -194,7 +194,7 @@ def _make_shard(path: str, shard: int, batch: Batch, resolutions: tuple[int, ...
     partial = empty._replace(id=ids, org=org, metric=rank[metrics])
     none = np.empty(0, np.int64)
     points = ShardPoints(np.empty(0, np.int32), times, values, none, np.empty(0, np.int32), none)
-    order, kept = np.arange(len(ids)), np.diff(np.append(start, rows))
-    kernels.first_and_last_points(order, start, kept, points, batch.start, partial)
-    kernels.exact_partial_points(order, start, kept, points, batch.length, np.array(resolutions, np.int64), lookback, 0, partial)
+    sorted_series = SortedSeries(ids, org, partial.metric, start, np.diff(np.append(start, rows)))
+    kernels.first_and_last_points(sorted_series, points, batch.start, partial)
+    kernels.exact_partial_points(sorted_series, points, batch.length, np.array(resolutions, np.int64), lookback, 0, partial)
     writer.write(shard, partial, ordered)

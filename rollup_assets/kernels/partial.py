@@ -12,7 +12,7 @@ import numpy as np
 
 from rollup_assets.kernels.columns import NO_LAG
 from rollup_assets.kernels.compiling import Array, Number, allocating_kernel, kernel
-from rollup_assets.kernels.points import ShardPoints
+from rollup_assets.kernels.points import ShardPoints, SortedSeries
 from rollup_assets.kernels.windows import (
     COUNT,
     DELTA,
@@ -102,9 +102,7 @@ def fold_complete(integers: Array, values: Array, level: int, resolutions: Array
 
 @kernel
 def exact_partial_points(
-    order: Array,
-    start: Array,
-    kept: Array,
+    series: SortedSeries,
     points: ShardPoints,
     batch_length: int,
     resolutions: Array,
@@ -114,7 +112,7 @@ def exact_partial_points(
 ) -> int:
     """The windows of :func:`partial_points` for int64 values, without details: exact whatever the order of additions.
 
-    Arguments as there. Fills only the windows of ``out``, for the series from place ``begin_at`` of ``order`` on.
+    Arguments as there. Fills only the windows of ``out``, for the series from place ``begin_at`` on.
 
     One pass over each series from its end, one stretch between two resolutions' windows after another (11 -> 2 ns a point compared with
     folding finest windows).
@@ -126,10 +124,9 @@ def exact_partial_points(
     times = points.time
     values = points.value
     levels = len(resolutions)
-    for j in range(begin_at, len(order)):
-        code = order[j]
-        begin = start[code]
-        stop = begin + kept[code]
+    for j in range(begin_at, len(series.id)):
+        begin = series.start[j]
+        stop = begin + series.kept[j]
         end = stop
         total = np.int64(0)
         smallest = np.iinfo(np.int64).max
@@ -176,13 +173,13 @@ def exact_partial_points(
 
 
 @kernel
-def first_and_last_points(order: Array, start: Array, kept: Array, points: ShardPoints, batch_start: int, out: PartialPoints) -> None:
-    """Fill the first and last points of ``out`` from the sorted points of a shard; arguments as in :func:`partial_points`."""
+def first_and_last_points(series: SortedSeries, points: ShardPoints, batch_start: int, out: PartialPoints) -> None:
+    """Fill the first and last points of ``out`` from the sorted points of a shard."""
     times = points.time
     values = points.value
-    for j in range(len(order)):
-        begin = start[order[j]]
-        last = begin + kept[order[j]] - 1
+    for j in range(len(series.id)):
+        begin = series.start[j]
+        last = begin + series.kept[j] - 1
         out.first_time[j] = batch_start + times[begin]
         out.first_value[j] = values[begin]
         out.last_time[j] = batch_start + times[last]
@@ -191,9 +188,7 @@ def first_and_last_points(order: Array, start: Array, kept: Array, points: Shard
 
 @allocating_kernel
 def partial_points(
-    order: Array,
-    start: Array,
-    kept: Array,
+    series: SortedSeries,
     points: ShardPoints,
     metric_rank: Array,
     batch_length: int,
@@ -204,9 +199,8 @@ def partial_points(
 ) -> tuple[int, int]:
     """Fill the windows of ``out`` from the sorted points of a shard, folding finer into coarser ones: the order that defines doubles.
 
-    order int64[k]: codes of the series in output order; start, kept int64, by code: where a series begins in ``points``, and how many
-    points it has; metric_rank int32, by metric code; resolutions int64[L] in ms, finest first; batch_length, lookback in ms. The caller
-    has filled the rest of ``out``. ``details``: fill org, metric and lag of each window, too (``out.integers`` has 7 columns).
+    metric_rank int32, by metric code; resolutions int64[L] in ms, finest first; batch_length, lookback in ms. The caller has filled the
+    rest of ``out``. ``details``: fill org, metric and lag of each window, too (``out.integers`` has 7 columns).
     Returns (series, level) of the first overflow, or (-1, -1).
     """
     # Arrays of named tuples are looked up once: in the loop each access costs reference counts.
@@ -222,10 +216,11 @@ def partial_points(
     values = np.zeros((levels, VALUES), point_values.dtype)
     finest = resolutions[0]
     all_are_near = finest <= lookback
-    for j in range(len(order)):
-        code = order[j]
-        begin = start[code]
-        end = begin + kept[code]
+    starts = series.start
+    kept = series.kept
+    for j in range(len(starts)):
+        begin = starts[j]
+        end = begin + kept[j]
         end_at = np.uint64(end)
         i: Number = first_open(times, begin, end, batch_length - resolutions[levels - 1])
         label = np.int64(0)
@@ -310,9 +305,7 @@ def partial_points(
 
 
 def long_partial_points(
-    order: Array,
-    start: Array,
-    kept: Array,
+    series: SortedSeries,
     points: ShardPoints,
     metric_rank: Array,
     batch_length: int,
@@ -324,14 +317,15 @@ def long_partial_points(
 
     Returns (series, level) of the first overflow, or (-1, -1).
     """
-    series = -1
+    place = -1
     while True:
-        series = exact_partial_points(order, start, kept, points, batch_length, resolutions, lookback, series + 1, out)
-        if series < 0:
+        place = exact_partial_points(series, points, batch_length, resolutions, lookback, place + 1, out)
+        if place < 0:
             return -1, -1
-        one = slice(series, series + 1)
+        one = slice(place, place + 1)
+        alone = SortedSeries._make(column[one] for column in series)
         again = PartialPoints._make(column[..., one].copy() for column in out)
-        overflowing, level = partial_points(order[one], start, kept, points, metric_rank, batch_length, resolutions, lookback, False, again)
+        overflowing, level = partial_points(alone, points, metric_rank, batch_length, resolutions, lookback, False, again)
         if overflowing >= 0:
-            return series, level
+            return place, level
         out.integers[..., one], out.values[..., one] = again.integers, again.values

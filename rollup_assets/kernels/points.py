@@ -32,3 +32,13 @@ class ShardPoints(NamedTuple):
     org: Array  # int64
     metric: Array  # int32
     lag: Array  # int64, ms, NO_LAG: none
+
+
+class SortedSeries(NamedTuple):
+    """The series of a shard in the order they are staged in, and where their sorted points are."""
+
+    id: Array  # int64[k]
+    org: Array  # int64[k], of the series' first accepted point
+    metric: Array  # int32[k], likewise: its place in the order of the names
+    start: Array  # int64[k], row of the first point
+    kept: Array  # int64[k], number of points without duplicates

@@ -35,7 +35,7 @@ from rollup_assets.storage.spill import SpilledBlocks, SpillFile
 
 if TYPE_CHECKING:
     from rollup_assets.kernels.partial import PartialPoints
-    from rollup_assets.kernels.points import ShardPoints
+    from rollup_assets.kernels.points import ShardPoints, SortedSeries
     from rollup_assets.kernels.series_table import SeriesTable
 
 _BUFFERS = Buffers()
@@ -204,6 +204,7 @@ class _ShardSorter:
     def _finish(self, source: ShardBlocks, table: SeriesTable, series: int, points: ShardPoints, writer: DatapointsWriter) -> None:
         """Sort unpacked rows, write them, and their partial points."""
         from rollup_assets.kernels import series_table, time_order
+        from rollup_assets.kernels.points import SortedSeries
 
         rank = source.names.ranks()
         names = sorted(source.names.names)
@@ -222,46 +223,38 @@ class _ShardSorter:
             org, metric = sorted_points.org[start], rank[sorted_points.metric[start]]
             order = series_table.series_order(metric, org, table.id[:series])
         self.watch.lap("sort")
-        partial = self._partial_points(order, start, kept, sorted_points, rank, table.id[order], org[order], metric[order])
-        self.partial.write(self.shard, partial, names)
+        # What is asked for series by series from here on lies in their order: with millions of them each look elsewhere waits for memory.
+        sorted_series = SortedSeries(table.id[order], org[order], metric[order], start[order], kept[order])
+        self.partial.write(self.shard, self._partial_points(sorted_series, sorted_points, rank), names)
         self.watch.lap("partial points")
-        writer.write(order, start, kept, table, rank, names, sorted_points)
+        writer.write(sorted_series, rank, names, sorted_points)
         self.watch.lap("encode points")
         self.result.rows_accepted += int(kept.sum())
         self.result.series += series
         self.context.advance(source.rows)
 
-    def _partial_points(
-        self,
-        order: NDArray[np.int64],
-        start: NDArray[np.int64],
-        kept: NDArray[np.int64],
-        points: ShardPoints,
-        rank: NDArray[np.int32],
-        ids: NDArray[np.int64],
-        org: NDArray[np.int64],
-        metric: NDArray[np.int32],
-    ) -> PartialPoints:
+    def _partial_points(self, series: SortedSeries, points: ShardPoints, rank: NDArray[np.int32]) -> PartialPoints:
         from rollup_assets.kernels import partial as kernels
         from rollup_assets.kernels import windows
 
         levels = len(self.task.resolutions)
         details = self.dimensions_change or self.has_lag
         value = self.task.value_dtype
-        partial = kernels.new_partial_points(len(order), levels, value, details)._replace(id=ids, org=org, metric=metric)
+        empty = kernels.new_partial_points(len(series.id), levels, value, details)
+        partial = empty._replace(id=series.id, org=series.org, metric=series.metric)
         batch, lookback = self.task.batch, self.task.lookback
         resolutions = np.array(self.task.resolutions, np.int64)
-        kernels.first_and_last_points(order, start, kept, points, batch.start, partial)
+        kernels.first_and_last_points(series, points, batch.start, partial)
         if value == np.int64 and not details:
-            series, level = kernels.long_partial_points(order, start, kept, points, rank, batch.length, resolutions, lookback, partial)
+            place, level = kernels.long_partial_points(series, points, rank, batch.length, resolutions, lookback, partial)
         else:
-            series, level = kernels.partial_points(order, start, kept, points, rank, batch.length, resolutions, lookback, details, partial)
-        if series >= 0:
-            raise window_overflow(int(ids[series]), self.task.resolutions[level], self.task.batch.end)
-        for place in range(levels):
-            counts = partial.integers[place, windows.COUNT]
-            self.result.open_counts[place] += int(counts.sum())
-            self.result.open_windows[place] += int(np.count_nonzero(counts))
+            place, level = kernels.partial_points(series, points, rank, batch.length, resolutions, lookback, details, partial)
+        if place >= 0:
+            raise window_overflow(int(series.id[place]), self.task.resolutions[level], self.task.batch.end)
+        for row in range(levels):
+            counts = partial.integers[row, windows.COUNT]
+            self.result.open_counts[row] += int(counts.sum())
+            self.result.open_windows[row] += int(np.count_nonzero(counts))
         return partial
 
     def _sort_in_runs(self, table: SeriesTable, series: int, writer: DatapointsWriter) -> None:

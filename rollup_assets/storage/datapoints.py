@@ -21,9 +21,8 @@ from rollup_assets.storage.parquet import ParquetFileWriter
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from rollup_assets.kernels.points import ShardPoints
+    from rollup_assets.kernels.points import ShardPoints, SortedSeries
     from rollup_assets.kernels.row_groups import RowGroup
-    from rollup_assets.kernels.series_table import SeriesTable
 
 
 def datapoints_schema(value_column: str, *, has_receive: bool) -> pa.Schema:
@@ -65,25 +64,17 @@ class DatapointsWriter:
             np.empty(row_group if has_receive else 0, np.int64),
         )
 
-    def write(
-        self,
-        order: NDArray[np.int64],
-        start: NDArray[np.int64],
-        kept: NDArray[np.int64],
-        table: SeriesTable,
-        rank: NDArray[np.int32],
-        names: Sequence[str],
-        points: ShardPoints,
-    ) -> None:
-        """Append sorted points; ``rank`` gives each metric code its place in ``names``."""
+    def write(self, series: SortedSeries, rank: NDArray[np.int32], names: Sequence[str], points: ShardPoints) -> None:
+        """Append sorted points; ``rank`` gives each metric code of theirs its place in ``names``."""
         from rollup_assets.kernels.row_groups import fill_row_group
 
         # Pieces of one shard may number their metrics differently, so rows get the writer's own codes.
-        codes = self._names.codes_of(names)[rank]
-        series = point = 0
-        while series < len(order):
-            self._filled, series, point = fill_row_group(
-                order, series, point, self._filled, start, kept, table, codes, self._batch.start, points, self._group
+        codes = self._names.codes_of(names)
+        series = series._replace(metric=codes[series.metric])
+        place = point = 0
+        while place < len(series.id):
+            self._filled, place, point = fill_row_group(
+                series, place, point, self._filled, codes[rank], self._batch.start, points, self._group
             )
             if self._filled == len(self._group.id):
                 self._flush()

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rollup_assets.kernels import partial as kernels
+from rollup_assets.kernels.points import SortedSeries
 from rollup_assets_tests import naive
 from rollup_assets_tests.kernels.arrays import empty_partial_points, in_order, int64s, shard_points, state_at
 from rollup_assets_tests.naive import INT64_MAX, Point
@@ -37,9 +38,9 @@ def run(
     lengths = [len(history) for history in ordered]
     begins = np.cumsum([0, *lengths])[: len(lengths)].astype(np.int64)
     sorted_points = shard_points(ordered, start, dtype, details=details)
-    order, counts, resolutions = np.arange(len(ordered)), int64s(lengths), int64s(grid.resolutions)
-    kernels.first_and_last_points(order, begins, counts, sorted_points, start, out)
-    arguments = (order, begins, counts, sorted_points, np.arange(9, dtype=np.int32), grid.length, resolutions, grid.lookback)
+    series = SortedSeries(out.id, out.org, out.metric, begins, int64s(lengths))
+    kernels.first_and_last_points(series, sorted_points, start, out)
+    arguments = (series, sorted_points, np.arange(9, dtype=np.int32), grid.length, int64s(grid.resolutions), grid.lookback)
     overflow = kernels.long_partial_points(*arguments, out) if exact else kernels.partial_points(*arguments, details, out)
     return overflow, out, ordered
 

@@ -8,13 +8,11 @@ from typing import Any
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from rollup_assets.kernels import time_order
 from rollup_assets.kernels.columns import NO_LAG
-from rollup_assets.kernels.points import ShardPoints
+from rollup_assets.kernels.points import ShardPoints, SortedSeries
 from rollup_assets.kernels.row_groups import RowGroup, fill_row_group
-from rollup_assets.kernels.series_table import SeriesTable
 from rollup_assets_tests import naive
 from rollup_assets_tests.kernels.blocks import METRICS, RANK, START, empty_points, ingested, rows_of_points
 from rollup_assets_tests.naive import Point
@@ -28,19 +26,21 @@ def placed(rows: list[Point], dtype: Any = np.int64) -> tuple[list[Point], int]:
     start, kept = np.empty(series, np.int64), np.empty(series, np.int64)
     out = empty_points(len(rows), dtype, with_code=False)
     duplicates = time_order.place(points, len(rows), np.arange(series), table, RANK, start, kept, out)
-    order = np.lexsort((table.id[:series], out.org[start], RANK[out.metric[start]]))
-    return read_in_row_groups(order, start, kept, table, out, 5), duplicates
+    org, metric = out.org[start], RANK[out.metric[start]]
+    order = np.lexsort((table.id[:series], org, metric))
+    sorted_series = SortedSeries(table.id[order], org[order], metric[order], start[order], kept[order])
+    return read_in_row_groups(sorted_series, out, 5), duplicates
 
 
-def read_in_row_groups(order: NDArray[np.int64], start: Any, kept: Any, table: SeriesTable, points: ShardPoints, size: int) -> list[Point]:
+def read_in_row_groups(series: SortedSeries, points: ShardPoints, size: int) -> list[Point]:
     """All points through row groups of ``size`` rows; the ranks are names again."""
     names = sorted(METRICS)
     found: list[Point] = []
     j = i = 0
-    while j < len(order):
+    while j < len(series.id):
         group = RowGroup(*(np.empty(size, kind) for kind in (np.int64, np.int64, np.int32, np.int64, points.value.dtype, np.int64)))
-        filled, j, i = fill_row_group(order, j, i, 0, start, kept, table, RANK, START, points, group)
-        assert filled == size or j == len(order)
+        filled, j, i = fill_row_group(series, j, i, 0, RANK, START, points, group)
+        assert filled == size or j == len(series.id)
         for row in range(filled):
             receive = int(group.receive[row])
             found.append(
