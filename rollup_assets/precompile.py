@@ -41,13 +41,14 @@ def precompile(value_type: Literal["long", "double"]) -> None:
             folder = Path(pipeline.landing_zone.folder(batch).path)
             folder.mkdir(parents=True)
             for number, spread in enumerate(_SPREADS):
-                pq.write_table(_rows(batch, settings.value_column, number, spread), folder / f"{number}.parquet")
+                rows = _rows(batch, settings.value_column, number, spread, plain=batch == first)
+                pq.write_table(rows, folder / f"{number}.parquet")
             stage_batch(pipeline, batch)
             roll_up(pipeline, batch)
 
 
-def _rows(batch: Batch, value_column: str, number: int, spread: int) -> pa.Table:
-    """Points of a few series: some out of order, some twice, some with changing dimensions or a receive time."""
+def _rows(batch: Batch, value_column: str, number: int, spread: int, *, plain: bool) -> pa.Table:
+    """Points of a few series: some out of order, some twice and, unless ``plain``, some with changing dimensions or a receive time."""
     import pyarrow as pa
 
     times = [batch.start, *(batch.end - second * 1_000 for second in (90, 30, 60, 30))]
@@ -55,11 +56,11 @@ def _rows(batch: Batch, value_column: str, number: int, spread: int) -> pa.Table
     rows = [
         {
             "id": series,
-            "org_id": 1 + (place if series % 3 == 0 else 0),
+            "org_id": 1 + (place if series % 3 == 0 and not plain else 0),
             "metric": "m",
             "logical_timestamp": time,
             value_column: spread * place // 5,
-            "receive_timestamp": time + 5 if series % 2 else None,
+            "receive_timestamp": time + 5 if series % 2 and not plain else None,
         }
         for series in ids
         for place, time in enumerate(times)

@@ -620,7 +620,7 @@ _SPARK_FORMS = """
 import json, sys
 from pathlib import Path
 from typing import Any
-from benchmarks import check, circumstances, contenders, data, ours, tasks
+from benchmarks import check, contenders, data, ours, tasks
 from benchmarks.measure import Stopwatch
 from benchmarks.peers import spark
 from benchmarks.sites import Site

@@ -196,5 +196,6 @@ def _make_shard(path: str, shard: int, batch: Batch, resolutions: tuple[int, ...
     points = ShardPoints(np.empty(0, np.int32), times, values, none, np.empty(0, np.int32), none)
     sorted_series = SortedSeries(ids, org, partial.metric, start, np.diff(np.append(start, rows)))
     kernels.first_and_last_points(sorted_series, points, batch.start, partial)
-    kernels.exact_partial_points(sorted_series, points, batch.length, np.array(resolutions, np.int64), lookback, 0, partial)
+    overflow = kernels.long_partial_points(sorted_series, points, rank, batch.length, np.array(resolutions, np.int64), lookback, partial)
+    assert overflow == (-1, -1)
     writer.write(shard, partial, ordered)

@@ -46,6 +46,10 @@ _NO_OVERFLOW = 9.2e18
 """If the absolute values of the parts of a sum add up to no more, no sum of them leaves int64: 2^63, less what doubles are inexact."""
 
 
+_MOST_ALONE = 100
+"""Series that are handed to the slower kernel one by one, some 20 microseconds each, before it gets all that are left."""
+
+
 class PartialPoints(NamedTuple):
     """Partial points of k series of one shard, in the order of its series, for L resolutions."""
 
@@ -313,19 +317,22 @@ def long_partial_points(
     lookback: int,
     out: PartialPoints,
 ) -> tuple[int, int]:
-    """:func:`partial_points` for int64 values, without details, by the faster kernel; series that overflow there are done by the other.
+    """:func:`partial_points` for int64 values, without details, by the faster kernel, but for series of which some sum might overflow.
+
+    These are done by the other one; after ``_MOST_ALONE`` of them, so are all that are left.
 
     Returns (series, level) of the first overflow, or (-1, -1).
     """
     place = -1
-    while True:
+    for found in range(_MOST_ALONE + 1):
         place = exact_partial_points(series, points, batch_length, resolutions, lookback, place + 1, out)
         if place < 0:
             return -1, -1
-        one = slice(place, place + 1)
-        alone = SortedSeries._make(column[one] for column in series)
-        again = PartialPoints._make(column[..., one].copy() for column in out)
+        some = slice(place, place + 1 if found < _MOST_ALONE else None)
+        alone = SortedSeries._make(column[some] for column in series)
+        again = PartialPoints._make(column[..., some].copy() for column in out)
         overflowing, level = partial_points(alone, points, metric_rank, batch_length, resolutions, lookback, False, again)
         if overflowing >= 0:
-            return place, level
-        out.integers[..., one], out.values[..., one] = again.integers, again.values
+            return place + overflowing, level
+        out.integers[..., some], out.values[..., some] = again.integers, again.values
+    return -1, -1

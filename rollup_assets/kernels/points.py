@@ -26,7 +26,7 @@ class Block(NamedTuple):
 class ShardPoints(NamedTuple):
     """Points of one shard, row by row. ``org``, ``metric`` have length 0 unless a series' dimensions change, ``lag`` if none is known."""
 
-    code: Array  # int32[n], series; length 0 once they are sorted
+    code: Array  # int32[n], series; `time_order.place` needs it no more, and overwrites it; length 0 once they are sorted
     time: Array  # int32[n], ms after the batch's start
     value: Array  # int64[n] | float64[n]
     org: Array  # int64

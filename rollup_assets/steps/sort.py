@@ -47,7 +47,7 @@ _LAG_BYTES = 16
 # What a task needs regardless of the number of rows: a row group, its encoded pages and a block.
 _FIXED_BYTES = 48 << 20
 _FEWEST_ROWS = 1 << 16
-# Places of rows are kept in 32 bits.
+# `place` keeps places of rows in 32 bits.
 _MOST_ROWS = 1 << 31
 
 

@@ -70,11 +70,11 @@ class DatapointsWriter:
 
         # Pieces of one shard may number their metrics differently, so rows get the writer's own codes.
         codes = self._names.codes_of(names)
-        series = series._replace(metric=codes[series.metric])
+        series, codes_of_points = series._replace(metric=codes[series.metric]), codes[rank]
         place = point = 0
         while place < len(series.id):
             self._filled, place, point = fill_row_group(
-                series, place, point, self._filled, codes[rank], self._batch.start, points, self._group
+                series, place, point, self._filled, codes_of_points, self._batch.start, points, self._group
             )
             if self._filled == len(self._group.id):
                 self._flush()

@@ -14,7 +14,7 @@ from rollup_assets.kernels import partial as kernels
 from rollup_assets.kernels.points import SortedSeries
 from rollup_assets_tests import naive
 from rollup_assets_tests.kernels.arrays import empty_partial_points, in_order, int64s, shard_points, state_at
-from rollup_assets_tests.naive import INT64_MAX, Point
+from rollup_assets_tests.naive import INT64_MAX, INT64_MIN, Point
 from rollup_assets_tests.staged import bits
 from rollup_assets_tests.strategies import HOUR, Grid, accepted, doubles, grids, histories, small_longs
 
@@ -103,15 +103,23 @@ def test_an_overflow_names_series_and_resolution(after: tuple[int, int], values:
 
 @quick
 @given(
-    values=st.lists(st.sampled_from((0, 3, -1, 1 << 62, -(1 << 62), INT64_MAX, -INT64_MAX, INT64_MAX // 5)), min_size=2, max_size=9),
+    values=st.lists(st.sampled_from((0, 3, -1, 1 << 62, -(1 << 62), INT64_MAX, INT64_MIN, INT64_MAX // 5)), min_size=2, max_size=9),
+    resolutions=st.sampled_from(((HOUR // 60, HOUR // 4, HOUR // 2), (HOUR // 60, HOUR), (HOUR,))),
+    copies=st.sampled_from((1, 3)),
     steps=st.lists(st.integers(1, HOUR // 9 - 1), min_size=9, max_size=9),
 )
-def test_great_values_become_the_same_by_either_kernel(values: list[int], steps: list[int]) -> None:
-    """Also where only the step into the longest window's first point overflows, from a point before it."""
-    grid = Grid(0, HOUR, 1, (HOUR // 60, HOUR // 4, HOUR // 2), HOUR // 4)
-    points = [Point(1, 1, "cpu", int(ts), value) for ts, value in zip(np.cumsum(steps), values, strict=False)]
+def test_great_values_become_the_same_by_either_kernel(
+    values: list[int], resolutions: tuple[int, ...], copies: int, steps: list[int]
+) -> None:
+    """Also where only the step into the longest window's first point overflows, from a point before it, and if there are many."""
+    grid = Grid(0, HOUR, 1, resolutions, HOUR // 4)
+    times = [int(ts) for ts in np.cumsum(steps)]
+    points = [Point(1, 1, "cpu", ts, ts) for ts in times]
+    points += [Point(2 + copy, 1, "cpu", ts, value) for copy in range(copies) for ts, value in zip(times, values, strict=False)]
     overflow, out, _ = run(points, grid, 0, double=False, details=False)
-    found, exact, _ = run(points, grid, 0, double=False, details=False, exact=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "_MOST_ALONE", 1)
+        found, exact, _ = run(points, grid, 0, double=False, details=False, exact=True)
     assert found == overflow
     if overflow == (-1, -1):
         assert (out.integers == exact.integers).all()
