@@ -47,7 +47,7 @@ _NO_OVERFLOW = 9.2e18
 
 
 _MOST_ALONE = 100
-"""Series that are handed to the slower kernel one by one, some 20 microseconds each, before it gets all that are left."""
+"""Series that are handed to the slower kernel one by one, each with copies of its columns, before it gets all that are left."""
 
 
 class PartialPoints(NamedTuple):
