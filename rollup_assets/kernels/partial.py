@@ -45,7 +45,6 @@ from rollup_assets.kernels.windows import (
 _NO_OVERFLOW = 9.2e18
 """If the absolute values of the parts of a sum add up to no more, no sum of them leaves int64: 2^63, less what doubles are inexact."""
 
-
 _MOST_ALONE = 100
 """Series that are handed to the slower kernel one by one, each with copies of its columns, before it gets all that are left."""
 

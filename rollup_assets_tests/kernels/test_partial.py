@@ -127,7 +127,8 @@ def test_great_values_become_the_same_by_either_kernel(
 
 
 def test_a_step_into_the_longest_window_may_overflow() -> None:
+    """Though the window's own values are far from it: the point before it counts, too."""
     grid = Grid(0, HOUR, 1, (HOUR // 60, HOUR // 2), HOUR)
-    points = [Point(1, 1, "cpu", HOUR // 2, -2), Point(1, 1, "cpu", HOUR // 2 + 1, INT64_MAX)]
+    points = [Point(1, 1, "cpu", HOUR // 2, -(1 << 62)), Point(1, 1, "cpu", HOUR // 2 + 1, 1 << 62)]
     assert run(points, grid, 0, double=False, details=False)[0] == (0, 1)
     assert run(points, grid, 0, double=False, details=False, exact=True)[0] == (0, 1)
