@@ -52,7 +52,7 @@ from rollup_assets.errors import EngineError
 ROOT = Path(__file__).parent.parent
 # Of contenders side by side; other benchmarks' results have tests of their own.
 RESULTS = sorted(path.stem for path in tables.RESULTS.glob("*.json") if "outputs" in json.loads(path.read_text()))
-THREE_TURNS = ("wide", "skewed", "doubles", "out-of-order", "fleet")
+THREE_TURNS = ("wide", "skewed", "doubles")
 """Shapes that have not been measured again since ``--full`` does five turns of them, too."""
 # Without those from before there was a memory limit, and DataFusion and ClickHouse among the peers.
 COMPLETE = [name for name in RESULTS if "failed" in json.loads((tables.RESULTS / f"{name}.json").read_text())]

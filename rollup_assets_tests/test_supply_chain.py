@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import ast
+import configparser
 import json
 import os
 import re
 import shlex
 import subprocess
 import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCKS = sorted([ROOT / "requirements.lock", *(ROOT / "deploy").glob("*.lock")])
@@ -31,6 +36,41 @@ def recipe(target: str) -> str:
     """The commands of a target of the Makefile, in one line."""
     (lines,) = re.findall(rf"^{target}: .*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
     return str(lines).replace("\\\n", " ").replace("$(BIN)/", f"{Path(sys.executable).parent}/")
+
+
+def imported(folder: Path) -> set[str]:
+    """The packages of others that modules in a folder import by name."""
+    found = set()
+    for module in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(module.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                found.add(node.module.partition(".")[0])
+    return {name for name in found - set(sys.stdlib_module_names) if not (ROOT / name).is_dir()}
+
+
+@pytest.mark.parametrize(
+    ("folder", "extras"),
+    [
+        ("rollup_assets", {"postgres", "spark"}),
+        ("benchmarks", {"postgres", "spark", "bench", "dev"}),
+        ("deploy", {"postgres", "spark", "dev"}),
+        ("rollup_assets_tests", {"postgres", "spark", "bench", "dev"}),
+    ],
+)
+def test_what_is_imported_is_required_by_name(folder: str, extras: set[str]) -> None:
+    """And not only there because some other package happens to need it."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    lines = [setup["options"]["install_requires"], *(setup["options.extras_require"][extra] for extra in extras)]
+    required = {
+        canonicalize_name(Requirement(line).name) for line in "\n".join(lines).splitlines() if line.strip() and not line.startswith("#")
+    }
+    owners = packages_distributions()
+    assert {
+        name for name in imported(ROOT / folder) if not required & {canonicalize_name(owner) for owner in owners.get(name, [])}
+    } == set()
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
