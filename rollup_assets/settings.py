@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import difflib
+import functools
 import itertools
 import json
 import os
@@ -546,6 +547,8 @@ def _check_resolutions(resolutions: tuple[int, ...], batch: int) -> None:
         )
 
 
+# Formatting the times of two years of batches takes milliseconds, and a command reads its settings more than once.
+@functools.lru_cache(maxsize=16)
 def _check_layout(layout: str, calendar: BatchCalendar) -> None:
     """Check that each batch has exactly one folder of its own, named after its start and no finer than batch starts are."""
     text = f"ROLLUP_RAW_LAYOUT={layout}"
