@@ -133,7 +133,8 @@ def _no_settings_from_outside() -> Iterator[None]:
 def _java_that_starts_quickly() -> Iterator[None]:
     """Spark's processes live for seconds here, too short for what the second compiler makes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JDK_JAVA_OPTIONS", os.environ.get("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1"))
+        # The environment's options come after ours, and overrule them.
+        patch.setenv("JDK_JAVA_OPTIONS", f"-XX:TieredStopAtLevel=1 {os.environ.get('JDK_JAVA_OPTIONS', '')}".rstrip())
         yield
 
 
