@@ -40,7 +40,7 @@ def main(
     ] = False,
     renew: Annotated[
         bool,
-        typer.Option("--renew", help="With --forms and --only: what is kept of the other forms stays, and these take their place in it."),
+        typer.Option("--renew", help="With --only: what is kept of the other contenders stays, and these take their place in it."),
     ] = False,
     work: Annotated[Path, typer.Option(help="Folder for data; 2 GB a shape.")] = ROOT / ".rollups" / "benchmark",
     output: Annotated[
@@ -56,8 +56,8 @@ def main(
     shapes = shape or list(SHAPES if full else MAIN)
     if set(shapes) - set(SHAPES):
         raise typer.BadParameter(f"--shape is one of {', '.join(SHAPES)}")
-    if renew and not forms:
-        raise typer.BadParameter("--renew is for --forms")
+    if renew and not only:
+        raise typer.BadParameter("--renew is for --only: without, everything is measured again anyway")
     if output and len(shapes) > 1:
         raise typer.BadParameter("--output is for one --shape")
     for name in shapes:
@@ -73,19 +73,19 @@ def main(
                 console.print(f"with --full also: {', '.join(left_out)}")
             raise typer.Exit(2)
         bench = Bench(work.resolve(), rows_of(name, rows), threads, name, memory_limit=int(limit_gib * 2**30) or None)
-        if renew and (problem := report.not_renewable(contenders.forms_name(name), bench, repeat)):
+        kept_as = contenders.forms_name(name) if forms else name
+        if renew and (problem := report.not_renewable(kept_as, bench, repeat)):
             raise typer.BadParameter(problem)
         if left_out and not only:
             console.print(f"left to --full: {', '.join(left_out)}")
         complete = is_complete(rows=rows, repeat=repeat, only=only, threads=threads, limit_gib=limit_gib, forms=forms)
-        everyone = forms or only or (full and name in MAIN)
+        everyone = forms or (only and not renew) or (full and name in MAIN)
         again = None if everyone else contenders.worth_repeating
         results = side_by_side("python -m benchmarks", bench, wanted, repeat, PACKAGES, console.print, again)
         results["left_out"] = left_out
         if renew:
-            report.renew(results, contenders.forms_name(name), all_of_it, output=output, say=console.print)
+            report.renew(results, kept_as, all_of_it, output=output, say=console.print)
         else:
-            kept_as = contenders.forms_name(name) if forms else name
             report.keep(results, kept_as, complete=complete, output=output, say=console.print)
         for line in stages.lines(results):
             console.print(line)

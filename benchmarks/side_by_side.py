@@ -10,7 +10,7 @@ from benchmarks.contenders import Contender
 from benchmarks.runner import Again, Bench, measure
 from benchmarks.summary import summarized
 from benchmarks.tables import Results
-from benchmarks.tasks import SPARK
+from benchmarks.tasks import SPARK, WARM
 
 
 def side_by_side(
@@ -64,5 +64,6 @@ def renewed(kept: Results, measured: Results, everyone: Sequence[Contender]) -> 
     return {**kept, **lists, "summary": summarized(lists["runs"]), "renewed": [*kept.get("renewed", ()), occasion]}
 
 
-def _who(entry: Mapping[str, Any]) -> tuple[str, str, str]:
-    return entry["engine"], entry["task"], entry["form"]
+def _who(entry: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    # Answers are compared once, in warm processes, and do not say so.
+    return entry["engine"], entry["task"], entry.get("start", WARM), entry["form"]

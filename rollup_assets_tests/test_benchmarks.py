@@ -45,6 +45,7 @@ from benchmarks.tasks import (
     ROLLUPS_1M_FULL,
     ROLLUPS_3,
     SPARK,
+    WARM,
 )
 from rollup_assets.engines.spark_session import require_java
 from rollup_assets.errors import EngineError
@@ -227,7 +228,8 @@ def test_forms_that_are_measured_again_take_the_place_of_what_was_kept() -> None
     def results(commit: str, ran: dict[Contender, float], failed: Contender) -> dict[str, Any]:
         who = [{"engine": each.engine, "task": each.task, "form": each.form} for each in ran]
         runs = [
-            {**each.to_dict(), "turn": 0, "wall": {"rollups": seconds}, "cpu": {"rollups": seconds}, "peak_bytes": 1}
+            {**each.to_dict(), "turn": 0, "peak_bytes": 1}
+            | {"wall": {"rollups": seconds}, "cpu": {"rollups": seconds}, "process_wall": seconds, "process_cpu": seconds}
             for each, seconds in ran.items()
         ]
         occasion = {"command": f"at {commit}", "date": "2026-01-01", "commit": commit, "changed": []}
@@ -242,6 +244,9 @@ def test_forms_that_are_measured_again_take_the_place_of_what_was_kept() -> None
     assert (found["commit"], [each["commit"] for each in found["renewed"]]) == ("one", ["two"])
     thrice = renewed(found, results("three", {stays: 1.0}, fails), [stays, fails])
     assert [each["commit"] for each in thrice["renewed"]] == ["two", "three"]
+    cold = replace(stays, start=COLD)
+    both = renewed({**thrice, **results("one", {stays: 1.0, cold: 2.0}, fails)}, results("four", {cold: 3.0}, fails), [stays, cold, fails])
+    assert [(each["start"], each["wall"]["median"]) for each in both["summary"]] == [(WARM, 1.0), (COLD, 3.0)]
 
 
 def test_only_what_is_kept_of_the_same_circumstances_is_renewed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
