@@ -109,7 +109,7 @@ clean:
 	rm -rf $(VENV) .rollups build dist *.egg-info
 
 # The lock file says what is installed; the stamp's age says whether it is. pip compiles modules, a third of its time: with `--no-compile`,
-# every process compiled what it imports (7 s at each start) where PYTHONDONTWRITEBYTECODE is set, which forbids to keep it.
+# every process compiled what it imports (up to 6 s a start) where PYTHONDONTWRITEBYTECODE forbids to keep it.
 $(READY): requirements.lock setup.cfg pyproject.toml
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock

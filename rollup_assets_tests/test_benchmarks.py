@@ -53,8 +53,6 @@ from rollup_assets.errors import EngineError
 ROOT = Path(__file__).parent.parent
 # Of contenders side by side; other benchmarks' results have tests of their own.
 RESULTS = sorted(path.stem for path in tables.RESULTS.glob("*.json") if "outputs" in json.loads(path.read_text()))
-THREE_TURNS = ("wide", "skewed", "doubles")
-"""Shapes that have not been measured again since ``--full`` does five turns of them, too."""
 # Without those from before there was a memory limit, and DataFusion and ClickHouse among the peers.
 COMPLETE = [name for name in RESULTS if "failed" in json.loads((tables.RESULTS / f"{name}.json").read_text())]
 
@@ -279,12 +277,11 @@ def test_everyone_answered_the_same_before_times_counted(name: str) -> None:
 
 
 def test_results_are_of_the_whole_benchmark() -> None:
-    """30 M points and more; everyone once at least, and what targets name at least five times (three of some shapes)."""
+    """30 M points and more; everyone once at least, and what targets name at least five times."""
     for name in set(COMPLETE) & set(SHAPES):
         results = _read(name)
         assert results["data"]["rows"] >= 30_000_000
-        assert results["repeat"] >= 3
-        assert (results["repeat"] < REPEAT) == (name in THREE_TURNS)
+        assert results["repeat"] >= REPEAT
         wanted = contenders.core(contenders.all_contenders(name), name)
         if name not in MAIN:
             # With the forms that were the fastest when they were measured.
