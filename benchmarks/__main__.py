@@ -40,7 +40,7 @@ def main(
     ] = False,
     renew: Annotated[
         bool,
-        typer.Option("--renew", help="With --only: what is kept of the other contenders stays, and these take their place in it."),
+        typer.Option("--renew", help="With --only: these take their place in what is kept; a shape's cold ones together, or warm ones."),
     ] = False,
     work: Annotated[Path, typer.Option(help="Folder for data; 2 GB a shape.")] = ROOT / ".rollups" / "benchmark",
     output: Annotated[
@@ -74,7 +74,7 @@ def main(
             raise typer.Exit(2)
         bench = Bench(work.resolve(), rows_of(name, rows), threads, name, memory_limit=int(limit_gib * 2**30) or None)
         kept_as = contenders.forms_name(name) if forms else name
-        if renew and (problem := report.not_renewable(kept_as, bench, repeat)):
+        if renew and (problem := report.not_renewable(kept_as, bench, repeat, () if forms else wanted)):
             raise typer.BadParameter(problem)
         if left_out and not only:
             console.print(f"left to --full: {', '.join(left_out)}")

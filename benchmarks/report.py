@@ -78,15 +78,25 @@ def write(root: Path) -> None:
     load_table.write(root)
 
 
-def not_renewable(name: str, bench: Bench, repeat: int) -> str | None:
-    """Why kept results cannot be renewed in part: there are none, or they were measured in other circumstances. None if they can."""
+def not_renewable(name: str, bench: Bench, repeat: int, together: Sequence[Contender] = ()) -> str | None:
+    """Why kept results cannot be renewed in part: there are none, or they were measured in other circumstances. None if they can.
+
+    ``together``: contenders that are compared turn by turn, warm ones with warm ones and cold with cold, so that neither can be renewed
+    in part.
+    """
     kept = tables.read(name)
     if kept is None:
         return f"there is no {name}.json to renew: measure all of it first"
     before = {"points": kept["data"]["rows"], "threads": kept["threads"], "memory limit": kept["limit_bytes"], "turns": kept["repeat"]}
     now = {"points": bench.rows, "threads": bench.threads, "memory limit": bench.memory_limit, "turns": repeat}
     others = [f"{what} {before[what]}, not {now[what]}" for what in now if before[what] != now[what]]
-    return f"{name}.json is of {'; '.join(others)}: measure all of it again, or ask for the same" if others else None
+    if others:
+        return f"{name}.json is of {'; '.join(others)}: measure all of it again, or ask for the same"
+    starts = {each.start for each in together}
+    ran = (Contender(run["engine"], run["task"], run["start"], run["form"]) for run in kept["runs"])
+    alone = dict.fromkeys(each.name for each in ran if each.start in starts and each not in together)
+    every = " or ".join(f"--only {start}" for start in sorted(starts))
+    return f"{name}.json compares these with {'; '.join(alone)}: measure all of them again, with {every}" if alone else None
 
 
 def renew(results: Results, name: str, everyone: Sequence[Contender], *, output: Path | None, say: Callable[[str], None]) -> None:

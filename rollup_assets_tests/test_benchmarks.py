@@ -252,12 +252,25 @@ def test_only_what_is_kept_of_the_same_circumstances_is_renewed(monkeypatch: pyt
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
     bench = Bench(tmp_path, 36_000_000, 2, "sparse", memory_limit=8 << 30)
     assert report.not_renewable("forms-sparse", bench, 1) == "there is no forms-sparse.json to renew: measure all of it first"
-    kept = {"data": {"rows": 36_000_000}, "threads": 2, "limit_bytes": 8 << 30, "repeat": 1}
+    kept = {"data": {"rows": 36_000_000}, "threads": 2, "limit_bytes": 8 << 30, "repeat": 1, "runs": []}
     (tmp_path / "forms-sparse.json").write_text(json.dumps(kept))
     assert report.not_renewable("forms-sparse", bench, 1) is None
     problem = report.not_renewable("forms-sparse", replace(bench, threads=1, rows=1_000), 3)
     assert problem is not None
     assert "of points 36000000, not 1000; threads 2, not 1; turns 1, not 3: measure all of it again" in problem
+
+
+def test_what_is_compared_turn_by_turn_is_renewed_together(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Else a ratio would be of two occasions."""
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    bench = Bench(tmp_path, 36_000_000, 2, "wide", memory_limit=8 << 30)
+    ours, peer = Contender(OURS, RAW_TO_PUBLISHED, COLD), Contender(DUCKDB, RAW_TO_1M, COLD, "a form")
+    runs = [each.to_dict() for each in (Contender(OURS, RAW_TO_PUBLISHED), ours, peer, peer)]
+    kept = {"data": {"rows": 36_000_000}, "threads": 2, "limit_bytes": 8 << 30, "repeat": 5, "runs": runs}
+    (tmp_path / "wide.json").write_text(json.dumps(kept))
+    assert report.not_renewable("wide", bench, 5, [ours, peer]) is None
+    alone = "wide.json compares these with DuckDB raw-to-1m cold (a form): measure all of them again, with --only cold"
+    assert report.not_renewable("wide", bench, 5, [ours]) == alone
 
 
 @pytest.mark.parametrize("name", RESULTS)

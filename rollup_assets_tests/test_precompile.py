@@ -39,4 +39,4 @@ def test_what_is_installed_is_compiled(package: str) -> None:
     """Where PYTHONDONTWRITEBYTECODE is set, every process compiles the modules that it imports unless installing has: up to six seconds."""
     source = importlib.import_module(package).__file__
     assert source is not None
-    assert Path(cache_from_source(source)).is_file(), "`make clean`, then `make`, installs packages with their modules compiled"
+    assert Path(cache_from_source(source)).is_file(), "delete .venv and run `make test`: packages are installed with their modules compiled"

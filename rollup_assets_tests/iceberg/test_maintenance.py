@@ -31,7 +31,7 @@ def test_after_300_publishes_snapshots_manifests_and_metadata_files_are_bounded(
             manifests.append(len(current.manifests(table.io)))
             merges += any(MAINTENANCE_PROPERTY in (snapshot.summary or {}).additional_properties for snapshot in table.snapshots())  # type: ignore[union-attr]
     assert max(manifests) <= MERGE_MANIFESTS_FROM
-    assert merges
+    assert merges > 1
     assert len(rows_of(load(pipeline))) == 300
 
 

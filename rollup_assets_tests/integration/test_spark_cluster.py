@@ -243,6 +243,7 @@ def test_doctor_waits_no_longer_than_it_may_for_workers_that_are_not_there(clust
     variables = {"ROLLUP_ENGINE": "spark", "ROLLUP_SPARK_MASTER": cluster.master, "ROLLUP_SPARK_CONF": conf}
     found = doctor(tmp_path, raw, "--timeout", "60", rollups=(sys.executable, "-c", WITH_SESSION), **variables)
     assert found["workers"]["state"] == "failed", found
+    assert found["workers"]["seconds"] <= 60
     assert "Spark's workers did not finish 2 small tasks within" in found["workers"]["found"]
     assert "spark.executor.memory" in found["workers"]["remedy"]
 
