@@ -5,6 +5,8 @@ the 9,900th publish, and the last hundred are real again (the last 24 if every s
 default, a table is aged by commits of a hundred batches each, whose data files have names but no content, and the product merges their
 manifests; with ``--full``, all of its publishes are real. If every snapshot is kept, a table is aged by copies of the last snapshot in its
 metadata.
+
+To the aged table, and in turns with it to a young one, batches of many files are published then.
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 REAL, AGE = 1000, 10_000
 WINDOW = 24
 """Publishes per figure of the table's age: a day of hourly batches, since publishing looks at the day's files."""
+FILES, REPEAT = (20, 200, 2000), 5
+"""Numbers of a batch's files, and batches of each that the young and the aged table get in turns."""
 _LAST = 100
 _STEP = 100
 _DAY = 86_400_000
@@ -43,9 +47,7 @@ console = Console(highlight=False, soft_wrap=True)
 
 def grow_old(on: Catalogs, name: str, *, retained: bool, real: int, age: int, full: bool) -> list[dict[str, Any]]:
     """Publish times of one table as it ages; ``retained``: snapshots expire by the product's default, else all are kept."""
-    from rollup_assets.steps.publish import publish
-
-    pipeline = on.pipeline(name, "aging" if retained else "kept", **({} if retained else {"keep_snapshots": _UNLIMITED}))
+    pipeline = _pipeline(on, name, "aging", retained=retained)
     seconds: dict[int, float] = {}
     cpu: dict[int, float] = {}
     last = min(_LAST if retained else WINDOW, age - real)
@@ -55,17 +57,45 @@ def grow_old(on: Catalogs, name: str, *, retained: bool, real: int, age: int, fu
     for number in numbers:
         if number > 1 and number - 1 not in seconds:
             _age(pipeline, number - 1, retained=retained)
-        batch = batch_number(pipeline, number - 1)
-        stage(pipeline, batch, len(pipeline.settings.resolutions), series=1)
-        spent, started = time.process_time(), time.perf_counter()
-        publish(pipeline, batch)
-        seconds[number], cpu[number] = time.perf_counter() - started, time.process_time() - spent
+        seconds[number], cpu[number] = _publish(pipeline, number, len(pipeline.settings.resolutions))
         if number in shown:
             window = [each for each in range(max(number - WINDOW, 0) + 1, number + 1) if each in seconds]
             about = {"catalog": name, "retained": retained, "publishes": number, "real": full or number <= real}
             taken = {**_spread([seconds[each] for each in window]), "cpu": round(median(cpu[each] for each in window), 4)}
             points.append(about | taken | _sizes(pipeline))
     return points
+
+
+def publish_many(on: Catalogs, name: str, *, retained: bool, age: int, files: tuple[int, ...], repeat: int) -> list[dict[str, Any]]:
+    """Publish times of batches of many files, in turns on a young table and on the one that :func:`grow_old` has aged to ``age``.
+
+    Both get batches of the same hours of a day, since publishing looks at the day's files.
+    """
+    young, aged = (_pipeline(on, name, table, retained=retained) for table in ("young", "aging"))
+    first = age % WINDOW or WINDOW
+    _publish(young, first, len(young.settings.resolutions))
+    runs = []
+    for place, number in enumerate((number for number in files for _ in range(repeat)), start=1):
+        for pipeline, batch in ((young, first + place), (aged, age + place)):
+            seconds, cpu = _publish(pipeline, batch, number)
+            about = {"catalog": name, "retained": retained, "aged": pipeline is aged, "files": number, "turn": (place - 1) % repeat + 1}
+            runs.append({**about, "seconds": round(seconds, 4), "cpu": round(cpu, 4)})
+    return runs
+
+
+def _pipeline(on: Catalogs, name: str, table: str, *, retained: bool) -> Pipeline:
+    return on.pipeline(name, table if retained else f"{table}_kept", **({} if retained else {"keep_snapshots": _UNLIMITED}))
+
+
+def _publish(pipeline: Pipeline, number: int, files: int) -> tuple[float, float]:
+    """Publish the table's batch ``number``, from 1, with so many files; wall and CPU seconds."""
+    from rollup_assets.steps.publish import publish
+
+    batch = batch_number(pipeline, number - 1)
+    stage(pipeline, batch, files, series=1)
+    spent, started = time.process_time(), time.perf_counter()
+    publish(pipeline, batch)
+    return time.perf_counter() - started, time.process_time() - spent
 
 
 def _points(age: int) -> list[int]:
@@ -193,14 +223,16 @@ def main(
     """Publishing over the table's age."""
     # PyIceberg warns at each snapshot property that it does not know.
     logging.getLogger("pyiceberg").setLevel(logging.ERROR)
-    ages = []
+    ages, many = [], []
     with tempfile.TemporaryDirectory(dir=work) as folder, catalogs(Path(folder)) as on:
         for name, retained in section.AGED:
             console.print(f"{name}: aging{'' if retained else ', every snapshot kept'}")
             ages += grow_old(on, name, retained=retained, real=_real(name, retained, real), age=age, full=full and retained)
-    results = {**occasion(section.COMMAND, PACKAGES), "ages": ages}
+            many += publish_many(on, name, retained=retained, age=age, files=FILES, repeat=REPEAT)
+    results = {**occasion(section.COMMAND, PACKAGES), "age": age, "repeat": REPEAT, "ages": ages, "many": many}
     report.keep(results, section.NAME, complete=is_complete(real=real, age=age), output=output, say=console.print)
-    console.print(section.by_age(results))
+    for text in (section.by_age(results), section.by_files(results)):
+        console.print(text)
 
 
 def _real(name: str, retained: bool, real: int) -> int:

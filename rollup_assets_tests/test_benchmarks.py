@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import itertools
 import json
 import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -783,6 +785,8 @@ def test_results_of_a_table_s_age_are_of_the_whole_benchmark() -> None:
     for catalog, retained in table_age.AGED:
         mine = {age["publishes"] for age in results["ages"] if (age["catalog"], age["retained"]) == (catalog, retained)}
         assert {100, 10_000} <= mine, (catalog, retained)
+        many = Counter((run["files"], run["aged"]) for run in results["many"] if (run["catalog"], run["retained"]) == (catalog, retained))
+        assert many == dict.fromkeys(itertools.product((20, 200, 2000), (True, False)), 5), (catalog, retained)
     assert not re.search(r"/(work|home|root|tmp|Users)/", str(results))
 
 
@@ -799,19 +803,22 @@ def test_the_benchmark_of_publishing_runs(tmp_path: Path) -> None:
             for name, retained in ((EMBEDDED, True), (EMBEDDED, False), (POSTGRES, False))
             for age in table_age.grow_old(on, name, retained=retained, real=2, age=130, full=False)
         ]
+        many = table_age.publish_many(on, EMBEDDED, retained=False, age=130, files=(4,), repeat=2)
     assert [(run["catalog"], run["files"]) for run in runs] == [(EMBEDDED, 2), (POSTGRES, 2), (REST, 2)]
     assert all(run["seconds"] >= sum(run[part] for part in publishing.PARTS) for run in runs)
     assert [(age["publishes"], age["real"], age["files"]) for age in ages] == [(130, False, 390)] * 3
     assert ages[0]["snapshots"] <= 100 < 130 <= min(age["snapshots"] for age in ages[1:])
+    assert [(run["files"], run["turn"], run["aged"]) for run in many] == [(4, turn, aged) for turn in (1, 2) for aged in (False, True)]
     for entry, most in zip(requests, ({"S3": 24, "catalog": 26}, {"S3": 20, "catalog": 5}), strict=True):
         assert all(0 < entry["publish"][of] <= most[of] for of in most), entry
         # Nothing changed: the table and the manifests are looked at, and nothing is written.
         assert all(0 < entry["again"][of] <= {"S3": 6, "catalog": 11}[of] for of in most), entry
         assert entry["publish_delayed"] > entry["again_delayed"] > 0
-    results, grown = {"runs": runs, "requests": requests, "delay": publishing.DELAY}, {"ages": ages}
+    results, grown = {"runs": runs, "requests": requests, "delay": publishing.DELAY}, {"ages": ages, "many": many, "age": 130}
     assert len(publishing.section.by_files(results).splitlines()) == 2 + 3
     assert len(publishing.section.by_requests(results).splitlines()) == 2 + 4
     assert len(table_age.section.by_age(grown).splitlines()) == 2 + 3
+    assert len(table_age.section.by_files(grown).splitlines()) == 2 + 1
     for draw, shown in ((publishing.section.plot_files, results), (table_age.section.plot_age, grown)):
         with tables.drawing(tmp_path / "plot.svg", shown) as axes:
             draw(shown, axes)

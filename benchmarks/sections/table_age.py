@@ -1,4 +1,4 @@
-"""Publishing over the table's age (``python -m benchmarks.table_age``): a table, a target and a plot."""
+"""Publishing over the table's age (``python -m benchmarks.table_age``): tables, a target and a plot."""
 
 from __future__ import annotations
 
@@ -51,7 +51,6 @@ def by_age(results: Results) -> str:
     rows = []
     for name, retained in AGED:
         for publishes, one in sorted(_ages(results, name, retained=retained).items()):
-            title = name if retained else f"{name}, every snapshot kept"
             sizes = [
                 f"{one['snapshots']:,}",
                 f"{one['manifests']:,}",
@@ -59,12 +58,28 @@ def by_age(results: Results) -> str:
                 f"{one['metadata_bytes'] / 1e3:,.0f}",
             ]
             aged = "" if one["real"] else " (aged)"
-            rows.append(
-                [title, f"{publishes:,}{aged}", figure(Spread(one["median"], one["least"], one["most"]), 3), f"{one['cpu']:.3f}", *sizes]
-            )
+            seconds = figure(Spread(one["median"], one["least"], one["most"]), 3)
+            rows.append([_title(name, retained=retained), f"{publishes:,}{aged}", seconds, f"{one['cpu']:.3f}", *sizes])
     return table(
         ["catalog, storage", "publishes", "seconds", "our CPU s", "snapshots", "manifests", "their list, kB", "metadata, kB"], rows
     )
+
+
+def by_files(results: Results) -> str:
+    """Seconds of batches of many files, on a young table and on an aged one, which took turns."""
+    rows = []
+    for name, retained in AGED:
+        mine = [run for run in results["many"] if (run["catalog"], run["retained"]) == (name, retained)]
+        for files in dict.fromkeys(run["files"] for run in mine):
+            young, aged = ([run for run in mine if (run["files"], run["aged"]) == (files, old)] for old in (False, True))
+            seconds = [Spread.of([run["seconds"] for run in runs]) for runs in (young, aged)]
+            ratio = Spread.of([late["seconds"] / early["seconds"] for early, late in zip(young, aged, strict=True)])
+            rows.append([_title(name, retained=retained), f"{files:,}", *(figure(one, 3) for one in seconds), figure(ratio)])
+    return table(["catalog, storage", "files", "young, seconds", f"after {results['age']:,} publishes, seconds", "times the young"], rows)
+
+
+def _title(name: str, *, retained: bool) -> str:
+    return name if retained else f"{name}, every snapshot kept"
 
 
 def circumstances(results: Results) -> str:
@@ -72,7 +87,7 @@ def circumstances(results: Results) -> str:
     return "\n".join(
         [
             *tables.occasion(results, ", servers included"),
-            "- medians of 24 publishes, a day's, each of one file for each of three resolutions",
+            f"- medians of 24 publishes, a day's, each of one file for each of three resolutions; {results['repeat']} turns of many files",
         ]
     )
 
@@ -80,7 +95,11 @@ def circumstances(results: Results) -> str:
 def blocks() -> dict[str, str]:
     """The tables of the committed results, by name."""
     results = tables.read(NAME)
-    made: dict[str, Callable[[Results], str]] = {"table-age": by_age, "table-age-circumstances": circumstances}
+    made: dict[str, Callable[[Results], str]] = {
+        "table-age": by_age,
+        "table-age-files": by_files,
+        "table-age-circumstances": circumstances,
+    }
     return {name: make(results) if results else not_measured(COMMAND) for name, make in made.items()}
 
 
@@ -100,14 +119,13 @@ def plot_age(results: Results, axes: Any) -> None:
     for name, retained in AGED:
         found = sorted(_ages(results, name, retained=retained).items())
         if found:
-            label = name if retained else f"{name}, every snapshot kept"
             style = {"color": COLOURS[name], "linestyle": "-" if retained else "--"}
             errors = [[one["median"] - one["least"] for _, one in found], [one["most"] - one["median"] for _, one in found]]
             axes.errorbar(
                 [number for number, _ in found],
                 [one["median"] for _, one in found],
                 yerr=errors,
-                label=label,
+                label=_title(name, retained=retained),
                 marker="o",
                 markersize=4,
                 capsize=2,
