@@ -28,6 +28,7 @@ from rollup_assets.iceberg.snapshots import (
     newest_change,
     said,
     snapshot_of_attempt,
+    snapshots_by_id,
     time_of,
 )
 from rollup_assets.storage.filesystems import FoundFile, Place, in_parallel
@@ -164,6 +165,7 @@ def _parsed(content: bytes | None) -> PublishRecord | None:
 
 def origin_of(stage: Stage, table: Table, snapshot: Snapshot | None, batch: Batch) -> Origin:
     """Which of our commits gave a batch the rows it has in a snapshot, and what that commit was made from."""
+    kept = snapshots_by_id(table)
     at = snapshot
     while at is not None:
         if is_publish(at, batch) or is_rollback(at, batch) or is_migration(at):
@@ -174,13 +176,13 @@ def origin_of(stage: Stage, table: Table, snapshot: Snapshot | None, batch: Batc
             if target == NO_SNAPSHOT:
                 return Origin(is_new=True)
             # The batch has that snapshot's rows, even if the rollback did not have to change them.
-            at = table.snapshot_by_id(int(target))
+            at = kept.get(int(target))
             if at is None:
                 return Origin()
             continue
         if is_first(at):
             return Origin(is_new=True)
-        at = None if at.parent_snapshot_id is None else table.snapshot_by_id(at.parent_snapshot_id)
+        at = None if at.parent_snapshot_id is None else kept.get(at.parent_snapshot_id)
     return Origin(is_new=True) if snapshot is None else Origin(record=_record_before(stage, table, snapshot, batch))
 
 

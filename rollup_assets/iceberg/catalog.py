@@ -25,6 +25,7 @@ _SQLITE_BUSY_SECONDS = 60
 _POSTGRES_PREFIX = "postgresql+psycopg://"
 _REST_PREFIXES = ("rest+https://", "rest+http://", "https://", "http://")
 _ATTEMPTS = 5
+_SQL_IMPLEMENTATION = f"{__name__.rpartition('.')[0]}.sql_catalog.SharingSqlCatalog"
 
 
 def is_postgres(settings: Settings) -> bool:
@@ -111,6 +112,8 @@ def _any_catalog(settings: Settings, properties: dict[str, Any]) -> Catalog:
 
     if (database := sqlite_database(settings)) is not None:
         database.parent.mkdir(parents=True, exist_ok=True)
+    if settings.catalog.startswith(_SQLITE_PREFIX) and not other_kind(settings):
+        properties = {name: value for name, value in properties.items() if name != "type"} | {"py-catalog-impl": _SQL_IMPLEMENTATION}
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             return pyiceberg_catalog.load_catalog(settings.catalog_name, **properties)

@@ -21,6 +21,8 @@ def cheap_to_change(table: Table) -> Table:
     """
     from pyiceberg.table import Table as PyIcebergTable
 
+    if type(table.metadata).__module__ == __name__:
+        return table
     kind = _shared(type(table.metadata))
     metadata = kind.model_construct(table.metadata.model_fields_set, **dict(table.metadata))
     return PyIcebergTable(table.name(), metadata, table.metadata_location, table.io, table.catalog, table.config)

@@ -66,13 +66,13 @@ def postgres_catalog(settings: Settings, properties: dict[str, Any], *, writing:
     Raises:
         CatalogError: the tables are missing, of an older form, or we may not read them, or not write them.
     """
-    from pyiceberg.catalog.sql import SqlCatalog
+    from rollup_assets.iceberg.sql_catalog import SharingSqlCatalog
 
     connections = engine(settings)
     _check(settings, connections, writing=writing)
     # The constructor makes an engine from the URI alone, without a pool's settings and with the password in the properties. So it
     # gets a throwaway database first, and then our engine.
-    catalog = SqlCatalog(settings.catalog_name, **{**properties, "uri": "sqlite://", "init_catalog_tables": "false"})
+    catalog = SharingSqlCatalog(settings.catalog_name, **{**properties, "uri": "sqlite://", "init_catalog_tables": "false"})
     catalog.engine.dispose()
     catalog.engine = connections
     catalog.properties["uri"] = properties["uri"]

@@ -50,9 +50,15 @@ def time_of(snapshot: Snapshot) -> dt.datetime:
 
 def ancestors(table: Table, snapshot: Snapshot | None) -> Iterator[Snapshot]:
     """A snapshot and its ancestors, newest first, as far as they are kept."""
+    kept = snapshots_by_id(table)
     while snapshot is not None:
         yield snapshot
-        snapshot = None if snapshot.parent_snapshot_id is None else table.snapshot_by_id(snapshot.parent_snapshot_id)
+        snapshot = None if snapshot.parent_snapshot_id is None else kept.get(snapshot.parent_snapshot_id)
+
+
+def snapshots_by_id(table: Table) -> dict[int, Snapshot]:
+    """The snapshots that are kept. For who looks up many of them: PyIceberg goes through all of them for each."""
+    return {one.snapshot_id: one for one in table.metadata.snapshots}
 
 
 def snapshot_of_attempt(table: Table, attempt: str) -> Snapshot | None:

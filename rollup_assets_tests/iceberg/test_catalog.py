@@ -50,6 +50,14 @@ def test_a_catalog_that_the_properties_name_is_not_the_default_file(tmp_path: Pa
         assert shown(default) == f"ROLLUP_CATALOG=sqlite:///{tmp_path}/catalog.db"
 
 
+@pytest.mark.parametrize("properties", ["", "type=sql", "type=SQL"])
+def test_a_sql_catalog_may_be_called_one(tmp_path: Path, properties: str) -> None:
+    """PyIceberg takes a type, or an implementation as ours, not both."""
+    with open_catalog(settings_in(tmp_path, catalog_properties=properties)) as catalog:
+        assert catalog.list_namespaces() == []
+    assert (tmp_path / "catalog.db").exists()
+
+
 class Unreachable:
     """A catalog whose client raises an error of its own."""
 

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import pytest
+from pyiceberg.table.snapshots import Snapshot
 
 from rollup_assets.iceberg.metadata import cheap_to_change
 from rollup_assets.steps.publish import publish
@@ -39,3 +44,23 @@ def test_what_is_committed_is_what_the_catalog_makes_of_it(tmp_path: Path) -> No
     assert found.properties["owner"] == "somebody"
     assert found.metadata == table.metadata
     assert len(found.snapshots()) == 2
+
+
+@pytest.mark.parametrize("server", [False, True], ids=["SQLite", "PostgreSQL"])
+def test_no_publish_copies_a_snapshot(
+    tmp_path: Path, fresh_catalog: Callable[[], dict[str, Any]], monkeypatch: pytest.MonkeyPatch, server: bool
+) -> None:
+    """Neither its transaction nor the catalog, which applies the commit to metadata that it loads: a second each at 10,000 snapshots."""
+    pipeline = pipeline_in(tmp_path, resolutions="1h", **(fresh_catalog() if server else {}))
+    first, *others = batches_from(pipeline, 4)
+    stage_rollups(pipeline, first, series=1)
+    publish(pipeline, first)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a snapshot was copied")
+
+    monkeypatch.setattr(Snapshot, "__deepcopy__", refuse)
+    for batch in others:
+        stage_rollups(pipeline, batch, series=1)
+        publish(pipeline, batch)
+    assert len(load(pipeline).snapshots()) == 4

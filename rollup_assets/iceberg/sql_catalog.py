@@ -1,0 +1,20 @@
+"""PyIceberg's catalog in a SQL database, whose commits share the table's metadata instead of copying it.
+
+Named to PyIceberg by the property ``py-catalog-impl``, and imported only with PyIceberg.
+"""
+
+from __future__ import annotations
+
+from pyiceberg.catalog.sql import SqlCatalog
+from pyiceberg.table import Table
+from pyiceberg.typedef import Identifier
+
+from rollup_assets.iceberg.metadata import cheap_to_change
+
+
+class SharingSqlCatalog(SqlCatalog):
+    """Tables that it loads are cheap to change."""
+
+    def load_table(self, identifier: str | Identifier) -> Table:
+        """The table. A commit loads it once more, and deep-copies what its updates make of it: a third of a publish at 10,000 snapshots."""
+        return cheap_to_change(super().load_table(identifier))
