@@ -8,7 +8,7 @@
 #   make test-faults                       the fault suite, thorough; SEED=7 repeats a run
 #   make screenshots                       the pictures in docs/images anew, from the Dagster UI in Chromium
 #   make check                             formatting, lint, types, definitions
-#   make bench                             this project beside its peers and the seed's program, about 20 minutes; needs Java
+#   make bench                             this project beside its peers and the seed's program, about 40 minutes; needs Java
 #   make bench-full                        every benchmark, most of a day; needs Java and 150 GB of disk
 #   make lock                              resolve the dependencies of setup.cfg anew
 #   make sbom                              what is locked, as a CycloneDX bill of materials in dist/
