@@ -25,7 +25,6 @@ _SQLITE_BUSY_SECONDS = 60
 _POSTGRES_PREFIX = "postgresql+psycopg://"
 _REST_PREFIXES = ("rest+https://", "rest+http://", "https://", "http://")
 _ATTEMPTS = 5
-_SQL_IMPLEMENTATION = f"{__name__.rpartition('.')[0]}.sql_catalog.SharingSqlCatalog"
 
 
 def is_postgres(settings: Settings) -> bool:
@@ -110,12 +109,19 @@ def _any_catalog(settings: Settings, properties: dict[str, Any]) -> Catalog:
     from pyiceberg.exceptions import NotInstalledError
     from sqlalchemy.exc import DBAPIError
 
+    from rollup_assets.iceberg.sql_catalog import SharingSqlCatalog
+
     if (database := sqlite_database(settings)) is not None:
-        database.parent.mkdir(parents=True, exist_ok=True)
-    if settings.catalog.startswith(_SQLITE_PREFIX) and not other_kind(settings):
-        properties = {name: value for name, value in properties.items() if name != "type"} | {"py-catalog-impl": _SQL_IMPLEMENTATION}
+        try:
+            database.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CatalogError(
+                f"{shown(settings)} cannot be made ({error}); set ROLLUP_CATALOG or ROLLUP_HOME to a place where this user may write"
+            ) from error
     for attempt in range(1, _ATTEMPTS + 1):
         try:
+            if database is not None:
+                return SharingSqlCatalog(settings.catalog_name, **properties)
             return pyiceberg_catalog.load_catalog(settings.catalog_name, **properties)
         except (ValueError, NotInstalledError) as error:
             raise CatalogError(

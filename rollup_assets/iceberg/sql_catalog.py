@@ -1,6 +1,6 @@
 """PyIceberg's catalog in a SQL database, whose commits share the table's metadata instead of copying it.
 
-Named to PyIceberg by the property ``py-catalog-impl``, and imported only with PyIceberg.
+Imported only where a catalog is opened, since it imports PyIceberg and SQLAlchemy.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from rollup_assets.errors import CatalogError
 from rollup_assets.iceberg.catalog import catalog_properties, open_catalog, sqlite_database
 from rollup_assets.iceberg.faults import shown
 from rollup_assets.iceberg.locks import lock_file
+from rollup_assets.iceberg.sql_catalog import SharingSqlCatalog
 from rollup_assets.settings import Settings, load_settings
 
 
@@ -52,10 +53,23 @@ def test_a_catalog_that_the_properties_name_is_not_the_default_file(tmp_path: Pa
 
 @pytest.mark.parametrize("properties", ["", "type=sql", "type=SQL"])
 def test_a_sql_catalog_may_be_called_one(tmp_path: Path, properties: str) -> None:
-    """PyIceberg takes a type, or an implementation as ours, not both."""
+    """The default's type may be said, too."""
     with open_catalog(settings_in(tmp_path, catalog_properties=properties)) as catalog:
+        assert isinstance(catalog, SharingSqlCatalog)
         assert catalog.list_namespaces() == []
     assert (tmp_path / "catalog.db").exists()
+
+
+def test_a_place_where_no_folder_can_be_made_is_told(tmp_path: Path) -> None:
+    """It was Python's traceback."""
+    (tmp_path / "file").touch()
+    uri = f"sqlite:///{tmp_path}/file/folder/catalog.db"
+    with pytest.raises(CatalogError) as error, open_catalog(settings_in(tmp_path, catalog=uri)):
+        pass
+    assert str(error.value) == (
+        f"ROLLUP_CATALOG={uri} cannot be made ([Errno 20] Not a directory: '{tmp_path}/file/folder'); "
+        "set ROLLUP_CATALOG or ROLLUP_HOME to a place where this user may write"
+    )
 
 
 class Unreachable:
