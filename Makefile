@@ -71,7 +71,7 @@ bench-full: $(READY)
 	$(BENCHMARK) benchmarks.spark --forms --repeat 1
 	$(BENCHMARK) benchmarks --full
 	$(BENCHMARK) benchmarks.spark --full
-	$(BENCHMARK) benchmarks.seed --repeat 3
+	$(BENCHMARK) benchmarks.seed --repeat 5
 	$(BENCHMARK) benchmarks.sizes --sizes 1,4,36,360
 	$(BENCHMARK) benchmarks.peer_sizes
 	$(BENCHMARK) benchmarks.shapes
