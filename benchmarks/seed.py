@@ -21,19 +21,16 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from benchmarks import report, tables
+from benchmarks import report
 from benchmarks.circumstances import circumstances
-from benchmarks.contenders import Contender
 from benchmarks.limits import limited_where_possible
 from benchmarks.runner import ROOT, Bench, ChildError, TimeLimitError, read_inputs, run_process
 from benchmarks.sections import seed as section
 from benchmarks.seed_program import ours
 from benchmarks.seed_program.catalog import CatalogServer, catalog_server
 from benchmarks.seed_program.process import OURS, RUNS_ON_DUCKDB, RUNS_ON_SPARK, SEED, SEED_RECOMMENDED, heap_bytes
-from benchmarks.side_by_side import renewed
 from benchmarks.sites import SCRAPES, SPARSE, Site
 from benchmarks.summary import summarized
-from benchmarks.tables import Results
 from benchmarks.tasks import COLD, WARM
 
 ROWS, REPEAT, THREADS, MEMORY_GIB = 36_000_000, 1, 2, 6.0
@@ -199,31 +196,6 @@ def _given_up(ground: Ground, engine: str, start: str, error: ChildError) -> dic
     return {"engine": engine, "task": section.task(ground.bench.shape), "start": start, "why": why, **ground.progress()}
 
 
-def not_renewable(*, rows: int, threads: int, memory: float, only: Sequence[str] | None, site: Path | None) -> str | None:
-    """Why the kept results cannot be renewed in part: there are none, or they are of other circumstances or programs. None if they can."""
-    if only or site:
-        return "--renew is for all programs, which are compared turn by turn, on data of this benchmark: leave out --only and --site"
-    kept = tables.read("seed")
-    if kept is None:
-        return "there is no seed.json to renew: measure all of it first"
-    before = {"points": kept["data"]["rows"], "threads": kept["threads"], "GiB": kept["memory_gib"]}
-    now = {"points": rows, "threads": threads, "GiB": memory}
-    others = [f"{what} {before[what]}, not {now[what]}" for what in now if before[what] != now[what]]
-    return f"seed.json is of {'; '.join(others)}: measure all of it again, or ask for the same" if others else None
-
-
-def with_kept(measured: Results) -> Results:
-    """The results kept already, with these warm or cold runs in place of the same programs'; their number of turns may be another one."""
-    kept = tables.read("seed")
-    assert kept is not None
-    everyone = [
-        Contender(engine, section.task(shape), start)
-        for shape in section.SHAPES for start in (WARM, COLD) for engine in section.PROGRAMS
-    ]  # fmt: skip
-    found = renewed(kept, measured, everyone, failures="given_up", answers=("answers",))
-    return {**found, "shapes": {**kept["shapes"], **measured["shapes"]}}
-
-
 def is_complete(
     *, rows: int, repeat: int, shape: Sequence[str] | None, start: str, only: Sequence[str] | None, threads: int, memory: float,
     site: Path | None, limit_seconds: float | None,
@@ -252,9 +224,6 @@ def main(
     limit_seconds: Annotated[
         float | None, typer.Option(help="Give a contender up after this, and note that; its Java machine is killed.")
     ] = None,
-    renew: Annotated[
-        bool, typer.Option("--renew", help="With --start or --shape: these runs take the place of those kept; the others stay.")
-    ] = False,
     work: Annotated[Path, typer.Option(help="Folder for data; 10 GB.")] = ROOT / ".rollups" / "benchmark-seed",
     output: Annotated[
         Path | None, typer.Option(help="Results, JSON. With the default rows and contenders those in benchmarks/results.")
@@ -264,8 +233,6 @@ def main(
     work = work.resolve()
     shapes = shape or ([SPARSE] if site else [SPARSE, SCRAPES])
     wanted = contenders([WARM, COLD] if start == "both" else [start], only or [], given=site is not None)
-    if renew and (problem := not_renewable(rows=rows, threads=threads, memory=memory, only=only, site=site)):
-        raise typer.BadParameter(problem)
     if not wanted:
         raise typer.BadParameter(f"no contender's name contains {' or '.join(map(repr, only or []))}; see --only and --start")
     found: dict[str, list[dict[str, Any]]] = {"runs": [], "answers": [], "given_up": []}
@@ -300,9 +267,7 @@ def main(
         rows=rows, repeat=repeat, shape=shape, start=start, only=only, threads=threads, memory=memory, site=site,
         limit_seconds=limit_seconds,
     )  # fmt: skip
-    if renew:
-        results = with_kept(results)
-    report.keep(results, "seed", complete=complete or renew, output=output, say=console.print)
+    report.keep(results, "seed", complete=complete, output=output, say=console.print)
     for text in section.lines(results):
         console.print(text)
 

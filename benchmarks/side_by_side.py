@@ -50,27 +50,16 @@ def side_by_side(
     }
 
 
-def renewed(
-    kept: Results,
-    measured: Results,
-    everyone: Sequence[Contender],
-    *,
-    failures: str = "failed",
-    answers: Sequence[str] = ("outputs", "wrong"),
-) -> Results:
-    """Kept results with new runs in place of the old, noted in ``renewed``, and without contenders that are not in ``everyone``.
-
-    ``failures`` and ``answers``: what the results call those who did not come to an end, and what programs answered.
-    """
+def renewed(kept: Results, measured: Results, everyone: Sequence[Contender]) -> Results:
+    """Kept results with new runs in place of the old, noted in ``renewed``, and without contenders that are not in ``everyone``."""
     known = [_who(contender.to_dict()) for contender in everyone]
-    again = {_who(each) for each in (*measured["runs"], *measured[failures])}
+    again = {_who(each) for each in (*measured["runs"], *measured["failed"])}
 
     def of_both(name: str) -> list[dict[str, Any]]:
-        gone = again | {_who(each) for each in measured[name]}
-        stays = [each for each in kept[name] if _who(each) in known and _who(each) not in gone]
+        stays = [each for each in kept[name] if _who(each) in known and _who(each) not in again]
         return sorted([*stays, *measured[name]], key=lambda each: (each.get("turn", 0), known.index(_who(each))))
 
-    lists = {name: of_both(name) for name in (*answers, failures, "runs")}
+    lists = {name: of_both(name) for name in ("outputs", "failed", "wrong", "runs")}
     occasion = {name: measured[name] for name in ("command", "date", "commit", "changed")}
     return {**kept, **lists, "summary": summarized(lists["runs"]), "renewed": [*kept.get("renewed", ()), occasion]}
 

@@ -139,8 +139,8 @@ def occasion(results: Results, beside: str = "") -> list[str]:
     ]
 
 
-def circumstances(results: Results, turns: str = "") -> str:
-    """Machine, versions, data and how it was run; ``turns``: how often, if that is not one number for everyone."""
+def circumstances(results: Results) -> str:
+    """Machine, versions, data and how it was run."""
     data = results["data"]
     others = Spread.of([100 * run["others_share"] for run in results["runs"]])
     forms = "; ".join(f"{name}: {form}" for name, form in results.get("forms", {}).items())
@@ -150,7 +150,7 @@ def circumstances(results: Results, turns: str = "") -> str:
         [
             *occasion(results),
             f"- {data['rows']:,} points of {data['series']:,} series in {data['raw_files']} files, {data['raw_bytes'] / 1e6:.0f} MB; "
-            f"{results['threads']} threads for everyone{_limit(results)}; {turns or str(results['repeat']) + ' turns'}",
+            f"{results['threads']} threads for everyone{_limit(results)}; {results['repeat']} turns",
             f"- other programs used {figure(others, 0)} % of the machine while a run was measured",
             *([f"- the peers' forms: {forms}"] if forms else []),
             *([f"- did not come to an end: {failed}"] if failed else []),

@@ -109,22 +109,11 @@ def recommendations() -> str:
 
 def circumstances(results: Results) -> str:
     """Machine, versions, data, memory."""
-    said = tables.circumstances(results, turns_of(results)).splitlines()
-    kept = [line for line in said if not line.startswith("- the peers' forms")]
-    later = [f"- then `{each['command']}`, {each['date']}, commit {each['commit'][:12]}" for each in results.get("renewed", ())]
+    kept = [line for line in tables.circumstances(results).splitlines() if not line.startswith("- the peers' forms")]
     sizes = "; ".join(f"{SHAPES[shape]}: {size['rows']:,} points of {size['series']:,} series" for shape, size in results["shapes"].items())
     limits = {run["memory"]["limit"] for run in results["runs"] if run.get("memory")}
     limited = f"{results['memory_gib']:g} GiB for everyone, page cache included" if limits - {None} else "memory was not limited"
-    return "\n".join([*kept[:1], *later, *kept[1:], f"- {sizes}; {limited}"])
-
-
-def turns_of(results: Results) -> str:
-    """How often everything ran, in words: warm and cold processes may have been measured on two occasions."""
-    turns = {start: {run["turn"] for run in results["runs"] if run["start"] == start} for start in (WARM, COLD)}
-    numbers = {start: len(found) for start, found in turns.items() if found}
-    if len(set(numbers.values())) == 1:
-        return f"{min(numbers.values())} turns"
-    return ", ".join(f"{number} turns of {start} processes" for start, number in numbers.items())
+    return "\n".join([*kept, f"- {sizes}; {limited}"])
 
 
 def at_size(results: Results) -> str:
