@@ -332,12 +332,11 @@ def _rolling_up(reasons: list[InputChange | str]) -> PlannedStep:
 
 def _in_table(pipeline: Pipeline, receipts: Mapping[Batch, Manifest]) -> dict[Batch, _InTable]:
     """The published batches as the table has them. An embedded catalog that does not exist yet is not made."""
-    from rollup_assets.iceberg.catalog import open_catalog, sqlite_database
+    from rollup_assets.iceberg.catalog import is_missing, open_catalog
     from rollup_assets.iceberg.reading import range_counts
     from rollup_assets.iceberg.table import check_table, load_table
 
-    database = sqlite_database(pipeline.settings)
-    if database is not None and not database.exists():
+    if is_missing(pipeline.settings):
         return {batch: _InTable({}) for batch in receipts}
     with open_catalog(pipeline.settings) as catalog:
         table = load_table(catalog, pipeline.settings)

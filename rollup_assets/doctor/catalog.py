@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from rollup_assets.doctor.findings import Chain, Check, Found, failed, skipped, warning
 from rollup_assets.doctor.machine import existing, is_this_machine
 from rollup_assets.errors import LockTimeoutError
-from rollup_assets.iceberg.catalog import is_postgres, is_rest, open_catalog, sqlite_database
+from rollup_assets.iceberg.catalog import is_missing, is_postgres, is_rest, open_catalog, sqlite_database
 from rollup_assets.iceberg.faults import shown
 from rollup_assets.iceberg.locks import lock_file, table_lock
 from rollup_assets.iceberg.table import check_table, load_table
@@ -27,7 +27,7 @@ def chains() -> list[Chain]:
 def catalog(settings: Settings) -> Found:
     """Whether the catalog can be opened, is initialized, and lets us write."""
     database = sqlite_database(settings)
-    if database is not None and not database.exists():
+    if database is not None and is_missing(settings):
         # Do not open it: that would make it.
         nearest = existing(database)
         if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
@@ -82,9 +82,8 @@ def lock(settings: Settings) -> Found:
 
 def table(settings: Settings) -> Found:
     """Compare the table with the settings."""
-    database = sqlite_database(settings)
     found = None
-    if database is None or database.exists():
+    if not is_missing(settings):
         with open_catalog(settings) as opened:
             found = load_table(opened, settings)
     if found is None:

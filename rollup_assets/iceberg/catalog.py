@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rollup_assets.errors import CatalogError
-from rollup_assets.iceberg.faults import catalog_faults, other_kind, shown
+from rollup_assets.iceberg.faults import catalog_faults, other_kind, shown, unusable_place
 from rollup_assets.loading import load_pyiceberg
 from rollup_assets.settings import Settings
 
@@ -42,6 +42,32 @@ def sqlite_database(settings: Settings) -> Path | None:
     if not settings.catalog.startswith(_SQLITE_PREFIX) or ":memory:" in settings.catalog or other_kind(settings):
         return None
     return Path(settings.catalog.removeprefix(_SQLITE_PREFIX).partition("?")[0])
+
+
+def is_missing(settings: Settings) -> bool:
+    """Whether the catalog is an embedded one that has not been made yet.
+
+    Raises:
+        CatalogError: this user may not look at its place.
+    """
+    database = sqlite_database(settings)
+    try:
+        return database is not None and not database.exists()
+    except OSError as error:
+        raise unusable_place(settings, error) from error
+
+
+def make_room(settings: Settings) -> None:
+    """Make the folder of an embedded catalog; other catalogs need none.
+
+    Raises:
+        CatalogError: it cannot be made.
+    """
+    if (database := sqlite_database(settings)) is not None:
+        try:
+            database.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unusable_place(settings, error) from error
 
 
 def catalog_properties(settings: Settings) -> dict[str, Any]:
@@ -111,16 +137,10 @@ def _any_catalog(settings: Settings, properties: dict[str, Any]) -> Catalog:
 
     from rollup_assets.iceberg.sql_catalog import SharingSqlCatalog
 
-    if (database := sqlite_database(settings)) is not None:
-        try:
-            database.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CatalogError(
-                f"{shown(settings)} cannot be made ({error}); set ROLLUP_CATALOG or ROLLUP_HOME to a place where this user may write"
-            ) from error
+    make_room(settings)
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            if database is not None:
+            if sqlite_database(settings) is not None:
                 return SharingSqlCatalog(settings.catalog_name, **properties)
             return pyiceberg_catalog.load_catalog(settings.catalog_name, **properties)
         except (ValueError, NotInstalledError) as error:

@@ -25,6 +25,7 @@ from rollup_assets.iceberg.protocol import Action, Outcome, State
 from rollup_assets.iceberg.reading import RangeCounts
 from rollup_assets.iceberg.snapshots import ATTEMPT_PROPERTY, said, snapshot_of_attempt
 from rollup_assets.iceberg.transactions import begin
+from rollup_assets.storage.storage_errors import storage_error
 from rollup_assets.threads import thread_pool
 
 if TYPE_CHECKING:
@@ -271,7 +272,8 @@ def _verified(publication: _Publication, table: Table, snapshot_id: int | None, 
     """Compare the snapshot's own metadata with what it should hold.
 
     Raises:
-        PublishHaltError: rows per resolution differ, or the snapshot cannot be read.
+        PublishHaltError: rows per resolution differ, or a file of the snapshot is missing or damaged.
+        StorageError: the store cannot be reached, or refuses us.
         StaleInputError: it has expired, and another run has published something newer.
     """
     started = time.perf_counter()
@@ -281,6 +283,9 @@ def _verified(publication: _Publication, table: Table, snapshot_id: int | None, 
     try:
         counts = publication.goal.counts(table, at)
     except OSError as error:
+        if (hiccup := storage_error(error)) is not None:
+            # The commit stands: the next run finds it, and looks again.
+            raise hiccup from error
         raise PublishHaltError(
             _halt(publication, snapshot_id, f"cannot be read ({error}): roll the table back to the one before")
         ) from error

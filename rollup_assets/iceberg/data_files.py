@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
 
-from rollup_assets.iceberg.schema import metrics_properties
+from rollup_assets.iceberg.schema import PARTITION_COLUMNS, metrics_properties
 
 if TYPE_CHECKING:
     from pyiceberg.io.pyarrow import DataFileStatistics, StatisticsCollector
@@ -33,8 +33,12 @@ def data_file(table: Table, path: str) -> DataFile:
 
 
 def _metadata(table: Table) -> TableMetadata:
-    """The table's metadata, set to keep statistics of key columns only unless the table's properties say otherwise."""
-    return table.metadata.model_copy(update={"properties": metrics_properties() | table.properties})
+    """The table's metadata, set to keep statistics of key columns only unless the table's properties say otherwise.
+
+    Those of the partition's columns are always kept: a file's partition is made of them, and without it no query would find the rows.
+    """
+    needed = {f"write.metadata.metrics.column.{name}": "full" for name in PARTITION_COLUMNS}
+    return table.metadata.model_copy(update={"properties": metrics_properties() | table.properties | needed})
 
 
 def data_files_of_statistics(table: Table, files: Iterable[tuple[str, int, FileStatistics]]) -> Iterator[DataFile]:

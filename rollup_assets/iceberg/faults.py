@@ -89,6 +89,13 @@ def other_kind(settings: Settings) -> str | None:
     return None
 
 
+def unusable_place(settings: Settings, error: OSError) -> CatalogError:
+    """What to do if the file of an embedded catalog, its folder or its lock cannot be made or looked at."""
+    return CatalogError(
+        f"{shown(settings)} cannot be used ({error}); set ROLLUP_CATALOG or ROLLUP_HOME to a place where this user may write"
+    )
+
+
 @contextlib.contextmanager
 def catalog_faults(settings: Settings, *, admin: str | None = None) -> Iterator[None]:
     """Turn the errors of drivers and clients into a :class:`CatalogError`; others pass. ``admin``: the role, if not the URI's."""

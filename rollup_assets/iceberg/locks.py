@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rollup_assets.errors import LockTimeoutError
-from rollup_assets.iceberg.catalog import is_postgres, sqlite_database
-from rollup_assets.iceberg.faults import catalog_faults
+from rollup_assets.iceberg.catalog import is_postgres, make_room, sqlite_database
+from rollup_assets.iceberg.faults import catalog_faults, unusable_place
 from rollup_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def table_lock(settings: Settings, timeout: float | None = None) -> Iterator[Tab
 
     Raises:
         LockTimeoutError: another publisher held it for ``timeout`` seconds (:data:`LOCK_TIMEOUT` unless given); the message says who.
-        CatalogError: the lock is kept by a server that cannot be reached.
+        CatalogError: the lock is kept by a server that cannot be reached, or in a file that this user may not write.
     """
     seconds = LOCK_TIMEOUT if timeout is None else timeout
     if is_postgres(settings):
@@ -83,7 +83,7 @@ def lock_file(settings: Settings) -> Path | None:
 def _held_file(settings: Settings, path: Path, seconds: float) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_room(settings)
     lock = FileLock(path, timeout=seconds)
     try:
         lock.acquire()
@@ -92,6 +92,8 @@ def _held_file(settings: Settings, path: Path, seconds: float) -> Iterator[None]
             f"another process has held the lock {path} for {seconds:g} s, so {settings.table} could not be published to; wait for that "
             f"process to end, or find it with `fuser {path}`, and run the same command again"
         ) from error
+    except OSError as error:
+        raise unusable_place(settings, error) from error
     try:
         yield
     finally:

@@ -26,8 +26,8 @@ _log = logging.getLogger(__name__)
 def maintain(table: Table, keep_snapshots: int) -> bool:
     """Bring the table back within its bounds if it is beyond them; returns whether a commit was made.
 
-    At most ``keep_snapshots`` snapshots remain, more only if branches and tags hold them. Expiry goes a tenth below that, so that nine
-    of ten publishes need no second commit. Small manifests are merged when there are enough of them. The table is reloaded first.
+    At most ``keep_snapshots`` snapshots remain, besides those that tags and other branches hold. Expiry goes a tenth below that, so that
+    nine of ten publishes need no second commit. Small manifests are merged when there are enough of them. The table is reloaded first.
     """
     try:
         newest = table.catalog.load_table(table.name())
@@ -86,11 +86,14 @@ def _commit(table: Table, keep_snapshots: int, *, merging: bool) -> None:
 
 
 def _expendable(metadata: TableMetadata, keep: int) -> list[int]:
-    """Ids of the snapshots to expire, oldest first; none while there are at most ``keep``, and never the head of a branch or tag."""
-    surplus = len(metadata.snapshots) - keep
+    """Ids of the snapshots to expire, oldest first; none while there are at most ``keep``, and never the head of a branch or tag.
+
+    What tags and other branches hold does not count: a table with many tags would keep no other history, and could not be rolled back.
+    """
+    held = {reference.snapshot_id for reference in metadata.refs.values()} | {metadata.current_snapshot_id}
+    free = [snapshot for snapshot in metadata.snapshots if snapshot.snapshot_id not in held]
+    surplus = len(free) + 1 - keep
     if surplus <= 0:
         return []
-    held = {reference.snapshot_id for reference in metadata.refs.values()} | {metadata.current_snapshot_id}
-    by_age = sorted(metadata.snapshots, key=lambda snapshot: (snapshot.sequence_number or 0, snapshot.timestamp_ms))
-    free = [snapshot.snapshot_id for snapshot in by_age if snapshot.snapshot_id not in held]
-    return free[: surplus + keep // 10]
+    free.sort(key=lambda snapshot: (snapshot.sequence_number or 0, snapshot.timestamp_ms))
+    return [snapshot.snapshot_id for snapshot in free[: surplus + keep // 10]]

@@ -31,7 +31,7 @@ def rest_catalog(settings: Settings, properties: dict[str, Any]) -> Catalog:
         CatalogError: it cannot be reached within :data:`CONNECT_SECONDS` (behind a proxy, only the first request shows that), or there
             are no credentials to sign with.
     """
-    from pyiceberg import catalog as pyiceberg_catalog
+    from rollup_assets.iceberg.rest_client import TimedRestCatalog
 
     parts = urlsplit(str(properties["uri"]))
     user = unquote(parts.username or "")
@@ -44,9 +44,9 @@ def rest_catalog(settings: Settings, properties: dict[str, Any]) -> Catalog:
         properties |= {"credential": f"{user}:{password}"} if user else {"token": password}
     if not _has_proxy(properties["uri"]):
         _check_reachable(settings, parts.hostname or "", parts.port or _DEFAULT_PORTS[parts.scheme])
-    implementation = f"{__name__.rpartition('.')[0]}.rest_client.TimedRestCatalog"
     properties.pop("type", None)
-    return pyiceberg_catalog.load_catalog(settings.catalog_name, **{**properties, "py-catalog-impl": implementation})
+    # Made here and not by PyIceberg's load_catalog, which fails if its own configuration file says anything of the type.
+    return TimedRestCatalog(settings.catalog_name, **properties)
 
 
 def _is_signed(properties: dict[str, Any]) -> bool:

@@ -1,6 +1,6 @@
 """Adds timeouts to PyIceberg's REST catalog, which has none: a server that hangs would hang a run for ever.
 
-Named to PyIceberg by the property ``py-catalog-impl``, and imported only with it.
+Imported only where a REST catalog is opened, since it imports PyIceberg's client.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ Iceberg's metadata of the files, and whether they are what their manifest says, 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -61,8 +62,11 @@ def bring(
     """
     wanted = StagedFiles(settings, (file for files in staged.values() for file in files))
     present: set[str] = set()
+    live = list(live)
+    # Data files are equal if their paths are: of a file that is listed twice, both entries go or none, and its rows come back as a copy.
+    listed = Counter(path_of(found.path) for found in live)
     for found in live:
-        path = wanted.found_as(found)
+        path = wanted.found_as(found) if listed[path_of(found.path)] == 1 else None
         if path is None or path in present:
             plan.removed.append(found.task.file)
         else:

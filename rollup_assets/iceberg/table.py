@@ -10,7 +10,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from rollup_assets.errors import TableMismatchError
-from rollup_assets.iceberg.catalog import is_postgres, load_catalog, open_catalog, sqlite_database
+from rollup_assets.iceberg.catalog import is_missing, is_postgres, load_catalog, make_room, open_catalog, sqlite_database
 from rollup_assets.iceberg.faults import shown
 from rollup_assets.iceberg.reading import live_files
 from rollup_assets.iceberg.schema import FORMAT_VERSION, ValueType, iceberg_schema, partition_spec, table_properties
@@ -118,9 +118,12 @@ def refuse_other_settings(settings: Settings) -> None:
 
     Raises:
         TableMismatchError: it belongs to other settings. (For other catalogs :func:`prepare_table` finds that out.)
+        CatalogError: its place cannot be used.
     """
-    database = sqlite_database(settings)
-    if database is None or not database.exists():
+    if sqlite_database(settings) is None:
+        return
+    make_room(settings)
+    if is_missing(settings):
         return
     with open_catalog(settings) as catalog:
         table = load_table(catalog, settings)
@@ -138,9 +141,11 @@ def _create_table(catalog: Catalog, settings: Settings) -> Table:
         # metadata itself, to places that only it may be able to reach before the table exists.)
         data_location(settings).exists()
     namespace = settings.table.rpartition(".")[0]
-    # IntegrityError: the SQL catalog lets the database's own error through if two processes make the same namespace.
-    with contextlib.suppress(NamespaceAlreadyExistsError, IntegrityError):
-        catalog.create_namespace_if_not_exists(namespace)
+    # Asked first: a server may refuse to make one to whom may only make tables in it.
+    if not catalog.namespace_exists(namespace):
+        # IntegrityError: the SQL catalog lets the database's own error through if two processes make the same namespace.
+        with contextlib.suppress(NamespaceAlreadyExistsError, IntegrityError):
+            catalog.create_namespace(namespace)
     with contextlib.suppress(TableAlreadyExistsError):
         return catalog.create_table(
             settings.table,

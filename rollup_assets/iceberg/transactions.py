@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rollup_assets.iceberg.doubted import doubting_conflicts
+from rollup_assets.iceberg.held import keeping_what_is_held
 from rollup_assets.iceberg.metadata import cheap_to_change
 from rollup_assets.iceberg.stamps import stamped_in_order
 
@@ -13,5 +14,8 @@ if TYPE_CHECKING:
 
 
 def begin(table: Table) -> Transaction:
-    """A transaction that shares the table's metadata, stamps its snapshots in order, and checks conflicts before it believes them."""
-    return doubting_conflicts(stamped_in_order(cheap_to_change(table))).transaction()
+    """A transaction of a table.
+
+    It shares the table's metadata, stamps its snapshots in order, expires none that is held, and checks conflicts before it believes them.
+    """
+    return doubting_conflicts(keeping_what_is_held(stamped_in_order(cheap_to_change(table)))).transaction()

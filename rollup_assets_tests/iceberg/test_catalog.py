@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from rollup_assets.errors import CatalogError
-from rollup_assets.iceberg.catalog import catalog_properties, open_catalog, sqlite_database
+from rollup_assets.iceberg.catalog import catalog_properties, is_missing, open_catalog, sqlite_database
 from rollup_assets.iceberg.faults import shown
 from rollup_assets.iceberg.locks import lock_file
 from rollup_assets.iceberg.sql_catalog import SharingSqlCatalog
+from rollup_assets.iceberg.table import refuse_other_settings
 from rollup_assets.settings import Settings, load_settings
 
 
@@ -67,9 +68,20 @@ def test_a_place_where_no_folder_can_be_made_is_told(tmp_path: Path) -> None:
     with pytest.raises(CatalogError) as error, open_catalog(settings_in(tmp_path, catalog=uri)):
         pass
     assert str(error.value) == (
-        f"ROLLUP_CATALOG={uri} cannot be made ([Errno 20] Not a directory: '{tmp_path}/file/folder'); "
+        f"ROLLUP_CATALOG={uri} cannot be used ([Errno 20] Not a directory: '{tmp_path}/file/folder'); "
         "set ROLLUP_CATALOG or ROLLUP_HOME to a place where this user may write"
     )
+
+
+def test_the_place_of_a_catalog_is_looked_at_before_anything_is_staged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CatalogError, match="Not a directory"):
+        refuse_other_settings(settings_in(tmp_path, catalog=f"sqlite:///{tmp_path}/file/folder/catalog.db"))
+    # As in the home of somebody else.
+    monkeypatch.setattr(Path, "exists", lambda _: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+    for look in (refuse_other_settings, is_missing):
+        with pytest.raises(CatalogError, match=r"cannot be used .*Permission denied.*; set ROLLUP_CATALOG or ROLLUP_HOME"):
+            look(settings_in(tmp_path))
 
 
 class Unreachable:

@@ -20,7 +20,7 @@ from rollup_assets.storage import encodings
 from rollup_assets.storage.file_statistics import FileStatistics
 from rollup_assets.storage.manifests import Manifest, StagedFile
 from rollup_assets.storage.parquet import ParquetFileWriter
-from rollup_assets_tests.iceberg.staging import batches_from, pipeline_in, rollup_rows, stage_rollups, value_by_batch
+from rollup_assets_tests.iceberg.staging import batches_from, load, pipeline_in, rollup_rows, stage_rollups, value_by_batch
 
 
 def staged(pipeline: Pipeline, resolution: int, number: int, groups: int = 1) -> StagedFile:
@@ -62,6 +62,8 @@ def test_kept_statistics_say_what_the_files_say(tmp_path: Path, value_type: str,
         {"write.metadata.metrics.column.metric": "truncate(2)"},
         {"write.metadata.metrics.column.metric": "none"},
         {"write.metadata.metrics.column.id": "counts"},
+        {"write.metadata.metrics.default": "counts"},
+        {"write.metadata.metrics.column.logical_timestamp": "none"},
     ],
     ids=str,
 )
@@ -72,6 +74,20 @@ def test_the_table_s_properties_say_how_much_of_it_is_kept(tmp_path: Path, prope
         transaction.set_properties(properties)
     files = [staged(pipeline, 60_000, 1, 2)]
     assert of_statistics(table, files) == [fields(data_file(table, file.path)) for file in files]
+    # Whatever they say: a file's partition is made of the least and greatest values of two columns.
+    assert None not in fields(data_file(table, files[0].path).partition)
+
+
+def test_no_property_of_the_table_hides_rows_from_queries_of_a_partition(tmp_path: Path) -> None:
+    """A publish refused its own files, and a rollback left files that belong to no partition."""
+    pipeline = pipeline_in(tmp_path, resolutions="1h")
+    with ensure_table(pipeline.settings).transaction() as transaction:
+        transaction.set_properties({"write.metadata.metrics.default": "none", "write.metadata.metrics.column.resolution": "none"})
+    (batch,) = batches_from(pipeline, 1)
+    stage_rollups(pipeline, batch, series=2, value=7)
+    publish(pipeline, batch)
+    assert value_by_batch(pipeline) == {batch.key: {7}}
+    assert len(load(pipeline).scan("resolution = 3600000").to_arrow()) == 2
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from rollup_assets.batches import Batch
+from rollup_assets.iceberg import maintenance as module
 from rollup_assets.iceberg.maintenance import MAINTENANCE_PROPERTY, maintain, merge_is_due
 from rollup_assets.iceberg.schema import MERGE_MANIFESTS_FROM, METADATA_FILES_KEPT
 from rollup_assets.steps.publish import publish
@@ -69,9 +70,49 @@ def test_snapshots_that_tags_and_branches_hold_stay(tmp_path: Path) -> None:
         stage_rollups(pipeline, batch, series=1)
         publish(pipeline, batch)
     table = load(pipeline)
-    assert {tagged, branched} <= {snapshot.snapshot_id for snapshot in table.snapshots()}
-    assert len(table.snapshots()) <= 3
+    found = {snapshot.snapshot_id for snapshot in table.snapshots()}
+    assert {tagged, branched} <= found
+    # They do not count: with as many tags as snapshots are kept, the table could not be rolled back any more.
+    assert 2 <= len(found - {tagged, branched}) <= 3
     assert len(table.scan(snapshot_id=tagged).to_arrow()) == 1
+
+
+@pytest.mark.parametrize("merging", [False, True])
+@pytest.mark.parametrize("meanwhile", ["rollback", "tag", "branch"])
+def test_what_others_hold_meanwhile_is_not_expired(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, meanwhile: str, *, merging: bool
+) -> None:
+    """Spark takes no lock of ours: it may roll the table back, or tag a snapshot, between the look at the table and the commit."""
+    from pyiceberg.table.update.snapshot import ExpireSnapshots
+
+    pipeline = pipeline_in(tmp_path, keep_snapshots=10, resolutions="1h")
+    for batch in batches_from(pipeline, 4):
+        stage_rollups(pipeline, batch, series=1)
+        publish(pipeline, batch)
+    oldest = load(pipeline).snapshots()[0].snapshot_id
+    by_ids = ExpireSnapshots.by_ids
+
+    def after_somebody_else(self: ExpireSnapshots, expired: list[int]) -> ExpireSnapshots:
+        assert oldest in expired
+        others = load(pipeline).manage_snapshots()
+        {
+            "rollback": lambda: others.rollback_to_snapshot(oldest),
+            "tag": lambda: others.create_tag(oldest, "audit"),
+            "branch": lambda: others.create_branch(oldest, "audit"),
+        }[meanwhile]().commit()
+        return by_ids(self, expired)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ExpireSnapshots, "by_ids", after_somebody_else)
+        patch.setattr(module, "merge_is_due", lambda _: merging)
+        assert not maintain(load(pipeline), 2)
+    table = load(pipeline)
+    assert len(table.snapshots()) == 4
+    assert table.refs()["main" if meanwhile == "rollback" else "audit"].snapshot_id == oldest
+    assert len(rows_of(table)) == (1 if meanwhile == "rollback" else 4)
+    # The next publish expires what nobody holds.
+    assert maintain(table, 2)
+    assert oldest in {snapshot.snapshot_id for snapshot in load(pipeline).snapshots()}
 
 
 def test_merging_changes_no_row_and_drops_manifests_without_live_files(tmp_path: Path) -> None:

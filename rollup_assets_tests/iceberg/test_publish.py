@@ -18,7 +18,7 @@ import pytest
 from pyiceberg.manifest import DataFile
 
 from rollup_assets.batches import Batch
-from rollup_assets.errors import PublishError, PublishHaltError, StaleInputError
+from rollup_assets.errors import PublishError, PublishHaltError, StaleInputError, StorageError
 from rollup_assets.iceberg import commit as committing
 from rollup_assets.iceberg import publish as publishing
 from rollup_assets.iceberg import reading
@@ -507,6 +507,49 @@ def test_a_snapshot_without_the_staged_rows_halts_and_names_the_repair_which_rep
 
 
 # What else is in the table
+
+
+@pytest.mark.parametrize(
+    "hiccup",
+    [
+        "When reading information for key 'a' in bucket 'b': AWS Error NETWORK_CONNECTION during HeadObject operation: curlCode: 28",
+        "When reading information for key 'a' in bucket 'b': AWS Error ACCESS_DENIED during HeadObject operation: Access Denied.",
+    ],
+    ids=["network", "rights"],
+)
+def test_a_store_that_is_away_when_a_commit_is_verified_halts_nothing(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, hiccup: str
+) -> None:
+    """The commit stands, and the same command finds it. It said to roll the table back, and ended the backfill."""
+    (batch,) = batches_from(pipeline, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(publishing, "range_counts", lambda *_, **__: (_ for _ in ()).throw(OSError(hiccup)))
+        with pytest.raises(StorageError):
+            publish_value(pipeline, batch, 7)
+    before = load(pipeline).snapshots()
+    assert publish(pipeline, batch).snapshot_id == before[-1].snapshot_id
+    assert load(pipeline).snapshots() == before
+    assert_published(pipeline, (batch, 7))
+
+
+def test_a_file_that_is_missing_when_a_commit_is_verified_halts(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    (batch,) = batches_from(pipeline, 1)
+    monkeypatch.setattr(publishing, "range_counts", lambda *_, **__: (_ for _ in ()).throw(FileNotFoundError("manifest.avro")))
+    with pytest.raises(PublishHaltError, match=r"cannot be read \(manifest.avro\): roll the table back to the one before; .* --force"):
+        publish_value(pipeline, batch, 7)
+
+
+def test_a_staged_file_that_the_table_lists_twice_is_there_once_again(pipeline: Pipeline) -> None:
+    """As after `add_files` without a check, or two publishers with `snapshot` isolation: removing the second entry removed both."""
+    first, second = batches_from(pipeline, 2)
+    publish_value(pipeline, first, 7)
+    publish_value(pipeline, second, 8)
+    table = load(pipeline)
+    before = len(rows_of(table))
+    table.add_files(sorted(staged_paths(pipeline, first))[:1], check_duplicate_files=False)
+    assert len(rows_of(load(pipeline))) > before
+    publish(pipeline, first)
+    assert_published(pipeline, (first, 7), (second, 8))
 
 
 def compact(pipeline: Pipeline) -> None:

@@ -172,6 +172,17 @@ def test_the_password_is_a_bearer_token(tmp_path: Path, server: Server) -> None:
     assert [authorization for _, authorization in server.seen] == [f"Bearer {CANARY}"] * 2
 
 
+def test_pyiceberg_s_own_configuration_says_nothing_of_it(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever reads the table with PyIceberg may have named it there; its type made every command fail."""
+    import pyiceberg.catalog
+    from pyiceberg.utils.config import Config
+
+    monkeypatch.setattr(pyiceberg.catalog, "_ENV_CONFIG", Config({"catalog": {"rollups": {"type": "rest", "uri": "http://elsewhere"}}}))
+    with open_catalog(load_settings(home=str(tmp_path), catalog=f"rest+http://{server.address}/x", catalog_password=CANARY)) as catalog:
+        assert catalog.list_namespaces() == []
+    assert len(server.seen) == 2
+
+
 def test_with_a_user_it_is_the_secret_of_an_oauth2_client(tmp_path: Path, server: Server) -> None:
     settings = load_settings(
         home=str(tmp_path),

@@ -44,6 +44,19 @@ def test_several_makers_at_once_make_one_table(tmp_path: Path) -> None:
     assert len({table.metadata.table_uuid for table in tables}) == 1
 
 
+def test_a_namespace_that_is_there_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server may refuse that to whom may make tables in it."""
+    from pyiceberg.catalog.sql import SqlCatalog
+    from pyiceberg.exceptions import ForbiddenError
+
+    settings = settings_in(tmp_path)
+    load_catalog(settings).create_namespace("metrics")
+    monkeypatch.setattr(SqlCatalog, "create_namespace", lambda *_, **__: (_ for _ in ()).throw(ForbiddenError("not you")))
+    assert ensure_table(settings).name() == ("metrics", "rollups")
+    with pytest.raises(ForbiddenError):
+        ensure_table(settings_in(tmp_path, table="others.rollups"))
+
+
 def test_nested_namespaces_become_folders(tmp_path: Path) -> None:
     settings = settings_in(tmp_path, table="prod.metrics.rollups")
     assert ensure_table(settings).location() == str(tmp_path / "warehouse/prod/metrics/rollups")
