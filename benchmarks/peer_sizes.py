@@ -25,17 +25,16 @@ from benchmarks.peers.duckdb import PARTITIONED
 from benchmarks.runner import ROOT, SMALL_ROWS, Bench
 from benchmarks.sections import peer_sizes as section
 from benchmarks.side_by_side import side_by_side
-from benchmarks.sizes import MEMORY, TURNS, numbers, turns_of
+from benchmarks.sizes import MEMORY, numbers
 from benchmarks.summary import Spread, select, wall
 from benchmarks.tables import Results
 from benchmarks.tasks import DUCKDB, OURS, PEERS, POLARS, RAW_TO_1M, RAW_TO_PUBLISHED, WARM
 
-SIZES, REPEAT, THREADS, LIMIT_GIB, LIMIT_SECONDS = "1,36,360", 5, 2, 8.0, 1_200.0
+SIZES, REPEAT, THREADS, LIMIT_GIB, LIMIT_SECONDS = "1,36,360", 3, 2, 8.0, 1_200.0
 PACKAGES = ("numpy", "numba", "pyarrow", "pyiceberg", "duckdb", "polars", "datafusion", "chdb-core")
 _MEASURED_ROWS = 36_000_000
 """Points of the batch that the forms were measured with."""
 _SLOW_TIMES = 3.0
-_TURNS = f"{TURNS} After the first turn, only peers go on that are about as fast as the fastest."
 console = Console(highlight=False, soft_wrap=True)
 
 
@@ -71,8 +70,7 @@ def measure(benches: list[Bench], repeat: int, only: str = "") -> list[Results]:
         peers = [peer for peer in PEERS if peer not in out and only in peer]
         wanted = [Contender(OURS, RAW_TO_PUBLISHED), *(Contender(peer, RAW_TO_1M, WARM, form_at(peer, bench.rows)) for peer in peers)]
         command = "python -m benchmarks.peer_sizes"
-        turns = turns_of(bench.rows, repeat)
-        results = side_by_side(command, bench, wanted, turns, PACKAGES, console.print, worth_repeating, only_before=True)
+        results = side_by_side(command, bench, wanted, repeat, PACKAGES, console.print, worth_repeating, only_before=True)
         measured.append({**results, "shards": bench.rollup_shards, "not_asked": dict(out)})
         out = {**out, **{peer: f"at {section.millions(bench.rows)} {why}" for peer, why in out_of_the_race(results).items()}}
     return measured
@@ -86,7 +84,7 @@ def is_complete(*, sizes: str, repeat: int, only: str, threads: int, memory: str
 
 def main(
     sizes: Annotated[str, typer.Option(help="Millions of points; 360 need 40 GB.")] = SIZES,
-    repeat: Annotated[int, typer.Option(help=_TURNS)] = REPEAT,
+    repeat: Annotated[int, typer.Option(help="Turns; after the first, only peers go on that are about as fast as the fastest.")] = REPEAT,
     only: Annotated[str, typer.Option(help="Only peers whose name contains this; writes nothing.")] = "",
     threads: Annotated[int, typer.Option(help="Threads and cores for everyone.")] = THREADS,
     memory: Annotated[str, typer.Option(help="ROLLUP_MEMORY.")] = MEMORY,
@@ -107,9 +105,8 @@ def main(
         for size in rows
     ]  # fmt: skip
     measured = measure(benches, repeat, only)
-    shared = ("command", "date", "commit", "changed", "machine", "versions", "threads", "limit_bytes")
-    asked = {"repeat": repeat, "memory": memory, "limit_seconds": limit_seconds}
-    results = {**{name: measured[-1][name] for name in shared}, **asked, "sizes": measured}
+    shared = ("command", "date", "commit", "changed", "machine", "versions", "repeat", "threads", "limit_bytes")
+    results = {**{name: measured[-1][name] for name in shared}, "memory": memory, "limit_seconds": limit_seconds, "sizes": measured}
     complete = is_complete(
         sizes=sizes, repeat=repeat, only=only, threads=threads, memory=memory, limit_gib=limit_gib, limit_seconds=limit_seconds
     )

@@ -32,8 +32,6 @@ _SHORT_ROWS, _MORE = 4_000_000, 2
 """A size with up to so many points runs that many times as often."""
 _LONG_ROWS, _LESS = 100_000_000, 3
 """A size with more points runs so many times at most."""
-TURNS = f"Turns; up to {_SHORT_ROWS // 10**6} million points {_MORE} times as many, over {_LONG_ROWS // 10**6} million {_LESS} at most."
-"""What the command line says of :func:`turns_of`."""
 PACKAGES = ("numpy", "numba", "pyarrow", "pyiceberg")
 console = Console(highlight=False, soft_wrap=True)
 
@@ -88,7 +86,7 @@ def is_complete(*, sizes: str, threads: str, repeat: int, shape: str, memory: st
 def main(
     sizes: Annotated[str, typer.Option(help="Millions of points, such as '1,4,36,360'; 360 need 15 GB.")] = SIZES,
     threads: Annotated[str, typer.Option(help="Numbers of threads and cores.")] = THREADS,
-    repeat: Annotated[int, typer.Option(help=TURNS)] = REPEAT,
+    repeat: Annotated[int, typer.Option(help=f"Turns; up to 4 million points {_MORE} times as many, over 100 million {_LESS}.")] = REPEAT,
     shape: Annotated[str, typer.Option(help="The points; see benchmarks/data.py.")] = SPARSE,
     memory: Annotated[str, typer.Option(help="ROLLUP_MEMORY.")] = MEMORY,
     shards: Annotated[int, typer.Option(help="ROLLUP_SHARDS for every size; 0: as many as a size should have.")] = 0,

@@ -131,7 +131,6 @@ def _of_size(rows: int, shares: dict[str, float], failed: dict[str, str]) -> dic
     summary = [{"engine": peer, "form": "a form"} for peer in shares]
     data = {"rows": rows, "raw_bytes": 10 * rows}
     return {
-        "repeat": turns_of(rows, 4),
         "data": data,
         "runs": runs,
         "summary": summary,
@@ -141,16 +140,14 @@ def _of_size(rows: int, shares: dict[str, float], failed: dict[str, str]) -> dic
 
 def test_a_larger_size_is_not_asked_of_who_failed_or_was_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[list[str]] = []
-    turns: list[int] = []
     answers = [
         _of_size(1_000_000, {DUCKDB: 2.0, POLARS: 2.5, DATAFUSION: 6.5, CLICKHOUSE: 5.9}, {}),
         _of_size(36_000_000, {DUCKDB: 2.0, CLICKHOUSE: 3.0}, {POLARS: "needs more memory"}),
         _of_size(360_000_000, {DUCKDB: 2.0, CLICKHOUSE: 3.0}, {}),
     ]
 
-    def measured(_command: str, bench: Bench, wanted: list[Contender], repeat: int, *_: object, only_before: bool) -> dict[str, Any]:
+    def measured(_command: str, bench: Bench, wanted: list[Contender], *_: object, only_before: bool) -> dict[str, Any]:
         assert only_before
-        turns.append(repeat)
         assert wanted[0] == Contender(OURS, RAW_TO_PUBLISHED), "the others' answers are compared with its own"
         assert all(each.form == peer_sizes.form_at(each.engine, bench.rows) for each in wanted[1:])
         asked.append([each.engine for each in wanted[1:]])
@@ -158,8 +155,7 @@ def test_a_larger_size_is_not_asked_of_who_failed_or_was_slow(monkeypatch: pytes
 
     monkeypatch.setattr(peer_sizes, "side_by_side", measured)
     benches = [Bench(Path("nowhere"), answer["data"]["rows"], 2, "sparse", rollup_shards=16) for answer in answers]
-    found = peer_sizes.measure(benches, 4)
-    assert turns == [8, 4, 3], "short runs more often, very long ones less"
+    found = peer_sizes.measure(benches, 2)
     assert asked == [[DUCKDB, POLARS, DATAFUSION, CLICKHOUSE], [DUCKDB, POLARS, CLICKHOUSE], [DUCKDB, CLICKHOUSE]]
     assert found[0]["not_asked"] == {}
     assert found[2]["not_asked"] == {
@@ -175,8 +171,9 @@ def test_a_larger_size_is_not_asked_of_who_failed_or_was_slow(monkeypatch: pytes
     assert "| 36 M | rollup_assets: raw → published, three resolutions | 1.00 (1.00 to 1.00) |" in text
     assert "|  | ClickHouse: raw → 1 min | 5.90 (5.90 to 5.90) | 11.80 (11.80 to 11.80) | 1024 |  | 5.90 (5.90 to 5.90) |" in text
     said = peer_section.settings(results)
-    assert "- 36 M, 360 MB, 16 shards, 4 turns: DuckDB: a form; ClickHouse: a form; Polars (a form) needs more memory;" in said
-    assert "needs more memory; DataFusion was not asked" in said
+    assert (
+        "- 36 M, 360 MB, 16 shards: DuckDB: a form; ClickHouse: a form; Polars (a form) needs more memory; DataFusion was not asked" in said
+    )
     assert "8 GiB with the page cache and 1200 s for everyone" in said
 
 
@@ -205,12 +202,11 @@ def test_results_beside_the_peers_are_of_every_size() -> None:
     assert [size["data"]["rows"] for size in results["sizes"]] == [int(size * 1e6) for size in numbers(peer_sizes.SIZES)]
     assert results["repeat"] >= peer_sizes.REPEAT
     for size in results["sizes"]:
-        assert size["repeat"] == turns_of(size["data"]["rows"], results["repeat"])
         assert size["summary"] == summarized(size["runs"])
         assert len({(output["rows"], output["digest"]) for output in size["outputs"]}) == 1
         ran = {run["engine"]: len([each for each in size["runs"] if each["engine"] == run["engine"]]) for run in size["runs"]}
-        assert ran[OURS] == size["repeat"]
-        assert any(ran.get(peer) == size["repeat"] for peer in PEERS)
+        assert ran[OURS] == results["repeat"]
+        assert any(ran.get(peer) == results["repeat"] for peer in PEERS)
         assert {*ran, *(each["engine"] for each in size["failed"]), *size["not_asked"]} == {OURS, *PEERS}
 
 

@@ -41,14 +41,14 @@ def settings(results: Results) -> str:
     others = Spread.of([100 * run["others_share"] for size in results["sizes"] for run in size["runs"]])
     lines.append(
         f"- `ROLLUP_MEMORY={results['memory']}`, a limit of {results['limit_bytes'] / 2**30:g} GiB with the page cache and "
-        f"{results['limit_seconds']:g} s for everyone; other programs used {figure(others, 0)} % of the machine"
+        f"{results['limit_seconds']:g} s for everyone, {results['repeat']} turns; other programs used {figure(others, 0)} % of the machine"
     )
     for size in results["sizes"]:
         forms = "; ".join(f"{run['engine']}: {run['form']}" for run in size["summary"] if run["form"])
         failed = "".join(f"; {each['engine']} ({each['form']}) {each['why']}" for each in size["failed"])
         not_asked = "".join(f"; {peer} was not asked: {why}" for peer, why in size["not_asked"].items())
-        points = f"{millions(size['data']['rows'])}, {size['data']['raw_bytes'] / 1e6:,.0f} MB"
-        lines.append(f"- {points}, {size['shards']} shards, {size['repeat']} turns: {forms}{failed}{not_asked}")
+        points = f"{millions(size['data']['rows'])}, {size['data']['raw_bytes'] / 1e6:,.0f} MB, {size['shards']} shards"
+        lines.append(f"- {points}: {forms}{failed}{not_asked}")
     return "\n".join(lines)
 
 
