@@ -177,7 +177,9 @@ def test_pyiceberg_s_own_configuration_says_nothing_of_it(tmp_path: Path, server
     import pyiceberg.catalog
     from pyiceberg.utils.config import Config
 
-    monkeypatch.setattr(pyiceberg.catalog, "_ENV_CONFIG", Config({"catalog": {"rollups": {"type": "rest", "uri": "http://elsewhere"}}}))
+    # PyIceberg reads its file and its variables once, when it is imported.
+    monkeypatch.setenv("PYICEBERG_CATALOG__ROLLUPS__TYPE", "rest")
+    monkeypatch.setattr(pyiceberg.catalog, "_ENV_CONFIG", Config())
     with open_catalog(load_settings(home=str(tmp_path), catalog=f"rest+http://{server.address}/x", catalog_password=CANARY)) as catalog:
         assert catalog.list_namespaces() == []
     assert len(server.seen) == 2
