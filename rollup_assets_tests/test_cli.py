@@ -24,6 +24,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rollup_assets.cli import app
+from rollup_assets.cli.application import print_csv
 from rollup_assets.machine import machine_memory
 from rollup_assets.units import parse_size
 from rollup_assets_tests.verification.naive_table import content_of, replace
@@ -391,6 +392,49 @@ def test_numbers_that_json_does_not_have_are_texts(ready: Run) -> None:
     statement = "select 'nan'::double n, [1.5, 'inf'::double] l, {'f': '-inf'::float} s, map {'m': 'inf'::double} m, 'NaN' t"
     (row,) = ready("sql", statement, "--json")
     assert row == {"n": "NaN", "l": [1.5, "Infinity"], "s": {"f": "-Infinity"}, "m": [["m", "Infinity"]], "t": "NaN"}
+
+
+def _first_of(run: Run, statement: str, form: str) -> Any:
+    answer = run("sql", statement, form)
+    return answer[0] if form == "--json" else next(csv.DictReader(io.StringIO(answer.stdout)))
+
+
+def test_what_csv_has_no_form_for_is_text_as_json_has_it(ready: Run) -> None:
+    as_json = """max(logical_timestamp) - min(logical_timestamp) span, interval '1 month 2 days 3 seconds' i, [interval 1 day] li,
+        quantile_cont(resolution, [0.5, 0.9]) q, list(distinct metric order by metric) l, [1.5, 'inf'::double, null] n,
+        array_value('nan'::double, 1) a, {'a "b", é': [timestamptz '2026-01-01', null], 'd': 1.50} s, histogram(resolution) h,
+        'x'::variant v"""
+    as_text = """union_value(t := 'a, "b"') u, '101'::bit bit, '\\xAA'::blob blob, 1::bignum big, 'b'::enum('a', 'b') e, '{"a": 1}'::json j,
+        uuid '00000000-0000-0000-0000-000000000001' uuid, 'x, "y"' t"""
+    wanted, told = (_first_of(ready, f"select {as_json} from rollups", form) for form in ("--json", "--csv"))
+    assert {name: json.loads(text, parse_constant=no_json) for name, text in told.items()} == wanted
+    assert (wanted["i"], wanted["n"], told["n"]) == ([1, 2, 3_000_000_000], [1.5, "Infinity", None], '[1.5, "Infinity", null]')
+    assert _first_of(ready, f"select {as_text}", "--csv") == _first_of(ready, f"select {as_text}", "--json")
+
+
+def test_what_csv_has_a_form_for_stays_as_it_is_beside_texts(ready: Run) -> None:
+    statement = """select [1] l, 170141183460469231731687303715884105727::hugeint h, 1.50::decimal(5, 2) d, date '2026-01-01' date,
+        time '10:00:00' time, '10:00:00+00'::timetz tz, timestamp_ns '2026-01-01 00:00:00.123456789' ns, 'é, "y"' t,
+        null n, null::int[] no"""
+    header, *rows = ready("sql", f"{statement} union all select [2], 2, 2, null, null, null, null, '', 3, [3]", "--csv").stdout.splitlines()
+    assert header == '"l","h","d","date","time","tz","ns","t","n","no"'
+    times = "2026-01-01,10:00:00.000000,10:00:00.000000,2026-01-01 00:00:00.123456789"
+    assert sorted(rows) == [f'"[1]",170141183460469231731687303715884105727,1.50,{times},"é, ""y""",,', '"[2]",2,2.00,,,,,"",3,"[3]"']
+
+
+def test_csv_is_printed_of_every_type(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """Types that DuckDB does not have yet, too: what Arrow refuses, it refuses by the type."""
+    number, name = pa.int8(), pa.field("name", pa.int8())
+    times = [pa.date32(), pa.date64(), pa.time32("s"), pa.time64("ns"), pa.timestamp("us", "UTC"), pa.duration("us"), pa.timestamp("ns")]
+    numbers = [pa.null(), pa.bool_(), number, pa.uint64(), pa.float16(), pa.float64(), pa.decimal32(5, 2), pa.decimal256(60, 2)]
+    texts = [pa.string(), pa.large_string(), pa.dictionary(number, pa.string())]
+    lists = [pa.list_(number), pa.large_list(number), pa.list_view(number), pa.list_(number, 2), pa.map_(pa.string(), number)]
+    others = [pa.struct([name]), pa.sparse_union([name]), pa.dense_union([name]), pa.month_day_nano_interval(), pa.string_view(), pa.uuid()]
+    binary = [pa.binary(), pa.large_binary(), pa.binary_view(), pa.binary(4), pa.dictionary(number, pa.binary()), pa.opaque(number, "", "")]
+    for kind in (*times, *numbers, *texts, *lists, *others, *binary):
+        rows = pa.record_batch({"one": pa.nulls(1, kind), "two": pa.array([2])})
+        print_csv(rows.schema, [rows])
+        assert capfdbinary.readouterr().out == b'"one","two"\n,2\n', kind
 
 
 def test_sql_prints_an_answer_without_rows_too(ready: Run) -> None:

@@ -1,4 +1,4 @@
-"""What all commands share: the application, arguments that several have, and the output of JSON and errors.
+"""What all commands share: the application, arguments that several have, and the output of JSON, CSV and errors.
 
 Exit status: 0 is success; 1 a failed partition, a difference or any error of ours, told in one message; 2 bad arguments, or partitions or
 snapshots that do not exist; 130 Ctrl-C, or SIGTERM during a run: what is finished stands. The commands themselves stay out.
@@ -11,7 +11,7 @@ import json
 import math
 import sys
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -131,19 +131,55 @@ def print_json_rows(rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def print_csv(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
-    """Rows with a heading, as they come; on standard output as bytes, since texts are UTF-8 whatever the terminal's are."""
+    """Rows with a heading, as they come; on standard output as bytes, since texts are UTF-8 whatever the terminal's are.
+
+    Lists, structs, maps, intervals and bytes, which CSV has no form for, are what :func:`print_json_rows` makes of them, on one line.
+    """
+    import pyarrow as pa
     from pyarrow import csv
 
+    # Known from the types alone, so that the heading is not printed above columns that then cannot be.
+    as_text = [number for number, field in enumerate(schema) if not _csv_has(field.type)]
+    for number in as_text:
+        schema = schema.set(number, pa.field(schema.field(number).name, pa.large_string()))
     sys.stdout.flush()
     sink = sys.stdout.buffer
     with csv.CSVWriter(sink, schema) as writer:
         for rows in batches:
-            writer.write_batch(rows)
+            writer.write_batch(_with_texts(rows, as_text, schema) if as_text else rows)
     sink.flush()
 
 
-def _as_json(content: Any) -> str:
-    return json.dumps(_finite(content), indent=1, default=_plain, allow_nan=False)
+def _csv_has(kind: pa.DataType) -> bool:
+    """Whether Arrow writes every value of the type as CSV. Bytes it writes as they are, and refuses those that are no UTF-8."""
+    import pyarrow.types as pt
+
+    if pt.is_dictionary(kind):
+        return _csv_has(kind.value_type)
+    if pt.is_string(kind) or pt.is_large_string(kind) or pt.is_decimal(kind) or pt.is_null(kind):
+        return True
+    return bool(pt.is_primitive(kind) and not pt.is_interval(kind))
+
+
+def _with_texts(rows: pa.RecordBatch, numbers: Sequence[int], schema: pa.Schema) -> pa.RecordBatch:
+    """The rows with some columns as texts; the others are not copied."""
+    import pyarrow as pa
+
+    columns = list(rows.columns)
+    for number in numbers:
+        columns[number] = pa.array([_cell(value) for value in columns[number].to_pylist()], pa.large_string())
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _cell(value: Any) -> str | None:
+    if value is None:
+        return None
+    text = _as_json(value, indent=None)
+    return str(json.loads(text)) if text.startswith('"') else text
+
+
+def _as_json(content: Any, *, indent: int | None = 1) -> str:
+    return json.dumps(_finite(content), indent=indent, default=_plain, allow_nan=False)
 
 
 def _finite(content: Any) -> Any:

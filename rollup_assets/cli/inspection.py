@@ -74,7 +74,8 @@ def sql(
     window that ends with a batch appears with the next one. Times are UTC. A statement sees the table and nothing else: it reads and writes
     no files, reaches no network and loads no extensions. It may use `ROLLUP_MEMORY`, plus a GB or two for reading ahead, and spills nothing
     to disk. With `--csv` and `--json` a result of any length is printed while it is computed, otherwise its first 200 rows are printed. If
-    a statement fails halfway, the exit status says that what was printed is not the whole result.
+    a statement fails halfway, the exit status says that what was printed is not the whole result. An interval is printed as months, days
+    and nanoseconds; in CSV, it, lists, structs and maps are JSON texts.
 
     For example:
 
