@@ -66,7 +66,7 @@ class QuarantinedRows:
     rows: pa.Table
     """Single quarantined rows."""
     is_cut: bool
-    """Whether there are more of them than were asked for."""
+    """Whether there are more rows, or more bad files, than were asked for."""
     total: int
     """All quarantined rows of the partition, those of whole files included."""
     raw_changed: bool
@@ -114,18 +114,21 @@ def quarantined_rows(
     pipeline = Pipeline.from_settings(settings)
     manifest = _manifest(pipeline, batch)
     _check_reason(reason, manifest)
+    one_more = None if limit is None else limit + 1
     bad_files = []
     if manifest.counters["bad_files"]:
         whole = staged_rows(pipeline.stage, batch, manifest, reason=reason, file=file, whole_files=True)
         bad_files = [
-            BadFile(row["file"], row["reason"], row["detail"] or "", row["rows"]) for rows in _cut(whole, limit) for row in rows.to_pylist()
+            BadFile(row["file"], row["reason"], row["detail"] or "", row["rows"])
+            for rows in _cut(whole, one_more)
+            for row in rows.to_pylist()
         ]
-    one_more = None if limit is None else limit + 1
     rows = list(_cut(staged_rows(pipeline.stage, batch, manifest, reason=reason, file=file, whole_files=False), one_more))
     table = pa.Table.from_batches(rows, quarantine_schema(settings.value_column)).drop_columns(["rows", "detail"])
-    is_cut = limit is not None and table.num_rows > limit
+    is_cut = limit is not None and max(table.num_rows, len(bad_files)) > limit
     total = int(manifest.counters["rows_quarantined"])
-    return QuarantinedRows(batch.key, bad_files, table.slice(0, limit), is_cut, total, _raw_changed(pipeline, batch, manifest))
+    changed = _raw_changed(pipeline, batch, manifest)
+    return QuarantinedRows(batch.key, bad_files[:limit], table.slice(0, limit), is_cut, total, changed)
 
 
 @explains_storage_errors

@@ -204,7 +204,7 @@ def print_quarantined_rows(console: Console, found: QuarantinedRows) -> None:
         _print_rows_by_file(console, found.rows)
     total = f"{count_text(found.total, 'row')} of {found.partition} quarantined"
     if found.is_cut:
-        say(console, f"{total}; only the first ones are shown, --limit 0 shows all")
+        say(console, f"{total}; only the first rows and files are shown, --limit 0 shows all")
     else:
         say(console, total)
     if found.raw_changed:

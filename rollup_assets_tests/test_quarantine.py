@@ -327,6 +327,21 @@ def test_rows_are_shown_with_reason_file_row_number_and_values(pipeline: Pipelin
     assert sum(rows.num_rows for rows in batches) == 4
 
 
+@pytest.mark.parametrize(("limit", "shown"), [(2, 2), (3, 3), (0, 3)])
+def test_bad_files_that_are_not_shown_are_told(limit: int, shown: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where no row is quarantined: a producer has changed the schema of a whole batch."""
+    run: Run = runner(tmp_path, monkeypatch)
+    pipeline = pipeline_of(ONE_BATCH, tmp_path)
+    key = pipeline.calendar.first.key
+    monkeypatch.setenv("ROLLUP_START", key[:10])
+    paths = [write_bytes(pipeline, pipeline.calendar.first, f"{name}.parquet", b"PAR1") for name in "abc"]
+    refused(pipeline, pipeline.calendar.first)
+    found = run("quarantine", "show", key, "--limit", limit, "--json")
+    assert ([bad["path"] for bad in found["bad_files"]], found["is_cut"]) == (paths[:shown], shown < 3)
+    text = plain(run("quarantine", "show", key, "--limit", limit).output)
+    assert (text.count("unreadable_file"), "--limit 0 shows all" in text) == (shown, shown < 3)
+
+
 def test_no_more_is_read_than_is_shown(pipeline: Pipeline, batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing behind the first row groups is decoded: it may as well be damaged."""
     monkeypatch.setattr(encodings, "QUARANTINED_ROW_GROUP", 100)

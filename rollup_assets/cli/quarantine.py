@@ -59,7 +59,7 @@ def show(
     file: Annotated[
         str | None, typer.Option("--file", help="Only of this raw file; the end of its path is enough.", show_default=False)
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", min=0, help="How many rows to show; 0 for all.")] = 50,
+    limit: Annotated[int, typer.Option("--limit", min=0, help="How many rows, and how many whole files, to show; 0 for all.")] = 50,
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
 ) -> None:
