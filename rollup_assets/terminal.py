@@ -76,6 +76,12 @@ def print_backfill(console: Console, result: BackfillResult) -> None:
         say(console, f"[red]failed[/] {partition}: {escape(reason)}")
 
 
+def print_closed_runs(console: Console, runs: Sequence[str]) -> None:
+    """A line for runs whose processes were found to be gone; none if there are no such runs."""
+    if runs:
+        say(console, f"closed {count_text(len(runs), 'run')} whose process was gone: {', '.join(runs)}")
+
+
 def print_outcome(console: Console, outcome: PartitionOutcome) -> None:
     """A line for a partition of a backfill that is published, waits or failed; none for one that was only staged."""
     if outcome.error is not None:

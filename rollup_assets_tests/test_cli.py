@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -21,10 +22,14 @@ import dagster as dg
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from dagster._core.remote_origin import ManagedGrpcPythonEnvCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from typer.testing import CliRunner
 
 from rollup_assets.cli import app
 from rollup_assets.cli.application import print_csv
+from rollup_assets.defs import lost_runs
+from rollup_assets.defs.run_processes import HOST_TAG, PROCESS_TAG
 from rollup_assets.machine import machine_memory
 from rollup_assets.units import parse_size
 from rollup_assets_tests.verification.naive_table import content_of, replace
@@ -152,6 +157,47 @@ def test_dev_leaves_memory_that_was_chosen_as_it_is(
         monkeypatch.setattr("rollup_assets.settings.project_root", lambda: tmp_path)
         (tmp_path / ".env").write_text("ROLLUP_MEMORY=3GiB\n")
     assert environment_of_dev().get("ROLLUP_MEMORY") == ("3GiB" if where == "environment" else None)
+
+
+def test_dev_closes_the_runs_whose_processes_are_gone_and_no_others(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """They died with the machine or the terminal, and would keep their places in the queue for ever."""
+    monkeypatch.setattr("os.execve", lambda *_: None)
+    run("dev")
+    gone, served = tmp_path / "gone", tmp_path / "served"
+    status = dg.DagsterRunStatus
+    # What a queued run has to have.
+    location = ManagedGrpcPythonEnvCodeLocationOrigin(LoadableTargetOrigin(module_name="rollup_assets.definitions"))
+    origin = RemoteJobOrigin(RemoteRepositoryOrigin(location, "__repository__"), "batches")
+    with (
+        socket.socket(socket.AF_UNIX) as ended,
+        socket.socket(socket.AF_UNIX) as serving,
+        dg.DagsterInstance.local_temp(str(tmp_path / "dagster")) as instance,
+    ):
+        for server, path in ((ended, gone), (serving, served)):
+            server.bind(str(path))
+        serving.listen()
+
+        def record(at: dg.DagsterRunStatus, address: Path | None = None, **tags: str) -> str:
+            launched = {lost_runs.GRPC_INFO_TAG: json.dumps({"host": "localhost", "socket": str(address)})} if address else {}
+            made = dg.DagsterRun("batches", tags=launched | tags, status=at, remote_job_origin=origin)
+            instance.add_run(made)
+            return made.run_id
+
+        of_a_backfill = record(status.STARTED, **{HOST_TAG: socket.gethostname(), PROCESS_TAG: f"{os.getpid()}@1"})
+        lost = [record(status.STARTED, gone), record(status.STARTING, tmp_path / "none"), record(status.CANCELING, gone)]
+        kept = [record(status.STARTED, served), record(status.QUEUED, gone), record(status.NOT_STARTED, gone), record(status.SUCCESS, gone)]
+        said = plain(run("dev").output)
+        assert "closed 4 runs whose process was gone" in said
+        found = {each.run_id: each.status for each in instance.get_runs()}
+        assert [found[each] for each in (of_a_backfill, *lost)] == [status.FAILURE, status.FAILURE, status.FAILURE, status.CANCELED]
+        assert [found[each] for each in kept] == [status.STARTED, status.QUEUED, status.NOT_STARTED, status.SUCCESS]
+        for each, process in (
+            (of_a_backfill, "The process of this `rollups backfill`"),
+            *((run_id, "The code location") for run_id in lost),
+        ):
+            assert each in said
+            assert any(f"{process} ended before this run did." in entry.message for entry in instance.all_logs(each))
+        assert "closed" not in run("dev").output
 
 
 # --------------------------------------------------------------------------------------------------------------- generate

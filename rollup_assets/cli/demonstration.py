@@ -41,7 +41,7 @@ def dev(
     """Open the Dagster UI on the data of ROLLUP_HOME, with the runs that `rollups backfill` recorded.
 
     Two runs execute at once, unless your own DAGSTER_HOME says otherwise. Unless ROLLUP_MEMORY is set, each uses a quarter of the machine's
-    memory for its data.
+    memory for its data. Runs that ended with an earlier `rollups dev`, or with a `rollups backfill` that was killed, are closed first.
 
     For example:
 
@@ -52,8 +52,11 @@ def dev(
     import sys
 
     with quick_imports():
-        from rollup_assets.defs.backfill import RUNS_AT_ONCE, ensure_dagster_home
+        from rollup_assets.defs.backfill import RUNS_AT_ONCE, ensure_dagster_home, open_dagster_home
+        from rollup_assets.defs.lost_runs import close_runs_gone_from_this_machine
+        from rollup_assets.defs.records import may_be_shared
     from rollup_assets.settings import MINIMUM_MEMORY, project_root
+    from rollup_assets.terminal import open_console, print_closed_runs
 
     settings = settings_of()
     workspace = project_root() / "workspace.yaml"
@@ -62,5 +65,8 @@ def dev(
     if "memory" not in settings.model_fields_set:
         # Of the default, which is for one run, web server, daemon and code server would be left nothing.
         environment["ROLLUP_MEMORY"] = str(max(settings.memory // RUNS_AT_ONCE, MINIMUM_MEMORY))
+    # They would keep their places in the queue for ever, and the sensor would take their partitions for being made.
+    with open_dagster_home(settings) as instance:
+        print_closed_runs(open_console(), close_runs_gone_from_this_machine(instance, shared=may_be_shared(settings)))
     command = [sys.executable, "-m", "dagster", "dev", *location, "--port", str(port), "--host", host]
     os.execve(sys.executable, command, environment)

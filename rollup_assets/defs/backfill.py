@@ -24,7 +24,7 @@ from rollup_assets.defs.jobs import JOB_NAME
 from rollup_assets.defs.partitions import RANGE_END, RANGE_START
 from rollup_assets.defs.records import home_of, not_opened, require_usable
 from rollup_assets.defs.report import Watcher
-from rollup_assets.defs.run_processes import close_runs, ended_on_this_machine, tags_of_this_process
+from rollup_assets.defs.run_processes import BACKFILLS_PROCESS, close_runs, ended_on_this_machine, tags_of_this_process
 from rollup_assets.engines.base import Progress
 from rollup_assets.errors import PublishHaltError, RollupError
 from rollup_assets.iceberg.table import prepare_table, refuse_other_settings
@@ -131,7 +131,7 @@ def run_backfill(
         runner.heed_termination()
 
     with open_dagster_home(settings) as instance:
-        closed = close_runs(instance, ended_on_this_machine, "The process of this `rollups backfill`")
+        closed = close_runs(instance, ended_on_this_machine, BACKFILLS_PROCESS)
         runner = _Runner(settings, instance, Watcher(progress, watch), state, force)
         runner.run(STAGED, missing_before(pipeline, scope.asked[0]))
         for begin in range(0, len(scope.asked), PARTITIONS_PER_RUN):

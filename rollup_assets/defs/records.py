@@ -53,6 +53,14 @@ def require_usable(home: Path) -> None:
         raise DagsterHomeError(f"DAGSTER_HOME={home} cannot be written by this user; set it to a folder that can")
 
 
+def may_be_shared(settings: Settings) -> bool:
+    """Whether processes of other machines may record runs there too.
+
+    Not if dagster.yaml names no storage: then runs are in SQLite databases in the folder, which only processes of one machine can share.
+    """
+    return _has_storage_of_its_own(home_of(settings))
+
+
 def not_opened(home: Path, error: Exception) -> DagsterHomeError:
     """The error for a home that could not be opened or made."""
     reason = (str(error).splitlines() or [""])[0][:300]
@@ -70,4 +78,4 @@ def _has_storage_of_its_own(home: Path) -> bool:
         configured = yaml.safe_load((home / "dagster.yaml").read_text())
     except (OSError, yaml.YAMLError):
         return False
-    return isinstance(configured, dict) and "storage" in configured
+    return isinstance(configured, dict) and not {"storage", "run_storage"}.isdisjoint(configured)

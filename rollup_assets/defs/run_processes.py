@@ -19,6 +19,8 @@ HOST_TAG, PROCESS_TAG = "rollups/host", "rollups/process"
 LOCATION_TAG = "rollups/code_location"
 """Host and port of the code location in whose container a backfill runs; not set elsewhere."""
 PARENT_TAG = "dagster/parent_run_id"
+BACKFILLS_PROCESS = "The process of this `rollups backfill`"
+"""What ended, as worded on the page of a run that ``ended_on_this_machine``."""
 _CONNECTED_WITHIN = 3
 """Seconds."""
 UNFINISHED = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
@@ -58,10 +60,15 @@ def close_runs(instance: dg.DagsterInstance, is_gone: Callable[[dg.DagsterRun], 
     said = f"{process} ended before this run did. Finished partitions are kept."
     closed = []
     for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
-        if is_gone(run):
-            report = instance.report_run_canceled if run.status == dg.DagsterRunStatus.CANCELING else instance.report_run_failed
-            report(run, said)
-            closed.append(run.run_id)
+        if not is_gone(run):
+            continue
+        # Its last words may be younger than the list; there are none after this.
+        latest = instance.get_run_by_id(run.run_id)
+        if latest is None or latest.status not in UNFINISHED:
+            continue
+        report = instance.report_run_canceled if latest.status == dg.DagsterRunStatus.CANCELING else instance.report_run_failed
+        report(latest, said)
+        closed.append(run.run_id)
     return tuple(closed)
 
 
@@ -72,6 +79,25 @@ def is_listening(host: str, port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def is_deserted(address: tuple[str, int] | str) -> bool:
+    """Whether certainly nobody takes connections at an address of this machine: a host and port, or the path of a Unix socket.
+
+    Stricter than ``not is_listening``: somebody who is too busy to answer, or whom this user may not reach, is there.
+    """
+    try:
+        if isinstance(address, str):
+            with socket.socket(socket.AF_UNIX) as client:
+                client.settimeout(_CONNECTED_WITHIN)
+                client.connect(address)
+        else:
+            socket.create_connection(address, timeout=_CONNECTED_WITHIN).close()
+    except (TimeoutError, BlockingIOError, PermissionError):
+        return False
+    except OSError:
+        return True
+    return False
 
 
 def began(pid: int) -> str | None:

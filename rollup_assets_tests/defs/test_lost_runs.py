@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -12,6 +13,8 @@ import pytest
 from dagster._core.storage.tags import GRPC_INFO_TAG as DAGSTERS
 
 from rollup_assets.defs import lost_runs, run_processes
+from rollup_assets.defs.records import may_be_shared
+from rollup_assets.settings import load_settings
 
 RETRIES = "run_retries: {enabled: true, max_retries: 2, retry_on_asset_or_op_failure: false}\ntelemetry: {enabled: false}\n"
 
@@ -102,3 +105,59 @@ def test_a_backfill_that_was_killed_with_the_container_of_the_code_location_is_c
     with dg.DagsterInstance.ephemeral() as instance:
         instance.add_run(run)
         assert lost_runs.close_lost_runs(instance, "code", 4000) == ((run.run_id,) if closes else ())
+
+
+@pytest.mark.parametrize(
+    ("address", "closes"),
+    [
+        ({"host": "localhost", "port": "closed"}, True),
+        ({"host": "127.0.0.1", "port": "closed", "use_ssl": True}, True),
+        ({"host": "localhost", "port": "open"}, False),
+        ({"host": "elsewhere", "port": "closed"}, False),
+        ({}, False),
+    ],
+    ids=["nobody listens", "by number", "somebody listens", "on another machine", "not launched"],
+)
+@pytest.mark.parametrize("shared", [False, True], ids=["", "shared"])
+def test_runs_of_code_locations_that_are_gone_from_this_machine_are_closed(
+    address: dict[str, object], *, closes: bool, shared: bool
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as serving, socket.socket() as taken, dg.DagsterInstance.ephemeral() as instance:
+        taken.bind(("127.0.0.1", 0))  # without listening, so that nobody else can either
+        ports = {"open": serving.getsockname()[1], "closed": taken.getsockname()[1]}
+        tags = {lost_runs.GRPC_INFO_TAG: json.dumps(address | {"port": ports[str(address["port"])]})} if address else {}
+        run = dg.DagsterRun("batches", tags=tags, status=dg.DagsterRunStatus.STARTED)
+        instance.add_run(run)
+        closed = lost_runs.close_runs_gone_from_this_machine(instance, shared=shared)
+    assert closed == ((run.run_id,) if closes and not shared else ())
+
+
+def test_whoever_is_too_busy_to_answer_is_there(tmp_path: Path) -> None:
+    """A Unix socket whose backlog is full, as that of a code location that is starting runs."""
+    path = str(tmp_path / "busy")
+    with socket.socket(socket.AF_UNIX) as serving, contextlib.ExitStack() as stack:
+        serving.bind(path)
+        serving.listen(0)
+        for _ in range(3):
+            waiting = stack.enter_context(socket.socket(socket.AF_UNIX))
+            waiting.setblocking(False)
+            waiting.connect_ex(path)
+        assert not run_processes.is_deserted(path)
+    assert run_processes.is_deserted(path)
+
+
+@pytest.mark.parametrize(
+    ("configured", "shared"),
+    [
+        (None, False),
+        ("telemetry: {enabled: false}", False),
+        ("storage: {postgres: {}}", True),
+        ("run_storage: {module: dagster_postgres.run_storage}", True),
+    ],
+)
+def test_records_in_the_folder_are_this_machines(tmp_path: Path, configured: str | None, *, shared: bool) -> None:
+    settings = load_settings(home=str(tmp_path))
+    if configured is not None:
+        (tmp_path / "dagster").mkdir()
+        (tmp_path / "dagster" / "dagster.yaml").write_text(configured)
+    assert may_be_shared(settings) == shared

@@ -48,3 +48,16 @@ def test_what_somebody_was_terminating_counts_as_canceled() -> None:
         instance.add_run(run)
         assert run_processes.close_runs(instance, run_processes.ended_on_this_machine, "The process") == (run.run_id,)
         assert instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.CANCELED  # type: ignore[union-attr]
+
+
+def test_a_run_that_ends_by_itself_while_it_is_looked_at_stays_as_it_ended() -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        run = dg.DagsterRun("batches", status=dg.DagsterRunStatus.STARTED)
+        instance.add_run(run)
+
+        def is_gone(run: dg.DagsterRun) -> bool:
+            instance.report_run_canceled(run)  # its last words
+            return True
+
+        assert run_processes.close_runs(instance, is_gone, "The process") == ()
+        assert instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.CANCELED  # type: ignore[union-attr]

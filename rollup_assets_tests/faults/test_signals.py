@@ -23,7 +23,7 @@ from rollup_assets.iceberg.locks import table_lock
 from rollup_assets.storage.manifests import ROLLUP_TABLE
 from rollup_assets_tests.faults.invariants import check_all, manifests_of, rows_of, state_of
 from rollup_assets_tests.faults.site import Site, wait_until
-from rollup_assets_tests.integration.servers import dagster, dagster_processes, end_of_backfill
+from rollup_assets_tests.integration.servers import dagster, dagster_processes, end_of_backfill, rollups_dev
 
 PROJECT = Path(__file__).parents[2]
 UNFINISHED = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.CANCELING]
@@ -179,5 +179,35 @@ def test_daemon_and_web_server_are_killed_in_a_backfill(site: Site, failpoint: s
     if status != "COMPLETED_SUCCESS":
         site.run(("backfill", keys[0], keys[1])).succeeds()
     assert {batch.key for (asset, batch) in manifests_of(site) if asset == ROLLUP_TABLE} >= set(keys)
+    site.finish()
+    check_all(site)
+
+
+@pytest.mark.thorough
+@pytest.mark.daemon
+@pytest.mark.scenario("K5")
+@pytest.mark.timeout(900)
+def test_the_terminal_of_rollups_dev_is_closed(site: Site) -> None:
+    """Started again it closes the run, which would keep its place for ever; a second one, beside the first, lets its run go on."""
+    gate = site.home / "gate"
+    key = site.batch(0).key
+    variables = {**environment_of(site), VARIABLE: f"read.rows=pause({gate})*1"}
+    with rollups_dev(site.settings, variables) as (server, process):
+        lost = launch(server, key)
+        wait_until(gate.exists)
+        os.killpg(process.pid, signal.SIGHUP)
+        wait_until(lambda: ended(process) is not None)
+    gate.unlink()
+    assert [run.run_id for run in unfinished(site)] == [lost]
+    with rollups_dev(site.settings, variables) as (server, _):
+        assert f"closed 1 run whose process was gone: {lost}" in server.logs.read_text()
+        assert status(server, lost) == "FAILURE"
+        again = launch(server, key)
+        wait_until(gate.exists)
+        with rollups_dev(site.settings, environment_of(site)):
+            assert status(server, again) == "STARTED"
+        gate.unlink()
+        wait_until(lambda: status(server, again) in ("SUCCESS", "FAILURE"))
+        assert status(server, again) == "SUCCESS"
     site.finish()
     check_all(site)

@@ -1,4 +1,4 @@
-"""Dagster's web server and daemon as processes of the test, on a free port of this machine."""
+"""Dagster's web server and daemon, or ``rollups dev``, as processes of the test, on a free port of this machine."""
 
 from __future__ import annotations
 
@@ -37,9 +37,7 @@ def dagster_processes(
     settings: Settings, environment: Mapping[str, str], *, daemon: bool = True
 ) -> Iterator[tuple[Dagster, Sequence[subprocess.Popen[bytes]]]]:
     """The same with its processes, for those who end them."""
-    home = ensure_dagster_home(settings)
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("ROLLUP_", "DAGSTER"))}
-    inherited |= {**environment, "DAGSTER_HOME": str(home)}
+    inherited = _inherited(environment) | {"DAGSTER_HOME": str(ensure_dagster_home(settings))}
     (port,) = free_ports(1)
     workspace = ["-w", str(PROJECT / "workspace.yaml")]
     commands = [["dagster-webserver", *workspace, "-h", LOOPBACK, "-p", str(port)]]
@@ -55,6 +53,23 @@ def dagster_processes(
         server = Dagster(f"http://{LOOPBACK}:{port}", log)
         _wait_until_loaded(server, processes)
         yield server, processes
+
+
+@contextmanager
+def rollups_dev(settings: Settings, environment: Mapping[str, str]) -> Iterator[tuple[Dagster, subprocess.Popen[bytes]]]:
+    """``rollups dev`` on the settings' home, and its process, which leads the group of all others, until the block ends."""
+    (port,) = free_ports(1)
+    log = settings.home / "dev.log"
+    command = [sys.executable, "-m", "rollup_assets.cli", "dev", "--host", LOOPBACK, "--port", str(port)]
+    with log.open("ab") as output, group(command, _inherited(environment), PROJECT, output) as process:
+        server = Dagster(f"http://{LOOPBACK}:{port}", log)
+        _wait_until_loaded(server, [process])
+        yield server, process
+
+
+def _inherited(environment: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment with these settings and no others."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("ROLLUP_", "DAGSTER"))} | dict(environment)
 
 
 def end_of_backfill(server: Dagster, backfill: str) -> str:
