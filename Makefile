@@ -13,6 +13,7 @@
 #   make lock                              resolve the dependencies of setup.cfg anew
 #   make sbom                              what is locked, as a CycloneDX bill of materials in dist/
 #   make audit                             known vulnerabilities of what is locked; asks PyPI, and fails where that cannot be asked
+#   make clean                             delete .venv, what was built, and the data of demos, benchmarks and the fault suite; none of yours
 
 PYTHON ?= python3.11
 VENV := .venv
@@ -105,8 +106,11 @@ audit: $(READY)
 	$(BIN)/pip-audit --strict --require-hashes --disable-pip --progress-spinner off --requirement requirements.lock \
 		|| { echo "make audit: not passed. Either the packages named above are vulnerable, or PyPI's vulnerability service could not be asked about them."; exit 1; }
 
+# Not all of .rollups, which is the default ROLLUP_HOME: raw data, table and runs of whoever uses this checkout may be there.
+OWN_DATA = $(addprefix .rollups/,demo demo-production host-metrics benchmark benchmark-* faults)
+
 clean:
-	rm -rf $(VENV) .rollups build dist *.egg-info
+	rm -rf $(VENV) build dist *.egg-info $(OWN_DATA)
 
 # The lock file says what is installed; the stamp's age says whether it is. pip compiles modules, a third of its time: with `--no-compile`,
 # every process compiled what it imports (up to 6 s a start) where PYTHONDONTWRITEBYTECODE forbids to keep it.
