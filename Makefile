@@ -32,14 +32,16 @@ endif
 
 .PHONY: demo demo-production dev test test-faults screenshots check format bench bench-full lock sbom audit clean
 
+# A terminal's DAGSTER_HOME (README.md, "Work with it") has the runs of other data with the same partitions. It is emptied and not unset:
+# then the demo knows that the commands which it prints for that terminal have to do the same.
 demo: $(READY)
-	$(BIN)/rollups demo $(if $(DATA),--data $(DATA))
+	$(if $(DAGSTER_HOME),DAGSTER_HOME=) $(BIN)/rollups demo $(if $(DATA),--data $(DATA))
 
 demo-production: $(READY)
 	env -u ROLLUP_HOME $(BIN)/python -m deploy.demo_production $(ARGS)
 
 dev: $(READY)
-	$(BIN)/rollups dev
+	env -u DAGSTER_HOME $(BIN)/rollups dev
 
 test: $(READY)
 	env -u ROLLUP_HOME $(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import os
 import shlex
 import shutil
 import sys
@@ -270,6 +271,9 @@ def _show_next(settings: Settings, console: Console) -> None:
     home = settings.home
     home = home.relative_to(project_root()) if home.is_relative_to(project_root()) else home
     rollups = _program() if home == Path(".rollups") else f"ROLLUP_HOME={shlex.quote(str(home))} {_program()}"
+    if os.environ.get("DAGSTER_HOME") == "":
+        # `make demo` has emptied it: in the terminal it names the records of other data.
+        rollups = f"DAGSTER_HOME= {rollups}"
     for what, command in (
         ("the graph, its partitions and checks in the browser", f"{rollups} dev"),
         ("ask SQL", f'{rollups} sql "select resolution, count(*), sum(count_rollup) from rollups group by 1"'),

@@ -113,6 +113,19 @@ def test_what_it_says_to_go_on_with_runs_in_a_shell(tmp_path: Path, monkeypatch:
     assert f"nothing in {home}/raw_datapoints yet" in asked.stdout
 
 
+@pytest.mark.parametrize(("records", "prefix"), [(None, ""), ("/elsewhere", ""), ("", "DAGSTER_HOME= ")])
+def test_what_it_says_to_go_on_with_opens_the_records_of_the_demo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, records: str | None, prefix: str
+) -> None:
+    """Also in a terminal whose ``DAGSTER_HOME`` ``make demo`` has emptied, for itself alone."""
+    if records is not None:
+        monkeypatch.setenv("DAGSTER_HOME", records)
+    out = io.StringIO()
+    demo._show_next(load_settings(home=str(tmp_path)), Console(file=out, width=80))
+    commands = [line.strip() for line in out.getvalue().splitlines() if line.startswith("    ")]
+    assert [command.startswith(f"{prefix}ROLLUP_HOME={tmp_path} ") for command in commands] == [True, True, True]
+
+
 def test_a_program_below_the_current_folder_is_named_from_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     monkeypatch.setattr(sys, "executable", str(tmp_path / "my env" / "bin" / "python"))

@@ -8,6 +8,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -54,3 +56,14 @@ def test_clean_leaves_the_data_of_whoever_uses_the_checkout(tmp_path: Path) -> N
     )
     make(tmp_path, "clean")
     assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()} == kept | {"Makefile"}
+
+
+@pytest.mark.parametrize("command", ["demo", "dev"])
+def test_the_demos_runs_are_not_recorded_where_the_terminal_records_those_of_other_data(tmp_path: Path, command: str) -> None:
+    """README's "Work with it" exports ``DAGSTER_HOME`` for ``.rollups``, whose partitions have the same keys."""
+    fill(tmp_path, "requirements.lock", "setup.cfg", "pyproject.toml", ".venv/bin/rollups", ".venv/.ready")
+    (tmp_path / ".venv/bin/rollups").write_text('#!/bin/sh\necho "$1 in $ROLLUP_HOME, recorded in ${DAGSTER_HOME:-its own}"\n')
+    (tmp_path / ".venv/bin/rollups").chmod(0o755)
+    expected = f"{command} in .rollups/demo, recorded in its own"
+    assert make(tmp_path, command).splitlines()[-1] == expected
+    assert make(tmp_path, command, DAGSTER_HOME=str(tmp_path / ".rollups/dagster")).splitlines()[-1] == expected
