@@ -24,6 +24,7 @@ from pydantic_settings import BaseSettings, DotEnvSettingsSource, NoDecode, Pyda
 
 from rollup_assets import failpoints
 from rollup_assets.batches import DAY_MS, HOUR_MS, KEY_FORMAT, MINUTE_MS, Batch, BatchCalendar, to_datetime, to_milliseconds
+from rollup_assets.env_file import check_env_file
 from rollup_assets.errors import SettingsError
 from rollup_assets.machine import machine_cores, machine_memory
 from rollup_assets.storage.raw_limits import DEFAULT_LIMITS, RawLimits
@@ -353,9 +354,11 @@ def load_settings(**overrides: Any) -> Settings:
     """Settings from the environment and ``.env``; keyword arguments take precedence over both.
 
     Raises:
-        SettingsError: a sentence that names the setting and says what to change; also raised for a name that only resembles a setting's.
+        SettingsError: a sentence that names the setting and says what to change; also raised for a name that only resembles a setting's,
+            and for a ``.env`` that cannot be read as a whole.
     """
     dotenv = project_root() / ".env"
+    check_env_file(dotenv)
     in_file = DotEnvSettingsSource(Settings, dotenv).env_vars
     misspelt = [*_misspelt(os.environ, "the environment"), *_misspelt(in_file, str(dotenv))]
     if misspelt:
