@@ -81,10 +81,7 @@ def stream(settings: Settings, sql: str, take: Callable[[pa.Schema, Iterator[pa.
     with open_catalog(settings) as catalog:
         table = load_readable_table(catalog, settings)
         if table is None:
-            raise QueryError(
-                f"there is no table {settings.table} in {settings.home} yet; "
-                "publish to it with `rollups backfill FROM TO`, or try `rollups demo`"
-            )
+            raise _no_table(settings)
         # The table's own number of shards: the settings may have changed since.
         shards = int(table.properties.get(SHARDS_PROPERTY, settings.shards))
         config: dict[str, str | bool | int | float | list[str]] = {
@@ -113,6 +110,17 @@ def stream(settings: Settings, sql: str, take: Callable[[pa.Schema, Iterator[pa.
                     names = _distinct(found.schema.names)
                     schema = pa.schema([field.with_name(name) for field, name in zip(found.schema, names, strict=True)])
                     return take(schema, _batches(settings, lambda: interruptible(found.read_next_batch), names))
+
+
+def _no_table(settings: Settings) -> QueryError:
+    from rollup_assets.iceberg.faults import shown
+
+    embedded = shown(settings) == f"ROLLUP_CATALOG=sqlite:///{settings.home / 'catalog.db'}"
+    # Of a catalog that others use, another name is the likelier cause, and the demo's data would go there too.
+    other = "try `rollups demo`" if embedded else "correct ROLLUP_TABLE or ROLLUP_CATALOG_NAME"
+    return QueryError(
+        f"there is no table {settings.table} in {shown(settings)} yet; publish to it with `rollups backfill FROM TO`, or {other}"
+    )
 
 
 def _answer(db: DuckDBPyConnection, sql: str) -> pa.RecordBatchReader:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from rollup_assets.errors import QueryError, TableMismatchError
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.query import query, stream
+from rollup_assets.settings import load_settings
 from rollup_assets_tests.conftest import MakePipeline
 from rollup_assets_tests.iceberg.staging import load
 from rollup_assets_tests.naive import Point
@@ -131,8 +133,39 @@ def test_what_duckdb_refuses_is_told_in_its_words(pipeline: Pipeline) -> None:
 
 
 def test_without_a_table_the_error_says_how_to_get_one(tmp_path: Path, make_pipeline: MakePipeline) -> None:
-    with pytest.raises(QueryError, match=r"no table metrics.rollups .*rollups backfill"):
-        query(make_pipeline(tmp_path).settings, "select 1")
+    settings = make_pipeline(tmp_path).settings
+    with pytest.raises(QueryError) as caught:
+        query(settings, "select 1")
+    assert str(caught.value) == (
+        f"there is no table metrics.rollups in ROLLUP_CATALOG=sqlite:///{settings.home}/catalog.db yet; publish to it with "
+        "`rollups backfill FROM TO`, or try `rollups demo`"
+    )
+
+
+@pytest.mark.parametrize(
+    ("chosen", "place"),
+    [
+        (
+            {"catalog": "postgresql+psycopg://rollups@db:5432/catalog?sslmode=require"},
+            "ROLLUP_CATALOG=postgresql+psycopg://rollups@db:5432/catalog",
+        ),
+        ({"catalog": "rest+https://catalog.example.org"}, "ROLLUP_CATALOG=rest+https://catalog.example.org"),
+        ({"catalog": "sqlite:////data/others.db"}, "ROLLUP_CATALOG=sqlite:////data/others.db"),
+        ({"catalog_properties": "type=glue"}, "ROLLUP_CATALOG_PROPERTIES=type=glue"),
+    ],
+)
+def test_without_a_table_in_another_catalog_the_error_names_that_and_the_settings_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chosen: dict[str, str], place: str
+) -> None:
+    """The home has nothing to do with it, and the table's name may be the mistake."""
+    monkeypatch.setattr("rollup_assets.iceberg.catalog.open_catalog", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr("rollup_assets.iceberg.table.load_readable_table", lambda *_: None)
+    with pytest.raises(QueryError) as caught:
+        query(load_settings(home=str(tmp_path), table="metrics.rolups", **chosen), "select 1")
+    assert str(caught.value) == (
+        f"there is no table metrics.rolups in {place} yet; publish to it with `rollups backfill FROM TO`, or correct ROLLUP_TABLE "
+        "or ROLLUP_CATALOG_NAME"
+    )
 
 
 def test_shard_is_iceberg_s_bucket(pipeline: Pipeline) -> None:
