@@ -16,6 +16,9 @@ KEY_FORMAT = "%Y-%m-%d-%H:%M"
 DAY_MS = 86_400_000
 HOUR_MS = 3_600_000
 MINUTE_MS = 60_000
+EARLIEST, LATEST = dt.datetime(1700, 1, 1, tzinfo=dt.UTC), dt.datetime(2200, 1, 1, tzinfo=dt.UTC)
+"""Batches begin from the one on, and before the other: keys need years of four digits, and timestamps in ns, which Arrow and Parquet may
+hold, end in 2262."""
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _LAST_TIME = 62_135_596_800_000
 """Farthest distance from 1970 in ms for which times are shown as dates: back to the year 1, and as far ahead."""
@@ -95,7 +98,7 @@ class BatchCalendar:
         """The batch of a partition key.
 
         Raises:
-            UnknownPartitionError: the key is malformed, before the first partition, or not on a batch boundary.
+            UnknownPartitionError: the key is malformed, before the first partition, too far ahead, or not on a batch boundary.
         """
         try:
             moment = dt.datetime.strptime(key, KEY_FORMAT).replace(tzinfo=dt.UTC)
@@ -109,6 +112,10 @@ class BatchCalendar:
             raise UnknownPartitionError(
                 f"partition {key} is before the first one, {self.first.key}; set ROLLUP_START to an earlier day to include it"
             )
+        if moment >= LATEST:
+            ended = self.last_ended(dt.datetime.now(dt.UTC))
+            known = f"the latest one whose batch has ended is {ended}" if ended else f"not even the first one, {self.first}, has ended yet"
+            raise UnknownPartitionError(f"partition {key} is after the last one that there can be, {self.last}; {known}")
         if (start - self.start) % self.length:
             before = self.containing(start)
             raise UnknownPartitionError(f"partition {key} does not begin a batch; the one that contains it is {before.key}")
@@ -118,6 +125,11 @@ class BatchCalendar:
     def first(self) -> Batch:
         """The first batch."""
         return Batch(self.start, self.start + self.length)
+
+    @property
+    def last(self) -> Batch:
+        """The last batch that there can be."""
+        return self.containing(to_milliseconds(LATEST) - 1)
 
     @property
     def folder_unit(self) -> int:
@@ -134,9 +146,12 @@ class BatchCalendar:
         return Batch(start, start + self.length)
 
     def shifted(self, batch: Batch, count: int) -> Batch | None:
-        """The batch ``count`` batches later (earlier if negative); None if it is before the first one."""
+        """The batch ``count`` batches later (earlier if negative); None if it is before the first one, or after the last one."""
         start = batch.start + count * self.length
-        return None if start < self.start else Batch(start, start + self.length)
+        # Only forwards: a folder of raw files may itself be too far ahead, and is shown as not ended.
+        if start < self.start or (count > 0 and start > self.last.start):
+            return None
+        return Batch(start, start + self.length)
 
     def earlier(self, batch: Batch, count: int) -> list[Batch]:
         """The up to ``count`` batches before ``batch``, nearest first, none before the first one."""

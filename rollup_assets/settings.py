@@ -23,7 +23,18 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_v
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from rollup_assets import failpoints
-from rollup_assets.batches import DAY_MS, HOUR_MS, KEY_FORMAT, MINUTE_MS, Batch, BatchCalendar, to_datetime, to_milliseconds
+from rollup_assets.batches import (
+    DAY_MS,
+    EARLIEST,
+    HOUR_MS,
+    KEY_FORMAT,
+    LATEST,
+    MINUTE_MS,
+    Batch,
+    BatchCalendar,
+    to_datetime,
+    to_milliseconds,
+)
 from rollup_assets.env_file import check_env_file
 from rollup_assets.errors import SettingsError
 from rollup_assets.machine import machine_cores, machine_memory
@@ -53,8 +64,6 @@ _CONNECT_SERVER = re.compile(r"(\w+://)?[^/;?:@]*(:[0-9]+)?[/;?]")
 _MOST_FOLDERS = 1_000
 # No ISO weeks: week-based years mixed with calendar years give the same folder to batches years apart.
 _LAYOUT_FIELDS = frozenset("YmdHMjy")
-# Partition keys need years of four digits, and timestamps in ns, which Arrow and Parquet may hold, end in 2262.
-_EARLIEST, _LATEST = dt.datetime(1700, 1, 1, tzinfo=dt.UTC), dt.datetime(2200, 1, 1, tzinfo=dt.UTC)
 
 
 def project_root() -> Path:
@@ -525,8 +534,8 @@ def _check_batch(batch: int, start: dt.datetime) -> None:
             f"{text} neither divides an hour nor is a whole number of hours, and Dagster has no such partitions; "
             "choose 15m, 30m, 1h, 2h, 6h, 12h or 1d"
         )
-    if not _EARLIEST <= start < _LATEST:
-        raise ValueError(f"ROLLUP_START={start.date()} is out of range; choose a day between {_EARLIEST.date()} and {_LATEST.date()}")
+    if not EARLIEST <= start < LATEST:
+        raise ValueError(f"ROLLUP_START={start.date()} is out of range; choose a day between {EARLIEST.date()} and {LATEST.date()}")
     if (to_milliseconds(start)) % batch:
         raise ValueError(f"ROLLUP_START={start:%Y-%m-%d-%H:%M} is not on a boundary of {text}; move it to one, such as midnight")
 

@@ -9,21 +9,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rollup_assets.batches import DAY_MS, Batch, BatchCalendar, time_text, to_datetime, to_milliseconds
+from rollup_assets.batches import DAY_MS, EARLIEST, LATEST, Batch, BatchCalendar, time_text, to_datetime, to_milliseconds
 from rollup_assets.errors import UnknownPartitionError
 
 MINUTE, HOUR = 60_000, 3_600_000
 TODAY = 1_767_225_600_000  # 2026-01-01T00:00Z
 HOURLY = BatchCalendar(TODAY, HOUR)
 
-moments = st.integers(to_milliseconds(dt.datetime(1700, 1, 1, tzinfo=dt.UTC)), to_milliseconds(dt.datetime(2200, 1, 1, tzinfo=dt.UTC)))
+BEGIN, END = to_milliseconds(EARLIEST), to_milliseconds(LATEST)
+moments = st.integers(BEGIN, END - 1)
 lengths = st.sampled_from([MINUTE, 15 * MINUTE, HOUR, 6 * HOUR, DAY_MS])
 
 
 @st.composite
-def calendars(draw: st.DrawFn) -> BatchCalendar:
+def calendars(draw: st.DrawFn, after: int = 0) -> BatchCalendar:
+    """Calendars with as many batches after the first one, or more."""
     length = draw(lengths)
-    return BatchCalendar(draw(moments) // length * length, length)
+    return BatchCalendar(draw(st.integers(BEGIN, END - 1 - after * length)) // length * length, length)
 
 
 def batch(start: int, length: int = HOUR) -> Batch:
@@ -76,7 +78,7 @@ def test_batches_sort_by_time_and_their_folders_by_name_alike(starts: list[int])
 # -------------------------------------------------------------------------------------------------------------------- keys
 
 
-@given(calendars(), st.integers(0, 100_000))
+@given(calendars(after=100_000), st.integers(0, 100_000))
 def test_a_key_names_its_batch_and_no_other(calendar: BatchCalendar, number: int) -> None:
     found = calendar.shifted(calendar.first, number)
     assert found is not None
@@ -113,6 +115,28 @@ def test_a_key_before_the_first_partition_names_the_setting() -> None:
     assert HOURLY.find("2025-12-31-23:00") is None
 
 
+@pytest.mark.parametrize("length", [HOUR, DAY_MS])
+def test_a_key_so_far_ahead_that_no_batch_can_have_it_is_refused(length: int) -> None:
+    """Such as a common one for ever, whose batch has no end that could be shown."""
+    calendar = BatchCalendar(TODAY, length)
+    last = {HOUR: "2199-12-31-23:00", DAY_MS: "2199-12-31-00:00"}[length]
+    assert calendar.batch(last) == calendar.last
+    assert calendar.shifted(calendar.last, 1) is None
+    for key in ("2200-01-01-00:00", "9999-12-31-00:00", "9999-12-31-23:00"):
+        ended = calendar.last_ended(dt.datetime.now(dt.UTC))
+        with pytest.raises(
+            UnknownPartitionError, match=f"^partition {key} is after the last one that there can be, {last}; .* is {ended}$"
+        ):
+            calendar.batch(key)
+        assert calendar.find(key) is None
+
+
+def test_a_key_so_far_ahead_of_a_table_that_has_not_begun_is_refused() -> None:
+    calendar = BatchCalendar(END - HOUR, HOUR)
+    with pytest.raises(UnknownPartitionError, match=r"not even the first one, 2199-12-31-23:00, has ended yet$"):
+        calendar.batch("9999-12-31-23:00")
+
+
 @pytest.mark.parametrize(
     ("calendar", "key", "containing"),
     [
@@ -138,18 +162,18 @@ def test_containing(calendar: BatchCalendar, ms: int) -> None:
     assert (found.start - calendar.start) % calendar.length == 0
 
 
-@given(calendars(), st.integers(0, 50), st.integers(-60, 60))
+@given(calendars(after=50), st.integers(0, 50), st.integers(-60, 60))
 def test_shifting_there_and_back(calendar: BatchCalendar, number: int, count: int) -> None:
     found = calendar.shifted(calendar.first, number)
     assert found is not None
     other = calendar.shifted(found, count)
-    assert (other is None) == (number + count < 0)
+    assert (other is None) == (number + count < 0 or found.start + count * calendar.length >= END)
     if other is not None:
         assert other.start - found.start == count * calendar.length
         assert calendar.shifted(other, -count) == found
 
 
-@given(calendars(), st.integers(0, 5), st.integers(0, 5))
+@given(calendars(after=5), st.integers(0, 5), st.integers(0, 5))
 def test_earlier_is_nearest_first_and_ends_at_the_first_batch(calendar: BatchCalendar, number: int, count: int) -> None:
     found = calendar.shifted(calendar.first, number)
     assert found is not None
@@ -158,7 +182,7 @@ def test_earlier_is_nearest_first_and_ends_at_the_first_batch(calendar: BatchCal
     assert [found.start - other.start for other in earlier] == [calendar.length * (place + 1) for place in range(len(earlier))]
 
 
-@given(calendars(), st.integers(0, 20), st.integers(0, 20))
+@given(calendars(after=20), st.integers(0, 20), st.integers(0, 20))
 def test_between_includes_both_ends(calendar: BatchCalendar, first: int, last: int) -> None:
     begin, end = calendar.shifted(calendar.first, first), calendar.shifted(calendar.first, last)
     assert begin is not None
@@ -185,7 +209,7 @@ def test_a_batch_has_ended_from_its_end_on(now: int, expected: str | None) -> No
     assert (found.key if found else None) == expected
 
 
-@given(calendars(), st.integers(0, 100_000))
+@given(calendars(after=100_000), st.integers(0, 100_000))
 def test_a_folder_leads_back_to_its_batch(calendar: BatchCalendar, number: int) -> None:
     found = calendar.shifted(calendar.first, number)
     assert found is not None

@@ -284,13 +284,34 @@ def test_verify_of_a_partition_that_is_not_staged_ends_with_1(run: Run) -> None:
 
 @pytest.mark.parametrize("command", ["backfill", "plan", "verify", "status"])
 def test_partitions_that_do_not_exist_end_with_2(run: Run, command: str) -> None:
-    for first, last in (("2026-01-01", "2026-01-01"), ("2026-01-01-00:30", LAST), ("2025-12-31-23:00", LAST), (LAST, FIRST)):
+    malformed = [("2026-01-01", "2026-01-01"), ("2026-01-01-00:30", LAST), ("2025-12-31-23:00", LAST), (LAST, FIRST)]
+    for first, last in (*malformed, (FIRST, "9999-12-31-23:00"), ("9999-12-31-23:00", "9999-12-31-23:00")):
         assert run(command, first, last, status=2).stderr.startswith("error: ")
 
 
 def test_partitions_of_the_future_cannot_be_backfilled(run: Run) -> None:
     for command in ("backfill", "plan"):
-        assert "does not exist yet" in plain(run(command, "2999-01-01-00:00", "2999-01-01-00:00", status=2).stderr)
+        assert "does not exist yet" in plain(run(command, "2199-01-01-00:00", "2199-01-01-00:00", status=2).stderr)
+
+
+def test_nothing_is_generated_so_far_ahead_that_it_has_no_partition(run: Run, tmp_path: Path) -> None:
+    assert "after the last one that there can be" in plain(run("generate", "--from", "9999-12-31-22:00", status=2).stderr)
+    too_many = run("generate", "--from", "2199-12-31-22:00", "--hours", 3, status=2)
+    assert "there are not 3 batches from 2199-12-31-22:00 on, since none begins after 2199-12-31-23:00" in plain(too_many.stderr)
+    assert not (tmp_path / "raw_datapoints").exists()
+    made = run("generate", "--from", "2199-12-31-22:00", "--hours", 2, "--series", 20, "--files", 1, "--json")
+    assert made["batches"] == ["2199-12-31-22:00", "2199-12-31-23:00"]
+
+
+@pytest.mark.parametrize("lateness", [0, 2])
+def test_raw_files_of_the_end_of_all_dates_are_shown_as_not_ended(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lateness: int
+) -> None:
+    monkeypatch.setenv("ROLLUP_RAW_LATENESS", str(lateness))
+    folder = tmp_path / "raw_datapoints/year=9999/month=12/day=31/hour=23"
+    folder.mkdir(parents=True)
+    (folder / "a.parquet").write_bytes(b"PAR1")
+    assert "9999-12-31-23:00" in plain(run("status").stdout)
 
 
 def test_a_setting_that_contradicts_another_is_told_in_one_sentence(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from rollup_assets.cli.application import AsJson, First, Last, app, print_json, progress_bar, settings_of
+from rollup_assets.errors import UnknownPartitionError
 from rollup_assets.loading import quick_imports
 from rollup_assets.terminal import open_console, print_backfill, print_generated
 
@@ -54,6 +55,11 @@ def generate(
     settings = settings_of(**({"value_type": value_type} if value_type else {}))
     calendar = settings.calendar
     begin = calendar.batch(first) if first else calendar.first
+    end = calendar.shifted(begin, count - 1)
+    if end is None:
+        raise UnknownPartitionError(
+            f"there are not {count} batches from {begin} on, since none begins after {calendar.last}; ask for fewer"
+        )
     try:
         interval_ms = parse_duration(interval)
     except ValueError as error:
@@ -67,7 +73,7 @@ def generate(
         bad_files=bad_files,
         receive_timestamps=receive_timestamps,
     )
-    batches = [batch for ahead in range(count) if (batch := calendar.shifted(begin, ahead)) is not None]
+    batches = list(calendar.between(begin, end))
     with progress_bar(as_json) as progress:
         made = generate_batches(settings, batches, options, keep_existing=keep_existing, progress=progress)
     if as_json:

@@ -306,7 +306,8 @@ def test_trailing_partitions_that_do_not_exist_yet_are_skipped_and_named(setting
         ("2026-01-01-00:30", "2026-01-01-01:00", "does not begin a batch"),
         ("2025-12-31-23:00", "2026-01-01-01:00", "before the first one"),
         ("2026-01-01-02:00", "2026-01-01-01:00", "exchange them"),
-        ("2026-01-01-02:00", "2999-01-01-01:00", "does not exist yet"),
+        ("2026-01-01-02:00", "2199-01-01-01:00", "does not exist yet"),
+        ("2026-01-01-02:00", "9999-12-31-23:00", "is after the last one that there can be"),
     ],
 )
 def test_partitions_that_do_not_exist_are_refused_before_anything_is_made(bare: Settings, first: str, last: str, says: str) -> None:
