@@ -617,13 +617,16 @@ def test_before_the_first_batch_has_ended_there_is_nothing_to_look_at(world: Wor
 
 
 def test_a_folder_that_cannot_be_listed_stops_no_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file whose name is no text, and rights that are missing."""
+    """A file whose name is no text, rights that are missing, and a file in a folder's place."""
+    shutil.rmtree(world.folder(2), ignore_errors=True)
+    world.folder(2).touch()
     Path(os.fsdecode(os.fsencode(world.folder(0)) + b"/\xff.parquet")).touch()
     forbid(monkeypatch, world.pipeline.landing_zone.folder(world.hour(1)))
     world.land(3, "late.parquet")
     found = world.tick()
     assert found.problems[world.hour(0).key].endswith("\\xff.parquet: its name is not UTF-8; rename or remove it")
     assert "cannot be listed (Permission denied)" in found.problems[world.hour(1).key]
+    assert "is a file, where a batch's folder belongs" in found.problems[world.hour(2).key]
     assert world.asked(2) == ([3], [])
 
 

@@ -359,6 +359,16 @@ def test_what_needs_a_partition_that_cannot_be_staged_is_foreseen_to_fail_with_i
     assert [found.problem for found in planned[2:]] == [needs, needs, None, None]
 
 
+def test_a_file_where_a_batchs_folder_belongs_fails_its_partition_alone(site: Site) -> None:
+    pipeline = site.fresh()
+    folder = Path(pipeline.landing_zone.folder(hour(pipeline, 3)).path)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.touch()
+    *others, found = plan(pipeline, scope(pipeline, 0, 3)).partitions[:4]
+    assert "is a file, where a batch's folder belongs" in str(found.problem)
+    assert [other.problem for other in others] == [None] * 3
+
+
 def test_every_kind_of_change_of_raw_files_is_named(site: Site) -> None:
     pipeline = site.fresh()
     batch = hour(pipeline, 1)

@@ -192,6 +192,15 @@ def test_a_name_or_folder_that_cannot_be_listed_hides_no_other(pipeline: Pipelin
     assert (found["00:00"], found["01:00"], found["02:00"]) == ("unknown", "unknown", "not staged")
 
 
+def test_a_file_where_a_batchs_folder_belongs_hides_no_other(pipeline: Pipeline) -> None:
+    first, second = batches(pipeline, 2)
+    land(pipeline, first)
+    Path(pipeline.landing_zone.folder(second).path).touch()
+    found = {one.partition: one for one in status(pipeline.settings, now=LATER)}
+    assert [found[batch.key].state for batch in (first, second)] == ["not staged", "unknown"]
+    assert "is a file, where a batch's folder belongs" in str(found[second.key].problem)
+
+
 def test_a_folder_of_many_batches_that_cannot_be_listed_makes_them_unknown_and_hides_no_other(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ Read-only. What is inside the files stays out (``storage.raw_files``).
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -16,6 +17,7 @@ from rollup_assets.errors import FileNameError, LandingZoneError
 from rollup_assets.storage.bounds import Bounds
 from rollup_assets.storage.filesystems import Place, in_parallel
 from rollup_assets.storage.manifests import InputFile
+from rollup_assets.storage.storage_errors import reason_of
 
 if TYPE_CHECKING:
     from rollup_assets.settings import Settings
@@ -80,7 +82,7 @@ class LandingZone:
 
         Raises:
             LandingZoneError: files are in a folder that, by the layout, belongs to a time inside a batch, and nothing would read them; or
-                a folder cannot be listed, or a name in it is not UTF-8 or empty.
+                a folder cannot be listed or is a file, or a name in it is not UTF-8 or empty.
         """
         found = (file for files in self.files_by_folder(batch).values() for file in files)
         return sorted(found, key=lambda file: file.path)
@@ -114,8 +116,8 @@ class LandingZone:
             found = [file for file in folder.files() if _is_visible(file.path[len(folder.path) :])]
         except FileNameError as error:
             raise LandingZoneError(str(error)) from None
-        except PermissionError as error:
-            raise _not_listed(folder, error) from error
+        except OSError as error:
+            raise self._not_listed(folder, error) from error
         for file in found:
             # Object stores can have keys such as a//b, which other programs read as the path a/b. Keys with a . or .. are hidden.
             if "" in file.path[len(self.root.path) :].removeprefix("/").split("/"):
@@ -130,8 +132,8 @@ class LandingZone:
         """
         try:
             return not self.root.folders() and next(self.root.files(recursive=False), None) is None
-        except PermissionError as error:
-            raise _not_listed(self.root, error) from error
+        except OSError as error:
+            raise self._not_listed(self.root, error) from error
 
     def batches(self) -> list[Batch]:
         """Batches from the first partition on that read raw files, in order; found from the folders' names in one listing.
@@ -148,7 +150,8 @@ class LandingZone:
     def landed(self) -> list[Batch]:
         """Batches from the first partition on that have raw files in their own folder, in order; also found in one listing.
 
-        If a batch's folder, or one above it, cannot be listed, it may have files, so the batch is included.
+        If a batch's folder, or one above it, cannot be listed, it may have files, so the batch is included. So is one of whose folder
+        there is a file on a disk: the error is raised when that batch is read.
 
         Raises:
             LandingZoneError: a folder that may hold batches of any time, such as the landing zone itself, cannot be listed.
@@ -166,18 +169,20 @@ class LandingZone:
         return sorted(found)
 
     def _with_files(self) -> set[str]:
-        """Folders as deep as the layout, relative to the landing zone, that have files."""
+        """Folders as deep as the layout, relative to the landing zone, that have files; on a disk, files in their place as well."""
         depth = len(self._layout)
+        # In a store, such an object is in no folder's way, and no batch reads it.
+        fewest = depth if self.root.is_local else depth + 1
         try:
             split = (self._inside(file.path).split("/") for file in self.root.files())
-            return {"/".join(parts[:depth]) for parts in split if _is_visible("/".join(parts[depth:]))}
-        except (FileNameError, PermissionError):
+            return {"/".join(parts[:depth]) for parts in split if len(parts) >= fewest and _is_visible("/".join(parts[depth:]))}
+        except (FileNameError, OSError):
             # Such a name, or folder, concerns its batches alone: the error is raised when one of those is read.
             return self._may_be_with_files()
 
     def _may_be_with_files(self) -> set[str]:
         """The same, listed folder by folder, plus those that may have files because they, or a folder above them, cannot be listed."""
-        level = [self.root]
+        above, level = list[Place](), [self.root]
         found: set[str] = set()
         for depth in range(len(self._layout)):
             below: list[Place] = []
@@ -185,10 +190,13 @@ class LandingZone:
             for place in level:
                 try:
                     below += [place / name for name in place.folders()]
-                except PermissionError as error:
-                    closed[self._inside(place.path)] = _not_listed(place, error)
+                except OSError as error:
+                    closed[self._inside(place.path)] = self._not_listed(place, error)
             found |= self._folders_below(closed, "/".join(self._layout[:depth]))
-            level = below
+            above, level = level, below
+        for place in above:
+            with contextlib.suppress(FileNameError, OSError):
+                found |= {self._inside(file.path) for file in place.files(recursive=False)}
         return found | {self._inside(place.path) for place in level if self._may_have_files(place)}
 
     def _folders_below(self, closed: dict[str, LandingZoneError], layout: str) -> set[str]:
@@ -231,13 +239,17 @@ class LandingZone:
         except LandingZoneError:
             return True
 
+    def _not_listed(self, folder: Place, error: OSError) -> LandingZoneError:
+        if isinstance(error, NotADirectoryError) and folder == self.root:
+            return LandingZoneError(f"{folder.uri} is a file; set ROLLUP_RAW to the folder that has the batches' folders")
+        if isinstance(error, NotADirectoryError):
+            return LandingZoneError(f"{folder.uri} is a file, where a batch's folder belongs; move it into a folder of that name")
+        mend = "let this user read it" if isinstance(error, PermissionError) else "mend that, or remove it from the landing zone"
+        return LandingZoneError(f"{folder.uri} cannot be listed ({reason_of(error)}); {mend}")
+
     def place(self, file: InputFile) -> Place:
         """Where an input file lies."""
         return self.root / file.path
-
-
-def _not_listed(folder: Place, error: PermissionError) -> LandingZoneError:
-    return LandingZoneError(f"{folder.uri} cannot be listed ({error.strerror or error}); let this user read it")
 
 
 def _is_visible(inside: str) -> bool:

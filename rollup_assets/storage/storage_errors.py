@@ -6,6 +6,7 @@ Which operation is tried stays out.
 from __future__ import annotations
 
 import functools
+import os
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
@@ -74,6 +75,11 @@ def explains_storage_errors(function: Callable[Parameters, Result]) -> Callable[
             raise known from error
 
     return explained
+
+
+def reason_of(error: OSError) -> str:
+    """What the system says of an operation that failed, without the sentence that Arrow puts around it."""
+    return os.strerror(error.errno) if error.errno else _short(str(error)) or type(error).__name__
 
 
 def is_damage(error: Exception) -> bool:

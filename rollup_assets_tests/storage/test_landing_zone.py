@@ -127,6 +127,49 @@ def test_a_folder_of_any_time_that_cannot_be_listed_is_an_error_too(tmp_path: Pa
         zone.landed()
 
 
+@pytest.mark.parametrize("listing", ["whole", "folder by folder"])
+def test_a_file_where_a_batchs_folder_belongs_is_told_of_by_its_batch(zone: LandingZone, listing: str) -> None:
+    """As after ``cp x.parquet …/hour=09`` where the folder was not there yet."""
+    put(zone, FOLDER)
+    put(zone, "year=2026/month=01/day=01/hour=10/a.parquet")
+    if listing != "whole":
+        put(zone, os.fsdecode(b"\xff.parquet"))
+    after = CALENDAR.batch("2026-01-01-10:00")
+    assert zone.landed() == [BATCH, after]
+    with pytest.raises(LandingZoneError, match="hour=09 is a file, where a batch's folder belongs; move it into a folder of that name"):
+        zone.files(BATCH)
+    assert len(zone.files(after)) == 1
+
+
+def test_an_object_named_as_a_batchs_folder_is_no_file_of_it(s3_folder: S3Folder) -> None:
+    """In a store it is in no folder's way."""
+    zone = LandingZone(s3_folder.lake / "raw", "year=%Y/%H", BatchCalendar(CALENDAR.start, 24 * HOUR))
+    batch = zone.calendar.first
+    (zone.root / "year=2026/00").write_bytes(b"1234")
+    assert zone.landed() == []
+    (zone.root / "year=2026/00/a.parquet").write_bytes(b"1234")
+    assert zone.landed() == [batch]
+    assert [file.path for file in zone.files(batch)] == ["year=2026/00/a.parquet"]
+
+
+def test_a_landing_zone_that_is_a_file_is_told_of(zone: LandingZone) -> None:
+    put(zone, "raw")
+    wrong = LandingZone(zone.root / "raw", zone.layout, CALENDAR)
+    for ask in (wrong.landed, wrong.is_bare):
+        with pytest.raises(LandingZoneError, match="raw is a file; set ROLLUP_RAW to the folder"):
+            ask()
+
+
+def test_whatever_keeps_a_folder_from_being_listed_is_told_of_by_its_batch(zone: LandingZone) -> None:
+    """As a link that leads to itself."""
+    put(zone, "year=2026/month=01/day=01/hour=10/a.parquet")
+    folder = Path(zone.root.path) / FOLDER
+    folder.symlink_to(folder)
+    with pytest.raises(LandingZoneError, match=r"hour=09 cannot be listed \(Too many levels of symbolic links\)"):
+        zone.files(BATCH)
+    assert zone.landed() == [CALENDAR.batch("2026-01-01-10:00")]
+
+
 def test_whether_a_landing_zone_is_bare_is_not_known_where_it_cannot_be_listed(zone: LandingZone, monkeypatch: pytest.MonkeyPatch) -> None:
     assert zone.is_bare()
     forbid(monkeypatch, zone.root)
