@@ -300,9 +300,9 @@ class _Look:
         """The inputs from which rollups would be made now; None if they cannot be made, or nothing is staged."""
         stage = self.pipeline.stage
         earlier = self.pipeline.calendar.earlier(batch, self.pipeline.settings.reach)
-        if all(stage.read(PARTIAL_POINTS, of) is None for of in (batch, *earlier)):
-            return None
         try:
+            if all(stage.read(PARTIAL_POINTS, of) is None for of in (batch, *earlier)):
+                return None
             inputs = find_inputs(self.pipeline, batch)
         except RollupError:
             return None

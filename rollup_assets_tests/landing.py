@@ -1,6 +1,6 @@
 """Raw Parquet files for tests: rows of the reference model into a landing zone, in every accepted shape.
 
-Also folders that cannot be listed. Reading staged files back is `staged.py`.
+Also folders that cannot be listed, and files that cannot be read. Reading staged files back is `staged.py`.
 """
 
 from __future__ import annotations
@@ -128,6 +128,18 @@ def forbid(patch: pytest.MonkeyPatch, *folders: Place) -> None:
 
     patch.setattr(Place, "files", files)
     patch.setattr(Place, "folders", names)
+
+
+def forbid_file(patch: pytest.MonkeyPatch, file: Place) -> None:
+    """Refuse what a disk refuses of a file without rights, also to root: to read it."""
+    read = Place.read_versioned
+
+    def read_versioned(place: Place) -> tuple[bytes | None, str | None]:
+        if place == file:
+            raise PermissionError(13, "Permission denied")
+        return read(place)
+
+    patch.setattr(Place, "read_versioned", read_versioned)
 
 
 def batches_of(pipeline: Pipeline, grid: Grid) -> list[Batch]:

@@ -20,7 +20,7 @@ from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps.rollup import RollupInputs, find_inputs
 from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Manifest
 from rollup_assets_tests.conftest import MakePipeline
-from rollup_assets_tests.landing import forbid, write_bytes
+from rollup_assets_tests.landing import forbid, forbid_file, write_bytes
 from rollup_assets_tests.staged import manifests_read
 from rollup_assets_tests.verification import naive_table
 
@@ -628,6 +628,20 @@ def test_a_folder_that_cannot_be_listed_stops_no_other(world: World, monkeypatch
     assert "cannot be listed (Permission denied)" in found.problems[world.hour(1).key]
     assert "is a file, where a batch's folder belongs" in found.problems[world.hour(2).key]
     assert world.asked(2) == ([3], [])
+
+
+@pytest.mark.parametrize("asset", [REPARTITIONED, PARTIAL_POINTS, ROLLUPS])
+def test_a_manifest_that_may_not_be_read_stops_no_other(world: World, asset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the next hour, of which nothing is staged, would read it."""
+    shutil.rmtree(world.folder(1))
+    for of in (REPARTITIONED, PARTIAL_POINTS, QUARANTINED):
+        (world.pipeline.stage.folder(of, world.hour(1)) / "manifest.json").delete_file()
+    forbid_file(monkeypatch, world.pipeline.stage.folder(asset, world.hour(0)) / "manifest.json")
+    world.land(3, "late.parquet")
+    found = world.tick()
+    assert list(found.problems) == [world.hour(0).key]
+    assert "manifest.json cannot be read (Permission denied)" in found.problems[world.hour(0).key]
+    assert 3 in world.asked(2)[0]
 
 
 def test_a_partition_that_cannot_be_looked_at_is_named_and_stops_no_other(world: World) -> None:

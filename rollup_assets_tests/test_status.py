@@ -16,7 +16,7 @@ from rollup_assets.storage.copies import COPIES
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, StageReadOnce
 from rollup_assets_tests.conftest import MakePipeline
-from rollup_assets_tests.landing import forbid, write_bytes, write_rows
+from rollup_assets_tests.landing import forbid, forbid_file, write_bytes, write_rows
 from rollup_assets_tests.naive import RawRow
 from rollup_assets_tests.staged import manifests_read
 from rollup_assets_tests.verification.naive_table import land_and_stage, receipt, stage
@@ -170,6 +170,26 @@ def test_a_partition_that_cannot_be_looked_at_says_so_and_hides_no_other(pipelin
     assert damaged.state == "unknown"
     assert "is not a manifest" in str(damaged.problem)
     assert whole.state == "staged"
+
+
+@pytest.mark.parametrize("asset", [REPARTITIONED, ROLLUP_TABLE])
+def test_a_manifest_that_may_not_be_read_hides_no_other(asset: str, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second, *_ = batches(pipeline, 2)
+    stage_good(pipeline, first, second)
+    forbid_file(monkeypatch, pipeline.stage.folder(asset, first) / "manifest.json")
+    closed, other = status(pipeline.settings, [first, second])
+    assert (closed.state, other.state) == ("unknown", "staged")
+    assert "manifest.json cannot be read (Permission denied); let this user read all of ROLLUP_STAGE" in str(closed.problem)
+
+
+def test_decisions_that_may_not_be_read_hide_no_other(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second, *_ = batches(pipeline, 2)
+    stage_good(pipeline, first, second)
+    stage(pipeline, QUARANTINED, first, {"rows_read": 9, "rows_quarantined": 9, "bad_files": 0, "reasons": {"null_id": 9}})
+    forbid_file(monkeypatch, pipeline.stage.folder(QUARANTINED, first) / "allowed.json")
+    closed, other = status(pipeline.settings, [first, second])
+    assert (closed.state, other.state) == ("unknown", "staged")
+    assert "allowed.json cannot be read (Permission denied)" in str(closed.problem)
 
 
 def test_a_damaged_manifest_hides_nothing_of_the_partitions_that_read_it(pipeline: Pipeline) -> None:

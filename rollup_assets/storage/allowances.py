@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rollup_assets.batches import Batch
 from rollup_assets.errors import StageCorruptError
 from rollup_assets.storage.filesystems import Place
-from rollup_assets.storage.manifests import QUARANTINED, Stage
+from rollup_assets.storage.manifests import QUARANTINED, Stage, read_record
 
 FILE_NAME: Final = "allowed.json"
 _FORMAT_VERSION: Final = 1
@@ -85,7 +85,7 @@ def write_allowances(stage: Stage, batch: Batch, added: Iterable[Allowance], *, 
 
 def _read_versioned(stage: Stage, batch: Batch) -> tuple[tuple[Allowance, ...], str | None]:
     place = _place(stage, batch)
-    content, version = place.read_versioned()
+    content, version = read_record(place)
     if content is None:
         return (), None
     try:

@@ -23,6 +23,7 @@ from rollup_assets.batches import Batch, BatchCalendar, key_of_folder
 from rollup_assets.errors import ConcurrentWriteError, StageCorruptError
 from rollup_assets.failpoints import failpoint
 from rollup_assets.storage.filesystems import Place, in_parallel
+from rollup_assets.storage.storage_errors import reason_of
 
 REPARTITIONED = "repartitioned_datapoints"
 PARTIAL_POINTS = "partial_points"
@@ -137,6 +138,19 @@ def has_digest(place: Place, digest: str) -> bool:
     return digest_of(place) == digest
 
 
+def read_record(place: Place) -> tuple[bytes | None, str | None]:
+    """The content and version of a file that says something of a partition; None and None if it is not there.
+
+    Raises:
+        StageCorruptError: it is there, and cannot be read: that concerns its partition alone.
+    """
+    try:
+        return place.read_versioned()
+    except OSError as error:
+        mend = "let this user read all of ROLLUP_STAGE" if isinstance(error, PermissionError) else "mend that"
+        raise StageCorruptError(f"{place.uri} cannot be read ({reason_of(error)}); {mend}, and run the same command again") from error
+
+
 def new_attempt() -> str:
     """A name for one try at making a partition; unique."""
     return uuid.uuid4().hex
@@ -167,7 +181,7 @@ class Stage:
         """The manifest of a partition; None if it is not staged.
 
         Raises:
-            StageCorruptError: the manifest cannot be read; the message names the file and the command that makes it anew.
+            StageCorruptError: the manifest cannot be read; the message names the file and what mends that.
         """
         return self._read_versioned(asset, batch)[0]
 
@@ -178,12 +192,12 @@ class Stage:
             StageCorruptError: it cannot be read.
         """
         place = self._manifest_place(asset, folder)
-        content = place.read_bytes()
+        content, _ = read_record(place)
         return None if content is None else _parsed(place, content, key_of_folder(folder))
 
     def _read_versioned(self, asset: str, batch: Batch) -> tuple[Manifest | None, str | None]:
         place = self._manifest_place(asset, batch.folder)
-        content, version = place.read_versioned()
+        content, version = read_record(place)
         return (None, None) if content is None else (_parsed(place, content, batch.key), version)
 
     def write(self, manifest: Manifest, batch: Batch) -> None:
