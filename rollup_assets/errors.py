@@ -102,7 +102,7 @@ class ReconciliationError(RollupError):
 
 
 class ShortOfMemoryError(RollupError):
-    """There is too little memory to begin something that would otherwise fail halfway or never end."""
+    """There is too little memory to read a file, or to begin something that would otherwise fail halfway or never end."""
 
 
 class EngineError(RollupError):

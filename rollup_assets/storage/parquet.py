@@ -20,7 +20,7 @@ import xxhash
 from rollup_assets.errors import StageCorruptError
 from rollup_assets.storage.file_statistics import FileStatistics
 from rollup_assets.storage.manifests import StagedFile
-from rollup_assets.storage.storage_errors import is_damage
+from rollup_assets.storage.storage_errors import is_damage, is_false_claim, short_of_memory
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -195,6 +195,7 @@ class StagedParquet:
 
     Raises:
         StageCorruptError: from the constructor and from :meth:`read`, if the file is damaged; names it and the command that repairs it.
+        ShortOfMemoryError: likewise, if there is no memory for what its footer says.
     """
 
     def __init__(self, place: Place, file: StagedFile, asset: str, batch: Batch, *, pre_buffer: bool = False) -> None:
@@ -222,20 +223,23 @@ class StagedParquet:
 
     def read(self, row_group: int, columns: tuple[str, ...] | None = None) -> pa.Table:
         """A row group, or some of its columns."""
-        with self._explained():
+        with self._explained(self._file.metadata.row_group(row_group)):
             table = self._file.read_row_group(row_group, columns=None if columns is None else list(columns), use_threads=False)
             _check_columns(table, self._file.metadata.row_group(row_group).num_rows)
             return table
 
     @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _explained(self, group: pq.RowGroupMetaData | None = None) -> Iterator[None]:
         import pyarrow as pa
 
         try:
             yield
         except (pa.ArrowException, OSError, ValueError) as error:
+            lies = group is not None and is_false_claim(error, group, group.num_rows)
+            if isinstance(error, MemoryError) and not lies:
+                raise short_of_memory(self._what, error) from error
             # Not a missing file, nor network or disk: missing files were reported when the partition was checked to be complete.
-            if not is_damage(error):
+            if not lies and not is_damage(error):
                 raise
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise StageCorruptError(f"{self._what} is damaged ({reason}); stage it again with {self._mend}") from error

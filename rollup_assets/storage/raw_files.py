@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rollup_assets.errors import StaleInputError, StorageError
+from rollup_assets.errors import ShortOfMemoryError, StaleInputError, StorageError
 from rollup_assets.storage.arrays import integers, lags, mask, milliseconds, read_only
 from rollup_assets.storage.bounds import Bounds
 from rollup_assets.storage.filesystems import in_parallel
@@ -29,7 +29,7 @@ from rollup_assets.storage.raw_limits import (
     parse_footer,
     read_tail,
 )
-from rollup_assets.storage.storage_errors import is_damage, storage_error
+from rollup_assets.storage.storage_errors import is_damage, is_false_claim, short_of_memory, storage_error
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -150,6 +150,7 @@ class RawFile:
     Raises:
         UnreadableFileError: from the constructor and from :meth:`rows`, if the file is damaged, or exceeds ``limits``.
         StorageError: likewise, if network, disk or permissions fail, which says nothing about the file.
+        ShortOfMemoryError: likewise, if there is no memory for what the footer says.
         StaleInputError: from the constructor, if the file is gone or is no longer the ``version`` that was listed.
     """
 
@@ -210,11 +211,16 @@ class RawFile:
     def _tables(self, group: int, rows: int, columns: list[str], most_rows: int) -> Iterator[pa.Table]:
         import pyarrow as pa
 
-        if rows <= most_rows:
-            yield self._file.read_row_group(group, columns=columns, use_threads=False)
-        else:
-            for batch in self._file.iter_batches(most_rows, row_groups=[group], columns=columns, use_threads=False):
-                yield pa.Table.from_batches([batch])
+        try:
+            if rows <= most_rows:
+                yield self._file.read_row_group(group, columns=columns, use_threads=False)
+            else:
+                for batch in self._file.iter_batches(most_rows, row_groups=[group], columns=columns, use_threads=False):
+                    yield pa.Table.from_batches([batch])
+        except pa.ArrowMemoryError as error:
+            if not is_false_claim(error, self._file.metadata.row_group(group), min(rows, most_rows)):
+                raise
+            raise UnreadableFileError(f"a page claims more than all of its row group takes ({_first_line(error)})") from error
 
 
 def count_rows(place: Place, bounds: Bounds, limits: RawLimits = DEFAULT_LIMITS) -> int:
@@ -223,6 +229,7 @@ def count_rows(place: Place, bounds: Bounds, limits: RawLimits = DEFAULT_LIMITS)
     Raises:
         StorageError: network, disk or permissions failed.
         StaleInputError: the file is gone.
+        ShortOfMemoryError: there is no memory for the footer.
     """
     import pyarrow as pa
 
@@ -303,10 +310,12 @@ def _check_version(place: Place, source: pa.NativeFile, version: str | None) -> 
         raise StaleInputError(f"{place.uri} was replaced after it had been listed; run the same command again")
 
 
-def reading_error(error: Exception, place: Place) -> UnreadableFileError | StorageError | StaleInputError:
+def reading_error(error: Exception, place: Place) -> UnreadableFileError | StorageError | StaleInputError | ShortOfMemoryError:
     """The error to raise: UnreadableFileError for a file that is damaged or too large, which is quarantined; others stop the step."""
     if isinstance(error, TooLargeError):
         return UnreadableFileError(str(error), TOO_LARGE)
+    if isinstance(error, MemoryError):
+        return short_of_memory(place.uri, error)
     if known := storage_error(error, place.uri, place.s3) if isinstance(error, OSError) else None:
         return known
     if is_damage(error):

@@ -18,7 +18,7 @@ import xxhash
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from rollup_assets.errors import LandingZoneError, QuarantineError, RollupOverflowError
+from rollup_assets.errors import LandingZoneError, QuarantineError, RollupOverflowError, ShortOfMemoryError
 from rollup_assets.storage.manifests import QUARANTINED, REPARTITIONED
 from rollup_assets_tests import naive, staged
 from rollup_assets_tests.landing import Shape, land, pipeline_of, table_of, with_engine, write_bytes, write_rows, write_table
@@ -867,6 +867,23 @@ def test_memory_that_is_missing_is_no_fault_of_a_file(tmp_path: Path, monkeypatc
     monkeypatch.setattr(split, "rows_to_quarantine", fail)
     with pytest.raises(MemoryError, match="malloc"):
         stage(pipeline, batch)
+
+
+def test_memory_that_is_missing_for_a_row_group_is_no_fault_of_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch that may have a bad file would be published without the points of this one."""
+    pipeline = pipeline_of(ONE_BATCH, tmp_path, quarantine_files=1)
+    batch = first_batch(pipeline)
+    path = write_rows(pipeline, batch, "a.parquet", plenty(5))
+
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise pa.ArrowMemoryError("malloc of size 4096 failed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pq.ParquetFile, "read_row_group", fail)
+        with pytest.raises(ShortOfMemoryError, match=rf"{path} cannot be read: there is no memory for it \(malloc of size 4096 failed\)"):
+            stage(pipeline, batch)
+    assert pipeline.stage.read(QUARANTINED, batch) is None
+    assert stage(pipeline, batch).repartitioned.counters["rows_accepted"] == 5
 
 
 @pytest.mark.scenario("B1")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,7 @@ import pytest
 import xxhash
 
 from rollup_assets.batches import BatchCalendar
-from rollup_assets.errors import StageCorruptError
+from rollup_assets.errors import ShortOfMemoryError, StageCorruptError
 from rollup_assets.iceberg.schema import arrow_schema
 from rollup_assets.settings import load_settings
 from rollup_assets.storage import encodings
@@ -265,3 +266,19 @@ def test_any_bit_of_page_headers_that_flips_is_noticed_or_without_effect(tmp_pat
             else:
                 assert found.equals(whole), (at, bit)
     assert noticed > 1000
+
+
+@pytest.mark.parametrize(("refused", "error"), [(4096, ShortOfMemoryError), (2**31, StageCorruptError)])
+def test_missing_memory_is_no_damage_unless_a_page_claims_what_its_footer_does_not(
+    refused: int, error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Staging again, as the error for damage says, would need as much memory."""
+    file = write(tmp_path / "a.parquet", [rows(1000)])
+    opened = StagedParquet(Place.parse(str(tmp_path / "a.parquet")), file, "partial_points", BATCH)
+
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise pa.ArrowMemoryError(f"malloc of size {refused} failed")
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", fail)
+    with pytest.raises(error, match=f"malloc of size {refused} failed"):
+        opened.read(0)
