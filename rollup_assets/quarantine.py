@@ -207,6 +207,7 @@ def _partition(pipeline: Pipeline, batch: Batch) -> QuarantinedPartition | None:
     allowed = allowed_in(pipeline.stage, batch, manifest, settings)
     decisions = allowed.decisions or read_allowances(pipeline.stage, batch)
     if decisions and allowed is NOTHING and manifest.files:
+        pipeline.stage.require_complete(manifest, batch)
         allowed = covered(decisions, tallies(pipeline.stage, batch, manifest))
     return QuarantinedPartition(
         partition=batch.key,

@@ -11,6 +11,7 @@ to read, with and without).
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -201,9 +202,8 @@ class StagedParquet:
     def __init__(self, place: Place, file: StagedFile, asset: str, batch: Batch, *, pre_buffer: bool = False) -> None:
         import pyarrow.parquet as pq
 
-        self._what = f"staged file {place.uri} of {asset} {batch}"
-        self._mend = f"`rollups backfill {batch} {batch} --force`"
-        with self._explained():
+        self._reading = functools.partial(reading_staged, place, asset, batch)
+        with self._reading():
             source = place.open_input()
             self._file = pq.ParquetFile(
                 source,
@@ -223,26 +223,46 @@ class StagedParquet:
 
     def read(self, row_group: int, columns: tuple[str, ...] | None = None) -> pa.Table:
         """A row group, or some of its columns."""
-        with self._explained(self._file.metadata.row_group(row_group)):
+        group = self._file.metadata.row_group(row_group)
+        with self._reading(group.total_byte_size, group.num_rows):
             table = self._file.read_row_group(row_group, columns=None if columns is None else list(columns), use_threads=False)
-            _check_columns(table, self._file.metadata.row_group(row_group).num_rows)
+            _check_columns(table, group.num_rows)
             return table
 
-    @contextlib.contextmanager
-    def _explained(self, group: pq.RowGroupMetaData | None = None) -> Iterator[None]:
-        import pyarrow as pa
 
-        try:
-            yield
-        except (pa.ArrowException, OSError, ValueError) as error:
-            lies = group is not None and is_false_claim(error, group, group.num_rows)
-            if isinstance(error, MemoryError) and not lies:
-                raise short_of_memory(self._what, error) from error
-            # Not a missing file, nor network or disk: missing files were reported when the partition was checked to be complete.
-            if not lies and not is_damage(error):
-                raise
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-            raise StageCorruptError(f"{self._what} is damaged ({reason}); stage it again with {self._mend}") from error
+@contextlib.contextmanager
+def reading_staged(place: Place, asset: str, batch: Batch, size: int | None = None, rows: int = 0) -> Iterator[None]:
+    """Turns the errors of reading a staged file into ours. ``size`` and ``rows``: of the row group that is read, by the file's footer.
+
+    Raises:
+        StageCorruptError: the file is damaged; names it and the command that repairs it.
+        ShortOfMemoryError: there is no memory for what its footer says.
+    """
+    import pyarrow as pa
+
+    what = f"staged file {place.uri} of {asset} {batch}"
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError) as error:
+        lies = size is not None and is_false_claim(error, size, rows)
+        if isinstance(error, MemoryError) and not lies:
+            raise short_of_memory(what, error) from error
+        # Not a missing file, nor network or disk: missing files were reported when the partition was checked to be complete.
+        if not lies and not is_damage(error):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise StageCorruptError(f"{what} is damaged ({reason}); stage it again with `rollups backfill {batch} {batch} --force`") from error
+
+
+def check_footer(place: Place, file: StagedFile) -> None:
+    """Compare the end of a staged file with its digest, for readers that open the file themselves.
+
+    Raises:
+        ValueError: it is not the footer that was written.
+    """
+    if file.tail is not None:
+        with place.open_input() as source:
+            _protected_metadata(source, file)
 
 
 def _check_columns(table: pa.Table, rows: int) -> None:

@@ -16,8 +16,8 @@ from rollup_assets.batches import Batch
 from rollup_assets.storage import encodings
 from rollup_assets.storage.arrays import mask, milliseconds
 from rollup_assets.storage.filesystems import Place
-from rollup_assets.storage.manifests import Manifest, Stage, StagedFile
-from rollup_assets.storage.parquet import ParquetFileWriter
+from rollup_assets.storage.manifests import QUARANTINED, Manifest, Stage, StagedFile
+from rollup_assets.storage.parquet import ParquetFileWriter, check_footer, reading_staged
 from rollup_assets.storage.raw_files import ELSEWHERE, ROW_REASONS, RawRows
 
 if TYPE_CHECKING:
@@ -211,7 +211,11 @@ def _row_group(rows: pa.Table) -> pa.Table:
 
 
 def tallies(stage: Stage, batch: Batch, quarantined: Manifest) -> list[Tally]:
-    """What is quarantined, by reason and file; reads three columns of the staged rows, a row group at a time."""
+    """What is quarantined, by reason and file; reads three columns of the staged rows, a row group at a time.
+
+    Raises:
+        StageCorruptError: a staged file is damaged. That all are there is up to the caller (:meth:`Stage.require_complete`).
+    """
     import pyarrow as pa
 
     found: dict[tuple[str, str, bool], int] = {}
@@ -242,6 +246,9 @@ def staged_rows(
         reason: only rows with this reason.
         file: only rows of this raw file; the end of its path is enough.
         whole_files: True: only files that are quarantined as a whole; False: only single rows.
+
+    Raises:
+        StageCorruptError: as :func:`tallies`.
     """
     import pyarrow.compute as pc
     import pyarrow.dataset as ds
@@ -264,16 +271,24 @@ def _is_whole_file() -> Any:
 
 
 def _batches(stage: Stage, batch: Batch, quarantined: Manifest, columns: dict[str, Any] | None, condition: Any) -> Iterator[pa.RecordBatch]:
+    for file in quarantined.files:
+        yield from _batches_of(stage.place(quarantined, file, batch), file, batch, columns, condition)
+
+
+def _batches_of(place: Place, file: StagedFile, batch: Batch, columns: dict[str, Any] | None, condition: Any) -> Iterator[pa.RecordBatch]:
     import pyarrow.dataset as ds
 
-    places = [stage.place(quarantined, file, batch) for file in quarantined.files]
-    if not places:
-        return
-    found = ds.dataset([place.path for place in places], filesystem=places[0].filesystem, format="parquet")
+    checked = ds.ParquetFileFormat(default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True))
     chosen = columns and {name: ds.field(name) if column is None else column for name, column in columns.items()}
+    with reading_staged(place, QUARANTINED, batch):
+        # Row groups are left out for what the footer says of them.
+        check_footer(place, file)
+        found = ds.dataset([place.path], filesystem=place.filesystem, format=checked)
+        row_groups = [row_group for fragment in found.get_fragments() for row_group in fragment.split_by_row_group()]
     # A row group at a time, for callers that want only the first rows: a scan of more would read ahead even without threads and
     # readahead, since its rows are handed over through a queue.
-    for fragment in found.get_fragments():
-        for row_group in fragment.split_by_row_group():
+    for row_group in row_groups:
+        (group,) = row_group.row_groups
+        with reading_staged(place, QUARANTINED, batch, group.total_byte_size, group.num_rows):
             scanner = row_group.scanner(schema=found.schema, columns=chosen, filter=condition, use_threads=False)
             yield from (rows for rows in scanner.to_batches() if rows.num_rows)

@@ -218,7 +218,7 @@ class RawFile:
                 for batch in self._file.iter_batches(most_rows, row_groups=[group], columns=columns, use_threads=False):
                     yield pa.Table.from_batches([batch])
         except pa.ArrowMemoryError as error:
-            if not is_false_claim(error, self._file.metadata.row_group(group), min(rows, most_rows)):
+            if not is_false_claim(error, self._file.metadata.row_group(group).total_byte_size, min(rows, most_rows)):
                 raise
             raise UnreadableFileError(f"a page claims more than all of its row group takes ({_first_line(error)})") from error
 

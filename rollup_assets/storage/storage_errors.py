@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from rollup_assets.errors import ShortOfMemoryError, StorageError
 
 if TYPE_CHECKING:
-    import pyarrow.parquet as pq
-
     from rollup_assets.storage.s3 import S3Options
 
 Parameters = ParamSpec("Parameters")
@@ -97,14 +95,14 @@ def is_damage(error: Exception) -> bool:
     return not (isinstance(error, OSError) and (error.errno is not None or _ARROW.search(str(error))))
 
 
-def is_false_claim(error: Exception, group: pq.RowGroupMetaData, rows: int) -> bool:
-    """Whether memory was refused for more than a row group can take by its footer, where so many rows are read at once.
+def is_false_claim(error: Exception, size: int, rows: int) -> bool:
+    """Whether memory was refused for more than a row group of ``size`` bytes by its footer can take, if so many rows are read at once.
 
     Then the header of a page is wrong: it says how much memory the page takes, and is believed before anything is compared with it.
     """
     refused = _REFUSED_MEMORY.search(str(error)) if isinstance(error, MemoryError) else None
     # Buffers grow to twice of what is in them.
-    return refused is not None and int(refused[1]) > 2 * group.total_byte_size + _BYTES_PER_ROW * rows + _BYTES_OF_READERS
+    return refused is not None and int(refused[1]) > 2 * size + _BYTES_PER_ROW * rows + _BYTES_OF_READERS
 
 
 def short_of_memory(what: str, error: MemoryError) -> ShortOfMemoryError:

@@ -12,12 +12,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from rollup_assets.errors import QuarantineError, QueryError, ReconciliationError, StageCorruptError
+from rollup_assets.quarantine import allow, quarantined_rows
 from rollup_assets.query import query
+from rollup_assets.status import status
 from rollup_assets.steps.publish import publish
 from rollup_assets.steps.repartition import stage_batch
 from rollup_assets.steps.results import RolledUp
 from rollup_assets.steps.rollup import roll_up
-from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLUPS
+from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUPS
+from rollup_assets.storage.quarantine import quarantine_schema, tallies
 from rollup_assets_tests import landing
 from rollup_assets_tests.naive import RawRow
 from rollup_assets_tests.strategies import HOUR, MINUTE, Grid, crowd
@@ -63,12 +66,12 @@ def published(fresh_home: Callable[[], Path]) -> Published:
     return Published(pipeline, batches, rolled_up.manifest.digest, rows_of(pipeline))
 
 
-def flips(chance: random.Random, path: Path, count: int) -> Iterator[tuple[int, int]]:
-    """Have the file with one bit flipped, so often, and in the end as it was; yields where."""
+def flips(chance: random.Random, path: Path, count: int, below: int | None = None) -> Iterator[tuple[int, int]]:
+    """Have the file with one bit flipped, so often, and in the end as it was; yields where: ``below`` a place, if given."""
     content = path.read_bytes()
     try:
         for _ in range(count):
-            place, bit = chance.randrange(len(content)), chance.randrange(8)
+            place, bit = chance.randrange(below or len(content)), chance.randrange(8)
             path.write_bytes(content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :])
             yield place, bit
     finally:
@@ -153,6 +156,54 @@ def test_doing_what_the_error_says_mends_damaged_files(published: Published, ass
         assert pipeline.stage.is_intact(found, batch)
     assert rows_of(pipeline) == published.rows
     assert publish(pipeline, batch).unchanged
+
+
+@pytest.mark.scenario("S3", "B3")
+@pytest.mark.parametrize("digest", ["with the footer's digest", "of an earlier version"])
+@pytest.mark.parametrize("count", [60, pytest.param(600, marks=THOROUGH)])
+def test_a_flipped_bit_in_the_staged_quarantine_is_noticed_or_without_effect(
+    fresh_home: Callable[[], Path], seed: int, digest: str, count: int
+) -> None:
+    """A decision would cover other rows, or the list of partitions end in a traceback."""
+    pipeline = landing.pipeline_of(GRID, fresh_home(), quarantine_limit=0)
+    batch, other, *_ = landing.batches_of(pipeline, GRID)
+    for one in (batch, other):
+        rows = [RawRow(None if number % 2 else 7, 1, f"m{number % 5}", one.start + number, number) for number in range(20_000)]
+        landing.write_rows(pipeline, one, "a.parquet", [*rows, RawRow(8, 1, "m", one.start - 1, 5)])
+        with pytest.raises(QuarantineError):
+            stage_batch(pipeline, one)
+    allow(pipeline.settings, [batch, other], ["null_id"], [], because="why")
+    manifest = pipeline.stage.read(QUARANTINED, batch)
+    assert manifest is not None
+    if digest != "with the footer's digest":
+        without = tuple(file.model_copy(update={"tail": None}) for file in manifest.files)
+        pipeline.stage.write(manifest.model_copy(update={"files": without}), batch)
+    (path,) = [Path(pipeline.stage.place(manifest, file, batch).path) for file in manifest.files]
+    content = path.read_bytes()
+    footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    before = tallies(pipeline.stage, batch, manifest)
+    whole = quarantined_rows(pipeline.settings, batch)
+    told: list[str] = []
+    for where in flips(random.Random(seed), path, count, None if digest == "with the footer's digest" else footer):
+        try:
+            found = tallies(pipeline.stage, batch, manifest)
+            shown = quarantined_rows(pipeline.settings, batch)
+        except StageCorruptError as error:
+            told.append(str(error))
+        else:
+            assert found == before, where
+            assert shown.rows.equals(whole.rows), where
+    assert len(told) > count // 2
+    assert all(f"`rollups backfill {batch} {batch} --force`" in text for text in told)
+    column = pq.read_metadata(path).row_group(0).column(quarantine_schema("long_value").get_field_index("rows"))
+    place = column.data_page_offset + column.total_compressed_size - 1
+    path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    damaged, good = status(pipeline.settings, [batch, other])
+    assert (damaged.state, good.state) == ("unknown", "quarantined")
+    assert "is damaged" in str(damaged.problem)
+    with pytest.raises(QuarantineError):
+        stage_batch(pipeline, batch, force=True)
+    assert quarantined_rows(pipeline.settings, batch).rows.equals(whole.rows)
 
 
 @pytest.mark.scenario("S3", "B1")
