@@ -21,7 +21,7 @@ import xxhash
 from rollup_assets.errors import StageCorruptError
 from rollup_assets.storage.file_statistics import FileStatistics
 from rollup_assets.storage.manifests import StagedFile
-from rollup_assets.storage.storage_errors import is_damage, is_false_claim, short_of_memory
+from rollup_assets.storage.storage_errors import is_damage, is_false_claim, short_of_memory, storage_error
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -196,7 +196,7 @@ class StagedParquet:
 
     Raises:
         StageCorruptError: from the constructor and from :meth:`read`, if the file is damaged; names it and the command that repairs it.
-        ShortOfMemoryError: likewise, if there is no memory for what its footer says.
+        ShortOfMemoryError, StorageError: likewise, as :func:`reading_staged`.
     """
 
     def __init__(self, place: Place, file: StagedFile, asset: str, batch: Batch, *, pre_buffer: bool = False) -> None:
@@ -237,6 +237,7 @@ def reading_staged(place: Place, asset: str, batch: Batch, size: int | None = No
     Raises:
         StageCorruptError: the file is damaged; names it and the command that repairs it.
         ShortOfMemoryError: there is no memory for what its footer says.
+        StorageError: the store cannot be reached, or denies access.
     """
     import pyarrow as pa
 
@@ -249,6 +250,9 @@ def reading_staged(place: Place, asset: str, batch: Batch, size: int | None = No
             raise short_of_memory(what, error) from error
         # Not a missing file, nor network or disk: missing files were reported when the partition was checked to be complete.
         if not lies and not is_damage(error):
+            # Translated here, not only where a step ends: an engine tries again for one of ours.
+            if known := storage_error(error, place.uri, place.s3):
+                raise known from error
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise StageCorruptError(f"{what} is damaged ({reason}); stage it again with `rollups backfill {batch} {batch} --force`") from error

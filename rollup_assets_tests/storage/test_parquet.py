@@ -13,7 +13,7 @@ import pytest
 import xxhash
 
 from rollup_assets.batches import BatchCalendar
-from rollup_assets.errors import ShortOfMemoryError, StageCorruptError
+from rollup_assets.errors import ShortOfMemoryError, StageCorruptError, StorageError
 from rollup_assets.iceberg.schema import arrow_schema
 from rollup_assets.settings import load_settings
 from rollup_assets.storage import encodings
@@ -281,4 +281,18 @@ def test_missing_memory_is_no_damage_unless_a_page_claims_what_its_footer_does_n
 
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", fail)
     with pytest.raises(error, match=f"malloc of size {refused} failed"):
+        opened.read(0)
+
+
+def test_a_store_that_fails_while_a_staged_file_is_read_is_an_error_of_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spark tries a task again for it, and translates no other library's errors."""
+    file = write(tmp_path / "a.parquet", [rows(1000)])
+    opened = StagedParquet(Place.parse(str(tmp_path / "a.parquet")), file, "partial_points", BATCH)
+    said = "When reading information for key 'stage/a' in bucket 'lake': AWS Error NETWORK_CONNECTION during GetObject operation: reset"
+
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise OSError(said)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", fail)
+    with pytest.raises(StorageError, match=rf"^{tmp_path}/a\.parquet: .* cannot be reached \(reset\)"):
         opened.read(0)
