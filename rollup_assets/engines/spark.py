@@ -30,7 +30,7 @@ from rollup_assets.code_version import CODE_VERSION
 from rollup_assets.engines.base import Blocks, Emit, Item, Mapped, Progress, Reduced, Result, TaskContext
 from rollup_assets.engines.shuffled_blocks import PARCEL_BYTES, Inbox, Outbox
 from rollup_assets.engines.waiting import wait_for_one
-from rollup_assets.errors import EngineError, RollupError, StorageError
+from rollup_assets.errors import EngineError, RollupError, ShortOfMemoryError, StorageError
 from rollup_assets.threads import thread_pool
 
 if TYPE_CHECKING:
@@ -342,12 +342,13 @@ def _attempt() -> str:
 def _attempted(run: Callable[[TaskContext], Any], context: TaskContext, work: _Work) -> tuple[bytes, bool]:
     """What a task returned, or the RollupError that it raised, and whether it has failed.
 
-    Other errors are left to Spark, which tries the task again. So is a first StorageError, which may be due to the host it ran on.
+    Other errors are left to Spark, which tries the task again. So is a first StorageError or ShortOfMemoryError, which may be
+    due to the host it ran on.
     """
     try:
         return pickle.dumps((run(context), None)), False
     except RollupError as error:
-        if isinstance(error, StorageError) and work.retried and _is_first_try():
+        if isinstance(error, StorageError | ShortOfMemoryError) and work.retried and _is_first_try():
             raise
         return pickle.dumps((None, error)), True
 
@@ -404,7 +405,7 @@ def explained(error: Exception) -> Exception:
             "of the driver's "
             'version (docs/spark.md, "Workers")'
         )
-    for kind in (EngineError, StorageError):
+    for kind in (EngineError, StorageError, ShortOfMemoryError):
         name = f"{kind.__module__}.{kind.__name__}: "
         if name in text:
             return kind(text.partition(name)[2].split("\n")[0])

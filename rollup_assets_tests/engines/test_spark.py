@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from rollup_assets.engines.base import Blocks, Emit, NoProgress, TaskContext
-from rollup_assets.errors import EngineError, RollupOverflowError, StorageError
+from rollup_assets.errors import EngineError, RollupError, RollupOverflowError, ShortOfMemoryError, StorageError
 from rollup_assets_tests.engines.moved_blocks import emit_all, merge_all, moved
 from rollup_assets_tests.engines.test_local import Watched
 
@@ -170,22 +170,23 @@ def test_after_a_map_task_of_ours_failed_nothing_is_merged(engine: SparkEngine, 
     assert len(list(tmp_path.iterdir())) == 3
 
 
+@pytest.mark.parametrize("kind", [StorageError, ShortOfMemoryError])
 @pytest.mark.parametrize(("retried", "attempt", "again"), [(True, 0, True), (True, 1, False), (False, 0, False)])
-def test_a_task_of_which_storage_failed_is_tried_once_more_where_spark_does_that(
-    monkeypatch: pytest.MonkeyPatch, *, retried: bool, attempt: int, again: bool
+def test_a_task_whose_host_may_be_at_fault_is_tried_once_more_where_spark_does_that(
+    monkeypatch: pytest.MonkeyPatch, kind: type[RollupError], *, retried: bool, attempt: int, again: bool
 ) -> None:
     import pyspark
 
     from rollup_assets.engines.spark import _attempted, _Context, _Work
 
     def failing(_: TaskContext) -> None:
-        raise StorageError("s3://lake/x cannot be written: slow down")
+        raise kind("s3://lake/x cannot be written: slow down")
 
     running = SimpleNamespace(attemptNumber=lambda: attempt, taskAttemptId=lambda: 7)
     monkeypatch.setattr(pyspark.TaskContext, "get", lambda: running)
     work = _Work("", MEMORY, retried, b"")
     if again:
-        with pytest.raises(StorageError):
+        with pytest.raises(kind):
             _attempted(failing, _Context(MEMORY, ""), work)
     else:
         outcome, failed = _attempted(failing, _Context(MEMORY, ""), work)
@@ -193,12 +194,13 @@ def test_a_task_of_which_storage_failed_is_tried_once_more_where_spark_does_that
         assert str(pickle.loads(outcome)[1]) == "s3://lake/x cannot be written: slow down"
 
 
-def test_what_storage_said_last_is_told_as_it_is() -> None:
-    text = "Job aborted\n  File x\nrollup_assets.errors.StorageError: s3://lake/x cannot be written: slow down\n\tat org.apache.X"
+@pytest.mark.parametrize("kind", [StorageError, ShortOfMemoryError])
+def test_what_a_task_said_last_is_told_as_it_is(kind: type[RollupError]) -> None:
+    text = f"Job aborted\n  File x\n{kind.__module__}.{kind.__name__}: s3://lake/x cannot be written: slow down\n\tat org.apache.X"
     from rollup_assets.engines.spark import explained
 
     found = explained(Exception(text))
-    assert (type(found), str(found)) == (StorageError, "s3://lake/x cannot be written: slow down")
+    assert (type(found), str(found)) == (kind, "s3://lake/x cannot be written: slow down")
 
 
 def test_another_error_ends_the_step_with_what_the_task_said(engine: SparkEngine) -> None:
