@@ -59,6 +59,8 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
         LandingZoneError: raw data lies where no batch would read it, or is all gone; nothing is staged.
         StorageError: raw data cannot be read, or the stage cannot be written; the datapoints are not staged.
         StaleInputError: a raw file was replaced or removed while it was read; nothing is staged.
+        ShortOfMemoryError: there is no memory for a raw file; nothing is staged.
+        StageCorruptError: what is staged, or decided about the quarantine, cannot be read; the datapoints are not staged.
         ReconciliationError: rows are not accounted for; the datapoints are not staged.
         ConcurrentWriteError: another run staged the batch at the same time, with another result.
     """
@@ -114,11 +116,11 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
             progress=progress,
         )
         _require_unchanged(pipeline, batch, files)
+        if pipeline.engine.tries_again:
+            _delete_other_tries(pipeline, batch, attempt, merged)
     except BaseException:
         _discard(pipeline, batch, attempt, (REPARTITIONED, PARTIAL_POINTS, QUARANTINED))
         raise
-    if pipeline.engine.tries_again:
-        _delete_other_tries(pipeline, batch, attempt, merged)
     timings = summed([*split, *merged])
     timings["total"] = time.perf_counter() - started
 
@@ -160,16 +162,17 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
         for result in split
         for path, rows in (*result.quarantined_by_file.items(), *((bad.path, bad.rows) for bad in result.bad_files))
     }
-    problem = _quarantine_problem(pipeline, batch, quarantined, bad_files, by_file)
-    if problem:
+    try:
+        if problem := _quarantine_problem(pipeline, batch, quarantined, bad_files, by_file):
+            raise QuarantineError(problem, quarantined)
+        accounted_for = counts["rows_accepted"] + counts["duplicates"] + counts["rows_quarantined"] + counts.get("elsewhere", 0)
+        if counts["rows_read"] != accounted_for:
+            raise ReconciliationError(
+                f"batch {batch}: rows are not accounted for, the datapoints were not staged: {counts}; please report this"
+            )
+    except BaseException:
         _discard(pipeline, batch, attempt, (REPARTITIONED, PARTIAL_POINTS))
-        raise QuarantineError(problem, quarantined)
-    accounted_for = counts["rows_accepted"] + counts["duplicates"] + counts["rows_quarantined"] + counts.get("elsewhere", 0)
-    if counts["rows_read"] != accounted_for:
-        _discard(pipeline, batch, attempt, (REPARTITIONED, PARTIAL_POINTS))
-        raise ReconciliationError(
-            f"batch {batch}: rows are not accounted for, the datapoints were not staged: {counts}; please report this"
-        )
+        raise
     # Partial points first: once the datapoints' manifest is visible, so is theirs.
     partial = commit(
         PARTIAL_POINTS,

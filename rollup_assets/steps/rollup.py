@@ -141,13 +141,13 @@ def _roll_up(pipeline: Pipeline, batch: Batch, inputs: RollupInputs, progress: P
             rows=accepted,
             progress=progress,
         )
+        if pipeline.engine.tries_again:
+            delete_other_tries(folders, task.file_prefix, {Place.parse(file.path).path for result in results for file in result.files})
     except BaseException:
         # Files of tasks that had ended: no manifest names them, and each attempt would leave as many. The first error is the one raised.
         with contextlib.suppress(StorageError, OSError):
             delete_other_tries(folders, task.file_prefix, ())
         raise
-    if pipeline.engine.tries_again:
-        delete_other_tries(folders, task.file_prefix, {Place.parse(file.path).path for result in results for file in result.files})
     # By resolution, then by shard: in the manifest as in the table, files of a resolution are together.
     files = tuple(sorted((file for result in results for file in result.files), key=lambda file: file.resolution or 0))
     counters = {

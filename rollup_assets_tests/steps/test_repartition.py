@@ -18,8 +18,15 @@ import xxhash
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from rollup_assets.errors import LandingZoneError, QuarantineError, RollupOverflowError, ShortOfMemoryError
-from rollup_assets.storage.manifests import QUARANTINED, REPARTITIONED
+from rollup_assets.errors import (
+    LandingZoneError,
+    QuarantineError,
+    RollupOverflowError,
+    ShortOfMemoryError,
+    StageCorruptError,
+    StorageError,
+)
+from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED
 from rollup_assets_tests import naive, staged
 from rollup_assets_tests.landing import Shape, land, pipeline_of, table_of, with_engine, write_bytes, write_rows, write_table
 from rollup_assets_tests.naive import INT64_MAX, INT64_MIN, RawRow
@@ -972,8 +979,41 @@ def test_a_failed_batch_leaves_no_files_of_its_attempt(tmp_path: Path) -> None:
     write_bytes(pipeline, batch, "b.parquet", b"")
     with pytest.raises(QuarantineError):
         stage(pipeline, batch)
-    left = [path for path in (Path(pipeline.settings.stage) / REPARTITIONED).rglob("*") if path.is_file()]
-    assert left == []
+    assert files_of(pipeline, REPARTITIONED, PARTIAL_POINTS) == []
+
+
+def files_of(pipeline: Pipeline, *assets: str) -> list[Path]:
+    return [path for asset in assets for path in (Path(pipeline.settings.stage) / asset).rglob("*") if path.is_file()]
+
+
+def test_a_batch_whose_limits_cannot_be_checked_leaves_no_files_of_its_attempt_but_the_quarantine(tmp_path: Path) -> None:
+    """The decisions about it are broken, and they are read since it is over the limit."""
+    pipeline = pipeline_of(ONE_BATCH, tmp_path)
+    batch = first_batch(pipeline)
+    write_rows(pipeline, batch, "a.parquet", plenty())
+    write_bytes(pipeline, batch, "b.parquet", b"")
+    (pipeline.stage.folder(QUARANTINED, batch) / "allowed.json").write_bytes(b"{")
+    with pytest.raises(StageCorruptError, match=r"allowed\.json does not hold decisions"):
+        stage(pipeline, batch)
+    assert files_of(pipeline, REPARTITIONED, PARTIAL_POINTS) == []
+    assert pipeline.stage.read(QUARANTINED, batch) is not None
+
+
+def test_an_attempt_of_which_other_tries_cannot_be_deleted_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rollup_assets.engines.local import LocalEngine
+    from rollup_assets.steps import repartition
+
+    def fail(*_: object) -> NoReturn:
+        raise StorageError("no")
+
+    pipeline = pipeline_of(ONE_BATCH, tmp_path)
+    batch = first_batch(pipeline)
+    write_rows(pipeline, batch, "a.parquet", plenty())
+    monkeypatch.setattr(LocalEngine, "tries_again", True)
+    monkeypatch.setattr(repartition, "delete_other_tries", fail)
+    with pytest.raises(StorageError, match="no"):
+        stage(pipeline, batch)
+    assert files_of(pipeline, REPARTITIONED, PARTIAL_POINTS, QUARANTINED) == []
 
 
 # ----------------------------------------------------------------------------------------------------------------------- overflow

@@ -864,6 +864,25 @@ def test_a_task_that_fails_leaves_no_file_of_those_that_have_ended(tmp_path: Pat
     assert not list(folder.rglob("*.parquet"))
 
 
+def test_an_attempt_of_which_other_tries_cannot_be_deleted_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = Grid(TODAY, HOUR, 1, (MINUTE, 5 * MINUTE), HOUR)
+    pipeline = pipeline_of(grid, tmp_path)
+    batch = batches_of(pipeline, grid)[0]
+    land(pipeline, crowd(32, grid, 20, 300))
+    stage(pipeline, batch)
+    real = rollup_step.delete_other_tries
+
+    def failing_once(*_: Any) -> None:
+        monkeypatch.setattr(rollup_step, "delete_other_tries", real)
+        raise StorageError("s3://lake cannot be reached")
+
+    monkeypatch.setattr(LocalEngine, "tries_again", True)
+    monkeypatch.setattr(rollup_step, "delete_other_tries", failing_once)
+    with pytest.raises(StorageError, match="cannot be reached"):
+        try_roll_up(pipeline, batch)
+    assert not list(Path(pipeline.settings.warehouse).rglob("*.parquet"))
+
+
 def test_an_interrupt_is_one_also_where_storage_does_not_let_anything_be_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a failure of the partition, the run would go on with the next one."""
     grid = Grid(TODAY, HOUR, 1, (MINUTE, 5 * MINUTE), HOUR)
