@@ -12,10 +12,10 @@ import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from rollup_assets.batches import Batch
-from rollup_assets.errors import AllowanceError, NotStagedError, UnknownReasonError
+from rollup_assets.errors import AllowanceError, LandingZoneError, NotStagedError, StageCorruptError, UnknownReasonError
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.scope import for_each
 from rollup_assets.settings import Settings
@@ -54,7 +54,16 @@ class QuarantinedPartition:
     allowed_files: int
     decisions: tuple[Allowance, ...]
     raw_changed: bool
-    """Whether the raw files differ from those that were staged."""
+    """Whether the raw files differ from those that were staged, or cannot be listed."""
+    problem: str | None = None
+    """Why it is not known what is quarantined, and how to fix that; then everything else says nothing."""
+
+    @classmethod
+    def unknown(cls, partition: str, problem: str) -> Self:
+        """A partition of which it is not known what is quarantined."""
+        return cls(
+            partition, 0, 0, {}, 0, 0.0, over_limit=False, allowed_rows=0, allowed_files=0, decisions=(), raw_changed=False, problem=problem
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +99,22 @@ class Replayed:
 
 @explains_storage_errors
 def quarantined_partitions(settings: Settings, batches: Iterable[Batch] | None = None) -> list[QuarantinedPartition]:
-    """The partitions with quarantined rows or files, or with decisions about them, among ``batches`` (all unless given)."""
+    """The partitions with quarantined rows or files, or with decisions about them, among ``batches`` (all unless given).
+
+    A partition of which that cannot be read is among them, with its problem.
+    """
     pipeline = Pipeline.from_settings(settings)
     wanted = None if batches is None else set(batches)
     chosen = [batch for batch in pipeline.stage.batches(QUARANTINED, pipeline.calendar) if wanted is None or batch in wanted]
-    found = for_each(pipeline, lambda batch: _partition(pipeline, batch), chosen)
-    return [partition for partition in found if partition and (partition.rows or partition.bad_files or partition.decisions)]
+
+    def look(batch: Batch) -> QuarantinedPartition | None:
+        try:
+            return _partition(pipeline, batch)
+        except StageCorruptError as error:
+            return QuarantinedPartition.unknown(batch.key, str(error))
+
+    found = for_each(pipeline, look, chosen)
+    return [one for one in found if one and (one.rows or one.bad_files or one.decisions or one.problem)]
 
 
 @explains_storage_errors
@@ -233,7 +252,11 @@ def _manifest(pipeline: Pipeline, batch: Batch) -> Manifest:
 
 
 def _raw_changed(pipeline: Pipeline, batch: Batch, manifest: Manifest) -> bool:
-    return manifest.inputs != tuple(pipeline.landing_zone.files(batch))
+    try:
+        return manifest.inputs != tuple(pipeline.landing_zone.files(batch))
+    except LandingZoneError:
+        # Something has changed, if only who may list them. What is wrong is said when the batch is staged.
+        return True
 
 
 def _decisions(pipeline: Pipeline, batch: Batch, reasons: Sequence[str], files: Sequence[str], because: str) -> list[Allowance]:

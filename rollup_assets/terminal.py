@@ -181,6 +181,9 @@ def print_quarantined(console: Console, found: Sequence[QuarantinedPartition]) -
     """A line for each partition, then the reasons and the decisions."""
     table = _table("partition", "", "read", "quarantined", "share", "bad files", "allowed")
     for partition in found:
+        if partition.problem:
+            table.add_row(partition.partition, "[red]unknown[/]")
+            continue
         table.add_row(
             partition.partition,
             "[red]over the limit[/]" if partition.over_limit else "[green]below the limit[/]",
@@ -192,6 +195,8 @@ def print_quarantined(console: Console, found: Sequence[QuarantinedPartition]) -
         )
     print_table(console, table)
     for partition in found:
+        if partition.problem:
+            say(console, f"{partition.partition}: {escape(partition.problem)}")
         reasons = ", ".join(f"{rows:,} {reason}" for reason, rows in partition.reasons.items() if rows)
         if reasons:
             say(console, f"{partition.partition}: {escape(reasons)}")

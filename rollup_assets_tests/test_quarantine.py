@@ -6,8 +6,10 @@ import csv
 import io
 import json
 import math
+import os
 import re
 import shlex
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,7 +48,7 @@ from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED
 from rollup_assets.storage.quarantine import Tally
 from rollup_assets_tests import naive, staged
-from rollup_assets_tests.landing import pipeline_of, table_of, write_bytes, write_rows, write_table
+from rollup_assets_tests.landing import forbid, pipeline_of, table_of, write_bytes, write_rows, write_table
 from rollup_assets_tests.naive import RawRow
 from rollup_assets_tests.s3 import S3Folder
 from rollup_assets_tests.strategies import HOUR, MINUTE, TODAY, Grid
@@ -412,6 +414,60 @@ def test_nothing_staged_and_a_missing_file_are_told(pipeline: Pipeline, batch: B
     pipeline.stage.place(manifest, manifest.files[0], batch).delete_file()
     with pytest.raises(StageCorruptError, match="is missing"):
         quarantined_rows(pipeline.settings, batch)
+
+
+@pytest.mark.parametrize("what", ["manifest", "staged file", "decisions", "missing file"])
+def test_a_partition_that_cannot_be_looked_at_hides_no_other(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: Batch
+) -> None:
+    run: Run = runner(tmp_path, monkeypatch)
+    monkeypatch.setenv("ROLLUP_START", batch.key[:10])
+    pipeline = pipeline_of(ONE_BATCH, tmp_path)
+    other = following(pipeline.calendar, batch, 1)[0]
+    for one in (batch, other):
+        write_rows(pipeline, one, "a.parquet", rows_of(one, None))
+        refused(pipeline, one)
+    allow(pipeline.settings, [batch], ["null_id"], [], because="why")
+    folder = pipeline.stage.folder(QUARANTINED, batch)
+    manifest = pipeline.stage.read(QUARANTINED, batch)
+    assert manifest is not None
+    file = pipeline.stage.place(manifest, manifest.files[0], batch)
+    if what == "missing file":
+        file.delete_file()
+    elif what == "staged file":
+        content = file.read_bytes()
+        assert content is not None
+        file.write_bytes(content[:-20] + b"?" + content[-19:])
+    else:
+        (folder / ("manifest.json" if what == "manifest" else "allowed.json")).write_bytes(b"{")
+    unknown, good = quarantined_partitions(pipeline.settings)
+    assert (unknown.partition, good.partition, good.rows, good.problem) == (batch.key, other.key, 40, None)
+    assert unknown.problem
+    listed, _ = run("quarantine", "list", "--json")
+    assert (listed["partition"], listed["problem"]) == (batch.key, unknown.problem)
+    text = plain(run("quarantine", "list").output)
+    assert f"{batch} unknown" in text
+    assert f"{other} over the limit" in text
+    assert unknown.problem.split()[-1] in text
+
+
+@pytest.mark.parametrize("what", ["name", "folder", "file"])
+def test_raw_files_that_cannot_be_listed_count_as_changed(
+    what: str, pipeline: Pipeline, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_rows(pipeline, batch, "a.parquet", NO_ID)
+    refused(pipeline, batch)
+    folder = Path(pipeline.landing_zone.folder(batch).path)
+    if what == "folder":
+        forbid(monkeypatch, pipeline.landing_zone.folder(batch))
+    elif what == "name":
+        Path(os.fsdecode(os.fsencode(folder) + b"/\xff.parquet")).touch()
+    else:
+        shutil.rmtree(folder)
+        folder.touch()
+    (found,) = quarantined_partitions(pipeline.settings)
+    assert (found.rows, found.raw_changed, found.problem) == (3, True, None)
+    assert quarantined_rows(pipeline.settings, batch).raw_changed
 
 
 # ------------------------------------------------------------------------------------------------------------------------- CLI

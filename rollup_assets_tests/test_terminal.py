@@ -47,7 +47,13 @@ def verification(console: Console) -> None:
 
 def quarantined(console: Console) -> None:
     reasons = {"null_id": 101_000, "outside_batch": 204, "wrong_type": 0}
-    print_quarantined(console, [QuarantinedPartition(KEY, 1_796_412, 101_204, reasons, 22, 0.06789, True, 1_003, 0, (), raw_changed=True)])
+    print_quarantined(
+        console,
+        [
+            QuarantinedPartition(KEY, 1_796_412, 101_204, reasons, 22, 0.06789, True, 1_003, 0, (), raw_changed=True),
+            QuarantinedPartition.unknown("2026-01-01-01:00", "damaged"),
+        ],
+    )
 
 
 def plan(console: Console) -> None:

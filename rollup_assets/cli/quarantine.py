@@ -34,6 +34,7 @@ def list_partitions(first: MaybeFirst = None, last: MaybeLast = None, as_json: A
     """List the partitions with quarantined rows or files: how many, why, whether over the limit, and what was decided about them.
 
     By default, all partitions. *raw files changed*: they differ from those that were staged, so a replay may give another result.
+    *unknown*: what is staged of it cannot be read; the line below the table says why.
 
     For example:
 
