@@ -416,7 +416,7 @@ def test_nothing_staged_and_a_missing_file_are_told(pipeline: Pipeline, batch: B
         quarantined_rows(pipeline.settings, batch)
 
 
-@pytest.mark.parametrize("what", ["manifest", "staged file", "decisions", "missing file"])
+@pytest.mark.parametrize("what", ["manifest", "staged file", "closed file", "decisions", "missing file"])
 def test_a_partition_that_cannot_be_looked_at_hides_no_other(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: Batch
 ) -> None:
@@ -434,6 +434,15 @@ def test_a_partition_that_cannot_be_looked_at_hides_no_other(
     file = pipeline.stage.place(manifest, manifest.files[0], batch)
     if what == "missing file":
         file.delete_file()
+    elif what == "closed file":
+        open_input = Place.open_input
+
+        def refuse(place: Place) -> Any:
+            if place == file:
+                raise PermissionError(13, "Permission denied")
+            return open_input(place)
+
+        monkeypatch.setattr(Place, "open_input", refuse)
     elif what == "staged file":
         content = file.read_bytes()
         assert content is not None

@@ -147,8 +147,13 @@ def read_record(place: Place) -> tuple[bytes | None, str | None]:
     try:
         return place.read_versioned()
     except OSError as error:
-        mend = "let this user read all of ROLLUP_STAGE" if isinstance(error, PermissionError) else "mend that"
-        raise StageCorruptError(f"{place.uri} cannot be read ({reason_of(error)}); {mend}, and run the same command again") from error
+        raise not_readable(place, error) from error
+
+
+def not_readable(place: Place, error: OSError) -> StageCorruptError:
+    """The error for a file of one partition that the disk does not let this user read."""
+    mend = "let this user read all of ROLLUP_STAGE" if isinstance(error, PermissionError) else "look at the disk of ROLLUP_STAGE"
+    return StageCorruptError(f"{place.uri} cannot be read ({reason_of(error)}); {mend}, and run the same command again")
 
 
 def new_attempt() -> str:

@@ -16,7 +16,7 @@ from rollup_assets.batches import Batch
 from rollup_assets.storage import encodings
 from rollup_assets.storage.arrays import mask, milliseconds
 from rollup_assets.storage.filesystems import Place
-from rollup_assets.storage.manifests import QUARANTINED, Manifest, Stage, StagedFile
+from rollup_assets.storage.manifests import QUARANTINED, Manifest, Stage, StagedFile, not_readable
 from rollup_assets.storage.parquet import ParquetFileWriter, check_footer, reading_staged
 from rollup_assets.storage.raw_files import ELSEWHERE, ROW_REASONS, RawRows
 
@@ -214,7 +214,7 @@ def tallies(stage: Stage, batch: Batch, quarantined: Manifest) -> list[Tally]:
     """What is quarantined, by reason and file; reads three columns of the staged rows, a row group at a time.
 
     Raises:
-        StageCorruptError: a staged file is damaged. That all are there is up to the caller (:meth:`Stage.require_complete`).
+        StageCorruptError: a staged file is damaged or cannot be read. That all are there is up to the caller.
     """
     import pyarrow as pa
 
@@ -272,7 +272,12 @@ def _is_whole_file() -> Any:
 
 def _batches(stage: Stage, batch: Batch, quarantined: Manifest, columns: dict[str, Any] | None, condition: Any) -> Iterator[pa.RecordBatch]:
     for file in quarantined.files:
-        yield from _batches_of(stage.place(quarantined, file, batch), file, batch, columns, condition)
+        place = stage.place(quarantined, file, batch)
+        try:
+            yield from _batches_of(place, file, batch, columns, condition)
+        except OSError as error:
+            # No engine would try again, as for other staged files: these are read where partitions are looked at one after the other.
+            raise not_readable(place, error) from error
 
 
 def _batches_of(place: Place, file: StagedFile, batch: Batch, columns: dict[str, Any] | None, condition: Any) -> Iterator[pa.RecordBatch]:
