@@ -312,10 +312,7 @@ class _Comparison:
 def _bad_files_staged(stage: Stage, batch: Batch) -> dict[str, str]:
     """Path in the landing zone → reason, for raw files that are quarantined as a whole."""
     manifest = stage.read(QUARANTINED, batch)
-    if manifest is None:
-        return {}
-    stage.require_complete(manifest, batch)
-    found = tallies(stage, batch, manifest)
+    found = [] if manifest is None else tallies(stage, batch, manifest)
     return {tally.file: tally.reason for tally in found if tally.whole_file}
 
 
