@@ -189,6 +189,8 @@ def test_staged_equals_the_model_for_good_rows(data: st.DataObject, start: int, 
     for number in range(data.draw(st.integers(1, 3))):
         part = rows[number::3] if number < 2 else rows[2::3]
         files[write_rows(pipeline, batch, f"part-{number}.parquet", part, data.draw(shapes))] = part
+    # Of two files with the same content one is a copy, which is not the model's affair.
+    assume(len({(pipeline.landing_zone.root / path).read_bytes() for path in files}) == len(files))
     assert_staged(pipeline, batch, files, stage(pipeline, batch))
 
 
