@@ -236,11 +236,12 @@ def _search(world: World, rules: Rules) -> Found:
             happened = ("everything is run again",)
             _check_rerun(state, rules, mended)
             for label, after in _steps(state, rules):
-                if after not in numbers:
-                    numbers[after] = len(before)
+                # One look-up: the hash of a world, which is not kept, is most of its cost.
+                place = numbers.setdefault(after, len(before))
+                if place == len(before):
                     before.append((number, label))
                     waiting.append(after)
-                following[number].append(numbers[after])
+                following[number].append(place)
         except BrokenError as broken:
             return told(str(broken), number, *((broken.step,) if broken.step else happened))
         if all(publisher.at == "end" for publisher in state.publishers):
@@ -299,9 +300,9 @@ def check(world: World, rules: Rules) -> None:
             ours[0] >= world.receipts[batch],
             f"the receipt of batch {batch} is of generation {world.receipts[batch]}, the table of {ours[0]}",
         )
-    made = Counter(snapshot.attempt for snapshot in world.history[world.kept :] if snapshot.attempt is not None)
-    for attempt, snapshots in made.items():
-        _require(snapshots == 1, f"publisher {attempt[0]} made {snapshots} snapshots in one run")
+    made = [snapshot.attempt for snapshot in world.history[world.kept :] if snapshot.attempt is not None]
+    for attempt in made if len(made) > 1 else ():
+        _require(made.count(attempt) == 1, f"publisher {attempt.publisher} made {made.count(attempt)} snapshots in one run")
     for number, publisher in enumerate(world.publishers):
         if publisher.result in ("refused", "gave up") and not publisher.in_doubt:
             in_time = [one for one in world.history[world.kept :] if one.attempt == publisher.attempt(number) and not one.late]
