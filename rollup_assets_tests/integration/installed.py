@@ -49,6 +49,7 @@ def install(wheel: Path, folder: Path) -> Path:
         "--quiet",
         "--no-deps",
         "--offline",
+        "--compile-bytecode",
         "--python",
         str(python),
         str(wheel),
