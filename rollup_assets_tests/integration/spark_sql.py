@@ -7,6 +7,7 @@ with the properties file that ``rollups spark-conf`` prints, and secrets in the 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import select
@@ -162,43 +163,69 @@ def _shown(session: Any) -> str:
     return "\n".join([page, command, str(told)])
 
 
-def _spark_knows(session: Any, name: str) -> bool:
+# One call of Java from Python takes a millisecond or more: what is asked for each of many names is found out once a session.
+
+
+@functools.cache
+def _listed(session: Any) -> frozenset[str]:
+    """The properties that ``SET -v`` has. What Spark learns of later, ``ConfigEntry.findEntry`` finds."""
+    return frozenset(row["key"] for row in session.sql("SET -v").collect())
+
+
+@functools.cache
+def _load_kubernetes(session: Any) -> None:
+    """Its properties are known once their class is, which only a session on Kubernetes loads by itself."""
     jvm = session._jvm
-    if any(name == row["key"] for row in session.sql("SET -v").collect()):
+    jvm.java.lang.Class.forName("org.apache.spark.deploy.k8s.Config$", True, jvm.Thread.currentThread().getContextClassLoader())
+
+
+def _spark_knows(session: Any, name: str) -> bool:
+    if name in _listed(session):
         return True
     if name.startswith("spark.kubernetes."):
-        # Known once their class is, which only a session on Kubernetes loads by itself.
-        jvm.java.lang.Class.forName("org.apache.spark.deploy.k8s.Config$", True, jvm.Thread.currentThread().getContextClassLoader())
-    return jvm.org.apache.spark.internal.config.ConfigEntry.findEntry(name) is not None
+        _load_kubernetes(session)
+    return session._jvm.org.apache.spark.internal.config.ConfigEntry.findEntry(name) is not None
 
 
-def _constants(session: Any, *classes: str) -> set[str]:
+@functools.cache
+def _constants(session: Any, *classes: str) -> frozenset[str]:
     """The values of all string constants of Java classes."""
     jvm = session._jvm
     loader = jvm.Thread.currentThread().getContextClassLoader()
+    modifier = jvm.java.lang.reflect.Modifier
     found = set()
     for name in classes:
         for constant in jvm.java.lang.Class.forName(name, True, loader).getDeclaredFields():
-            if str(constant.getType().getName()) == "java.lang.String" and jvm.java.lang.reflect.Modifier.isStatic(constant.getModifiers()):
+            if str(constant.getType().getName()) == "java.lang.String" and modifier.isStatic(constant.getModifiers()):
                 constant.setAccessible(True)
                 found.add(constant.get(None))
-    return found
+    return frozenset(found)
 
 
 def _is_constant_of(*classes: str) -> Callable[[Any, str], bool]:
     return lambda session, name: name in _constants(session, *classes)
 
 
-def _postgresql_knows(session: Any, name: str) -> bool:
+@functools.cache
+def _postgresql_properties(session: Any) -> frozenset[str]:
     jvm = session._jvm
     loader = jvm.Thread.currentThread().getContextClassLoader()
     properties = jvm.java.lang.Class.forName("org.postgresql.PGProperty", True, loader)
-    return any(str(constant.getName()) == name for constant in properties.getEnumConstants())
+    return frozenset(str(constant.getName()) for constant in properties.getEnumConstants())
+
+
+def _postgresql_knows(session: Any, name: str) -> bool:
+    return name in _postgresql_properties(session)
+
+
+@functools.cache
+def _hadoop_defaults(session: Any) -> Any:
+    return session._jvm.org.apache.hadoop.conf.Configuration()
 
 
 def _hadoop_knows(session: Any, name: str) -> bool:
     # Its defaults name S3A's properties too, whose code is in a jar that is not here.
-    return session._jvm.org.apache.hadoop.conf.Configuration().get(name) is not None
+    return _hadoop_defaults(session).get(name) is not None
 
 
 _KNOWN = {
