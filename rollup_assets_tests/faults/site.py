@@ -30,8 +30,8 @@ PATIENCE = 300.0
 """Seconds until something that must happen is taken not to happen."""
 CANARY = "canary-3f61-of-the-fault-suite"
 _ROW_GROUP = 60
-_server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(["rollup_assets_tests.faults.work"])
+fork_server = multiprocessing.get_context("forkserver")
+fork_server.set_forkserver_preload(["rollup_assets_tests.faults.work"])
 
 
 @dataclass
@@ -169,7 +169,7 @@ class Site:
         logs.mkdir(parents=True, exist_ok=True)
         log = logs / f"{uuid.uuid4().hex}.log"
         order = work.Order(self._arguments(), self.environment, failpoints, orders, self.ledger, log)
-        process = _server.Process(target=work.execute, args=(order,), daemon=True)
+        process = fork_server.Process(target=work.execute, args=(order,), daemon=True)
         process.start()
         return Running(process, log)
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,8 @@ from rollup_assets.steps.publish import publish
 from rollup_assets.steps.repartition import stage_batch
 from rollup_assets.steps.rollup import roll_up
 from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS
+from rollup_assets_tests.faults import work
+from rollup_assets_tests.faults.site import fork_server
 
 KEYS = ("2026-01-01-00:00", "2026-01-01-01:00")
 
@@ -36,9 +39,12 @@ def make(home: Path) -> None:
         publish(pipeline, batch)
 
 
-def start(home: Path) -> subprocess.Popen[bytes]:
+def start(home: Path) -> ForkServerProcess:
     """The same in a process that can be killed."""
-    return subprocess.Popen([sys.executable, "-m", __name__, str(home)])
+    order = work.Order({"home": str(home)}, {}, "", [("make", *KEYS)], home / "acknowledged.jsonl", home / "log")
+    process = fork_server.Process(target=work.execute, args=(order,), daemon=True)
+    process.start()
+    return process
 
 
 def settings_of(home: Path) -> Settings:
@@ -117,11 +123,12 @@ def test_a_killed_run_is_repeated_to_the_same_table(
     home = home_with(landing_zone, tmp_path)
     process = start(home)
     deadline = time.monotonic() + 120
-    while process.poll() is None and not MOMENTS[moment](home):
+    while process.is_alive() and not MOMENTS[moment](home):
         assert time.monotonic() < deadline, f"{moment}: never seen"
         time.sleep(0.0005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
+    assert process.exitcode in (-signal.SIGKILL, 0), (home / "log").read_text()
 
     make(home)
     assert rows_of(home) == expected
@@ -136,7 +143,3 @@ def test_a_killed_run_is_repeated_to_the_same_table(
             staged = pipeline.stage.read(asset, batch)
             assert staged is not None
             assert pipeline.stage.is_complete(staged, batch)
-
-
-if __name__ == "__main__":
-    make(Path(sys.argv[1]))
