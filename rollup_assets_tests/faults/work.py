@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from rollup_assets import failpoints
+from rollup_assets.defs import jobs, resources, schedules, sensors  # noqa: F401  all of `rollup_assets.definitions`, which reads settings
+from rollup_assets.defs.backfill import run_backfill
 from rollup_assets.errors import RollupError
 from rollup_assets.kernels import merge, partial, rollup, row_groups, shards, time_order  # noqa: F401  once, in the fork server
 from rollup_assets.loading import load_arrow, load_pyiceberg
@@ -105,8 +107,6 @@ def make(pipeline: Pipeline, ledger: Path, *keys: str) -> None:
 
 def backfill(pipeline: Pipeline, _: Path, first: str, last: str) -> None:
     """The same through Dagster."""
-    from rollup_assets.defs.backfill import run_backfill
-
     result = run_backfill(pipeline.settings, first, last)
     print(json.dumps({"published": result.published, "failed": dict(result.failed), "waiting": dict(result.waiting)}))  # noqa: T201
     if result.failed:
