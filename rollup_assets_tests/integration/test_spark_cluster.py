@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,59 @@ def start(home: Path, raw: Path, **variables: str) -> subprocess.Popen[str]:
 def finish(process: subprocess.Popen[str]) -> str:
     said, _ = process.communicate(timeout=240)
     return said
+
+
+# Commands one after the other in one process, and so in one session: to start a driver and its executors takes longer than what they do.
+COMMANDS = """
+import json
+import sys
+import time
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from rollup_assets.cli import app
+
+done = []
+for command in json.loads(sys.argv[1]):
+    began = time.monotonic()
+    ended = CliRunner().invoke(app, command)
+    done.append({
+        "status": ended.exit_code, "stdout": ended.stdout, "stderr": ended.stderr, "seconds": time.monotonic() - began,
+        "home": sorted(str(path) for path in Path.cwd().rglob("*")),
+    })
+print(json.dumps(done))
+"""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of a command of :data:`COMMANDS`; ``home``: everything in it right after that."""
+
+    status: int
+    stdout: str
+    stderr: str
+    seconds: float
+    home: list[str]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """``rollups doctor`` and then ``rollups backfill``, with the same session."""
+
+    home: Path
+    doctor: Done
+    backfill: Done
+
+
+def ask(home: Path, raw: Path, **variables: str) -> Asked:
+    commands = [["doctor", "--json", "--timeout", "120"], ["backfill", BATCHES[0], BATCHES[-1]]]
+    done = subprocess.run(
+        [sys.executable, "-c", COMMANDS, json.dumps(commands)],
+        env=environment(home, raw, **variables), cwd=home, text=True, capture_output=True, timeout=480, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return Asked(home, *(Done(**each) for each in json.loads(done.stdout.splitlines()[-1])))
 
 
 def content(home: Path, raw: Path) -> tuple[list[dict[str, Any]], list[str]]:
@@ -141,19 +195,32 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return archive
 
 
-@pytest.mark.scenario("D3")
-def test_a_cluster_whose_workers_unpack_their_environment(
-    cluster: SparkCluster, packed: Path, raw: Path, expected: tuple[Any, Any], tmp_path: Path
-) -> None:
-    """Also with speculation, which runs tasks twice at once."""
+def on_cluster(cluster: SparkCluster, conf: str) -> dict[str, str]:
+    return {"ROLLUP_ENGINE": "spark", "ROLLUP_SPARK_MASTER": cluster.master, "ROLLUP_SPARK_CONF": f"{DRIVER} {conf}"}
+
+
+@pytest.fixture(scope="module")
+def unpacked(cluster: SparkCluster, packed: Path, raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Asked:
+    """On workers that unpack their environment; also with speculation, which runs tasks twice at once."""
     conf = (
-        f"{DRIVER} spark.archives={packed}#environment spark.pyspark.python=./environment/bin/python spark.speculation=true "
+        f"spark.archives={packed}#environment spark.pyspark.python=./environment/bin/python spark.speculation=true "
         "spark.speculation.interval=10ms spark.speculation.quantile=0.1 spark.speculation.multiplier=1.0"
     )
-    process = start(tmp_path, raw, ROLLUP_ENGINE="spark", ROLLUP_SPARK_MASTER=cluster.master, ROLLUP_SPARK_CONF=conf)
-    said = finish(process)
-    assert process.returncode == 0, said
-    assert content(tmp_path, raw) == expected
+    return ask(tmp_path_factory.mktemp("unpacked"), raw, **on_cluster(cluster, conf))
+
+
+@pytest.fixture(scope="module")
+def without_package(cluster: SparkCluster, raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Asked:
+    """On workers whose Python has no package of ours."""
+    conf = f"spark.pyspark.python={Path(sys.base_prefix) / 'bin' / 'python3'}"
+    return ask(tmp_path_factory.mktemp("without"), raw, **on_cluster(cluster, conf))
+
+
+@pytest.mark.scenario("D3")
+def test_a_cluster_whose_workers_unpack_their_environment(unpacked: Asked, raw: Path, expected: tuple[Any, Any]) -> None:
+    """Also with speculation."""
+    assert unpacked.backfill.status == 0, unpacked.backfill
+    assert content(unpacked.home, raw) == expected
 
 
 @pytest.mark.thorough
@@ -161,8 +228,7 @@ def test_a_cluster_whose_workers_unpack_their_environment(
 def test_an_executor_that_is_killed_is_replaced_and_leaves_nothing(
     cluster: SparkCluster, raw: Path, expected: tuple[Any, Any], tmp_path: Path
 ) -> None:
-    conf = f"{DRIVER} spark.pyspark.python={sys.executable}"
-    process = start(tmp_path, raw, ROLLUP_ENGINE="spark", ROLLUP_SPARK_MASTER=cluster.master, ROLLUP_SPARK_CONF=conf)
+    process = start(tmp_path, raw, **on_cluster(cluster, f"spark.pyspark.python={sys.executable}"))
     killed = 0
     deadline = time.monotonic() + 200
     while process.poll() is None and killed < 2 and time.monotonic() < deadline:
@@ -182,17 +248,14 @@ def test_an_executor_that_is_killed_is_replaced_and_leaves_nothing(
     assert content(tmp_path, raw) == expected
 
 
-def test_workers_without_the_package_are_told_in_a_sentence(cluster: SparkCluster, raw: Path, tmp_path: Path) -> None:
-    plain = Path(sys.base_prefix) / "bin" / "python3"
-    conf = f"{DRIVER} spark.pyspark.python={plain}"
-    began = time.monotonic()
-    process = start(tmp_path, raw, ROLLUP_ENGINE="spark", ROLLUP_SPARK_MASTER=cluster.master, ROLLUP_SPARK_CONF=conf)
-    said = finish(process)
-    assert process.returncode == 1
+def test_workers_without_the_package_are_told_in_a_sentence(without_package: Asked) -> None:
+    done = without_package.backfill
+    assert done.status == 1
+    said = done.stdout + done.stderr
     assert "Spark's workers have no Python package" in said
     assert "Pack an environment for them and name it in ROLLUP_SPARK_CONF" in said
-    assert time.monotonic() - began < 120
-    assert not list((tmp_path / "stage").rglob("*.parquet")), "nothing was written"
+    assert done.seconds < 120
+    assert not list((without_package.home / "stage").rglob("*.parquet")), "nothing was written"
 
 
 # ``rollups`` in a process that has its Spark session already: how long a JVM takes to start does not count against ``--timeout``.
@@ -218,19 +281,23 @@ def doctor(
     done = subprocess.run(
         command, env=environment(home, raw, **variables), cwd=home, text=True, capture_output=True, timeout=240, check=False
     )
-    assert done.returncode in (0, 1), done.stderr
-    return {finding["name"]: finding for finding in json.loads(done.stdout)["checks"]}
+    return found_by(done.returncode, done.stdout, done.stderr)
 
 
-def test_doctor_runs_tasks_on_the_clusters_workers(cluster: SparkCluster, raw: Path, tmp_path: Path) -> None:
-    on_cluster = {"ROLLUP_ENGINE": "spark", "ROLLUP_SPARK_MASTER": cluster.master}
-    found = doctor(tmp_path, raw, "--timeout", "120", **on_cluster, ROLLUP_SPARK_CONF=f"{DRIVER} spark.pyspark.python={sys.executable}")
+def found_by(status: int, stdout: str, stderr: str) -> dict[str, dict[str, Any]]:
+    assert status in (0, 1), stderr
+    return {finding["name"]: finding for finding in json.loads(stdout)["checks"]}
+
+
+def test_doctor_runs_tasks_on_the_clusters_workers(unpacked: Asked, without_package: Asked) -> None:
+    done = unpacked.doctor
+    found = found_by(done.status, done.stdout, done.stderr)
     assert {name: found[name]["state"] for name in ("Java", "Spark", "workers", "workers' data")} == dict.fromkeys(
         ("Java", "Spark", "workers", "workers' data"), "ok"
     ), found
-    assert not list(tmp_path.iterdir())
-    plain = Path(sys.base_prefix) / "bin" / "python3"
-    found = doctor(tmp_path, raw, "--timeout", "120", **on_cluster, ROLLUP_SPARK_CONF=f"{DRIVER} spark.pyspark.python={plain}")
+    assert done.home == []
+    done = without_package.doctor
+    found = found_by(done.status, done.stdout, done.stderr)
     assert found["workers"]["state"] == "failed"
     assert "Spark's workers have no Python package" in found["workers"]["found"]
     assert "ROLLUP_SPARK_CONF" in found["workers"]["remedy"] + found["workers"]["found"]
@@ -239,8 +306,7 @@ def test_doctor_runs_tasks_on_the_clusters_workers(cluster: SparkCluster, raw: P
 
 def test_doctor_waits_no_longer_than_it_may_for_workers_that_are_not_there(cluster: SparkCluster, raw: Path, tmp_path: Path) -> None:
     """More memory is asked for than any worker has: Spark itself would wait for ever."""
-    conf = f"{DRIVER} spark.pyspark.python={sys.executable} spark.executor.memory=900g"
-    variables = {"ROLLUP_ENGINE": "spark", "ROLLUP_SPARK_MASTER": cluster.master, "ROLLUP_SPARK_CONF": conf}
+    variables = on_cluster(cluster, f"spark.pyspark.python={sys.executable} spark.executor.memory=900g")
     found = doctor(tmp_path, raw, "--timeout", "60", rollups=(sys.executable, "-c", WITH_SESSION), **variables)
     assert found["workers"]["state"] == "failed", found
     assert found["workers"]["seconds"] <= 60
