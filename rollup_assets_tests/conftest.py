@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import signal
 import uuid
 from collections.abc import Callable, Generator, Iterator
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 MakePipeline = Callable[..., "Pipeline"]
+WithDagsterHome = Callable[[Path], Path]
 
 # Small enough that a test takes milliseconds; shards > threads > 1, so that order and concurrency can go wrong.
 SMALL: dict[str, Any] = {"shards": 4, "threads": 2, "memory": "256MiB"}
@@ -168,6 +170,24 @@ def fresh_home(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
         return tmp_path_factory.mktemp("home")
 
     return fresh
+
+
+@pytest.fixture(scope="session")
+def with_dagster_home(tmp_path_factory: pytest.TempPathFactory) -> WithDagsterHome:
+    """``with_dagster_home(home)``: that folder, now with a Dagster home in it, as the first backfill would make one.
+
+    A copy: to make its databases takes half a second, and a second more in a process that has not made any yet.
+    """
+    from rollup_assets.defs.backfill import ensure_dagster_home
+    from rollup_assets.settings import load_settings
+
+    made = ensure_dagster_home(load_settings(home=str(tmp_path_factory.mktemp("new"))))
+
+    def with_one(home: Path) -> Path:
+        shutil.copytree(made, home / made.name)
+        return home
+
+    return with_one
 
 
 @pytest.fixture(scope="session")

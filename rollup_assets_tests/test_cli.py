@@ -32,6 +32,7 @@ from rollup_assets.defs import lost_runs
 from rollup_assets.defs.run_processes import HOST_TAG, PROCESS_TAG
 from rollup_assets.machine import machine_memory
 from rollup_assets.units import parse_size
+from rollup_assets_tests.conftest import WithDagsterHome
 from rollup_assets_tests.verification.naive_table import content_of, replace
 
 Run = Callable[..., Any]
@@ -62,9 +63,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(tmp_path_factory: pytest.TempPathFactory, with_dagster_home: WithDagsterHome) -> Path:
     """Three generated hours, published; tests must leave them so."""
-    made = tmp_path_factory.mktemp("published")
+    made = with_dagster_home(tmp_path_factory.mktemp("published"))
     with pytest.MonkeyPatch.context() as patch:
         go = runner(made, patch)
         go("generate", "--hours", 3, "--series", 400, "--files", 3, "--interval", "20s")
@@ -356,7 +357,10 @@ def test_an_interrupt_is_told_and_has_an_exit_status_of_its_own(run: Run, monkey
     assert "interrupted" not in told.stdout
 
 
-def test_a_failing_partition_ends_with_1_and_is_named_and_the_others_are_published(run: Run, tmp_path: Path) -> None:
+def test_a_failing_partition_ends_with_1_and_is_named_and_the_others_are_published(
+    run: Run, tmp_path: Path, with_dagster_home: WithDagsterHome
+) -> None:
+    with_dagster_home(tmp_path)
     run("generate", "--hours", 2, "--series", 40, "--files", 1)
     folder = tmp_path / "raw_datapoints/year=2026/month=01/day=01/hour=05"
     folder.mkdir(parents=True)
@@ -376,7 +380,10 @@ def test_a_second_backfill_changes_nothing(ready: Run) -> None:
     assert ready("status", "--json") == before
 
 
-def test_a_partition_whose_points_are_all_gone_publishes_an_empty_range(run: Run, tmp_path: Path) -> None:
+def test_a_partition_whose_points_are_all_gone_publishes_an_empty_range(
+    run: Run, tmp_path: Path, with_dagster_home: WithDagsterHome
+) -> None:
+    with_dagster_home(tmp_path)
     run("generate", "--hours", 1, "--series", 20, "--files", 1)
     run("backfill", FIRST, FIRST)
     count = "select count(*) as rows from rollups"

@@ -48,6 +48,7 @@ from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED
 from rollup_assets.storage.quarantine import Tally
 from rollup_assets_tests import naive, staged
+from rollup_assets_tests.conftest import WithDagsterHome
 from rollup_assets_tests.landing import forbid, pipeline_of, table_of, write_bytes, write_rows, write_table
 from rollup_assets_tests.naive import RawRow
 from rollup_assets_tests.s3 import S3Folder
@@ -483,9 +484,11 @@ def test_raw_files_that_cannot_be_listed_count_as_changed(
 
 
 @pytest.mark.scenario("B1", "B3")
-def test_from_a_failed_backfill_to_a_published_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_from_a_failed_backfill_to_a_published_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_dagster_home: WithDagsterHome
+) -> None:
     """Seen, corrected in part, replayed, allowed in part: published without the rows that nobody can repair, as verification says too."""
-    run: Run = runner(tmp_path, monkeypatch)
+    run: Run = runner(with_dagster_home(tmp_path), monkeypatch)
     assert "nothing is quarantined" in run("quarantine", "list").output
     home = pipeline_of(ONE_BATCH, tmp_path)
     key, batch = home.calendar.first.key, home.calendar.first
@@ -544,9 +547,9 @@ def test_values_that_json_does_not_have_are_shown_as_texts(tmp_path: Path, monke
     assert [row["double_value"] for row in rows] == ["NaN", "Infinity", "-Infinity", 0.5]
 
 
-def test_neighbours_are_replayed_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_neighbours_are_replayed_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_dagster_home: WithDagsterHome) -> None:
     """What follows from the first one may need the second one, which is staged by the same command."""
-    run: Run = runner(tmp_path, monkeypatch)
+    run: Run = runner(with_dagster_home(tmp_path), monkeypatch)
     home = pipeline_of(ONE_BATCH, tmp_path)
     first = home.calendar.first
     batches = [first, *following(home.calendar, first, 2)]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from rollup_assets_tests.conftest import WithDagsterHome
 from rollup_assets_tests.faults.site import CANARY, Site
 from rollup_assets_tests.integration.stores import on_files
 
@@ -15,12 +16,11 @@ MakeSite = Callable[..., Site]
 
 
 @pytest.fixture
-def make_site(tmp_path: Path, seed: int) -> MakeSite:
+def make_site(tmp_path: Path, seed: int, with_dagster_home: WithDagsterHome) -> MakeSite:
     """``make_site(name, **settings)``: an empty site of its own, on local files and SQLite."""
 
     def make(name: str = "site", **overrides: Any) -> Site:
-        home = tmp_path / name
-        home.mkdir()
+        home = with_dagster_home(tmp_path / name)
         return Site(home, on_files(home), seed, {"AWS_SECRET_ACCESS_KEY": CANARY}, overrides)
 
     return make

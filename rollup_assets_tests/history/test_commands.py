@@ -15,7 +15,7 @@ from rollup_assets.history.rollback import rollback
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps.publish import publish
 from rollup_assets.storage.manifests import ROLLUP_TABLE
-from rollup_assets_tests.conftest import SMALL, MakePipeline
+from rollup_assets_tests.conftest import SMALL, MakePipeline, WithDagsterHome
 from rollup_assets_tests.history.published import publish_value, raw_file, snapshots, stage_value
 from rollup_assets_tests.iceberg.staging import batches_from, pipeline_in, value_by_batch
 from rollup_assets_tests.iceberg.test_publish import commits
@@ -25,8 +25,8 @@ from rollup_assets_tests.test_cli import Run, plain, runner
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    return runner(tmp_path, monkeypatch)
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_dagster_home: WithDagsterHome) -> Run:
+    return runner(with_dagster_home(tmp_path), monkeypatch)
 
 
 def test_what_is_shown_of_a_difference_and_a_rollback(run: Run, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from deploy.servers.postgres import PostgresServer
     from deploy.servers.seaweedfs import S3Server
+    from rollup_assets_tests.conftest import WithDagsterHome
     from rollup_assets_tests.integration.stores import Store
 
 pytestmark = pytest.mark.xdist_group("spark")
@@ -341,13 +342,15 @@ STOP_A_BACKFILL = (
 
 
 @pytest.mark.parametrize("name", STOP_A_BACKFILL)
-def test_each_fault_stops_a_backfill_with_the_same_words_and_nothing_is_written(production: Production, tmp_path: Path, name: str) -> None:
+def test_each_fault_stops_a_backfill_with_the_same_words_and_nothing_is_written(
+    production: Production, tmp_path: Path, name: str, with_dagster_home: WithDagsterHome
+) -> None:
     """Each as if the batch had never been staged, and published by nobody."""
     fault = FAULTS[name]
     before = production.objects(), production.catalog()
-    began = time.monotonic()
     # A home of its own: what Dagster records there is no data.
-    changed = {**production.environment, "ROLLUP_HOME": str(tmp_path / "home"), **fault.change(production, tmp_path)}
+    changed = {**production.environment, "ROLLUP_HOME": str(with_dagster_home(tmp_path / "home")), **fault.change(production, tmp_path)}
+    began = time.monotonic()
     done = rollups(changed, "backfill", FIRST, FIRST, "--force", "--json")
     assert time.monotonic() - began < 30
     assert done.exit_code == 1, done.output
@@ -361,9 +364,12 @@ def test_each_fault_stops_a_backfill_with_the_same_words_and_nothing_is_written(
     assert not [path for path in (tmp_path / "home").rglob("*") if path.suffix in (".parquet", ".json", ".avro")]
 
 
-def test_a_first_run_with_wrong_keys_leaves_the_catalog_as_it_was(production: Production, tmp_path: Path) -> None:
+def test_a_first_run_with_wrong_keys_leaves_the_catalog_as_it_was(
+    production: Production, tmp_path: Path, with_dagster_home: WithDagsterHome
+) -> None:
     before = production.catalog()
-    environment = {**production.environment, "ROLLUP_HOME": str(tmp_path), "ROLLUP_TABLE": "unheard.of", "AWS_SECRET_ACCESS_KEY": "wrong"}
+    environment = {**production.environment, "ROLLUP_HOME": str(with_dagster_home(tmp_path))}
+    environment |= {"ROLLUP_TABLE": "unheard.of", "AWS_SECRET_ACCESS_KEY": "wrong"}
     done = rollups(environment, "backfill", FIRST, FIRST, "--json")
     assert done.exit_code == 1, done.output
     assert production.catalog() == before

@@ -19,6 +19,7 @@ import pytest
 from rollup_assets.defs.backfill import run_backfill
 from rollup_assets.settings import Settings
 from rollup_assets.storage.manifests import ROLLUP_TABLE, ROLLUPS
+from rollup_assets_tests.conftest import WithDagsterHome
 from rollup_assets_tests.integration.tables import hours, land, recorded, rows
 
 HOURS = 3
@@ -28,17 +29,19 @@ run_backfill(load_settings(), *sys.argv[1:])"
 
 
 @pytest.fixture(scope="module")
-def left_alone(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def left_alone(tmp_path_factory: pytest.TempPathFactory, with_dagster_home: WithDagsterHome) -> Settings:
     """A table whose backfill nobody disturbed."""
-    settings, _ = land(tmp_path_factory.mktemp("alone"), HOURS)
+    settings, _ = land(with_dagster_home(tmp_path_factory.mktemp("alone")), HOURS)
     assert run_backfill(settings, hours(0, 0)[0], hours(HOURS - 1, HOURS - 1)[0]).success
     return settings
 
 
 @pytest.mark.scenario("K4", "K5")
-def test_killed_and_run_again_it_is_the_table_of_one_left_alone(tmp_path: Path, left_alone: Settings) -> None:
+def test_killed_and_run_again_it_is_the_table_of_one_left_alone(
+    tmp_path: Path, left_alone: Settings, with_dagster_home: WithDagsterHome
+) -> None:
     """Killed a moment after the first rollups are in place: within another write, commit or event, as luck has it."""
-    settings, environment = land(tmp_path, HOURS)
+    settings, environment = land(with_dagster_home(tmp_path), HOURS)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("ROLLUP_", "DAGSTER"))}
     first, last = hours(0, HOURS - 1)[0], hours(0, HOURS - 1)[-1]
     with subprocess.Popen([sys.executable, "-c", BACKFILL, first, last], env=inherited | environment) as process:

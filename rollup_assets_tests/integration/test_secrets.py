@@ -25,6 +25,7 @@ from rollup_assets_tests.integration.tables import hours, land
 if TYPE_CHECKING:
     from deploy.servers.postgres import PostgresServer
     from deploy.servers.seaweedfs import S3Server
+    from rollup_assets_tests.conftest import WithDagsterHome
     from rollup_assets_tests.integration.stores import Store
 
 CANARY = "canary-8c1f-of-the-catalog"
@@ -39,8 +40,8 @@ RUNS = """
 
 
 @pytest.mark.daemon
-def test_the_catalogs_password_is_nowhere(tmp_path: Path, postgres_server: PostgresServer) -> None:
-    settings, environment = land(tmp_path / "home", 1)
+def test_the_catalogs_password_is_nowhere(tmp_path: Path, postgres_server: PostgresServer, with_dagster_home: WithDagsterHome) -> None:
+    settings, environment = land(with_dagster_home(tmp_path / "home"), 1)
     role = "secrets"
     environment |= catalog_of(postgres_server, role)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("ROLLUP_", "DAGSTER"))}
@@ -132,7 +133,11 @@ CONF_SECRETS = {
 
 @pytest.mark.daemon
 def test_no_secret_of_a_production_on_s3_postgresql_and_spark_is_anywhere(
-    tmp_path: Path, postgres_server: PostgresServer, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    postgres_server: PostgresServer,
+    s3_server: S3Server,
+    monkeypatch: pytest.MonkeyPatch,
+    with_dagster_home: WithDagsterHome,
 ) -> None:
     """A backfill of a good and a failing batch on Spark, then one whose catalog refuses it; looked for in all that any of them left."""
     from rollup_assets.engines.spark_session import require_java
@@ -143,7 +148,7 @@ def test_no_secret_of_a_production_on_s3_postgresql_and_spark_is_anywhere(
         require_java()
     except EngineError as error:
         pytest.skip(str(error))
-    store = on_servers(tmp_path / "home", s3_server, postgres_server)
+    store = on_servers(with_dagster_home(tmp_path / "home"), s3_server, postgres_server)
     settings = load_settings(**store.settings)
     keys = _land_with_a_bad_batch(store)
     (port,) = free_ports(1)
