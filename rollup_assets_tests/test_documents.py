@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from rollup_assets.query import query
 from rollup_assets.settings import Settings, load_settings
 from rollup_assets.steps import checks
 from rollup_assets.steps.publish import publish
@@ -173,13 +175,14 @@ def test_the_commands_of_the_readme_run_as_printed_and_leave_what_it_says(tmp_pa
         assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         return done.stdout
 
-    (query,) = (line for line in commands if line.startswith("rollups sql"))
-    as_json = query.replace("rollups sql", "rollups sql --json", 1)
+    (asked,) = (line for line in commands if line.startswith("rollups sql"))
+    *_, statement = shlex.split(asked, comments=True)
     tables_found = []
     for command in commands:
         run(re.sub(r"--series \d+", "--series 60", command))
-        if command is query or command is commands[-1]:
-            tables_found.append(sorted(tuple(row.values()) for row in json.loads(run(as_json))))
+        if command is asked or command is commands[-1]:
+            found = query(load_settings(home=str(home)), statement)
+            tables_found.append(sorted(tuple(row.values()) for row in found.to_pylist()))
 
     # All points, at every resolution; and what the runs of dg did again changed nothing.
     accepted = sum(
