@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import hypothesis
 import pytest
 
 if TYPE_CHECKING:
@@ -48,6 +49,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """The mark of xdist, known without xdist too, and those of the fault suite. Ctrl-C works whoever has started the tests."""
     # A shell's background process ignores SIGINT, and so did tests that interrupt themselves: `nohup make test-faults &` failed.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Results count, not time: on a busy machine a test failed since its examples were made slowly.
+    hypothesis.settings.register_profile("results", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+    hypothesis.settings.load_profile("results")
     config.addinivalue_line("markers", "xdist_group(name): tests of a group run in one process")
     config.addinivalue_line("markers", "scenario(name, …): the fault scenarios that a test is of, as in docs/reliability.md")
     config.addinivalue_line("markers", "thorough: too long for `make test`; a part of `make test-faults` only")
