@@ -511,6 +511,20 @@ def test_csv_is_printed_of_every_type(capfdbinary: pytest.CaptureFixture[bytes])
         assert capfdbinary.readouterr().out == b'"one","two"\n,2\n', kind
 
 
+@pytest.mark.usefixtures("ready")
+@pytest.mark.parametrize("time", ["'infinity'::timestamp", "'-infinity'::date", "['290000-01-01'::timestamptz]"])
+@pytest.mark.parametrize("options", [["--json"], ["--csv"], []], ids=str)
+def test_times_that_python_does_not_have_are_refused_in_a_sentence(time: str, options: list[str]) -> None:
+    """They ended in a traceback. CSV has a form for all but nested ones."""
+    found = CliRunner().invoke(app, ["sql", f"select {time} as moment", *options])
+    if options == ["--csv"] and not time.startswith("["):
+        assert found.exit_code == 0
+    else:
+        assert (found.exit_code, type(found.exception)) == (1, SystemExit)
+        assert "a time outside of the years 1 to 9999" in plain(found.output)
+    assert CliRunner().invoke(app, ["sql", f"select ({time})::varchar as moment", *options]).exit_code == 0
+
+
 def test_sql_prints_an_answer_without_rows_too(ready: Run) -> None:
     statement = "select 1 as one where false"
     assert ready("sql", statement, "--json") == []

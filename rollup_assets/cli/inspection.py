@@ -82,12 +82,19 @@ def sql(
     - `rollups sql "select resolution, count(*), sum(count_rollup) from rollups group by 1"`
     - `rollups sql "select logical_timestamp, rate_rollup from rollups where id = 7 and resolution = 300000 order by 1" --csv`
     """
+    from rollup_assets.errors import QueryError
     from rollup_assets.query import stream
 
     if as_json and as_csv:
         raise typer.BadParameter("choose one of --json and --csv")
     take = print_csv if as_csv else _print_json if as_json else _print_table
-    stream(settings_of(), statement, take)
+    try:
+        stream(settings_of(), statement, take)
+    except OverflowError as error:
+        # DuckDB's times reach further than Python's, and it has infinite ones.
+        raise QueryError(
+            f"the answer has a time outside of the years 1 to 9999 ({error}); leave it out, or cast its column to VARCHAR"
+        ) from error
 
 
 def _print_json(_: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
