@@ -93,6 +93,24 @@ def test_publishers_at_once_without_a_lock_lose_and_duplicate_nothing(tmp_path: 
     assert len(keys) == len(set(keys)) == 3 * 61 * len(batches)
 
 
+def test_snapshots_expire_there_too_but_those_that_tags_hold(tmp_path: Path, on_rest: dict[str, Any]) -> None:
+    """The server looks at the conditions of the commit, and where a reference points to."""
+    pipeline = pipeline_in(tmp_path, keep_snapshots=2, resolutions="1h", **on_rest)
+    ensure_table(pipeline.settings)
+    tagged = None
+    for batch in batches_from(pipeline, 5):
+        stage_rollups(pipeline, batch, series=1)
+        publish(pipeline, batch)
+        if tagged is None:
+            tagged = load(pipeline).snapshots()[0].snapshot_id
+            load(pipeline).manage_snapshots().create_tag(tagged, "audit").commit()
+    table = load(pipeline)
+    found = [snapshot.snapshot_id for snapshot in table.snapshots()]
+    assert tagged in found
+    assert len(found) == 1 + 2
+    assert len(rows_of(table)) == 5
+
+
 def test_wrong_credentials_are_refused_in_a_sentence(on_rest: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", CANARY)
     assert "refuses access (" in fault(tmp_path, **on_rest)
