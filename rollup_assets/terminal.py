@@ -65,8 +65,7 @@ def print_generated(console: Console, made: Generated, raw: str) -> None:
 
 def print_backfill(console: Console, result: BackfillResult) -> None:
     """What became of the partitions, in a few lines."""
-    if result.closed_runs:
-        say(console, f"closed {count_text(len(result.closed_runs), 'run')} of a killed backfill: {', '.join(result.closed_runs)}")
+    print_closed_runs(console, result.closed_runs, "of a killed backfill")
     say(console, f"[green]{count_text(len(result.published), 'partition')} published[/] in {count_text(len(result.runs), 'run')}")
     for partition, reason in result.waiting.items():
         say(console, f"[yellow]waiting[/] {partition}: {escape(reason)}")
@@ -76,10 +75,10 @@ def print_backfill(console: Console, result: BackfillResult) -> None:
         say(console, f"[red]failed[/] {partition}: {escape(reason)}")
 
 
-def print_closed_runs(console: Console, runs: Sequence[str]) -> None:
-    """A line for runs whose processes were found to be gone; none if there are no such runs."""
+def print_closed_runs(console: Console, runs: Sequence[str], which: str = "whose process was gone") -> None:
+    """A line for runs that were found to have ended unnoticed; none if there are no such runs."""
     if runs:
-        say(console, f"closed {count_text(len(runs), 'run')} whose process was gone: {', '.join(runs)}")
+        say(console, f"closed {count_text(len(runs), 'run')} {which}: {', '.join(runs)}")
 
 
 def print_outcome(console: Console, outcome: PartitionOutcome) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
 
-from rollup_assets.iceberg.schema import PARTITION_COLUMNS, metrics_properties
+from rollup_assets.iceberg.schema import metrics_properties
 
 if TYPE_CHECKING:
     from pyiceberg.io.pyarrow import DataFileStatistics, StatisticsCollector
@@ -37,7 +37,8 @@ def _metadata(table: Table) -> TableMetadata:
 
     Those of the partition's columns are always kept: a file's partition is made of them, and without it no query would find the rows.
     """
-    needed = {f"write.metadata.metrics.column.{name}": "full" for name in PARTITION_COLUMNS}
+    partitioned_by = (table.schema().find_column_name(field.source_id) for field in table.spec().fields)
+    needed = {f"write.metadata.metrics.column.{name}": "full" for name in partitioned_by}
     return table.metadata.model_copy(update={"properties": metrics_properties() | table.properties | needed})
 
 

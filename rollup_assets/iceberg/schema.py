@@ -59,9 +59,6 @@ COLUMNS: tuple[Column, ...] = (
 KEYS = ("metric_shard_id", "id", "org_id", "metric", "resolution", "logical_timestamp")
 """Columns whose least and greatest value in a file the metadata states, so that readers can skip files."""
 
-PARTITION_COLUMNS = ("resolution", "logical_timestamp")
-"""Columns that :func:`partition_spec` is made of."""
-
 _FIELD_IDS = {column.name: number for number, column in enumerate(COLUMNS, start=1)}
 
 

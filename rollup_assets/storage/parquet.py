@@ -21,7 +21,8 @@ import xxhash
 from rollup_assets.errors import StageCorruptError
 from rollup_assets.storage.file_statistics import FileStatistics
 from rollup_assets.storage.manifests import StagedFile
-from rollup_assets.storage.storage_errors import is_damage, is_false_claim, short_of_memory, storage_error
+from rollup_assets.storage.refused_memory import is_false_claim, short_of_memory
+from rollup_assets.storage.storage_errors import is_damage, storage_error
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -29,7 +29,8 @@ from rollup_assets.storage.raw_limits import (
     parse_footer,
     read_tail,
 )
-from rollup_assets.storage.storage_errors import is_damage, is_false_claim, short_of_memory, storage_error
+from rollup_assets.storage.refused_memory import is_false_claim, short_of_memory
+from rollup_assets.storage.storage_errors import is_damage, storage_error
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from rollup_assets.errors import ShortOfMemoryError, StorageError
+from rollup_assets.errors import StorageError
 
 if TYPE_CHECKING:
     from rollup_assets.storage.s3 import S3Options
@@ -23,11 +23,6 @@ _ARROW = re.compile(
     r"(?P<where>.*?):? ?AWS Error (?P<code>[A-Z_0-9]+)(?: \(HTTP status \d+\))? during (?P<operation>\w+) operation: (?P<message>.*)",
     re.DOTALL,
 )
-_REFUSED_MEMORY = re.compile(r"alloc of size (\d+) failed")
-# What a row takes at once in any form of its columns; names that share their beginnings are the largest.
-_BYTES_PER_ROW = 256
-# What readers take besides, however little they read.
-_BYTES_OF_READERS = 16 << 20
 _ARROW_OBJECT = re.compile(r"(?:key '(?P<key>[^']*)' in )?bucket '(?P<bucket>[^']*)'")
 _BUCKETS = "ROLLUP_RAW, ROLLUP_STAGE or ROLLUP_WAREHOUSE"
 _KEYS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
@@ -93,24 +88,6 @@ def is_damage(error: Exception) -> bool:
     if isinstance(error, StorageError | MemoryError):
         return False
     return not (isinstance(error, OSError) and (error.errno is not None or _ARROW.search(str(error))))
-
-
-def is_false_claim(error: Exception, size: int, rows: int) -> bool:
-    """Whether memory was refused for more than a row group of ``size`` bytes by its footer can take, if so many rows are read at once.
-
-    Then the header of a page is wrong: it says how much memory the page takes, and is believed before anything is compared with it.
-    """
-    refused = _REFUSED_MEMORY.search(str(error)) if isinstance(error, MemoryError) else None
-    # Buffers grow to twice of what is in them.
-    return refused is not None and int(refused[1]) > 2 * size + _BYTES_PER_ROW * rows + _BYTES_OF_READERS
-
-
-def short_of_memory(what: str, error: MemoryError) -> ShortOfMemoryError:
-    """The error for a file that cannot be read for want of memory, which says nothing about the file."""
-    return ShortOfMemoryError(
-        f"{what} cannot be read: there is no memory for it ({_short(str(error)) or 'refused'}); raise the limit on this process' memory "
-        "(`ulimit -v`, or its container's), or set ROLLUP_THREADS lower, and run the same command again"
-    )
 
 
 def _from_s3(error: Exception) -> bool:

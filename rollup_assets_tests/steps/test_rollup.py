@@ -823,16 +823,22 @@ def test_an_overflow_is_never_silent_and_never_a_false_alarm(data: st.DataObject
     assert_same(found, naive.rollups_of(points, grid.resolutions, grid.lookback))
 
 
-def test_an_overflow_leaves_the_earlier_rollups_in_place(tmp_path: Path) -> None:
-    """In no case does a published row change, and no file of the failed attempt stays behind."""
-    # The windows that overflow must not be those that staging looks at, the ones labelled with the batch's end.
+def staged_crowd(home: Path) -> tuple[Pipeline, Batch]:
+    """A batch of many series, staged."""
     grid = Grid(TODAY, HOUR, 1, (MINUTE, 5 * MINUTE), HOUR)
-    pipeline = pipeline_of(grid, tmp_path)
+    pipeline = pipeline_of(grid, home)
     batch = batches_of(pipeline, grid)[0]
     land(pipeline, crowd(32, grid, 20, 300))
     stage(pipeline, batch)
+    return pipeline, batch
+
+
+def test_an_overflow_leaves_the_earlier_rollups_in_place(tmp_path: Path) -> None:
+    """In no case does a published row change, and no file of the failed attempt stays behind."""
+    pipeline, batch = staged_crowd(tmp_path)
     before = roll_up(pipeline, batch).manifest
     files = sorted(path for path in Path(pipeline.settings.warehouse).rglob("*") if path.is_file())
+    # The windows that overflow must not be those that staging looks at, the ones labelled with the batch's end.
     write_rows(pipeline, batch, "late.parquet", [RawRow(4711, 1, "m", TODAY + after, INT64_MAX) for after in (1, 2)])
     stage(pipeline, batch)
     with pytest.raises(RollupOverflowError):
@@ -843,11 +849,7 @@ def test_an_overflow_leaves_the_earlier_rollups_in_place(tmp_path: Path) -> None
 
 def test_a_task_that_fails_leaves_no_file_of_those_that_have_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every attempt would leave as many, which nothing names."""
-    grid = Grid(TODAY, HOUR, 1, (MINUTE, 5 * MINUTE), HOUR)
-    pipeline = pipeline_of(grid, tmp_path)
-    batch = batches_of(pipeline, grid)[0]
-    land(pipeline, crowd(32, grid, 20, 300))
-    stage(pipeline, batch)
+    pipeline, batch = staged_crowd(tmp_path)
     folder = Path(pipeline.settings.warehouse)
     real = rollup_step.roll_up_shards
 
@@ -865,11 +867,7 @@ def test_a_task_that_fails_leaves_no_file_of_those_that_have_ended(tmp_path: Pat
 
 
 def test_an_attempt_of_which_other_tries_cannot_be_deleted_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    grid = Grid(TODAY, HOUR, 1, (MINUTE, 5 * MINUTE), HOUR)
-    pipeline = pipeline_of(grid, tmp_path)
-    batch = batches_of(pipeline, grid)[0]
-    land(pipeline, crowd(32, grid, 20, 300))
-    stage(pipeline, batch)
+    pipeline, batch = staged_crowd(tmp_path)
     real = rollup_step.delete_other_tries
 
     def failing_once(*_: Any) -> None:
