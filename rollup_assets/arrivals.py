@@ -1,9 +1,9 @@
 """Decides which partitions are out of date because of their raw files, and what to request: one look, with the memory of earlier looks.
 
-A partition whose raw files are not those that were staged is asked to be staged once its files have stayed the same for a while; a
-partition whose rollups were made from other digests than today's, or are not published, is asked to be rolled up and published. Other
-settings and other code ask for nothing: making everything anew is somebody's decision, and so is publishing what was rolled back. Whom to
-ask stays out (``defs.sensors``).
+If the raw files of a partition are not those that were staged, staging is requested once they have stayed the same for a while. If its
+rollups were made from other digests than today's, or are not published, rolling up and publishing is requested. Other settings and other
+code cause no request: making everything anew is somebody's decision, and so is publishing what was rolled back. Making runs of the requests
+stays out (``defs.sensors``).
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ DAY_MS = 86_400_000
 HOUR_MS = 3_600_000
 MINUTE_MS = 60_000
 EARLIEST, LATEST = dt.datetime(1700, 1, 1, tzinfo=dt.UTC), dt.datetime(2200, 1, 1, tzinfo=dt.UTC)
-"""Batches begin from the one on, and before the other: keys need years of four digits, and timestamps in ns, which Arrow and Parquet may
-hold, end in 2262."""
+"""No batch starts before the first, and each starts before the second: keys need years of four digits, and timestamps in ns, which Arrow
+and Parquet may hold, end in 2262."""
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _LAST_TIME = 62_135_596_800_000
 """Farthest distance from 1970 in ms for which times are shown as dates: back to the year 1, and as far ahead."""

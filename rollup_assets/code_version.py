@@ -3,5 +3,5 @@
 from __future__ import annotations
 
 CODE_VERSION = "6"
-"""Part of every manifest: raise it when a step's output changes for the same input, so that everything is made anew. Raise it also when
-the blocks change that a step's tasks send to each other: it tells workers with other code apart."""
+"""Part of every manifest. Raise it when a step's output changes for the same input: everything is made anew then. Raise it also when the
+layout of the blocks changes that tasks send to each other: Spark's workers with other code are refused by it."""

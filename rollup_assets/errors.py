@@ -1,6 +1,6 @@
 """The exceptions this package raises on purpose.
 
-Every message says what is wrong, where (partition, file, series or setting) and, where a command mends it, which one.
+Every message says what is wrong, where (partition, file, series or setting) and, if a command mends it, which one.
 Exceptions of other libraries are wrapped only where we can say more than they do.
 """
 
@@ -42,7 +42,7 @@ class UnknownSnapshotError(RollupError):
 
 
 class LandingZoneError(RollupError):
-    """The landing zone has files where no batch looks for them."""
+    """Raw files cannot be told apart by batch: they lie where no batch looks, a folder cannot be listed, or there is none at all."""
 
 
 class StorageError(RollupError):
@@ -82,11 +82,11 @@ class NotStagedError(RollupError):
 
 
 class StaleInputError(RollupError):
-    """A staged partition was made from inputs or parameters that are no longer current."""
+    """Something that was read is no longer current: a staged partition, a raw file replaced meanwhile, or a snapshot that was overtaken."""
 
 
 class StageCorruptError(RollupError):
-    """A staged file is missing or is not what its manifest says."""
+    """A file of the stage (data, manifest or decision) is missing, cannot be read, or is not what its manifest says."""
 
 
 class RollupOverflowError(RollupError):
@@ -118,7 +118,7 @@ class PublishError(RollupError):
 
 
 class PublishHaltError(PublishError):
-    """The table is not what the commit should have made it. Stop rather than guess; the message names the repair command."""
+    """The table, or its history, is not what commits have made it. Stop rather than guess; the message names the repair command."""
 
 
 class TableMismatchError(PublishError):
@@ -126,7 +126,7 @@ class TableMismatchError(PublishError):
 
 
 class CleaningError(RollupError):
-    """It is not certain what may be deleted, so nothing was."""
+    """It is not certain which of the table's files may be deleted, so none was; other leftovers may have been."""
 
 
 class MigrationError(PublishError):
@@ -142,7 +142,7 @@ class LockTimeoutError(PublishError):
 
 
 class LockLostError(PublishError):
-    """The table's lock was lost before a commit, which was then not made."""
+    """The table's lock was lost before a commit or a deletion, which was then not made."""
 
 
 class DagsterHomeError(RollupError):

@@ -1,6 +1,7 @@
 """The state of each partition: its raw files, what of it is staged, rolled up and published, and what is out of date.
 
-Reads the landing zone's listing and the manifests, no data and no catalog. Changing anything stays out.
+Reads the landing zone's listing and the manifests and, of a batch with too many quarantined rows, those rows and the decisions about them;
+no points, no rollups, no catalog. Changing anything stays out.
 """
 
 from __future__ import annotations

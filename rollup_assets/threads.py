@@ -1,6 +1,6 @@
 """Pools of threads: made only if there is memory for all threads, and none works before all have started.
 
-A thread that cannot have memory for its first frame never says that it has started, and whoever started it waits for that for ever
+A thread that gets no memory for its first frame never says that it has started, and the thread that started it waits for that for ever
 (python/cpython#140746; seen with 4 MiB of address space left, in one of three processes).
 """
 

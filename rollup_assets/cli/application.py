@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _BAD_ARGUMENTS = 2
 _INTERRUPTED = 130
 _BY_DUCKDB = "Query interrupted"
-"""What DuckDB 2.0.0 makes of Ctrl-C while a statement runs: a RuntimeError, none of its own."""
+"""How DuckDB 2.0.0 reports Ctrl-C during a statement: a RuntimeError with this text, not an exception of its own."""
 
 
 class _PlainErrors(TyperGroup):

@@ -62,7 +62,7 @@ def close_runs(instance: dg.DagsterInstance, is_gone: Callable[[dg.DagsterRun], 
     for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
         if not is_gone(run):
             continue
-        # Its last words may be younger than the list; there are none after this.
+        # It may have told its end since the list was read. After this look it cannot any more: its process is gone.
         latest = instance.get_run_by_id(run.run_id)
         if latest is None or latest.status not in UNFINISHED:
             continue

@@ -75,7 +75,7 @@ class _Context:
 
 
 def _version() -> str:
-    """Versions of package and code. One is not enough: within a release, workers could still make other bytes than the manifest says."""
+    """Versions of package and code. The first is not enough: within a release, other code could make other bytes than the manifest says."""
     return f"{__version__} with code version {CODE_VERSION}"
 
 

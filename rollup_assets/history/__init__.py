@@ -1,1 +1,4 @@
-"""The table's history: what each publish was made from, what changed between two snapshots, and going back to an earlier one."""
+"""The table's history: what each publish was made from, what changed between two snapshots, and two ways to rewrite it.
+
+``rollback`` goes back to an earlier snapshot, ``migrate`` makes the table anew with other settings. The commits are ``iceberg``'s.
+"""

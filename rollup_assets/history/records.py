@@ -1,9 +1,9 @@
 """What each publish of a batch was made from: one small file per commit, kept when manifests are replaced.
 
-``<stage>/publish_history/<partition>/<attempt>.json``. A publish writes it after its commit, which it names, and before its receipt:
-whoever finds the receipt looks no further, and a publish that was killed before it is asked for again, finds its commit in the table
-and writes the record then. Raw files that were merged or renamed since bring nothing to publish: before a migration stages anew, it
-writes their names into the record. Which rows changed stays out (``history.diff``).
+``<stage>/publish_history/<partition>/<attempt>.json``. A publish writes it after the commit, which it names, and before the
+receipt: if the publish is killed in between there is no receipt, so it is requested again, finds its commit in the table and writes the
+record then. Raw files that were merged or renamed, with the same content, cause no publish; a migration writes their names into the record
+before it stages them anew. Which rows changed stays out (``history.diff``).
 """
 
 from __future__ import annotations

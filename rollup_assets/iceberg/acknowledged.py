@@ -27,7 +27,7 @@ def acknowledgement(table: Table, snapshot_id: int | None) -> dict[str, Any]:
 
 
 def is_of_table(table: Table, acknowledged: Mapping[str, Any]) -> bool:
-    """Whether the receipt is about this table, not a dropped one of the same name; True for older releases', which do not say."""
+    """Whether the receipt is about this table, not a dropped one of the same name; True for those of older releases, which do not say."""
     return acknowledged.get(TABLE) in (None, str(table.metadata.table_uuid))
 
 

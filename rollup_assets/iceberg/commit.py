@@ -1,8 +1,8 @@
 """The only way to change the table's rows: brings it to a goal, whatever other writers do meanwhile and whatever the catalog answers.
 
-The only module that uses ``overwrite()``, which is public, while the class it returns is not. What the table is to hold, and how it gets
-there, is planned by goals (:class:`rollup_assets.iceberg.plans.Goal`): a publish, a rollback, a migration. What follows what is decided in
-:mod:`rollup_assets.iceberg.protocol`.
+The only module that calls ``overwrite()``: the method is public, but the class of what it returns is not. What the table is to hold, and
+how it gets there, is planned by goals (:class:`rollup_assets.iceberg.plans.Goal`): a publish, a rollback, a migration. What follows what is
+decided in :mod:`rollup_assets.iceberg.protocol`.
 """
 
 from __future__ import annotations

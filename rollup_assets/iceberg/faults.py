@@ -1,4 +1,7 @@
-"""Says in one sentence what is wrong with a catalog: the only place that translates the errors of drivers and clients."""
+"""Says in one sentence what is wrong with a catalog that is in use: translates the errors of drivers and clients.
+
+What can go wrong while one is opened is said where that is done (``catalog``, ``postgres``, ``rest``).
+"""
 
 from __future__ import annotations
 

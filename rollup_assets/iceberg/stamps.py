@@ -1,7 +1,7 @@
 """The timestamp of a commit: never earlier than that of the commit before it, whatever this machine's clock says.
 
 Iceberg for Java refuses metadata whose logs go back by more than a minute ("[BUG] Expected sorted snapshot log entries"), and PyIceberg
-writes them without a look: a publisher whose clock is a day ahead, and the next one whose clock is right, would leave a table that Spark
+writes them unchecked: a publisher whose clock is a day ahead, and the next one whose clock is right, would leave a table that Spark
 cannot read. What is committed, and when, stays out.
 """
 

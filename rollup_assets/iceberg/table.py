@@ -141,7 +141,7 @@ def _create_table(catalog: Catalog, settings: Settings) -> Table:
         # metadata itself, to places that only it may be able to reach before the table exists.)
         data_location(settings).exists()
     namespace = settings.table.rpartition(".")[0]
-    # Asked first: a server may refuse to make one to whom may only make tables in it.
+    # Asked first: a server may refuse to make a namespace for a client that may only make tables in it.
     if not catalog.namespace_exists(namespace):
         # IntegrityError: the SQL catalog lets the database's own error through if two processes make the same namespace.
         with contextlib.suppress(NamespaceAlreadyExistsError, IntegrityError):

@@ -1,7 +1,7 @@
-"""What must be true of a staged or published batch, as pure functions of manifests: each returns whether it is, and the numbers.
+"""What must be true of a staged or published batch, as functions of manifests: each returns whether it is, and the numbers.
 
 The hard ones (every row accounted for, counts and deltas reconcile, no window twice) are also *required* before anything can reach
-the table: :func:`require`. Who runs them, and how their outcomes are shown, stays out.
+the table: :func:`require`. None reads points or rollups. Who runs them, and how their outcomes are shown, stays out.
 """
 
 from __future__ import annotations

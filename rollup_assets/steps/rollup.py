@@ -55,6 +55,9 @@ def roll_up(
 
     Nothing is done if inputs, parameters, code and table are those of the manifest, unless ``force``.
 
+    Args:
+        table_is_checked: the caller has looked at the table, which still has other settings (a migration).
+
     Returns:
         The manifest, or what the batch has to wait for.
 

@@ -223,7 +223,8 @@ class _ShardSorter:
             org, metric = sorted_points.org[start], rank[sorted_points.metric[start]]
             order = series_table.series_order(metric, org, table.id[:series])
         self.watch.lap("sort")
-        # What is asked for series by series from here on lies in their order: with millions of them each look elsewhere waits for memory.
+        # From here on the columns are read series by series, so they are put in that order: with millions of series, each access out of
+        # order waits for memory.
         sorted_series = SortedSeries(table.id[order], org[order], metric[order], start[order], kept[order])
         self.partial.write(self.shard, self._partial_points(sorted_series, sorted_points, rank), names)
         self.watch.lap("partial points")

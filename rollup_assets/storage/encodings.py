@@ -11,8 +11,8 @@ find the row groups of a series by its id alone, where least and greatest id say
 halve what a query for one series reads.
 
 Spark's own Parquet reader refuses BYTE_STREAM_SPLIT, older Iceberg readers both, and so do other readers of parquet-mr's age. For
-them the table's data files can be had in PLAIN and RLE_DICTIONARY alone: by a fifth larger where windows have several points, as
-large where they have one. Stage files are read by this package alone and stay as they are.
+them the table's data files can be had in PLAIN and RLE_DICTIONARY alone: up to a quarter larger where windows have several points, and no
+larger where they have one. Stage files are read by this package alone and stay as they are.
 """
 
 from __future__ import annotations

@@ -171,7 +171,7 @@ class LandingZone:
     def _with_files(self) -> set[str]:
         """Folders as deep as the layout, relative to the landing zone, that have files; on a disk, files in their place as well."""
         depth = len(self._layout)
-        # In a store, such an object is in no folder's way, and no batch reads it.
+        # In an object store, such an object does not keep a folder of the same name from being there, and no batch reads it.
         fewest = depth if self.root.is_local else depth + 1
         try:
             split = (self._inside(file.path).split("/") for file in self.root.files())

@@ -77,7 +77,7 @@ class ToldNames:
         missing = (len(names) + 7) // 8 - len(told)
         if missing > 0:
             told = self._told[bucket] = np.concatenate([told, np.zeros(missing + len(told) // 4, np.uint8)])
-        # Telling everybody every name is names x buckets x tasks: with 50,000 it took 11.7 instead of 0.8 CPU s, 544 instead of 7 MB.
+        # Every name to every reader is names x buckets x tasks: with 50,000 names it took 11.7 instead of 0.8 CPU s, 544 instead of 7 MB.
         codes = np.arange(len(names)) if len(names) <= _FEW else used
         news = np.unique(codes[told[codes >> 3] >> (codes & 7).astype(np.uint8) & 1 == 0]).astype(np.int32)
         np.bitwise_or.at(told, news >> 3, np.uint8(1) << (news & 7).astype(np.uint8))
