@@ -25,7 +25,7 @@ class _Rows(ProgressColumn):
         return Text(f"{compact(task.completed)}{total} rows", style="progress.data.speed")
 
 
-class _Onlookers:
+class _TolerantStream:
     """A text stream that shows progress. Once it cannot be written to, because its reader has gone (``2>&1 | head``) or its disk is full,
     further output is dropped, and the work goes on.
     """
@@ -40,16 +40,16 @@ class _Onlookers:
         try:
             return self._stream.write(text)
         except OSError:
-            self._turn_away()
+            self._discard_output()
             return len(text)
 
     def flush(self) -> None:
         try:
             self._stream.flush()
         except OSError:
-            self._turn_away()
+            self._discard_output()
 
-    def _turn_away(self) -> None:
+    def _discard_output(self) -> None:
         # Text in the stream's buffer would fail again, and once more when Python ends, with exit status 120.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self._stream.fileno())
@@ -64,7 +64,7 @@ class TerminalProgress:
 
     def __init__(self) -> None:
         # rich can handle a missing standard error (`2>&-`).
-        console = open_console(stderr=True, file=cast("IO[str]", _Onlookers(sys.stderr)) if sys.stderr else None)
+        console = open_console(stderr=True, file=cast("IO[str]", _TolerantStream(sys.stderr)) if sys.stderr else None)
         self._bars = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),

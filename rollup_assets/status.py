@@ -173,8 +173,7 @@ def _waiting_for(pipeline: Pipeline, batch: Batch) -> list[str]:
         found = find_inputs(pipeline, batch)
     except RollupError:
         return []
-    needed = [name.split()[-1] for name in found.waiting_for] if isinstance(found, Waiting) else []
-    return sorted(key for key in needed if key != batch.key)
+    return sorted(key for _, key in found.inputs if key != batch.key) if isinstance(found, Waiting) else []
 
 
 def _current_inputs(rollups: Manifest, pipeline: Pipeline) -> dict[str, dict[str, str | None]]:

@@ -94,7 +94,7 @@ def open_session(settings: Settings, make: Callable[[dict[str, str]], SparkSessi
             message says what to do.
     """
     prepare(settings)
-    in_charge = threading.current_thread() is threading.main_thread()
+    is_main_thread = threading.current_thread() is threading.main_thread()
     interrupted = signal.getsignal(signal.SIGINT)
     try:
         with _on_loopback(settings), _by_file(session_properties(settings)) as properties:
@@ -107,7 +107,7 @@ def open_session(settings: Settings, make: Callable[[dict[str, str]], SparkSessi
         raise EngineError(f"Spark does not start ({reason}){mend}") from error
     finally:
         # PySpark installs a handler for Ctrl-C, which would keep Dagster from learning of a termination; the engine stops its own jobs.
-        if in_charge:
+        if is_main_thread:
             signal.signal(signal.SIGINT, interrupted)
 
 

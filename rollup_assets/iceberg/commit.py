@@ -132,7 +132,7 @@ def bring_about(
     publication = _Publication(catalog, settings, goal, properties, uuid.uuid4().hex, lock or TableLock(), still_current, table)
     state = protocol.begin(MOST_TRIES, table_is_known=table is not None)
     while not state.has_ended:
-        following = protocol.observe(state, _DOERS[state.action](publication, state))
+        following = protocol.observe(state, _HANDLERS[state.action](publication, state))
         if following.tries > state.tries:
             _log.warning("%s: commit %d of at most %d did not land (%s)", goal.name, following.tries, MOST_TRIES, publication.reason)
             if not following.has_ended:
@@ -283,9 +283,9 @@ def _verified(publication: _Publication, table: Table, snapshot_id: int | None, 
     try:
         counts = publication.goal.counts(table, at)
     except OSError as error:
-        if (hiccup := storage_error(error)) is not None:
+        if (store_error := storage_error(error)) is not None:
             # The commit stands: the next run finds it, and looks again.
-            raise hiccup from error
+            raise store_error from error
         raise PublishHaltError(
             _halt(publication, snapshot_id, f"cannot be read ({error}): roll the table back to the one before")
         ) from error
@@ -327,7 +327,7 @@ def _halt(publication: _Publication, snapshot_id: int | None, problem: str) -> s
     )
 
 
-_DOERS: dict[Action, Callable[[_Publication, State], Outcome]] = {
+_HANDLERS: dict[Action, Callable[[_Publication, State], Outcome]] = {
     Action.HOLD_LOCK: _hold_lock,
     Action.LOAD: _load,
     Action.PLAN: _make_plan,

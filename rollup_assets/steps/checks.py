@@ -19,7 +19,17 @@ from rollup_assets.settings import Settings
 from rollup_assets.steps.parameters import PARQUET_ENCODING
 from rollup_assets.steps.quarantine_limits import NOTHING, Allowed, is_over, rows_compared
 from rollup_assets.steps.results import Waiting
-from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Manifest, Stage, short_digest
+from rollup_assets.storage.manifests import (
+    ELSEWHERE_ROWS,
+    PARTIAL_POINTS,
+    QUARANTINED,
+    REPARTITIONED,
+    ROLLUP_TABLE,
+    ROLLUPS,
+    Manifest,
+    Stage,
+    short_digest,
+)
 from rollup_assets.units import format_duration
 
 ROWS_ACCOUNTED_FOR = "rows_accounted_for"
@@ -77,12 +87,12 @@ class CheckOutcome:
 
     asset: str
     name: str
-    passed: bool
-    warning: bool
-    """Whether failing is a warning rather than an error."""
     description: str
     """One sentence about what was found."""
     metadata: Mapping[str, str | int | float] = field(default_factory=dict)
+    passed: bool = field(kw_only=True)
+    warning: bool = field(default=False, kw_only=True)
+    """Whether failing is a warning rather than an error."""
 
 
 def require(outcomes: Iterable[CheckOutcome]) -> None:
@@ -104,8 +114,8 @@ def rows_accounted_for(repartitioned: Manifest, quarantined: Manifest) -> CheckO
         int(counters[name]) for name in ("rows_read", "rows_accepted", "duplicates", "rows_quarantined")
     )
     parts = {"accepted": accepted, "duplicates": duplicates, "quarantined": rejected}
-    if "elsewhere" in counters:
-        parts["elsewhere"] = int(counters["elsewhere"])
+    if ELSEWHERE_ROWS in counters:
+        parts[ELSEWHERE_ROWS] = int(counters[ELSEWHERE_ROWS])
     added = " + ".join(f"{rows:,} {name}" for name, rows in parts.items())
     reasons = sum(int(rows) for rows in quarantined.counters["reasons"].values())
     problems = []
@@ -125,10 +135,10 @@ def rows_accounted_for(repartitioned: Manifest, quarantined: Manifest) -> CheckO
         "rows_quarantined": rejected,
         "rows_in_files": repartitioned.rows,
     }
-    if "elsewhere" in parts:
-        numbers["elsewhere"] = parts["elsewhere"]
+    if ELSEWHERE_ROWS in parts:
+        numbers[ELSEWHERE_ROWS] = parts[ELSEWHERE_ROWS]
     found = "; ".join(problems) or f"{read:,} rows read = {added}"
-    return CheckOutcome(REPARTITIONED, ROWS_ACCOUNTED_FOR, not problems, False, found, numbers)
+    return CheckOutcome(REPARTITIONED, ROWS_ACCOUNTED_FOR, found, numbers, passed=not problems)
 
 
 def batch_not_empty(repartitioned: Manifest) -> CheckOutcome:
@@ -140,7 +150,8 @@ def batch_not_empty(repartitioned: Manifest) -> CheckOutcome:
         found = f"no accepted point in {_counted(files, 'raw file')}"
     else:
         found = "no raw file"
-    return CheckOutcome(REPARTITIONED, BATCH_NOT_EMPTY, accepted > 0, True, found, {"rows_accepted": accepted, "raw_files": files})
+    numbers = {"rows_accepted": accepted, "raw_files": files}
+    return CheckOutcome(REPARTITIONED, BATCH_NOT_EMPTY, found, numbers, passed=accepted > 0, warning=True)
 
 
 def row_count_usual(repartitioned: Manifest, earlier: Mapping[str, int]) -> CheckOutcome:
@@ -148,11 +159,12 @@ def row_count_usual(repartitioned: Manifest, earlier: Mapping[str, int]) -> Chec
     rows = int(repartitioned.counters["rows_accepted"])
     if len(earlier) < ENOUGH_EARLIER:
         found = f"{rows:,} rows; {_counted(len(earlier), 'earlier batch', 'earlier batches')} at this time of day, too few to compare with"
-        return CheckOutcome(REPARTITIONED, ROW_COUNT_USUAL, True, True, found, {"rows_accepted": rows, "earlier_batches": len(earlier)})
+        few = {"rows_accepted": rows, "earlier_batches": len(earlier)}
+        return CheckOutcome(REPARTITIONED, ROW_COUNT_USUAL, found, few, passed=True, warning=True)
     usual = statistics.median(earlier.values())
     found = f"{rows:,} rows; the median of {len(earlier)} earlier days at this time is {usual:,.0f}"
     numbers: dict[str, str | int | float] = {"rows_accepted": rows, "earlier_batches": len(earlier), "usual_rows": float(usual)}
-    return CheckOutcome(REPARTITIONED, ROW_COUNT_USUAL, usual / 2 <= rows <= usual * 2, True, found, numbers)
+    return CheckOutcome(REPARTITIONED, ROW_COUNT_USUAL, found, numbers, passed=usual / 2 <= rows <= usual * 2, warning=True)
 
 
 def quarantine_below_limit(quarantined: Manifest, settings: Settings, allowed: Allowed = NOTHING) -> CheckOutcome:
@@ -181,7 +193,7 @@ def quarantine_below_limit(quarantined: Manifest, settings: Settings, allowed: A
             "files_allowed_to_stay": allowed.files,
             "decisions": "; ".join(str(decision) for decision in allowed.decisions),
         }
-    return CheckOutcome(QUARANTINED, QUARANTINE_BELOW_LIMIT, not is_over(counters, settings, allowed), False, found, metadata)
+    return CheckOutcome(QUARANTINED, QUARANTINE_BELOW_LIMIT, found, metadata, passed=not is_over(counters, settings, allowed))
 
 
 def counts_reconcile(
@@ -220,14 +232,8 @@ def counts_reconcile(
         if in_files != int(rollups.counters["rows"][resolution]):
             problems.append(f"{name}: {int(rollups.counters['rows'][resolution]):,} rows made, but {in_files:,} in the files")
     resolutions = ", ".join(format_duration(int(resolution)) for resolution in rollups.counters["counts"])
-    return CheckOutcome(
-        ROLLUPS,
-        COUNTS_RECONCILE,
-        not problems,
-        False,
-        "; ".join(problems) or f"{accepted:,} accepted points reconcile at {resolutions}",
-        numbers,
-    )
+    found = "; ".join(problems) or f"{accepted:,} accepted points reconcile at {resolutions}"
+    return CheckOutcome(ROLLUPS, COUNTS_RECONCILE, found, numbers, passed=not problems)
 
 
 def deltas_reconcile(rollups: Manifest, batch: Batch, earlier: Manifest | None) -> CheckOutcome:
@@ -259,14 +265,15 @@ def deltas_reconcile(rollups: Manifest, batch: Batch, earlier: Manifest | None) 
         else "(only within this batch: the one before was not rolled up from the same points)"
     )
     found = "; ".join(problems) or f"counts, sums, deltas and resets of {len(resolutions)} resolutions agree per series {across}"
-    return CheckOutcome(ROLLUPS, DELTAS_RECONCILE, not problems, False, found, {"identities": compared, "broken": len(problems)})
+    numbers = {"identities": compared, "broken": len(problems)}
+    return CheckOutcome(ROLLUPS, DELTAS_RECONCILE, found, numbers, passed=not problems)
 
 
 def no_window_twice(rollups: Manifest) -> CheckOutcome:
     """No two rows share series, resolution and label."""
     twice = int(rollups.counters["duplicate_windows"])
     found = f"{_counted(twice, 'window')} with more than one row" if twice else f"{rollups.rows:,} rows, each of a window of its own"
-    return CheckOutcome(ROLLUPS, NO_WINDOW_TWICE, twice == 0, False, found, {"duplicate_windows": twice, "rows": rollups.rows})
+    return CheckOutcome(ROLLUPS, NO_WINDOW_TWICE, found, {"duplicate_windows": twice, "rows": rollups.rows}, passed=twice == 0)
 
 
 def published_equals_staged(rollups: Manifest, live: RangeCounts, *, just_published: bool) -> CheckOutcome:
@@ -294,19 +301,20 @@ def published_equals_staged(rollups: Manifest, live: RangeCounts, *, just_publis
     found = (
         "; ".join(problems) or f"{sum(live.rows.values()):,} rows in {_counted(sum(live.files.values()), 'file')} of the table, as staged"
     )
-    return CheckOutcome(ROLLUP_TABLE, PUBLISHED_EQUALS_STAGED, not problems, False, found, numbers)
+    return CheckOutcome(ROLLUP_TABLE, PUBLISHED_EQUALS_STAGED, found, numbers, passed=not problems)
 
 
 def rolled_back(reason: str) -> CheckOutcome:
     """The staged rollups are kept out of the table on purpose: a warning."""
-    return CheckOutcome(ROLLUP_TABLE, PUBLISHED_EQUALS_STAGED, False, True, reason)
+    return CheckOutcome(ROLLUP_TABLE, PUBLISHED_EQUALS_STAGED, reason, passed=False, warning=True)
 
 
 def inputs_ready(asset: str, waiting: Waiting | None) -> CheckOutcome:
     """Whether the partition was made, or waits for something to be staged."""
     if waiting is None:
-        return CheckOutcome(asset, INPUTS_READY, True, True, "everything the batch needs is staged")
-    return CheckOutcome(asset, INPUTS_READY, False, True, waiting.reason, {"waiting_for": ", ".join(waiting.waiting_for)})
+        return CheckOutcome(asset, INPUTS_READY, "everything the batch needs is staged", passed=True, warning=True)
+    missing = {"waiting_for": ", ".join(waiting.waiting_for)}
+    return CheckOutcome(asset, INPUTS_READY, waiting.reason, missing, passed=False, warning=True)
 
 
 def rollup_outcomes(rollups: Manifest, batch: Batch, calendar: BatchCalendar, stage: Stage) -> list[CheckOutcome]:

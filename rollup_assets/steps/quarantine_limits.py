@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rollup_assets.batches import Batch
 from rollup_assets.settings import Settings
 from rollup_assets.storage.allowances import Allowance, read_allowances
-from rollup_assets.storage.manifests import Manifest, Stage
+from rollup_assets.storage.manifests import ELSEWHERE_ROWS, Manifest, Stage
 
 if TYPE_CHECKING:
     from rollup_assets.storage.quarantine import Tally
@@ -73,4 +73,4 @@ def too_many_rows(counters: Mapping[str, Any], settings: Settings, allowed: Allo
 
 def rows_compared(counters: Mapping[str, Any]) -> int:
     """The rows that ``ROLLUP_QUARANTINE_LIMIT`` is a share of: all that were read, except those that belong to other batches."""
-    return int(counters["rows_read"]) - int(counters.get("elsewhere", 0))
+    return int(counters["rows_read"]) - int(counters.get(ELSEWHERE_ROWS, 0))

@@ -19,8 +19,6 @@ class TableState:
     total_rows: int
     """Rows of the whole table."""
     location: str
-    snapshot_id: int | None
-    """None if the table does not exist or never had a snapshot."""
 
 
 @explains_storage_errors
@@ -34,6 +32,6 @@ def read_back(pipeline: Pipeline, batch: Batch) -> TableState:
         table = load_table(catalog, pipeline.settings)
         snapshot = table.current_snapshot() if table is not None else None
         if table is None or snapshot is None:
-            return TableState(RangeCounts({}, {}), 0, table_location(pipeline.settings), None)
+            return TableState(RangeCounts({}, {}), 0, table_location(pipeline.settings))
         total = int(snapshot.summary["total-records"] or 0) if snapshot.summary else 0
-        return TableState(range_counts(table, batch), total, table.location(), snapshot.snapshot_id)
+        return TableState(range_counts(table, batch), total, table.location())

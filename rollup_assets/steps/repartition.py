@@ -31,6 +31,7 @@ from rollup_assets.storage.copies import COPIES, find_copies
 from rollup_assets.storage.filesystems import in_parallel
 from rollup_assets.storage.landing_zone import version_of
 from rollup_assets.storage.manifests import (
+    ELSEWHERE_ROWS,
     PARTIAL_POINTS,
     QUARANTINED,
     REPARTITIONED,
@@ -147,13 +148,13 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
 
     counts = _counts(split, merged, len(files))
     if not landing_zone.lateness:
-        del counts["elsewhere"]
+        del counts[ELSEWHERE_ROWS]
     reasons = _reasons(split)
     bad_files = sorted((bad for result in split for bad in result.bad_files), key=lambda bad: bad.path)
     quarantined = commit(
         QUARANTINED,
         [file for result in merged for file in result.quarantined],
-        {name: counts[name] for name in ("rows_read", "elsewhere", "rows_quarantined", "bad_files") if name in counts}
+        {name: counts[name] for name in ("rows_read", ELSEWHERE_ROWS, "rows_quarantined", "bad_files") if name in counts}
         | {"reasons": reasons},
         later=(REPARTITIONED, PARTIAL_POINTS),
     )
@@ -165,7 +166,7 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
     try:
         if problem := _quarantine_problem(pipeline, batch, quarantined, bad_files, by_file):
             raise QuarantineError(problem, quarantined)
-        accounted_for = counts["rows_accepted"] + counts["duplicates"] + counts["rows_quarantined"] + counts.get("elsewhere", 0)
+        accounted_for = counts["rows_accepted"] + counts["duplicates"] + counts["rows_quarantined"] + counts.get(ELSEWHERE_ROWS, 0)
         if counts["rows_read"] != accounted_for:
             raise ReconciliationError(
                 f"batch {batch}: rows are not accounted for, the datapoints were not staged: {counts}; please report this"
@@ -305,7 +306,7 @@ def _counts(split: list[SplitResult], merged: list[SortResult], raw_files: int) 
         "rows_accepted": sum(result.rows_accepted for result in merged),
         "duplicates": sum(result.duplicates for result in merged),
         "rows_quarantined": sum(result.rows_quarantined for result in split),
-        "elsewhere": sum(result.elsewhere for result in split),
+        ELSEWHERE_ROWS: sum(result.elsewhere for result in split),
         "series": sum(result.series for result in merged),
         "raw_files": raw_files,
         "bad_files": sum(len(result.bad_files) for result in split),

@@ -36,10 +36,15 @@ class Waiting:
     """What has to be staged first, e.g. ``partial_points 2026-01-01-08:00``."""
 
     @property
+    def inputs(self) -> tuple[tuple[str, str], ...]:
+        """The same as (asset, partition key)."""
+        return tuple((asset, key) for asset, key in (name.split() for name in self.waiting_for))
+
+    @property
     def reason(self) -> str:
         """One sentence with the command that ends the waiting."""
-        first, last = self.waiting_for[0].split()[-1], self.waiting_for[-1].split()[-1]
-        command = f"rollups backfill {min(first, last)} {max(first, last)}"
+        keys = [key for _, key in self.inputs]
+        command = f"rollups backfill {min(keys)} {max(keys)}"
         return f"waiting for {', '.join(self.waiting_for)}: raw files are there but not staged; run `{command}`"
 
 

@@ -39,17 +39,17 @@ class ShardBlocks:
         from rollup_assets.kernels.points import Block
 
         # Of one task at a time, since each translation is as long as its task's greatest code; blocks come in the order of tasks.
-        translation, told_by = np.zeros(1, np.int32), -1
+        translation, translated_task = np.zeros(1, np.int32), -1
         for task, packed, payload in self._source:
             header = Header.unpack(packed)
-            if task != told_by:
-                translation, told_by = np.zeros(1, np.int32), task
+            if task != translated_task:
+                translation, translated_task = np.zeros(1, np.int32), task
             if header.kind == blocks.NAMES:
-                codes, told = blocks.unpack_names(payload, header.rows)
+                codes, names = blocks.unpack_names(payload, header.rows)
                 missing = int(codes.max()) + 1 - len(translation)
                 if missing > 0:
                     translation = np.concatenate([translation, np.zeros(max(missing, len(translation)), np.int32)])
-                translation[codes] = self.names.codes_of(told)
+                translation[codes] = self.names.codes_of(names)
             elif header.kind == blocks.ROWS and (task, header.file) not in self._dropped:
                 ids, times, values, orgs, metrics, lags = header.columns(payload)
                 yield header, Block(ids, times, values, orgs, metrics, lags, translation)

@@ -28,7 +28,7 @@ from rollup_assets.storage.blocks import Header
 from rollup_assets.storage.datapoints import DatapointsWriter
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.manifests import StagedFile
-from rollup_assets.storage.metric_names import ToldNames
+from rollup_assets.storage.metric_names import SentNames
 from rollup_assets.storage.partial_points import PartialPointsLayout, PartialPointsWriter
 from rollup_assets.storage.quarantine import QuarantineWriter
 from rollup_assets.storage.spill import SpilledBlocks, SpillFile
@@ -305,7 +305,7 @@ class _ShardSorter:
         from rollup_assets.kernels import series_table, shards
 
         runs = int(run_of.max()) + 1
-        told = ToldNames(runs)
+        sent = SentNames(runs)
         start = np.empty(runs + 1, np.int64)
         for header, block in self.rows:
             codes = _BUFFERS.get("codes", header.rows, np.int32)
@@ -322,9 +322,9 @@ class _ShardSorter:
                 first, last = int(start[run]), int(start[run + 1])
                 if first == last:
                     continue
-                news = told.news_for(run, self.rows.names.names, columns[4][first:last])
-                if len(news):
-                    spilled.emit(run, Header(blocks.NAMES, 0, len(news)).pack(), [blocks.pack_names(news, self.rows.names.names)])
+                unsent = sent.unsent(run, self.rows.names.names, columns[4][first:last])
+                if len(unsent):
+                    spilled.emit(run, Header(blocks.NAMES, 0, len(unsent)).pack(), [blocks.pack_names(unsent, self.rows.names.names)])
                 part = Header(
                     blocks.ROWS,
                     0,

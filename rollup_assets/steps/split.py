@@ -23,7 +23,7 @@ from rollup_assets.storage.blocks import Header
 from rollup_assets.storage.bounds import Bounds
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.manifests import InputFile
-from rollup_assets.storage.metric_names import MetricNames, ToldNames
+from rollup_assets.storage.metric_names import MetricNames, SentNames
 from rollup_assets.storage.quarantine import BadFile, bad_file_row, rows_to_quarantine, serialized
 from rollup_assets.storage.raw_files import (
     COPIED_FILE,
@@ -97,11 +97,11 @@ class SplitResult:
 
 
 class _TaskNames(MetricNames):
-    """Metric names of a task, and which of them each bucket has been told."""
+    """Metric names of a task, and which of them have been sent to each bucket."""
 
     def __init__(self, buckets: int) -> None:
         super().__init__()
-        self.told = ToldNames(buckets)
+        self.sent = SentNames(buckets)
         self._last: pa.Array | None = None
         self._translation = np.zeros(1, np.int32)
 
@@ -241,9 +241,9 @@ def _split_rows(task: SplitTask, number: int, rows: RawRows, names: _TaskNames, 
         first, last = ends[s], ends[s + 1]
         if first == last:
             continue
-        news = names.told.news_for(s, names.names, packed[4][first:last])
-        if len(news):
-            emit(s, Header(blocks.NAMES, number, len(news)).pack(), [blocks.pack_names(news, names.names)])
+        unsent = names.sent.unsent(s, names.names, packed[4][first:last])
+        if len(unsent):
+            emit(s, Header(blocks.NAMES, number, len(unsent)).pack(), [blocks.pack_names(unsent, names.names)])
         # Whether a shard has lags must not depend on the other shards' rows that were read together with its own.
         has_lag = lag_code != blocks.NO_COLUMN and bool(packed[5][first:last].any())
         header = Header(

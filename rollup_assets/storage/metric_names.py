@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 _FEW = 1024
-"""If a task has no more names than this, every reader is told all of them: that costs less than finding those that its rows have."""
+"""If a task has no more names than this, all of them are sent to every reader: that costs less than finding those that its rows have."""
 
 
 class MetricNames:
@@ -56,33 +56,33 @@ class MetricNames:
         return ranks
 
 
-class ToldNames:
-    """Which names each bucket's reader has been told, so that each is told once; if there are many, only those that its rows have.
+class SentNames:
+    """Which names have been sent to each bucket's reader, so that each is sent once; if there are many, only those that its rows have.
 
     A bit for each name and bucket: 16 MB for a million names and 128 buckets.
     """
 
     def __init__(self, buckets: int) -> None:
-        self._told = [np.zeros(0, np.uint8)] * buckets
+        self._sent = [np.zeros(0, np.uint8)] * buckets
         self._count = [0] * buckets
 
-    def news_for(self, bucket: int, names: Sequence[str], used: NDArray[Any]) -> NDArray[np.int32]:
-        """Codes of names to tell the bucket's reader before it gets rows with the codes ``used``; they count as told from now on.
+    def unsent(self, bucket: int, names: Sequence[str], used: NDArray[Any]) -> NDArray[np.int32]:
+        """Codes of names to send to the bucket's reader before it gets rows with the codes ``used``; they count as sent from now on.
 
         names: by code; from call to call names are only added.
         """
         if self._count[bucket] == len(names):
             return np.empty(0, np.int32)
-        told = self._told[bucket]
-        missing = (len(names) + 7) // 8 - len(told)
+        sent = self._sent[bucket]
+        missing = (len(names) + 7) // 8 - len(sent)
         if missing > 0:
-            told = self._told[bucket] = np.concatenate([told, np.zeros(missing + len(told) // 4, np.uint8)])
+            sent = self._sent[bucket] = np.concatenate([sent, np.zeros(missing + len(sent) // 4, np.uint8)])
         # Every name to every reader is names x buckets x tasks: with 50,000 names it took 11.7 instead of 0.8 CPU s, 544 instead of 7 MB.
         codes = np.arange(len(names)) if len(names) <= _FEW else used
-        news = np.unique(codes[told[codes >> 3] >> (codes & 7).astype(np.uint8) & 1 == 0]).astype(np.int32)
-        np.bitwise_or.at(told, news >> 3, np.uint8(1) << (news & 7).astype(np.uint8))
-        self._count[bucket] += len(news)
-        return news
+        unsent = np.unique(codes[sent[codes >> 3] >> (codes & 7).astype(np.uint8) & 1 == 0]).astype(np.int32)
+        np.bitwise_or.at(sent, unsent >> 3, np.uint8(1) << (unsent & 7).astype(np.uint8))
+        self._count[bucket] += len(unsent)
+        return unsent
 
 
 def dictionary_array(codes: NDArray[Any], names: Sequence[str]) -> pa.Array:

@@ -15,7 +15,16 @@ from rollup_assets.settings import Settings
 from rollup_assets.storage.copies import find_copies
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.landing_zone import LandingZone
-from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Stage, has_points
+from rollup_assets.storage.manifests import (
+    ELSEWHERE_ROWS,
+    PARTIAL_POINTS,
+    QUARANTINED,
+    REPARTITIONED,
+    ROLLUP_TABLE,
+    ROLLUPS,
+    Stage,
+    has_points,
+)
 from rollup_assets.storage.quarantine import tallies
 from rollup_assets.storage.raw_files import COPIED_FILE, FILE_REASONS, TOO_LARGE, count_batch_rows
 from rollup_assets.storage.storage_errors import explains_storage_errors
@@ -275,7 +284,7 @@ class _Comparison:
         claims = {
             "accepted points": (seen.points, staged.counters["rows_accepted"]),
             "duplicates": (seen.duplicates, staged.counters["duplicates"]),
-            "rows of other batches": (seen.elsewhere, staged.counters.get("elsewhere", 0)),
+            "rows of other batches": (seen.elsewhere, staged.counters.get(ELSEWHERE_ROWS, 0)),
         }
         if self._settings.raw_copies == "once":
             claims["copied files"] = (len(seen.copies), staged.counters.get("copied_files", 0))

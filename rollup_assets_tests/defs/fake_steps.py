@@ -202,7 +202,7 @@ def read_back(pipeline: Pipeline, batch: Batch) -> TableState:
     receipt = pipeline.stage.read(ROLLUP_TABLE, batch)
     assert receipt is not None
     rows = {int(resolution): int(count) for resolution, count in receipt.counters["rows"].items()}
-    return TableState(RangeCounts(rows, dict.fromkeys(rows, 1)), 1000, "/table", receipt.counters["snapshot_id"])
+    return TableState(RangeCounts(rows, dict.fromkeys(rows, 1)), 1000, "/table")
 
 
 def _commit(pipeline: Pipeline, batch: Batch, asset: str, counters: dict[str, Any], *, inputs: Any, rows: int = 0) -> Manifest:

@@ -125,7 +125,7 @@ def roll_up_and_publish(settings: Settings, watcher: Watcher) -> dg.AssetsDefini
                     published = publish.publish(pipeline, batch, run_id=context.run.run_id, force=config.force)
                     made = _published(pipeline, batch, published)
                 except PublishHaltError as error:
-                    report.checked(checks.CheckOutcome(ROLLUP_TABLE, checks.PUBLISHED_EQUALS_STAGED, False, False, str(error)))
+                    report.checked(checks.CheckOutcome(ROLLUP_TABLE, checks.PUBLISHED_EQUALS_STAGED, str(error), passed=False))
                     raise
                 if published.refused:
                     context.log.warning(f"{batch}: {published.refused}")
@@ -189,7 +189,7 @@ def _check_again(pipeline: Pipeline, batch: Batch, report: PartitionReport) -> N
 
 def _waiting(pipeline: Pipeline, batch: Batch, waiting: Waiting) -> list[Made]:
     """The report of a partition that cannot be made yet: a special version, which becomes stale when what it waits for is staged."""
-    missing = {tuple(name.split()) for name in waiting.waiting_for}
+    missing = set(waiting.inputs)
 
     def version(asset: str, of: Batch) -> str | None:
         manifest = None if (asset, of.key) in missing else pipeline.stage.read(asset, of)
