@@ -10,7 +10,7 @@ import contextlib
 import functools
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from rollup_assets.batches import Batch
 from rollup_assets.code_version import CODE_VERSION
@@ -65,7 +65,6 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
         ReconciliationError: rows are not accounted for; the datapoints are not staged.
         ConcurrentWriteError: another run staged the batch at the same time, with another result.
     """
-    progress = progress or NoProgress()
     settings = pipeline.settings
     landing_zone = pipeline.landing_zone
     by_folder = landing_zone.files_by_folder(batch)
@@ -78,50 +77,12 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
 
     started = time.perf_counter()
     attempt = new_attempt()
-    root = landing_zone.root
     # In the order of the folders, since of several copies the first is read. The batch's own folder and those after it lose none of its
     # points; those before it come last, since points too far ahead of their folder are not accepted from them.
-    copies = find_copies(root, [file for found in by_folder.values() for file in found])
+    copies = find_copies(landing_zone.root, [file for found in by_folder.values() for file in found])
     read = _files_to_read(pipeline, batch, by_folder, copies)
-
-    def rows_to_decode(one: SplitFile) -> int:
-        return count_rows(root / one.file.path, one.bounds, settings.raw_limits) if one.copy_of is None else 0
-
-    known_rows = sum(in_parallel(rows_to_decode, read, local=root.is_local))
+    split, merged = _split_and_sort(pipeline, batch, attempt, files, read, progress or NoProgress())
     parameters = content_parameters(settings, batch)
-    sort_task = SortTask(
-        batch=batch,
-        shards=settings.shards,
-        resolutions=settings.resolutions,
-        lookback=settings.lookback,
-        value_column=settings.value_column,
-        datapoints_folder=pipeline.stage.folder(REPARTITIONED, batch),
-        partial_points_folder=pipeline.stage.folder(PARTIAL_POINTS, batch),
-        quarantine_folder=pipeline.stage.folder(QUARANTINED, batch),
-        attempt=attempt,
-    )
-    tasks = [
-        SplitTask(root, some, batch, settings.shards, settings.value_column, settings.raw_limits)
-        for some in split_tasks(read, pipeline.engine)
-    ]
-    groups = [*shard_groups(settings.shards, known_rows), [settings.shards]] if files else []
-    failpoint("stage.begin")
-    try:
-        split, merged = pipeline.engine.map_shuffle(
-            split_files,
-            tasks,
-            functools.partial(sort_shards, sort_task),
-            groups,
-            stages=("read and split", "sort and encode"),
-            rows=known_rows,
-            progress=progress,
-        )
-        _require_unchanged(pipeline, batch, files)
-        if pipeline.engine.tries_again:
-            _delete_other_tries(pipeline, batch, attempt, merged)
-    except BaseException:
-        _discard(pipeline, batch, attempt, (REPARTITIONED, PARTIAL_POINTS, QUARANTINED))
-        raise
     timings = summed([*split, *merged])
     timings["total"] = time.perf_counter() - started
 
@@ -140,11 +101,8 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
         )
 
     def commit(asset: str, found: list[StagedFile], counters: dict[str, object], *, later: tuple[str, ...] = ()) -> Manifest:
-        try:
+        with _discarding_on_error(pipeline, batch, attempt, later):
             return pipeline.stage.commit(manifest(asset, found, counters), batch)
-        except BaseException:
-            _discard(pipeline, batch, attempt, later)
-            raise
 
     counts = _counts(split, merged, len(files))
     if not landing_zone.lateness:
@@ -158,22 +116,10 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
         | {"reasons": reasons},
         later=(REPARTITIONED, PARTIAL_POINTS),
     )
-    by_file = {
-        path: rows
-        for result in split
-        for path, rows in (*result.quarantined_by_file.items(), *((bad.path, bad.rows) for bad in result.bad_files))
-    }
-    try:
-        if problem := _quarantine_problem(pipeline, batch, quarantined, bad_files, by_file):
+    with _discarding_on_error(pipeline, batch, attempt, (REPARTITIONED, PARTIAL_POINTS)):
+        if problem := _quarantine_problem(pipeline, batch, quarantined, bad_files, _quarantined_by_file(split)):
             raise QuarantineError(problem, quarantined)
-        accounted_for = counts["rows_accepted"] + counts["duplicates"] + counts["rows_quarantined"] + counts.get(ELSEWHERE_ROWS, 0)
-        if counts["rows_read"] != accounted_for:
-            raise ReconciliationError(
-                f"batch {batch}: rows are not accounted for, the datapoints were not staged: {counts}; please report this"
-            )
-    except BaseException:
-        _discard(pipeline, batch, attempt, (REPARTITIONED, PARTIAL_POINTS))
-        raise
+        _require_all_rows(batch, counts)
     # Partial points first: once the datapoints' manifest is visible, so is theirs.
     partial = commit(
         PARTIAL_POINTS,
@@ -190,6 +136,71 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
     of_copies = {"copied_files": len(not_read), COPIES: not_read} if not_read else {}
     repartitioned = commit(REPARTITIONED, [file for result in merged for file in result.datapoints], {**counts, **of_copies})
     return StagedBatch(repartitioned, partial, quarantined, unchanged=False)
+
+
+def _split_and_sort(
+    pipeline: Pipeline, batch: Batch, attempt: str, files: list[InputFile], read: list[SplitFile], progress: Progress
+) -> tuple[list[SplitResult], list[SortResult]]:
+    """Run the tasks. What they wrote is deleted if one fails, or if a raw file was replaced or removed meanwhile.
+
+    Args:
+        files: the raw files of the batch, which must not change.
+        read: those whose rows are read, and how much of them.
+    """
+    settings, root = pipeline.settings, pipeline.landing_zone.root
+
+    def rows_to_decode(one: SplitFile) -> int:
+        return count_rows(root / one.file.path, one.bounds, settings.raw_limits) if one.copy_of is None else 0
+
+    known_rows = sum(in_parallel(rows_to_decode, read, local=root.is_local))
+    sort_task = SortTask(
+        batch=batch,
+        shards=settings.shards,
+        resolutions=settings.resolutions,
+        lookback=settings.lookback,
+        value_column=settings.value_column,
+        datapoints_folder=pipeline.stage.folder(REPARTITIONED, batch),
+        partial_points_folder=pipeline.stage.folder(PARTIAL_POINTS, batch),
+        quarantine_folder=pipeline.stage.folder(QUARANTINED, batch),
+        attempt=attempt,
+    )
+    tasks = [
+        SplitTask(root, some, batch, settings.shards, settings.value_column, settings.raw_limits)
+        for some in split_tasks(read, pipeline.engine)
+    ]
+    groups = [*shard_groups(settings.shards, known_rows), [settings.shards]] if files else []
+    failpoint("stage.begin")
+    with _discarding_on_error(pipeline, batch, attempt, (REPARTITIONED, PARTIAL_POINTS, QUARANTINED)):
+        split, merged = pipeline.engine.map_shuffle(
+            split_files,
+            tasks,
+            functools.partial(sort_shards, sort_task),
+            groups,
+            stages=("read and split", "sort and encode"),
+            rows=known_rows,
+            progress=progress,
+        )
+        _require_unchanged(pipeline, batch, files)
+        if pipeline.engine.tries_again:
+            _delete_other_tries(pipeline, batch, attempt, merged)
+    return split, merged
+
+
+def _quarantined_by_file(split: list[SplitResult]) -> dict[str, int]:
+    """Quarantined rows by the raw file's path, those of whole files included."""
+    return {
+        path: rows
+        for result in split
+        for path, rows in (*result.quarantined_by_file.items(), *((bad.path, bad.rows) for bad in result.bad_files))
+    }
+
+
+def _require_all_rows(batch: Batch, counts: Mapping[str, int]) -> None:
+    accounted_for = counts["rows_accepted"] + counts["duplicates"] + counts["rows_quarantined"] + counts.get(ELSEWHERE_ROWS, 0)
+    if counts["rows_read"] != accounted_for:
+        raise ReconciliationError(
+            f"batch {batch}: rows are not accounted for, the datapoints were not staged: {counts}; please report this"
+        )
 
 
 def current_stage(pipeline: Pipeline, batch: Batch) -> StagedBatch | None:
@@ -379,8 +390,13 @@ def _delete_other_tries(pipeline: Pipeline, batch: Batch, attempt: str, merged: 
         delete_other_tries([folder / attempt], "", {(folder / file.path).path for file in found})
 
 
-def _discard(pipeline: Pipeline, batch: Batch, attempt: str, assets: tuple[str, ...]) -> None:
-    """Delete an attempt's files as far as possible; errors are ignored, so that the original one is reported."""
-    with contextlib.suppress(StorageError, OSError):
-        for asset in assets:
-            (pipeline.stage.folder(asset, batch) / attempt).delete_folder()
+@contextlib.contextmanager
+def _discarding_on_error(pipeline: Pipeline, batch: Batch, attempt: str, assets: tuple[str, ...]) -> Iterator[None]:
+    """If the block fails, delete the attempt's files of these assets as far as possible. The error that is raised is the block's own."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(StorageError, OSError):
+            for asset in assets:
+                (pipeline.stage.folder(asset, batch) / attempt).delete_folder()
+        raise
