@@ -96,7 +96,7 @@ def storages(folder: Path) -> Iterator[dict[str, str]]:
 
 def dagster_home(folder: Path, storage: str) -> str:
     """A new folder for ``DAGSTER_HOME``."""
-    from rollup_assets.defs.backfill import NEW_HOME
+    from rollup_assets.defs.dagster_home import NEW_HOME
 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

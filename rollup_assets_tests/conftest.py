@@ -182,7 +182,7 @@ def with_dagster_home(tmp_path_factory: pytest.TempPathFactory) -> WithDagsterHo
 
     A copy: to make its databases takes half a second, and a second more in a process that has not made any yet.
     """
-    from rollup_assets.defs.backfill import ensure_dagster_home
+    from rollup_assets.defs.dagster_home import ensure_dagster_home
     from rollup_assets.settings import load_settings
 
     made = ensure_dagster_home(load_settings(home=str(tmp_path_factory.mktemp("new"))))

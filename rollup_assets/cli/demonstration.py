@@ -52,9 +52,8 @@ def dev(
     import sys
 
     with quick_imports():
-        from rollup_assets.defs.backfill import RUNS_AT_ONCE, ensure_dagster_home, open_dagster_home
+        from rollup_assets.defs.dagster_home import RUNS_AT_ONCE, ensure_dagster_home, may_be_shared, open_dagster_home
         from rollup_assets.defs.lost_runs import close_runs_gone_from_this_machine
-        from rollup_assets.defs.records import may_be_shared
     from rollup_assets.settings import MINIMUM_MEMORY, project_root
     from rollup_assets.terminal import open_console, print_closed_runs
 

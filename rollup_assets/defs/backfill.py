@@ -6,13 +6,8 @@ collects what became of each. Printing and exit codes stay out (``rollup_assets.
 
 from __future__ import annotations
 
-import errno
-import shutil
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -20,9 +15,9 @@ import dagster as dg
 from rollup_assets.batches import Batch, BatchCalendar
 from rollup_assets.defs.assets.datapoints import STAGED, STAGING_STEP
 from rollup_assets.defs.assets.rollups import IN_ORDER, PUBLISHING_STEP
+from rollup_assets.defs.dagster_home import open_dagster_home
 from rollup_assets.defs.jobs import JOB_NAME
 from rollup_assets.defs.partitions import RANGE_END, RANGE_START
-from rollup_assets.defs.records import home_of, not_opened, require_usable
 from rollup_assets.defs.report import Watcher
 from rollup_assets.defs.run_processes import BACKFILLS_PROCESS, close_runs, ended_on_this_machine, tags_of_this_process
 from rollup_assets.engines.base import Progress
@@ -35,12 +30,6 @@ from rollup_assets.settings import Settings
 from rollup_assets.storage.manifests import PARTIAL_POINTS
 
 BACKFILL_TAG = "rollups/backfill"
-# Runs of the UI, schedule and sensor; by default ten would run at once. `rollups dev` divides the machine's memory among these.
-RUNS_AT_ONCE = 2
-# Without Dagster's "new user experience", a dialog that asks for an e-mail address first, and without telemetry to other machines.
-NEW_HOME = f"nux:\n  enabled: false\ntelemetry:\n  enabled: false\nconcurrency:\n  runs:\n    max_concurrent_runs: {RUNS_AT_ONCE}\n"
-# Otherwise Dagster would capture the process's output, and a progress bar would have no terminal.
-KEEP_TERMINAL = {"compute_logs": {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}}
 
 
 @dataclass(slots=True)
@@ -147,58 +136,6 @@ def run_backfill(
         runs=tuple(state.runs),
         closed_runs=closed,
     )
-
-
-def ensure_dagster_home(settings: Settings) -> Path:
-    """The folder where runs are recorded. A new one is made with a quiet ``dagster.yaml``; an existing one is left as it is.
-
-    Raises:
-        DagsterHomeError: it cannot be a folder, or cannot be written or made.
-    """
-    home = home_of(settings)
-    require_usable(home)
-    if not home.exists():
-        # Made under another name until it is complete: half a home would be taken for one that the user configured.
-        unfinished = home.with_name(f".{home.name}-{uuid.uuid4().hex}")
-        try:
-            unfinished.mkdir(parents=True)
-            (unfinished / "dagster.yaml").write_text(NEW_HOME)
-            # This makes the databases. Otherwise web server, daemon and code server would, all at once, which SQLite's migrations do not
-            # support: a code server that comes second fails to load.
-            with dg.DagsterInstance.from_config(str(unfinished)) as instance:
-                instance.get_runs_count()
-            _rename_unless_there(unfinished, home)
-        except Exception as error:  # the disk's or the databases'
-            raise not_opened(home, error) from error
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
-    return home
-
-
-def _rename_unless_there(made: Path, home: Path) -> None:
-    """Rename the new home, unless another command has made the same one meanwhile: then that one is used."""
-    try:
-        made.rename(home)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-
-
-@contextmanager
-def open_dagster_home(settings: Settings) -> Iterator[dg.DagsterInstance]:
-    """Dagster's records of runs, for runs of this process.
-
-    Raises:
-        DagsterHomeError: they cannot be opened or made; errors inside the ``with`` block pass unchanged.
-    """
-    home = ensure_dagster_home(settings)
-    try:
-        instance = dg.DagsterInstance.local_temp(str(home), overrides=KEEP_TERMINAL)
-        instance.get_runs_count()
-    except Exception as error:  # dagster.yaml may name classes that raise anything
-        raise not_opened(home, error) from error
-    with instance:
-        yield instance
 
 
 @dataclass(slots=True)

@@ -21,6 +21,7 @@ from typing import Any
 
 import dagster as dg
 
+from rollup_assets.defs.dagster_private import GRPC_INFO_TAG
 from rollup_assets.defs.run_processes import (
     BACKFILLS_PROCESS,
     close_runs,
@@ -30,8 +31,6 @@ from rollup_assets.defs.run_processes import (
     is_listening,
 )
 
-GRPC_INFO_TAG = ".dagster/grpc_info"
-"""Host and port, or Unix socket, of the code location that started a run's process; private to Dagster, a test notices if it changes."""
 THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 _CODE_LOCATION = "The code location"
 

@@ -4,9 +4,7 @@ Left to itself, a run over a range of partitions gives the whole range one data 
 partition fails them all. So each partition reports itself here, with its data version and what it was made from; what Dagster would
 record at the end of the range is suppressed. What is reported (metadata, checks) stays out.
 
-This module relies on something Dagster keeps private (1.13), as ``defs.run_launcher`` and ``defs.lost_runs`` do: the metadata key
-:data:`SUPPRESS_OWN_EVENT` and the class that says which materialization a check looked at. ``rollup_assets_tests/defs/test_report.py``
-notices when either changes.
+That takes two things which Dagster keeps private (``defs.dagster_private``).
 """
 
 from __future__ import annotations
@@ -18,9 +16,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 
 from rollup_assets.code_version import CODE_VERSION
+from rollup_assets.defs.dagster_private import SUPPRESS_OWN_EVENT, AssetCheckEvaluationTargetMaterializationData
 from rollup_assets.engines.base import Progress
 from rollup_assets.errors import PublishHaltError, ReconciliationError, RollupError
 from rollup_assets.escaping import markdown_text, printable
@@ -30,7 +28,6 @@ from rollup_assets.steps.checks import CheckOutcome
 
 RAW_DATAPOINTS = "raw_datapoints"
 """The one asset that is observed, never materialized here."""
-SUPPRESS_OWN_EVENT = "__source_asset_observation__"
 NOT_THERE = "none"
 """Data version of an input partition that is not staged and need not be."""
 

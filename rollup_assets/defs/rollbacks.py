@@ -7,8 +7,7 @@ import functools
 import dagster as dg
 
 from rollup_assets.defs import metadata
-from rollup_assets.defs.backfill import open_dagster_home
-from rollup_assets.defs.records import home_of, not_opened
+from rollup_assets.defs.dagster_home import dagster_home_of, not_opened, open_dagster_home
 from rollup_assets.defs.report import partition_events, provenance
 from rollup_assets.errors import DagsterHomeError, RollupError
 from rollup_assets.history.rollback import RolledBack
@@ -27,7 +26,7 @@ def record_rollback(settings: Settings, done: RolledBack) -> None:
         with open_dagster_home(settings) as instance:
             _record(settings, done, instance)
     except Exception as error:  # dagster.yaml may name classes that raise anything
-        known = error if isinstance(error, RollupError) else not_opened(home_of(settings), error)
+        known = error if isinstance(error, RollupError) else not_opened(dagster_home_of(settings), error)
         raise DagsterHomeError(
             f"the rollback succeeded, but Dagster could not be told: {known}. Then run the same command again, which only tells Dagster"
         ) from error

@@ -12,13 +12,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import dagster as dg
-from dagster._core.errors import DagsterLaunchFailedError, DagsterUserCodeUnreachableError
+
+from rollup_assets.defs.dagster_private import STOPPING, DagsterLaunchFailedError, DagsterUserCodeUnreachableError
 
 if TYPE_CHECKING:
-    from dagster._core.launcher import LaunchRunContext
-
-STOPPING = "Tried to start a run on a server after telling it to shut down"
-"""What a stopping code location answers; private to Dagster, like the errors; a test notices if it changes."""
+    from rollup_assets.defs.dagster_private import LaunchRunContext
 
 
 class RequeuingRunLauncher(dg.DefaultRunLauncher):

@@ -13,6 +13,6 @@ def chains() -> list[Chain]:
 
 def dagster(settings: Settings) -> Found:
     """Whether Dagster's records of runs can be opened, if there are any."""
-    from rollup_assets.defs.records import describe_records
+    from rollup_assets.defs.dagster_home import describe_home
 
-    return Found(describe_records(settings))
+    return Found(describe_home(settings))

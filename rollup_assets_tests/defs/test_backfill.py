@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-import shutil
 import signal
 import socket
 from pathlib import Path
@@ -22,18 +21,9 @@ from rollup_assets.history.rollback import RolledBack
 from rollup_assets.outcomes import BackfillResult, PartitionOutcome
 from rollup_assets.settings import Settings, load_settings
 from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLUP_TABLE, ROLLUPS
+from rollup_assets_tests.conftest import WithDagsterHome
 from rollup_assets_tests.defs import fake_steps
 from rollup_assets_tests.defs.conftest import hour
-
-
-@pytest.fixture(scope="module")
-def new_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Dagster home with empty databases, to be copied: making them takes seconds."""
-    settings = load_settings(home=str(tmp_path_factory.mktemp("home")))
-    home = backfill.ensure_dagster_home(settings)
-    with dg.DagsterInstance.local_temp(str(home)) as instance:
-        instance.get_runs()
-    return home
 
 
 @pytest.fixture
@@ -44,8 +34,8 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 
 @pytest.fixture
-def settings(bare: Settings, new_home: Path) -> Settings:
-    shutil.copytree(new_home, bare.dagster_home)
+def settings(bare: Settings, with_dagster_home: WithDagsterHome) -> Settings:
+    with_dagster_home(bare.home)
     return bare
 
 
@@ -150,21 +140,6 @@ def test_runs_are_those_of_the_job_and_recorded_where_the_ui_looks(bare: Setting
         assert all(run.is_success for run in runs)
 
 
-def test_a_new_home_lets_no_more_runs_go_at_once_than_memory_is_there_for(new_home: Path) -> None:
-    with dg.DagsterInstance.from_config(str(new_home)) as instance:
-        runs = instance.get_concurrency_config().run_queue_config
-    assert runs is not None
-    assert runs.max_concurrent_runs == backfill.RUNS_AT_ONCE
-
-
-def test_a_home_that_is_there_keeps_its_configuration(bare: Settings) -> None:
-    settings = bare
-    settings.dagster_home.mkdir(parents=True)
-    (settings.dagster_home / "dagster.yaml").write_text("telemetry:\n  enabled: true\n")
-    backfill.ensure_dagster_home(settings)
-    assert (settings.dagster_home / "dagster.yaml").read_text() == "telemetry:\n  enabled: true\n"
-
-
 BROKEN_HOMES = {
     "a file": "is a file; set it to another one",
     "below a file": "is a file; set it to another one",
@@ -202,15 +177,6 @@ def test_a_home_that_cannot_be_used_is_told_in_one_sentence_before_anything_is_s
     rolled_back = RolledBack(None, None, changed=True, partitions=())
     with pytest.raises(DagsterHomeError, match=f"the rollback succeeded, but Dagster could not be told: .*{BROKEN_HOMES[kind]}"):
         record_rollback(bare, rolled_back)
-
-
-def test_a_home_that_cannot_be_made_is_told(bare: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(DagsterHomeError, match="No space left on device"):
-        backfill.ensure_dagster_home(bare)
 
 
 def test_force_redoes_what_is_up_to_date(settings: Settings) -> None:
@@ -330,41 +296,3 @@ def test_runs_in_the_container_of_a_code_location_say_so(settings: Settings, mon
     with dg.DagsterInstance.local_temp(str(settings.dagster_home)) as instance:
         told = {run.tags.get(run_processes.LOCATION_TAG) for run in instance.get_runs(dg.RunsFilter(run_ids=list(result.runs)))}
     assert told == {f"code:{port}" if listens else None}
-
-
-def test_a_home_whose_making_was_interrupted_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = load_settings(home=tmp_path)
-
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(dg.DagsterInstance, "from_config", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            backfill.ensure_dagster_home(settings)
-    assert not list(tmp_path.iterdir())
-    home = backfill.ensure_dagster_home(settings)
-    assert (home / "dagster.yaml").read_text() == backfill.NEW_HOME
-    assert list(tmp_path.iterdir()) == [home]
-
-
-def test_a_home_that_another_command_makes_meanwhile_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = load_settings(home=tmp_path)
-    make = dg.DagsterInstance.from_config
-
-    def somebody_is_faster(folder: str) -> dg.DagsterInstance:
-        settings.dagster_home.mkdir()
-        (settings.dagster_home / "dagster.yaml").write_text("# theirs")
-        return make(folder)
-
-    monkeypatch.setattr(dg.DagsterInstance, "from_config", somebody_is_faster)
-    home = backfill.ensure_dagster_home(settings)
-    assert (home / "dagster.yaml").read_text() == "# theirs"
-    assert list(tmp_path.iterdir()) == [home]
-
-
-def test_a_new_home_has_its_databases_before_several_processes_open_it_at_once(tmp_path: Path) -> None:
-    """Web server, daemon and code server start together; whichever finds SQLite's tables half made does not load."""
-    home = backfill.ensure_dagster_home(load_settings(home=tmp_path))
-    assert (home / "schedules/schedules.db").stat().st_size > 0
-    assert (home / "history/runs.db").stat().st_size > 0

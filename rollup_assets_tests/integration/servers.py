@@ -14,7 +14,7 @@ import rollup_assets
 from deploy.instance import Dagster
 from deploy.servers.ports import LOOPBACK, free_ports
 from deploy.servers.processes import ended, group
-from rollup_assets.defs.backfill import ensure_dagster_home
+from rollup_assets.defs.dagster_home import ensure_dagster_home
 from rollup_assets.settings import Settings
 
 PROJECT = Path(rollup_assets.__file__).parent.parent
