@@ -150,7 +150,7 @@ def _manifests(table: Any) -> list[Any]:
 
 def _append(pipeline: Pipeline, table: Any, numbers: range) -> None:
     """Append files of batches in one commit: metadata like a real file's, with each batch's partition, labels and names."""
-    from rollup_assets.iceberg.metadata import cheap_to_change
+    from rollup_assets.iceberg.shared_metadata import cheap_to_change
 
     transaction = cheap_to_change(table).transaction()
     with transaction.update_snapshot().fast_append() as append:

@@ -19,8 +19,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rollup_assets.batches import Batch, BatchCalendar, to_milliseconds
 from rollup_assets.errors import LandingZoneError, RollupError, StageCorruptError
-from rollup_assets.pipeline import Pipeline
-from rollup_assets.scope import following, for_each
+from rollup_assets.pipeline import Pipeline, for_each
+from rollup_assets.scope import following
 from rollup_assets.steps.changes import input_changes
 from rollup_assets.steps.publish import reasons_to_publish
 from rollup_assets.steps.repartition import current_stage, is_over_limit, raw_data_is_gone

@@ -21,7 +21,7 @@ from rollup_assets.batches import DAY_MS
 from rollup_assets.errors import CleaningError, LockLostError, RollupError, StorageError
 from rollup_assets.history.records import FOLDER as HISTORY
 from rollup_assets.history.records import is_record
-from rollup_assets.iceberg.acknowledged import is_of_table
+from rollup_assets.iceberg.acknowledged_snapshots import is_of_table
 from rollup_assets.iceberg.faults import shown
 from rollup_assets.iceberg.table import table_location
 from rollup_assets.settings import Settings

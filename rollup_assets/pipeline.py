@@ -1,11 +1,11 @@
-"""What every step works with: the settings and the places, calendar and engine that follow from them."""
+"""What every step works with: the settings, and the places, calendar and engine that follow from them; and work on many batches at once."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from rollup_assets.batches import Batch, BatchCalendar
 from rollup_assets.engines.base import Engine
@@ -13,9 +13,14 @@ from rollup_assets.settings import Settings
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.landing_zone import LandingZone
 from rollup_assets.storage.manifests import Manifest, Stage
+from rollup_assets.threads import thread_pool
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+_SIDE_BY_SIDE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,17 @@ class Pipeline:
         """
         batch = self.calendar.find(key)
         return self.stage.read(asset, batch) if batch else None
+
+
+def for_each(pipeline: Pipeline, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """The function's results for items of one batch each, in order; on remote stores, several items are handled in parallel.
+
+    In a thread pool of its own, as the function may itself request many files at once (``storage.filesystems.in_parallel``).
+    """
+    if pipeline.stage.root.is_local and pipeline.landing_zone.root.is_local:
+        return [function(item) for item in items]
+    with thread_pool(max(1, min(_SIDE_BY_SIDE, len(items))), "batches") as threads:
+        return list(threads.map(function, items))
 
 
 def _engine(settings: Settings, spark: Callable[[], SparkSession] | None) -> Engine:

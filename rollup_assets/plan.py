@@ -15,9 +15,9 @@ from rollup_assets.batches import Batch
 from rollup_assets.code_version import CODE_VERSION
 from rollup_assets.errors import LandingZoneError, RollupError, StageCorruptError
 from rollup_assets.history.rejections import refusal
-from rollup_assets.iceberg.acknowledged import is_set_aside
-from rollup_assets.pipeline import Pipeline
-from rollup_assets.scope import PARTITIONS_PER_RUN, Scope, failed_inputs, for_each, missing_before
+from rollup_assets.iceberg.acknowledged_snapshots import is_set_aside
+from rollup_assets.pipeline import Pipeline, for_each
+from rollup_assets.scope import PARTITIONS_PER_RUN, Scope, failed_inputs, missing_before
 from rollup_assets.steps.changes import FileChange, InputChange, file_changes, lost_files
 from rollup_assets.steps.parameters import content_parameters
 from rollup_assets.steps.publish import check_history, reasons_to_publish

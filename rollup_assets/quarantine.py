@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Self
 
 from rollup_assets.batches import Batch
 from rollup_assets.errors import AllowanceError, LandingZoneError, NotStagedError, StageCorruptError, UnknownReasonError
-from rollup_assets.pipeline import Pipeline
-from rollup_assets.scope import for_each
+from rollup_assets.pipeline import Pipeline, for_each
 from rollup_assets.settings import Settings
 from rollup_assets.steps.quarantine_limits import NOTHING, allowed_in, covered, is_over, rows_compared
 from rollup_assets.storage.allowances import Allowance, read_allowances, write_allowances

@@ -12,8 +12,8 @@ import queue
 import time
 from typing import TYPE_CHECKING, TypeVar
 
-from rollup_assets.engines.waiting import wait_for_one
 from rollup_assets.errors import QueryError
+from rollup_assets.interruptible import wait_for_one
 from rollup_assets.settings import Settings
 from rollup_assets.storage.storage_errors import explains_storage_errors
 from rollup_assets.threads import thread_pool

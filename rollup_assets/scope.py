@@ -6,22 +6,17 @@ What is done with them stays out (``defs.backfill``), and so does what would be 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TypeVar
 
 from rollup_assets.batches import Batch, BatchCalendar
 from rollup_assets.errors import LandingZoneError, StageCorruptError, UnknownPartitionError
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED
-from rollup_assets.threads import thread_pool
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 PARTITIONS_PER_RUN = 24
 """Partitions asked for that one run of a backfill stages; another one rolls them up before the next stages more."""
-_SIDE_BY_SIDE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +82,3 @@ def failed_inputs(calendar: BatchCalendar, batch: Batch, reach: int, failed: Col
     needed = {PARTIAL_POINTS: calendar.earlier(batch, reach), REPARTITIONED: [batch]}
     found = [f"{asset} {of}" for asset, needs in needed.items() for of in needs if of.key in failed]
     return f"needs {' and '.join(found)}, which failed" if found else None
-
-
-def for_each(pipeline: Pipeline, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """The function's results for items of one batch each, in order; on remote stores, several items are handled in parallel.
-
-    In a thread pool of its own, as the function may itself request many files at once (``storage.filesystems.in_parallel``).
-    """
-    if pipeline.stage.root.is_local and pipeline.landing_zone.root.is_local:
-        return [function(item) for item in items]
-    with thread_pool(max(1, min(_SIDE_BY_SIDE, len(items))), "batches") as threads:
-        return list(threads.map(function, items))

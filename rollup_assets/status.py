@@ -14,8 +14,8 @@ from rollup_assets.batches import Batch
 from rollup_assets.errors import LandingZoneError, RollupError, StageCorruptError
 from rollup_assets.history.rejections import refusal
 from rollup_assets.iceberg.table import data_location
-from rollup_assets.pipeline import Pipeline
-from rollup_assets.scope import following, for_each
+from rollup_assets.pipeline import Pipeline, for_each
+from rollup_assets.scope import following
 from rollup_assets.settings import Settings
 from rollup_assets.steps.changes import files_of_another_table, input_changes, other_settings
 from rollup_assets.steps.parameters import rollup_parameters

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rollup_assets.errors import ShortOfMemoryError
-from rollup_assets.scope import for_each
+from rollup_assets.pipeline import for_each
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.threads import EACH, thread_pool
 from rollup_assets_tests.iceberg.staging import pipeline_in
@@ -47,7 +47,7 @@ def test_a_few_batches_on_a_store_elsewhere_start_as_many_threads(tmp_path: Path
         started.append(count)
         return thread_pool(count, name)
 
-    monkeypatch.setattr("rollup_assets.scope.thread_pool", counted)
+    monkeypatch.setattr("rollup_assets.pipeline.thread_pool", counted)
     monkeypatch.setattr(Place, "is_local", False)
     assert for_each(pipeline, str, range(count)) == [str(number) for number in range(count)]
     assert started == [max(1, min(16, count))]

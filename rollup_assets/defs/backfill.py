@@ -6,6 +6,7 @@ collects what became of each. Printing and exit codes stay out (``rollup_assets.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any

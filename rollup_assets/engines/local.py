@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rollup_assets.engines.base import Blocks, Emit, Item, Mapped, Progress, Reduced, Result, TaskContext
-from rollup_assets.engines.waiting import wait_for_one
+from rollup_assets.interruptible import wait_for_one
 from rollup_assets.loading import load_arrow
 from rollup_assets.storage.spill import SpilledBlocks, SpillFile, abandoned_folders, spill_folder
 from rollup_assets.threads import thread_pool

@@ -29,8 +29,8 @@ from rollup_assets import __version__
 from rollup_assets.code_version import CODE_VERSION
 from rollup_assets.engines.base import Blocks, Emit, Item, Mapped, Progress, Reduced, Result, TaskContext
 from rollup_assets.engines.shuffled_blocks import PARCEL_BYTES, Inbox, Outbox
-from rollup_assets.engines.waiting import wait_for_one
 from rollup_assets.errors import EngineError, RollupError, ShortOfMemoryError, StorageError
+from rollup_assets.interruptible import wait_for_one
 from rollup_assets.threads import thread_pool
 
 if TYPE_CHECKING:

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from rollup_assets.engines.waiting import wait_for_one
 from rollup_assets.errors import EngineError
+from rollup_assets.interruptible import wait_for_one
 from rollup_assets.settings import Settings
 from rollup_assets.threads import thread_pool
 

@@ -19,10 +19,10 @@ from rollup_assets.engines.base import Progress
 from rollup_assets.errors import MigrationError, NotStagedError, StageCorruptError, StaleInputError
 from rollup_assets.history.records import Inputs, read_record, record_of_commit, write_record
 from rollup_assets.history.rejections import ROLLED_BACK_TO, is_begun, rejected_digests
-from rollup_assets.iceberg.acknowledged import SEQUENCE_NUMBER
+from rollup_assets.iceberg.acknowledged_snapshots import SEQUENCE_NUMBER
 from rollup_assets.iceberg.snapshots import ATTEMPT_PROPERTY, CODE_VERSION_PROPERTY, MIGRATED_PROPERTY, ancestors, said
-from rollup_assets.pipeline import Pipeline
-from rollup_assets.scope import following, for_each
+from rollup_assets.pipeline import Pipeline, for_each
+from rollup_assets.scope import following
 from rollup_assets.steps.parameters import OF_TABLE, rollup_parameters
 from rollup_assets.steps.results import Waiting
 from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, InputFile, Manifest, Stage

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rollup_assets.batches import Batch
-from rollup_assets.iceberg.acknowledged import TABLE, is_of_table
+from rollup_assets.iceberg.acknowledged_snapshots import TABLE, is_of_table
 from rollup_assets.iceberg.snapshots import (
     ATTEMPT_PROPERTY,
     NO_SNAPSHOT,

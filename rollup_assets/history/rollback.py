@@ -33,8 +33,8 @@ from rollup_assets.iceberg.snapshots import (
     snapshot_meant,
     time_of,
 )
-from rollup_assets.pipeline import Pipeline
-from rollup_assets.scope import following, for_each
+from rollup_assets.pipeline import Pipeline, for_each
+from rollup_assets.scope import following
 from rollup_assets.steps.parameters import OF_TABLE, changed_settings, rollup_parameters
 from rollup_assets.storage.manifests import ROLLUP_TABLE, ROLLUPS, Manifest
 from rollup_assets.storage.storage_errors import explains_storage_errors

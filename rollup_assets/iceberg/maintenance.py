@@ -10,8 +10,8 @@ import logging
 from typing import TYPE_CHECKING
 
 from rollup_assets.failpoints import failpoint
+from rollup_assets.iceberg.commit_times import clock_is_behind
 from rollup_assets.iceberg.schema import MANIFEST_BYTES, MERGE_MANIFESTS_FROM
-from rollup_assets.iceberg.stamps import clock_is_behind
 from rollup_assets.iceberg.transactions import begin
 
 if TYPE_CHECKING:

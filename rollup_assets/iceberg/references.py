@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rollup_assets.errors import CleaningError
-from rollup_assets.iceberg.acknowledged import SEQUENCE_NUMBER, forgotten
+from rollup_assets.iceberg.acknowledged_snapshots import SEQUENCE_NUMBER, forgotten
 from rollup_assets.storage.filesystems import Place, in_parallel, is_unfinished, path_of
 from rollup_assets.storage.storage_errors import explains_storage_errors
 

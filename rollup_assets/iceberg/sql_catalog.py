@@ -9,7 +9,7 @@ from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.table import Table
 from pyiceberg.typedef import Identifier
 
-from rollup_assets.iceberg.metadata import cheap_to_change
+from rollup_assets.iceberg.shared_metadata import cheap_to_change
 
 
 class SharingSqlCatalog(SqlCatalog):

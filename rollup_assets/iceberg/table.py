@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from rollup_assets.errors import TableMismatchError
 from rollup_assets.iceberg.catalog import is_missing, is_postgres, load_catalog, make_room, open_catalog, sqlite_database
+from rollup_assets.iceberg.commit_times import clock_is_behind
 from rollup_assets.iceberg.faults import shown
 from rollup_assets.iceberg.reading import live_files
 from rollup_assets.iceberg.schema import FORMAT_VERSION, ValueType, iceberg_schema, partition_spec, table_properties
-from rollup_assets.iceberg.stamps import clock_is_behind
 from rollup_assets.settings import Settings
 from rollup_assets.storage.filesystems import Place, path_of
 from rollup_assets.storage.storage_errors import explains_storage_errors

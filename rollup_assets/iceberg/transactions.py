@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rollup_assets.iceberg.doubted import doubting_conflicts
-from rollup_assets.iceberg.held import keeping_what_is_held
-from rollup_assets.iceberg.metadata import cheap_to_change
-from rollup_assets.iceberg.stamps import stamped_in_order
+from rollup_assets.iceberg.commit_times import stamped_in_order
+from rollup_assets.iceberg.conflict_checks import doubting_conflicts
+from rollup_assets.iceberg.guarded_expiry import keeping_what_is_held
+from rollup_assets.iceberg.shared_metadata import cheap_to_change
 
 if TYPE_CHECKING:
     from pyiceberg.table import Table, Transaction

@@ -17,7 +17,7 @@ from rollup_assets.errors import NotStagedError, PublishHaltError, StageCorruptE
 from rollup_assets.failpoints import failpoint
 from rollup_assets.history.records import Inputs, origin_of, read_record, record_of_publish, write_record
 from rollup_assets.history.rejections import REJECTED, is_begun, refusal, rejected_digests, still_rejected
-from rollup_assets.iceberg.acknowledged import SNAPSHOT, acknowledgement, forgotten, is_of_table, is_set_aside
+from rollup_assets.iceberg.acknowledged_snapshots import SNAPSHOT, acknowledgement, forgotten, is_of_table, is_set_aside
 from rollup_assets.iceberg.snapshots import ATTEMPT_PROPERTY, STAGED_PROPERTY, said
 from rollup_assets.iceberg.table import data_location
 from rollup_assets.pipeline import Pipeline

@@ -143,9 +143,7 @@ def _split_and_sort(
 ) -> tuple[list[SplitResult], list[SortResult]]:
     """Run the tasks. What they wrote is deleted if one fails, or if a raw file was replaced or removed meanwhile.
 
-    Args:
-        files: the raw files of the batch, which must not change.
-        read: those whose rows are read, and how much of them.
+    ``files`` are the batch's raw files, none of which may change; ``read`` says which rows of them are read.
     """
     settings, root = pipeline.settings, pipeline.landing_zone.root
 

@@ -56,6 +56,10 @@ def roll_up(
     Nothing is done if inputs, parameters, code and table are those of the manifest, unless ``force``.
 
     Args:
+        pipeline: of the table.
+        batch: what to roll up.
+        force: roll up even if nothing has changed.
+        progress: where the tasks report their rows; None: nowhere.
         table_is_checked: the caller has looked at the table, which still has other settings (a migration).
 
     Returns:

@@ -304,7 +304,7 @@ def delete_files(places: Sequence[Place]) -> dict[Place, StorageError]:
 def in_parallel(function: Callable[[Item], Result], items: Sequence[Item], *, local: bool = False) -> Iterator[Result]:
     """The function's results in the order of the items; several calls run at the same time, unless ``local`` or for a few items.
 
-    The function must not use these threads itself; if it may, use ``scope.for_each``, which has threads of its own.
+    The function must not use these threads itself; if it may, use ``pipeline.for_each``, which has threads of its own.
 
     ``local``: everything is on a local disk, where a call takes microseconds; each then runs when its result is asked for.
     """

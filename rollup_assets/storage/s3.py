@@ -156,7 +156,7 @@ def threads() -> ThreadPoolExecutor:
     """Threads for requests that need not wait for each other, shared by everything in the process.
 
     Raises:
-        RuntimeError: called in one of them. If all waited for tasks queued behind them, they would wait forever (``scope.for_each`` has
+        RuntimeError: called in one of them. If all waited for tasks queued behind them, they would wait forever (``pipeline.for_each`` has
             threads of its own).
     """
     if threading.current_thread().name.startswith(f"{_POOL}_"):

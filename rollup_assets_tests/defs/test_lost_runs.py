@@ -13,7 +13,7 @@ import pytest
 from dagster._core.storage.tags import GRPC_INFO_TAG as DAGSTERS
 
 from rollup_assets.defs import lost_runs, run_processes
-from rollup_assets.defs.records import may_be_shared
+from rollup_assets.defs.dagster_home import may_be_shared
 from rollup_assets.settings import load_settings
 
 RETRIES = "run_retries: {enabled: true, max_retries: 2, retry_on_asset_or_op_failure: false}\ntelemetry: {enabled: false}\n"

@@ -170,7 +170,7 @@ def test_java_reads_a_table_whose_publishers_have_clocks_a_day_apart(shared: Sha
 
 @pytest.mark.scenario("T1")
 def test_java_refuses_a_table_whose_log_goes_back(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What stamps are kept in order for; once this fails, ``iceberg/stamps.py`` can go."""
+    """What stamps are kept in order for; once this fails, ``iceberg/commit_times.py`` can go."""
     pipeline = shared.pipeline()
     first, second = batches_from(pipeline, 2)
     real = time.time

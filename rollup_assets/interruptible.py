@@ -1,4 +1,4 @@
-"""Waits for a task in a way that Ctrl-C always ends; each engine decides what an interrupt stops."""
+"""Waits for work in another thread in a way that Ctrl-C always ends. What an interrupt then stops is up to the caller."""
 
 from __future__ import annotations
 

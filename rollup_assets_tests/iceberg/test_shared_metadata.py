@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pyiceberg.table.snapshots import Snapshot
 
-from rollup_assets.iceberg.metadata import cheap_to_change
+from rollup_assets.iceberg.shared_metadata import cheap_to_change
 from rollup_assets.steps.publish import publish
 from rollup_assets_tests.iceberg.staging import batches_from, load, pipeline_in, stage_rollups
 
