@@ -39,6 +39,7 @@ from rollup_assets.storage.leftovers import (
 )
 from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Stage
 from rollup_assets.storage.storage_errors import explains_storage_errors
+from rollup_assets.units import list_text
 
 if TYPE_CHECKING:
     from pyiceberg.table import Table
@@ -280,10 +281,9 @@ class _TableFiles:
                 return []
             unknown = [file for file in metadata if file.name.endswith(METADATA_SUFFIX) and file.path not in references]
             if others := sorted(place.uri for place in other_tables(table, [self._root.of_path(file.path) for file in unknown])):
-                more = f" and {len(others) - _OTHERS_NAMED} more" if len(others) > _OTHERS_NAMED else ""
                 raise CleaningError(
                     f"{self._root.uri} has metadata of another table than {self._settings.table} in {shown(self._settings)}: "
-                    f"{', '.join(others[:_OTHERS_NAMED])}{more}. Nothing of the table was deleted: files that this table does not need "
+                    f"{list_text(others, _OTHERS_NAMED)}. Nothing of the table was deleted: files that this table does not need "
                     "may belong to the other one. If that is no longer used (it was dropped and created again), delete these metadata "
                     "files, and run `rollups clean` again"
                 )

@@ -31,8 +31,8 @@ from rollup_assets.settings import Settings, project_root
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.landing_zone import LandingZone
 from rollup_assets.storage.manifests import REPARTITIONED, ROLLUP_TABLE, ROLLUPS, InputFile, Stage
-from rollup_assets.terminal import count_text, open_console, print_backfill, print_generated, print_table, print_verification, say
-from rollup_assets.units import format_duration
+from rollup_assets.terminal import open_console, print_backfill, print_generated, print_table, print_verification, say
+from rollup_assets.units import count_text, format_duration
 
 HOURS = 6
 _WIDTH = 66

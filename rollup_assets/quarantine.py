@@ -24,6 +24,7 @@ from rollup_assets.storage.manifests import QUARANTINED, REPARTITIONED, Manifest
 from rollup_assets.storage.quarantine import BadFile, quarantine_schema, staged_rows, tallies
 from rollup_assets.storage.raw_files import FILE_REASONS, ROW_REASONS
 from rollup_assets.storage.storage_errors import explains_storage_errors
+from rollup_assets.units import list_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -295,14 +296,10 @@ def _one_file(batch: Batch, paths: Sequence[str], wanted: str) -> str:
     if len(found) == 1:
         return found[0]
     if found:
-        raise AllowanceError(f"{len(found)} files of {batch} are called {wanted}: {_named(found)}; give the whole path of one")
-    there = f"there are such rows of {_named(paths)}" if paths else "nothing of it is"
+        named = list_text(found, _FILES_NAMED)
+        raise AllowanceError(f"{len(found)} files of {batch} are called {wanted}: {named}; give the whole path of one")
+    there = f"there are such rows of {list_text(paths, _FILES_NAMED)}" if paths else "nothing of it is"
     raise AllowanceError(f"nothing of {wanted} is quarantined in {batch}; {there}. See them with `rollups quarantine show {batch}`")
-
-
-def _named(paths: Sequence[str]) -> str:
-    more = f" and {len(paths) - _FILES_NAMED} more" if len(paths) > _FILES_NAMED else ""
-    return ", ".join(paths[:_FILES_NAMED]) + more
 
 
 def _decider() -> str:

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from rollup_assets.batches import time_text
 from rollup_assets.escaping import escape
+from rollup_assets.units import bytes_text, count_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -459,14 +460,6 @@ def _text(value: object) -> str:
     return f"{value:,.6g}" if isinstance(value, float) else str(value)
 
 
-def bytes_text(count: float) -> str:
-    """Bytes in three digits and binary units: ``29.7 MiB``."""
-    for size, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count:.0f} B"
-
-
 def print_table(console: Console, table: Table, *, highlight: bool = True, folds_headings: bool = True) -> None:
     """Print a table without cutting cells: one wider than the terminal is set closer; if that is not enough, the terminal wraps it.
 
@@ -495,8 +488,3 @@ def _table(*columns: str) -> Table:
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number < 2 else "right", no_wrap=True)
     return table
-
-
-def count_text(number: int, noun: str, nouns: str = "") -> str:
-    """``1 batch``, ``1,200 batches``; ``nouns``: the plural, if it is not the noun with an s."""
-    return f"{number} {noun}" if number == 1 else f"{number:,} {nouns or f'{noun}s'}"

@@ -1,8 +1,9 @@
-"""Durations and sizes as text, and back."""
+"""Durations and sizes as text, and back; counts and lists as text."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from fractions import Fraction
 
 from rollup_assets.batches import DAY_MS, HOUR_MS, MINUTE_MS
@@ -39,3 +40,22 @@ def parse_size(text: str) -> int:
     if not match:
         raise ValueError(f"{text!r} is not a size; write a number and a unit, such as 512MiB or 2GiB")
     return int(Fraction(match[1]) * _SIZE_UNITS[match[2] or ""])
+
+
+def bytes_text(count: float) -> str:
+    """Bytes in three digits and binary units: ``29.7 MiB``."""
+    for size, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count:.0f} B"
+
+
+def count_text(number: int, noun: str, nouns: str = "") -> str:
+    """``1 batch``, ``1,200 batches``; ``nouns``: the plural, if it is not the noun with an s."""
+    return f"{number} {noun}" if number == 1 else f"{number:,} {nouns or f'{noun}s'}"
+
+
+def list_text(names: Sequence[str], most: int) -> str:
+    """``a, b, c and 1,200 more``: the names in their order, at most ``most`` of them."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

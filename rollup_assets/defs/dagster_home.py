@@ -18,6 +18,7 @@ import dagster as dg
 from rollup_assets.defs.dagster_private import KEEP_TERMINAL
 from rollup_assets.errors import DagsterHomeError
 from rollup_assets.settings import Settings
+from rollup_assets.units import count_text
 
 # Runs of the UI, schedule and sensor; by default ten would run at once. `rollups dev` divides the machine's memory among these.
 RUNS_AT_ONCE = 2
@@ -42,7 +43,7 @@ def describe_home(settings: Settings) -> str:
             count = instance.get_runs_count()
     except Exception as error:  # dagster.yaml may name classes that raise anything
         raise not_opened(home, error) from error
-    return f"{home} can be opened; {count} {'run' if count == 1 else 'runs'}"
+    return f"{home} can be opened; {count_text(count, 'run')}"
 
 
 def dagster_home_of(settings: Settings) -> Path:

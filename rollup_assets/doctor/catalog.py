@@ -13,6 +13,7 @@ from rollup_assets.iceberg.faults import shown
 from rollup_assets.iceberg.locks import lock_file, table_lock
 from rollup_assets.iceberg.table import check_table, load_table
 from rollup_assets.settings import Settings
+from rollup_assets.units import count_text
 
 LOCK_SECONDS = 0.5
 
@@ -89,5 +90,4 @@ def table(settings: Settings) -> Found:
     if found is None:
         return Found(f"{settings.table} is not there yet; the first publish makes it")
     check_table(found, settings)
-    snapshots = len(found.snapshots())
-    return Found(f"{settings.table} is as the settings say; {snapshots} {'snapshot' if snapshots == 1 else 'snapshots'}")
+    return Found(f"{settings.table} is as the settings say; {count_text(len(found.snapshots()), 'snapshot')}")

@@ -14,7 +14,7 @@ from pathlib import Path
 from rollup_assets.doctor.findings import Chain, Check, Found, failed, skipped, warning
 from rollup_assets.machine import machine_cores, machine_memory
 from rollup_assets.settings import Settings
-from rollup_assets.terminal import bytes_text
+from rollup_assets.units import bytes_text
 
 ENOUGH_DISK = 2 * 2**30
 LEAST_DISK = 256 * 2**20

@@ -27,7 +27,7 @@ from rollup_assets.steps.parameters import OF_TABLE, rollup_parameters
 from rollup_assets.steps.results import Waiting
 from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLUP_TABLE, ROLLUPS, InputFile, Manifest, Stage
 from rollup_assets.storage.storage_errors import explains_storage_errors
-from rollup_assets.units import format_duration, parse_duration
+from rollup_assets.units import format_duration, list_text, parse_duration
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
@@ -126,15 +126,15 @@ def migrate(
         return found
     if found.begun:
         raise MigrationError(
-            f"a rollback of {_shown(found.begun)} of {settings.table} has begun and has not ended, and the migration would bring back what "
-            "it undoes; nothing was changed. Run `rollups rollback` again with the old settings, or publish these partitions anyway "
-            "with `rollups backfill FROM TO --force`"
+            f"a rollback of {list_text(found.begun, _NAMED)} of {settings.table} has begun and has not ended, and the migration would "
+            "bring back what it undoes; nothing was changed. Run `rollups rollback` again with the old settings, or publish these "
+            "partitions anyway with `rollups backfill FROM TO --force`"
         )
     if found.rolled_back:
         raise MigrationError(
-            f"{_shown(found.rolled_back)} of {settings.table} were rolled back, and the migration would make them again from the same "
-            "raw data; nothing was changed. Correct the raw data and publish them with the old settings first, or publish them with "
-            "--force"
+            f"{list_text(found.rolled_back, _NAMED)} of {settings.table} were rolled back, and the migration would make them again from "
+            "the same raw data; nothing was changed. Correct the raw data and publish them with the old settings first, or publish "
+            "them with --force"
         )
     if (gone or uncertain or not_ended) and not drop:
         raise MigrationError(_would_go(pipeline, found, not_ended))
@@ -157,25 +157,21 @@ def _existing_table(pipeline: Pipeline, catalog: Catalog) -> Table:
     return table
 
 
-def _shown(partitions: Sequence[str]) -> str:
-    return ", ".join(partitions[:_NAMED]) + (f" and {len(partitions) - _NAMED} more" if len(partitions) > _NAMED else "")
-
-
 def _would_go(pipeline: Pipeline, found: Migration, not_ended: Sequence[Batch]) -> str:
     """Why nothing was migrated: the rows that cannot be made anew, or might not be, each with its reason; ``--drop`` would give them up."""
     settings = pipeline.settings
     rows, remedies = [], []
     last_resort = f"or run `{COMMAND} --drop` to drop all rows that cannot be made again"
     if found.dropped:
-        rows.append(f"of {_shown(found.dropped)}, whose raw data is gone from {settings.raw}, at least in part")
+        rows.append(f"of {list_text(found.dropped, _NAMED)}, whose raw data is gone from {settings.raw}, at least in part")
         remedies.append("bring the raw data back, or publish these partitions with the old settings first if it was removed on purpose")
     if found.uncertain:
-        named = _shown(found.uncertain)
+        named = list_text(found.uncertain, _NAMED)
         rows.append(f"of {named}, whose own folders in {settings.raw} have no file, and it is not known whether they ever had one")
         remedies.append("check whether these rows came late, in other folders, and bring the raw data back if not")
     if not_ended:
         end = f"{not_ended[-1].end_time:%Y-%m-%d %H:%M} UTC"
-        named = f"{_shown(found.not_ended)} (ROLLUP_BATCH={format_duration(settings.batch)})"
+        named = f"{list_text(found.not_ended, _NAMED)} (ROLLUP_BATCH={format_duration(settings.batch)})"
         rows.append(f"of {named}, which cannot be made again before {end}, when the last of these batches ends")
         remedies.append(f"migrate after {end}")
         last_resort += "; rows of a batch that has not ended are then missing until a backfill publishes it after its end"
@@ -365,7 +361,7 @@ def _carry_out(
     table = _existing_table(pipeline, catalog)
     # A rollback that failed or was killed before its commit has left no snapshot: only receipts tell of it.
     if held := _rolled_back(pipeline, table):
-        undone = _shown([receipt.partition for receipt in held])
+        undone = list_text([receipt.partition for receipt in held], _NAMED)
         raise MigrationError(
             f"a rollback of {undone} of {settings.table} was begun, or made, during the migration; nothing was changed. Run `{COMMAND}` "
             "again to see what to do"

@@ -15,6 +15,7 @@ from rollup_assets.code_version import CODE_VERSION
 from rollup_assets.steps.parameters import changed_settings
 from rollup_assets.storage.filesystems import Place
 from rollup_assets.storage.manifests import InputFile, Manifest, Stage, short_digest
+from rollup_assets.units import list_text
 
 _NAMED = 3
 
@@ -65,7 +66,7 @@ def in_words(changes: Sequence[FileChange]) -> list[str]:
         if len(paths) == 1:
             sentences.append(f"{kind} raw file {paths[0]}")
         elif paths:
-            sentences.append(f"{len(paths):,} {kind} raw files: {_named(paths)}")
+            sentences.append(f"{len(paths):,} {kind} raw files: {list_text(paths, _NAMED)}")
     return sentences
 
 
@@ -101,8 +102,3 @@ def lost_files(stage: Stage, manifest: Manifest, batch: Batch) -> list[str]:
     """What is wrong with the staged files of a manifest; empty if all exist and have the right size."""
     wrong = list(stage.wrong_files(manifest, batch))
     return wrong if len(wrong) <= _NAMED else [*wrong[:_NAMED], f"and {len(wrong) - _NAMED} more files of {manifest.asset}"]
-
-
-def _named(paths: Sequence[str]) -> str:
-    more = f" and {len(paths) - _NAMED:,} more" if len(paths) > _NAMED else ""
-    return f"{', '.join(paths[:_NAMED])}{more}"

@@ -30,7 +30,7 @@ from rollup_assets.storage.manifests import (
     Stage,
     short_digest,
 )
-from rollup_assets.units import format_duration
+from rollup_assets.units import count_text, format_duration
 
 ROWS_ACCOUNTED_FOR = "rows_accounted_for"
 BATCH_NOT_EMPTY = "batch_not_empty"
@@ -147,7 +147,7 @@ def batch_not_empty(repartitioned: Manifest) -> CheckOutcome:
     if accepted:
         found = f"{accepted:,} accepted points"
     elif files:
-        found = f"no accepted point in {_counted(files, 'raw file')}"
+        found = f"no accepted point in {count_text(files, 'raw file')}"
     else:
         found = "no raw file"
     numbers = {"rows_accepted": accepted, "raw_files": files}
@@ -158,7 +158,8 @@ def row_count_usual(repartitioned: Manifest, earlier: Mapping[str, int]) -> Chec
     """There are between half and twice as many accepted rows as the median of ``earlier``: partition key -> rows, same time of day."""
     rows = int(repartitioned.counters["rows_accepted"])
     if len(earlier) < ENOUGH_EARLIER:
-        found = f"{rows:,} rows; {_counted(len(earlier), 'earlier batch', 'earlier batches')} at this time of day, too few to compare with"
+        batches = count_text(len(earlier), "earlier batch", "earlier batches")
+        found = f"{rows:,} rows; {batches} at this time of day, too few to compare with"
         few = {"rows_accepted": rows, "earlier_batches": len(earlier)}
         return CheckOutcome(REPARTITIONED, ROW_COUNT_USUAL, found, few, passed=True, warning=True)
     usual = statistics.median(earlier.values())
@@ -176,7 +177,7 @@ def quarantine_below_limit(quarantined: Manifest, settings: Settings, allowed: A
     share = counted / read if read else 0.0
     found = (
         f"{counted:,} of {read:,} rows ({share:.3%}; limit {limit:.3%})"
-        f" and {_counted(files - allowed.files, 'whole file')} ({settings.quarantine_files} allowed) quarantined"
+        f" and {count_text(files - allowed.files, 'whole file')} ({settings.quarantine_files} allowed) quarantined"
     )
     metadata: dict[str, str | int | float] = {
         "share": share,
@@ -187,7 +188,7 @@ def quarantine_below_limit(quarantined: Manifest, settings: Settings, allowed: A
         "bad_files_allowed": settings.quarantine_files,
     }
     if allowed.decisions:
-        found += f", besides {_counted(allowed.rows, 'row')} and {_counted(allowed.files, 'whole file')} that are allowed to stay there"
+        found += f", besides {count_text(allowed.rows, 'row')} and {count_text(allowed.files, 'whole file')} that are allowed to stay there"
         metadata |= {
             "rows_allowed_to_stay": allowed.rows,
             "files_allowed_to_stay": allowed.files,
@@ -272,7 +273,7 @@ def deltas_reconcile(rollups: Manifest, batch: Batch, earlier: Manifest | None) 
 def no_window_twice(rollups: Manifest) -> CheckOutcome:
     """No two rows share series, resolution and label."""
     twice = int(rollups.counters["duplicate_windows"])
-    found = f"{_counted(twice, 'window')} with more than one row" if twice else f"{rollups.rows:,} rows, each of a window of its own"
+    found = f"{count_text(twice, 'window')} with more than one row" if twice else f"{rollups.rows:,} rows, each of a window of its own"
     return CheckOutcome(ROLLUPS, NO_WINDOW_TWICE, found, {"duplicate_windows": twice, "rows": rollups.rows}, passed=twice == 0)
 
 
@@ -297,9 +298,9 @@ def published_equals_staged(rollups: Manifest, live: RangeCounts, *, just_publis
         if rows != wanted_rows:
             problems.append(f"{name}: {rows:,} rows in the table, {wanted_rows:,} staged")
         if just_published and files != wanted_files:
-            problems.append(f"{name}: {_counted(files, 'file')} in the table, {wanted_files} staged")
+            problems.append(f"{name}: {count_text(files, 'file')} in the table, {wanted_files} staged")
     found = (
-        "; ".join(problems) or f"{sum(live.rows.values()):,} rows in {_counted(sum(live.files.values()), 'file')} of the table, as staged"
+        "; ".join(problems) or f"{sum(live.rows.values()):,} rows in {count_text(sum(live.files.values()), 'file')} of the table, as staged"
     )
     return CheckOutcome(ROLLUP_TABLE, PUBLISHED_EQUALS_STAGED, found, numbers, passed=not problems)
 
@@ -385,7 +386,3 @@ def _value_and_magnitude(term: Checksum) -> tuple[float, float]:
     if isinstance(term, Sequence) and not isinstance(term, str):
         return float(term[0]), float(term[1])
     return float(term), abs(float(term))
-
-
-def _counted(count: int, noun: str, nouns: str | None = None) -> str:
-    return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
