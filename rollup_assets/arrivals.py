@@ -18,11 +18,11 @@ from itertools import islice
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rollup_assets.batches import Batch, BatchCalendar, to_milliseconds
-from rollup_assets.errors import LandingZoneError, RollupError, StageCorruptError
+from rollup_assets.errors import LandingZoneError, NotStagedError, RollupError, StageCorruptError, StaleInputError
 from rollup_assets.pipeline import Pipeline, for_each
 from rollup_assets.scope import following
 from rollup_assets.steps.changes import input_changes
-from rollup_assets.steps.publish import reasons_to_publish
+from rollup_assets.steps.publish import has_unpublished_points, reasons_to_publish
 from rollup_assets.steps.repartition import current_stage, is_over_limit, raw_data_is_gone
 from rollup_assets.steps.results import Waiting
 from rollup_assets.steps.rollup import RollupInputs, find_inputs
@@ -118,6 +118,8 @@ class Found:
     """Partitions whose raw files have not stayed the same for long enough."""
     problems: dict[str, str] = field(default_factory=dict)
     """Partition -> why it cannot be looked at."""
+    held_back: dict[str, str] = field(default_factory=dict)
+    """Partition with points that are not in the table -> why it is not asked to be rolled up, though no run is about to change that."""
     left_out: int = 0
     """How many partitions are out of date but not remembered, because too many are; later looks come back to them."""
 
@@ -304,6 +306,11 @@ class _Look:
             if all(stage.read(PARTIAL_POINTS, of) is None for of in (batch, *earlier)):
                 return None
             inputs = find_inputs(self.pipeline, batch)
+        except (NotStagedError, StaleInputError) as error:
+            changes = any(self._is_about_to_change(of) or self.is_being_made(of) for of in (batch, *earlier))
+            if not changes and has_unpublished_points(stage, batch):
+                self.found.held_back[batch.key] = str(error)
+            return None
         except RollupError:
             return None
         return None if isinstance(inputs, Waiting) else inputs

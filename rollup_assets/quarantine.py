@@ -187,7 +187,7 @@ def allow(
         UnknownReasonError: there is no such reason.
         NotStagedError: nothing of a partition is staged, so it is unknown what the decision would cover.
         AllowanceError: nothing is quarantined that a decision would cover.
-        ConcurrentWriteError: another decision was made at the same time (noticed on S3).
+        ConcurrentWriteError: another decision was made at the same time.
         StageCorruptError: earlier decisions about one of the partitions, or what is staged of it, cannot be read.
     """
     pipeline = Pipeline.from_settings(settings)

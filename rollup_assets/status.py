@@ -19,7 +19,7 @@ from rollup_assets.scope import following
 from rollup_assets.settings import Settings
 from rollup_assets.steps.changes import files_of_another_table, input_changes, other_settings
 from rollup_assets.steps.parameters import rollup_parameters
-from rollup_assets.steps.publish import reasons_to_publish
+from rollup_assets.steps.publish import has_unpublished_points, reasons_to_publish
 from rollup_assets.steps.quarantine_limits import allowed_in, is_over
 from rollup_assets.steps.repartition import current_stage, outdated
 from rollup_assets.steps.results import Waiting
@@ -57,6 +57,8 @@ class PartitionStatus:
     """What has changed since it was made; empty if all is up to date."""
     waiting_for: list[str] = field(default_factory=list)
     """Partitions with raw files that have to be staged first."""
+    held_back: str | None = None
+    """Why its points, which are not in the table, cannot be rolled up."""
     rolled_back: str | None = None
     """Why the staged rollups are not published: they were rolled back."""
     problem: str | None = None
@@ -148,11 +150,13 @@ def _status(pipeline: Pipeline, batch: Batch) -> PartitionStatus:
         result.allowed = [str(decision) for decision in allowed.decisions]
         # Over its limit a batch stages its quarantine, but keeps the datapoints of its earlier raw files.
         result.over_limit = quarantined.inputs == tuple(files) and is_over(quarantined.counters, settings, allowed)
-    result.waiting_for = _waiting_for(pipeline, batch)
+    result.waiting_for, result.held_back, upstream = _inputs(pipeline, batch)
     rollups, receipt = stage.read(ROLLUPS, batch), stage.read(ROLLUP_TABLE, batch)
     if rollups is not None:
         result.rolled_up = True
-        result.stale += [f"{ROLLUPS}: {change}" for change in input_changes(rollups.upstream, _current_inputs(rollups, pipeline))]
+        result.stale += [
+            f"{ROLLUPS}: {change}" for change in input_changes(rollups.upstream, upstream or _current_inputs(rollups, pipeline))
+        ]
         reasons = [*other_settings(rollups, rollup_parameters(settings)), *files_of_another_table(rollups, data_location(settings))]
         result.stale += [f"{ROLLUPS}: {reason}" for reason in reasons]
     if receipt is not None:
@@ -167,17 +171,22 @@ def _status(pipeline: Pipeline, batch: Batch) -> PartitionStatus:
     return result
 
 
-def _waiting_for(pipeline: Pipeline, batch: Batch) -> list[str]:
-    """Other partitions that this one waits for; not itself: if its own raw files are not staged, its state says so."""
+def _inputs(pipeline: Pipeline, batch: Batch) -> tuple[list[str], str | None, dict[str, dict[str, str | None]] | None]:
+    """The other partitions that this one waits for, why its new points cannot be rolled up, and the digests of what it would be made from.
+
+    It does not wait for itself: if its own raw files are not staged, its state says so.
+    """
     try:
         found = find_inputs(pipeline, batch)
-    except RollupError:
-        return []
-    return sorted(key for _, key in found.inputs if key != batch.key) if isinstance(found, Waiting) else []
+    except RollupError as error:
+        return [], str(error) if has_unpublished_points(pipeline.stage, batch) else None, None
+    if isinstance(found, Waiting):
+        return sorted(key for _, key in found.inputs if key != batch.key), None, None
+    return [], None, found.upstream(batch)
 
 
 def _current_inputs(rollups: Manifest, pipeline: Pipeline) -> dict[str, dict[str, str | None]]:
-    """The current digests of the rollups' inputs; None for what is not staged, or is no partition of the present calendar."""
+    """The current digests of what the rollups were made from; None for what is not staged, or is no partition of the present calendar."""
 
     def digest(asset: str, key: str) -> str | None:
         try:

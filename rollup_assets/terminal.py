@@ -172,6 +172,8 @@ def _remarks(partition: PartitionStatus) -> list[str]:
     remarks += [f"allowed to stay quarantined: {decision}" for decision in partition.allowed]
     if partition.waiting_for:
         remarks.append(f"waits for {', '.join(partition.waiting_for)} to be staged")
+    if partition.held_back:
+        remarks.append(f"cannot be rolled up: {partition.held_back}")
     if partition.rolled_back:
         remarks.append(partition.rolled_back)
     return remarks + partition.stale

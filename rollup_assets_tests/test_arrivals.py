@@ -441,8 +441,39 @@ def test_a_partition_whose_predecessor_is_not_staged_is_not_asked_for(tmp_path: 
     world.stage(1)
     assert world.asked() == ([], [3])  # it has no points of its own, and reads 1 and 2
     assert world.asked(2) == ([0], [])
+    world.running.add(0)
+    assert world.tick().held_back == {}
+    world.running.clear()  # it failed: nothing that is under way helps any more
+    (held_back,) = world.tick().held_back.items()
+    assert held_back[0] == world.hour(1).key
+    assert f"need {PARTIAL_POINTS} {world.hour(0)}" in held_back[1]
     world.stage(0)
-    assert world.asked() == ([], [0, 1, 2])
+    found = world.tick()
+    assert [request.batch for request in found.to_roll_up] == [world.hour(number) for number in range(3)]
+    assert found.held_back == {}
+
+
+def test_rows_that_come_after_a_limit_of_raw_files_was_changed_are_rolled_up_with_what_was_staged_before(
+    world: World, make_pipeline: MakePipeline
+) -> None:
+    """The limits decide what a batch quarantines of its own files, and nothing that its neighbours read."""
+    world.pipeline = make_pipeline(world.pipeline.settings.home, raw_group_size="4GiB", raw_file_rows=7, raw_name_size=100)
+    restage(world, 1, points="2", left_open="2")
+    found = world.tick()
+    assert [request.batch for request in found.to_roll_up] == [world.hour(number) for number in (1, 2, 3)]
+    assert found.held_back == {}
+
+
+def test_rows_that_came_with_other_settings_than_their_neighbours_are_not_forgotten_in_silence(
+    world: World, make_pipeline: MakePipeline
+) -> None:
+    world.pipeline = make_pipeline(world.pipeline.settings.home, lookback="30m")
+    assert world.tick().held_back == {}, "all that is staged is in the table"
+    restage(world, 1, points="2")
+    found = world.tick()
+    assert found.to_roll_up == []
+    assert list(found.held_back) == [world.hour(1).key]
+    assert "ROLLUP_LOOKBACK (now 30m, then 1h)" in found.held_back[world.hour(1).key]
 
 
 # ------------------------------------------------------------------------------------------------------------------------- bounds

@@ -69,7 +69,8 @@ def test_staged_rolled_up_published(pipeline: Pipeline) -> None:
     batch = batches(pipeline, 1)[0]
     stage_good(pipeline, batch)
     assert (one(pipeline, batch).state, one(pipeline, batch).points) == ("staged", 1)
-    stage(pipeline, ROLLUPS, batch, {})
+    published(pipeline, batch)
+    (Path(pipeline.stage.folder(ROLLUP_TABLE, batch).path) / "manifest.json").unlink()
     assert one(pipeline, batch).state == "rolled up"
     published(pipeline, batch)
     assert one(pipeline, batch).state == "published"
@@ -249,6 +250,40 @@ def test_partitions_that_have_not_ended_are_not_listed_for_a_folder_of_theirs_th
             forbid(patch, pipeline.landing_zone.root / folder)
             found = {one.partition: one.state for one in status(pipeline.settings, now=of[2].end_time)}
         assert found == {batch.key: "not staged" if batch == of[29] else "unknown" for batch in expected}
+
+
+def test_points_that_cannot_be_rolled_up_say_why(pipeline: Pipeline) -> None:
+    """A batch before them is over its limit, for instance; without a word they would look like points that nobody has asked for yet."""
+    of = batches(pipeline, 2)
+    land(pipeline, of[0])
+    stage_good(pipeline, of[1])
+    found = one(pipeline, of[1])
+    assert found.state == "staged"
+    assert found.held_back is not None
+    assert f"need {PARTIAL_POINTS} {of[0]}" in found.held_back
+    stage_good(pipeline, of[0])
+    assert one(pipeline, of[1]).held_back is None
+
+
+def test_points_in_the_table_are_not_held_back_by_other_settings(tmp_path: Path, make_pipeline: MakePipeline) -> None:
+    pipeline = make_pipeline(tmp_path)
+    of = batches(pipeline, 2)
+    stage_good(pipeline, *of)
+    for batch in of:
+        published(pipeline, batch)
+    found = one(make_pipeline(tmp_path, lookback="30m"), of[1])
+    assert (found.state, found.held_back) == ("stale", None)
+
+
+def test_rollups_that_lack_a_batch_which_an_earlier_start_has_added_are_stale(tmp_path: Path, make_pipeline: MakePipeline) -> None:
+    later = make_pipeline(tmp_path, start="2026-01-01-01:00")
+    batch = later.calendar.first
+    stage_good(later, batch)
+    published(later, batch)
+    assert one(later, batch).state == "published"
+    earlier = make_pipeline(tmp_path)
+    stage_good(earlier, earlier.calendar.first)
+    assert one(earlier, batch).stale == ["rollups: partial_points 2026-01-01-00:00 has changed: not staged → partial_"]
 
 
 def test_a_batch_over_its_limit_is_quarantined_until_its_raw_files_change(pipeline: Pipeline) -> None:

@@ -166,12 +166,18 @@ def each_partition(
         without_partitions: the partitions to use for a run without any, as when only checks are executed in the UI.
 
     Raises:
-        dagster.Failure: partitions failed; names all of them with their reasons. Raised after the others are finished, or at once where
-            going on would be a guess (``PublishHaltError``).
+        dagster.Failure: the run makes assets and has no partition; or partitions failed: names all of them with their reasons. Raised
+            after the others are finished, or at once where going on would be a guess (``PublishHaltError``).
     """
     assets = tuple(asset for asset in in_order if dg.AssetKey(asset) in context.selected_asset_keys)
     failed: dict[str, Exception] = {}
     partitioned = context.has_partition_key or context.has_partition_key_range
+    if assets and not partitioned:
+        raise dg.Failure(
+            "the run has no partition, so there is nothing it could make; choose one in the UI, run `dg launch` with --partition, or run "
+            "`rollups backfill FROM TO`",
+            allow_retries=False,
+        )
     for key in context.partition_keys if partitioned else without_partitions():
         report, waiting, error = PartitionReport(context, key), None, None
         try:

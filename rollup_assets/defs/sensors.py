@@ -64,10 +64,11 @@ def raw_files_sensor(settings: Settings, job: Any) -> dg.SensorDefinition:
 
         memory = arrivals.Memory.parse(context.cursor)
         found = arrivals.look(pipeline, memory, now(), is_being_made=is_being_made, under_way=under_way)
-        for key, problem in itertools.islice(found.problems.items(), _PROBLEMS_LOGGED):
-            context.log.warning(f"{key} cannot be examined: {problem}")
-        if len(found.problems) > _PROBLEMS_LOGGED:
-            context.log.warning(f"{len(found.problems) - _PROBLEMS_LOGGED:,} more partitions cannot be examined; see `rollups status`")
+        for what, partitions in (("examined", found.problems), ("rolled up", found.held_back)):
+            for key, problem in itertools.islice(partitions.items(), _PROBLEMS_LOGGED):
+                context.log.warning(f"{key} cannot be {what}: {problem}")
+            if len(partitions) > _PROBLEMS_LOGGED:
+                context.log.warning(f"{len(partitions) - _PROBLEMS_LOGGED:,} more partitions cannot be {what}; see `rollups status`")
         events: list[dg.AssetObservation | dg.AssetMaterialization] = []
         for request in found.to_stage:
             # Both events: staleness follows observations, automation follows materializations.

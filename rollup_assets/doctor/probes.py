@@ -13,7 +13,7 @@ from rollup_assets.storage.leftovers import PROBE
 
 
 def probe(folder: Place) -> bool:
-    """Whether the store keeps a writer from overwriting a version that it has not seen; True for disks, which have no versions.
+    """Whether the store keeps a writer from overwriting a version that it has not seen.
 
     Raises:
         StorageError: the store cannot be reached, or denies an access.
@@ -25,8 +25,6 @@ def probe(folder: Place) -> bool:
                 raise StorageError(f"{file.uri} was written, but reads back differently; look at the store's log")
         _, version = file.read_versioned()
         file.replace_bytes(b"again", version)
-        if file.is_local:
-            return True
         try:
             file.replace_bytes(b"by somebody who saw no file", None)
         except ConcurrentWriteError:

@@ -1,8 +1,8 @@
 """The protocol between steps and engines: two methods, ``map`` and ``map_shuffle``.
 
 A step describes its work as tasks, plain picklable callables; an engine runs them on threads, processes or a cluster. Results
-never depend on the engine, its number of threads or its memory. A step must not
-know which engine runs it: ``pipeline`` makes the engine, and only ``doctor`` asks which one it is.
+never depend on the engine, its number of threads or its memory. A step must not know which engine runs it:
+``pipeline`` makes the engine, and only ``doctor`` asks which one it is.
 """
 
 from __future__ import annotations

@@ -131,6 +131,24 @@ def refuse_other_settings(settings: Settings) -> None:
             check_table(table, settings)
 
 
+def refusal(settings: Settings) -> str | None:
+    """Why the table does not accept what these settings would make; None if it does, is not there yet, or cannot be asked just now.
+
+    For staging, which needs no catalog: what it makes with other settings could not be published, and must not replace what can be.
+    """
+    try:
+        if sqlite_database(settings) is None or not is_missing(settings):
+            with open_catalog(settings) as catalog:
+                table = load_table(catalog, settings)
+                if table is not None:
+                    check_table(table, settings)
+    except TableMismatchError as error:
+        return str(error)
+    except Exception as error:  # a catalog's client may raise anything
+        _log.info("whether the table accepts these settings could not be asked: %s", error)
+    return None
+
+
 @explains_storage_errors
 def _create_table(catalog: Catalog, settings: Settings) -> Table:
     from pyiceberg.exceptions import NamespaceAlreadyExistsError, TableAlreadyExistsError

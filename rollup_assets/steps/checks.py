@@ -104,7 +104,11 @@ def require(outcomes: Iterable[CheckOutcome]) -> None:
     broken = tuple(outcome for outcome in outcomes if not outcome.passed and not outcome.warning)
     if broken:
         reasons = "; ".join(f"{outcome.asset}, {outcome.name}: {outcome.description}" for outcome in broken)
-        raise ReconciliationError(f"{reasons}; nothing was published. Either rollup_assets has a bug, or its stage is damaged", broken)
+        raise ReconciliationError(
+            f"{reasons}; nothing was published. Either rollup_assets has a bug, or its stage is damaged: run `rollups backfill` with "
+            "--force for the partition and, if that fails too, report it",
+            broken,
+        )
 
 
 def rows_accounted_for(repartitioned: Manifest, quarantined: Manifest) -> CheckOutcome:

@@ -17,6 +17,7 @@ LATENESS = "raw_lateness"
 START = "start"
 OF_TABLE = ("shards", "resolutions", "batch")
 """Parameters that a migration of the table changes."""
+_VALUE_TYPE = "value_type"
 _SETTINGS_OF_LIMITS = {"rows": "RAW_FILE_ROWS", "group_bytes": "RAW_GROUP_SIZE", "name_bytes": "RAW_NAME_SIZE"}
 _DURATIONS = ("batch", "lookback", "raw_future")
 
@@ -36,6 +37,16 @@ def content_parameters(settings: Settings, batch: Batch) -> dict[str, object]:
     return {**_table_parameters(settings), **{name: value for name, value in chosen.items() if value is not None}}
 
 
+def shared_parameters(settings: Settings, batch: Batch) -> dict[str, object]:
+    """The :func:`content_parameters` that batches must have in common to be rolled up together."""
+    return without_raw_limits(content_parameters(settings, batch))
+
+
+def without_raw_limits(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters without the limits of raw files, which only decide what a batch quarantines of its own files."""
+    return {name: value for name, value in parameters.items() if name != RAW_LIMITS}
+
+
 def rollup_parameters(settings: Settings) -> dict[str, object]:
     """The settings that, for the same staged input, decide every byte of the rollups' files."""
     return {**_table_parameters(settings), PARQUET_ENCODING: settings.parquet_encoding}
@@ -47,8 +58,14 @@ def _table_parameters(settings: Settings) -> dict[str, object]:
         "lookback": settings.lookback,
         "resolutions": list(settings.resolutions),
         "shards": settings.shards,
-        "value_type": settings.value_type,
+        _VALUE_TYPE: settings.value_type,
     }
+
+
+def are_for_another_table(settings: Settings, parameters: Mapping[str, Any]) -> bool:
+    """Whether a manifest's parameters are those of another table than these settings', by what a table is made for."""
+    wanted = _table_parameters(settings)
+    return any(parameters.get(name) != wanted[name] for name in (*OF_TABLE, _VALUE_TYPE))
 
 
 def changed_parameters(wanted: Mapping[str, object], found: Mapping[str, Any]) -> Iterator[tuple[str, object, Any]]:

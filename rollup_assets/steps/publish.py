@@ -25,7 +25,7 @@ from rollup_assets.steps.changes import files_of_another_table
 from rollup_assets.steps.parameters import changed_settings, rollup_parameters
 from rollup_assets.steps.results import Published
 from rollup_assets.storage.filesystems import in_parallel
-from rollup_assets.storage.manifests import ROLLUP_TABLE, ROLLUPS, Manifest, short_digest
+from rollup_assets.storage.manifests import REPARTITIONED, ROLLUP_TABLE, ROLLUPS, Manifest, Stage, has_points, short_digest
 from rollup_assets.storage.storage_errors import explains_storage_errors
 
 if TYPE_CHECKING:
@@ -333,6 +333,16 @@ def _is_newest(pipeline: Pipeline, batch: Batch, receipt: Manifest) -> bool:
     """Whether no newer rollups are staged than those of the receipt."""
     rollups = pipeline.stage.read(ROLLUPS, batch)
     return rollups is None or _is_receipt_of(receipt, rollups)
+
+
+def has_unpublished_points(stage: Stage, batch: Batch) -> bool:
+    """Whether the batch's own staged points are not those that its published rollups were made from, and were not rolled back either."""
+    datapoints, rollups = stage.read(REPARTITIONED, batch), stage.read(ROLLUPS, batch)
+    if datapoints is None or not has_points(datapoints):
+        return False
+    if rollups is None or rollups.upstream.get(REPARTITIONED, {}).get(batch.key) != datapoints.digest:
+        return True
+    return bool(reasons_to_publish(batch, stage.read(ROLLUP_TABLE, batch), rollups, None))
 
 
 def reasons_to_publish(

@@ -15,9 +15,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from rollup_assets.batches import Batch
 from rollup_assets.code_version import CODE_VERSION
 from rollup_assets.engines.base import NoProgress, Progress
-from rollup_assets.errors import LandingZoneError, QuarantineError, ReconciliationError, StaleInputError, StorageError
+from rollup_assets.errors import ConcurrentWriteError, LandingZoneError, QuarantineError, StaleInputError, StorageError
 from rollup_assets.failpoints import failpoint
 from rollup_assets.pipeline import Pipeline
+from rollup_assets.steps import checks
 from rollup_assets.steps.attempts import delete_other_tries
 from rollup_assets.steps.changes import file_changes, in_words, lost_files, other_settings
 from rollup_assets.steps.parameters import content_parameters
@@ -63,13 +64,22 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
         ShortOfMemoryError: there is no memory for a raw file; nothing is staged.
         StageCorruptError: what is staged, or decided about the quarantine, cannot be read; the datapoints are not staged.
         ReconciliationError: rows are not accounted for; the datapoints are not staged.
-        ConcurrentWriteError: another run staged the batch at the same time, with another result.
+        ConcurrentWriteError: other runs staged the batch at the same time, twice, with another result.
     """
+    with contextlib.suppress(ConcurrentWriteError):
+        return _stage_once(pipeline, batch, force=force, progress=progress or NoProgress())
+    # Which of the two runs has seen more, only a new look at the raw files can tell.
+    return _stage_once(pipeline, batch, force=force, progress=progress or NoProgress())
+
+
+def _stage_once(pipeline: Pipeline, batch: Batch, *, force: bool, progress: Progress) -> StagedBatch:
     settings = pipeline.settings
     landing_zone = pipeline.landing_zone
+    # Before the raw files are listed: whoever stages the batch meanwhile may have seen more of them.
+    standing = {asset: pipeline.stage.standing(asset, batch) for asset in (REPARTITIONED, PARTIAL_POINTS, QUARANTINED)}
     by_folder = landing_zone.files_by_folder(batch)
     files = _in_path_order(by_folder)
-    current = current_stage(pipeline, batch)
+    current = _whole(*(found.manifest for found in standing.values()))
     if current and not force and not reasons_to_stage(pipeline, batch, files, current):
         return current
     if not force and (problem := raw_data_is_gone(pipeline, batch, files, current)):
@@ -81,7 +91,7 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
     # points; those before it come last, since points too far ahead of their folder are not accepted from them.
     copies = find_copies(landing_zone.root, [file for found in by_folder.values() for file in found])
     read = _files_to_read(pipeline, batch, by_folder, copies)
-    split, merged = _split_and_sort(pipeline, batch, attempt, files, read, progress or NoProgress())
+    split, merged = _split_and_sort(pipeline, batch, attempt, files, read, progress)
     parameters = content_parameters(settings, batch)
     timings = summed([*split, *merged])
     timings["total"] = time.perf_counter() - started
@@ -100,9 +110,9 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
             timings=timings,
         )
 
-    def commit(asset: str, found: list[StagedFile], counters: dict[str, object], *, later: tuple[str, ...] = ()) -> Manifest:
+    def commit(asset: str, found: list[StagedFile], counters: dict[str, object], *, later: tuple[str, ...]) -> Manifest:
         with _discarding_on_error(pipeline, batch, attempt, later):
-            return pipeline.stage.commit(manifest(asset, found, counters), batch)
+            return pipeline.stage.commit(manifest(asset, found, counters), batch, replaces=standing[asset])
 
     counts = _counts(split, merged, len(files))
     if not landing_zone.lateness:
@@ -116,10 +126,14 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
         | {"reasons": reasons},
         later=(REPARTITIONED, PARTIAL_POINTS),
     )
+    bad_paths = {bad.path for bad in bad_files}
+    not_read = {path: original for path, original in sorted(copies.items()) if path not in bad_paths}
+    of_copies = {"copied_files": len(not_read), COPIES: not_read} if not_read else {}
+    datapoints = manifest(REPARTITIONED, [file for result in merged for file in result.datapoints], {**counts, **of_copies})
     with _discarding_on_error(pipeline, batch, attempt, (REPARTITIONED, PARTIAL_POINTS)):
         if problem := _quarantine_problem(pipeline, batch, quarantined, bad_files, _quarantined_by_file(split)):
             raise QuarantineError(problem, quarantined)
-        _require_all_rows(batch, counts)
+        checks.require([checks.rows_accounted_for(datapoints, quarantined)])
     # Partial points first: once the datapoints' manifest is visible, so is theirs.
     partial = commit(
         PARTIAL_POINTS,
@@ -131,10 +145,7 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
         },
         later=(REPARTITIONED,),
     )
-    bad_paths = {bad.path for bad in bad_files}
-    not_read = {path: original for path, original in sorted(copies.items()) if path not in bad_paths}
-    of_copies = {"copied_files": len(not_read), COPIES: not_read} if not_read else {}
-    repartitioned = commit(REPARTITIONED, [file for result in merged for file in result.datapoints], {**counts, **of_copies})
+    repartitioned = pipeline.stage.commit(datapoints, batch, replaces=standing[REPARTITIONED])
     return StagedBatch(repartitioned, partial, quarantined, unchanged=False)
 
 
@@ -193,18 +204,12 @@ def _quarantined_by_file(split: list[SplitResult]) -> dict[str, int]:
     }
 
 
-def _require_all_rows(batch: Batch, counts: Mapping[str, int]) -> None:
-    accounted_for = counts["rows_accepted"] + counts["duplicates"] + counts["rows_quarantined"] + counts.get(ELSEWHERE_ROWS, 0)
-    if counts["rows_read"] != accounted_for:
-        raise ReconciliationError(
-            f"batch {batch}: rows are not accounted for, the datapoints were not staged: {counts}; please report this"
-        )
-
-
 def current_stage(pipeline: Pipeline, batch: Batch) -> StagedBatch | None:
     """The staged manifests of a batch; None if it is not staged."""
-    manifests = [pipeline.stage.read(asset, batch) for asset in (REPARTITIONED, PARTIAL_POINTS, QUARANTINED)]
-    repartitioned, partial, quarantined = manifests
+    return _whole(*(pipeline.stage.read(asset, batch) for asset in (REPARTITIONED, PARTIAL_POINTS, QUARANTINED)))
+
+
+def _whole(repartitioned: Manifest | None, partial: Manifest | None, quarantined: Manifest | None) -> StagedBatch | None:
     if repartitioned is None or partial is None or quarantined is None:
         return None
     return StagedBatch(repartitioned, partial, quarantined, unchanged=True)

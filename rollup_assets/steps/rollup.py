@@ -21,13 +21,21 @@ from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps import checks
 from rollup_assets.steps.attempts import delete_other_tries
 from rollup_assets.steps.changes import InputChange, files_of_another_table, input_changes, lost_files, other_settings
-from rollup_assets.steps.parameters import changed_settings, content_parameters, rollup_parameters
+from rollup_assets.steps.parameters import changed_settings, rollup_parameters, shared_parameters, without_raw_limits
 from rollup_assets.steps.planning import shard_groups
 from rollup_assets.steps.results import RolledUp, Waiting, by_resolution
 from rollup_assets.steps.roll_up_shards import RollupTask, checksums, roll_up_shards
 from rollup_assets.steps.timings import summed
 from rollup_assets.storage.filesystems import Place
-from rollup_assets.storage.manifests import PARTIAL_POINTS, REPARTITIONED, ROLLUPS, Manifest, content_digest, has_points, new_attempt
+from rollup_assets.storage.manifests import (
+    PARTIAL_POINTS,
+    REPARTITIONED,
+    ROLLUPS,
+    Manifest,
+    content_digest,
+    has_points,
+    new_attempt,
+)
 from rollup_assets.storage.storage_errors import explains_storage_errors
 
 
@@ -190,13 +198,19 @@ def find_inputs(pipeline: Pipeline, batch: Batch) -> RollupInputs | Waiting:
 
     Raises:
         NotStagedError: the batch has points, and an earlier one that has raw files is not staged.
-        StaleInputError: an input was staged with other settings.
+        StaleInputError: an input was staged with other settings, or the batch was staged only in part.
     """
     stage, landing_zone, calendar = pipeline.stage, pipeline.landing_zone, pipeline.calendar
     datapoints = stage.read(REPARTITIONED, batch)
     own = stage.read(PARTIAL_POINTS, batch)
     if datapoints is None and landing_zone.files(batch):
         return Waiting((f"{REPARTITIONED} {batch.key}",))
+    if datapoints is not None and not _made_together(datapoints, own):
+        # Series are matched by their place in both: of two stagings, windows left open would go to other series.
+        raise StaleInputError(
+            f"{REPARTITIONED} and {PARTIAL_POINTS} of {batch} are of different stagings: one was interrupted, or is under way; run "
+            f"`rollups backfill {batch} {batch}`"
+        )
     earlier: list[tuple[Batch, Manifest | None]] = []
     missing: list[Batch] = []
     for before in calendar.earlier(batch, pipeline.settings.reach):
@@ -216,7 +230,7 @@ def find_inputs(pipeline: Pipeline, batch: Batch) -> RollupInputs | Waiting:
     changed = {
         (of, manifest.asset): settings
         for of, manifest in staged
-        if (settings := changed_settings(content_parameters(pipeline.settings, of), manifest.parameters))
+        if (settings := changed_settings(shared_parameters(pipeline.settings, of), without_raw_limits(manifest.parameters)))
     }
     if changed:
         named = dict.fromkeys(itertools.chain.from_iterable(changed.values()))
@@ -224,6 +238,14 @@ def find_inputs(pipeline: Pipeline, batch: Batch) -> RollupInputs | Waiting:
         raise StaleInputError(
             f"{', '.join(f'{asset} {of}' for of, asset in changed)} {'was' if len(changed) == 1 else 'were'} staged with other "
             f"settings: {', '.join(named)}; stage {'it' if len(changed) == 1 else 'them'} again with "
-            f"`rollups backfill {min(of for of, _ in changed)} {batch}`, or restore those settings"
+            f"`rollups backfill {min(of for of, _ in changed)} {batch}` (from the first batch on that `rollups status` shows with such a "
+            "setting, if that is an earlier one), or restore those settings"
         )
     return RollupInputs(datapoints, own, tuple(earlier))
+
+
+def _made_together(datapoints: Manifest, partial: Manifest | None) -> bool:
+    """Whether both are of one staging, as far as manifests tell: their attempts differ where one of them had the content already."""
+    return partial is not None and all(
+        getattr(datapoints, name) == getattr(partial, name) for name in ("inputs", "parameters", "code_version")
+    )

@@ -282,4 +282,4 @@ def _unless_too_large(rows: RawRows, path: str, value_column: str) -> Iterator[p
     except (pa.ArrowInvalid, pa.ArrowCapacityError) as error:
         # The file was read without error, so only the limits of Arrow's own arrays remain. Running out of memory is not the file's fault.
         reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
-        raise UnreadableFileError(f"bad rows from row {rows.position} on cannot be quarantined one by one ({reason})", TOO_LARGE) from error
+        raise UnreadableFileError(f"its bad rows cannot be quarantined one by one ({reason})", TOO_LARGE) from error

@@ -68,7 +68,7 @@ def write_allowances(stage: Stage, batch: Batch, added: Iterable[Allowance], *, 
     """Add decisions; each replaces an earlier one with its scope or, with ``revoke``, they replace all. Returns those now in force.
 
     Raises:
-        ConcurrentWriteError: somebody else wrote decisions at the same time (noticed on S3).
+        ConcurrentWriteError: somebody else wrote decisions at the same time.
         StageCorruptError: the decisions that are there cannot be read.
     """
     current, version = _read_versioned(stage, batch)

@@ -7,6 +7,7 @@ data files) stays out.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import posixpath
 import re
 import uuid
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
-from rollup_assets.errors import FileNameError, StorageError
+from rollup_assets.errors import ConcurrentWriteError, FileNameError, StorageError
 from rollup_assets.storage.s3 import SCHEME, S3Options, once_per_process, threads
 
 if TYPE_CHECKING:
@@ -191,9 +192,10 @@ class Place:
             return place.read() or (None, None)
         try:
             with self.filesystem.open_input_stream(self.path) as stream:
-                return bytes(stream.read()), None
+                content = bytes(stream.read())
         except FileNotFoundError:
             return None, None
+        return content, hashlib.blake2b(content, digest_size=16).hexdigest()
 
     def open_input(self) -> NativeFile:
         """Random access to the file.
@@ -222,13 +224,17 @@ class Place:
             stream.write(content)
 
     def replace_bytes(self, content: bytes, version: str | None) -> None:
-        """Write the file if it is still the version that :meth:`read_versioned` has read: on S3, in one PUT. Elsewhere it is not checked.
+        """Write the file if it is still the version that :meth:`read_versioned` has read (None: if there still is none).
+
+        On S3 that is one PUT; on a disk the file is read once more just before it is replaced.
 
         Raises:
             ConcurrentWriteError: somebody else has written it since.
         """
         if place := self._object():
             place.replace(content, version)
+        elif self.read_versioned()[1] != version:
+            raise ConcurrentWriteError(f"{self.uri} was written by another process at the same time; run the same command again")
         else:
             self.write_bytes(content)
 

@@ -162,6 +162,15 @@ def new_attempt() -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """A manifest as it stood at some time."""
+
+    manifest: Manifest | None
+    version: str | None
+    """Differs once somebody has written the manifest again; None if there was none."""
+
+
+@dataclass(frozen=True, slots=True)
 class Stage:
     """The staged assets: ``<root>/<asset>/<partition>/manifest.json`` and the attempts beside it."""
 
@@ -216,22 +225,38 @@ class Stage:
         self._manifest_place(manifest.asset, batch.folder).replace_bytes(_serialized(manifest), version)
         failpoint(f"manifest.after.{manifest.asset}")
 
-    def commit(self, manifest: Manifest, batch: Batch) -> Manifest:
+    def standing(self, asset: str, batch: Batch) -> Standing:
+        """The manifest of a partition, to be read before the inputs of its next attempt and handed to :meth:`commit`.
+
+        Raises:
+            StageCorruptError: the manifest cannot be read.
+        """
+        return Standing(*self._read_versioned(asset, batch))
+
+    def commit(self, manifest: Manifest, batch: Batch, replaces: Standing | None = None) -> Manifest:
         """Make a new attempt visible unless the current manifest has the same content; returns the manifest that stands.
 
         If the content is equal, the old files stay (readers may have them open, and nothing downstream becomes stale), the new
         attempt's are deleted, and the old manifest is updated in what it says of inputs, settings, code and counters. The old files are
         read first: they are replaced if damaged, or if they are data files of another table than the new attempt's.
 
+        Args:
+            manifest: of the new attempt.
+            batch: the partition.
+            replaces: what stood before the attempt read its inputs; None: what stands now. An attempt that took longer than another
+                run's, and knows less, replaces nothing.
+
         Raises:
-            ConcurrentWriteError: another run made other content visible in the meantime (noticed on S3); the new attempt is deleted.
+            ConcurrentWriteError: another run made other content visible in the meantime; the new attempt is deleted.
         """
         current, version = self._read_versioned(manifest.asset, batch)
+        if replaces is not None and replaces.version != version:
+            return self._after_lost_race(manifest, batch)
         if current is None or not _is_as_good(current, manifest) or not self.is_intact(current, batch):
             try:
                 self._replace(manifest, batch, version)
-            except ConcurrentWriteError as error:
-                return self._after_lost_race(manifest, batch, error)
+            except ConcurrentWriteError:
+                return self._after_lost_race(manifest, batch)
             return manifest
         kept = current.model_copy(
             update={
@@ -246,11 +271,11 @@ class Stage:
         self.discard(manifest, batch)
         try:
             self._replace(kept, batch, version)
-        except ConcurrentWriteError as error:
-            return self._after_lost_race(manifest, batch, error)
+        except ConcurrentWriteError:
+            return self._after_lost_race(manifest, batch)
         return kept
 
-    def _after_lost_race(self, manifest: Manifest, batch: Batch, error: ConcurrentWriteError) -> Manifest:
+    def _after_lost_race(self, manifest: Manifest, batch: Batch) -> Manifest:
         """Accept the manifest of a faster run if its content is ours. Otherwise only a new look at the inputs can tell which is right."""
         self.discard(manifest, batch)
         winner = self.read(manifest.asset, batch)
@@ -259,7 +284,7 @@ class Stage:
         raise ConcurrentWriteError(
             f"{manifest.asset} {batch} was staged by another run at the same time, from other inputs or settings; its files were kept, "
             f"those of this run were deleted. When that run has ended, run `rollups backfill {batch} {batch}`"
-        ) from error
+        )
 
     def is_complete(self, manifest: Manifest, batch: Batch) -> bool:
         """Whether every file of the manifest exists and has the right size."""

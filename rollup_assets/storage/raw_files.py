@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rollup_assets.batches import time_text
 from rollup_assets.errors import ShortOfMemoryError, StaleInputError, StorageError
 from rollup_assets.storage.arrays import integers, lags, mask, milliseconds, read_only
 from rollup_assets.storage.bounds import Bounds
@@ -284,7 +285,8 @@ def _check_times(rows: RawRows, times: Range | None) -> None:
     if len(known):
         low, high = extremes(known)
         if low < times[0] or high > times[1]:
-            raise UnreadableFileError(f"the statistics of a row group contradict its rows from {rows.position} on")
+            said = " to ".join(time_text(time) for time in times)
+            raise UnreadableFileError(f"the statistics of a row group contradict its rows: they say {said}")
 
 
 def _ticks_per_millisecond(metadata: pq.FileMetaData) -> int | None:

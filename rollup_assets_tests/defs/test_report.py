@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import weakref
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
@@ -11,6 +13,8 @@ import numpy as np
 import pytest
 
 from rollup_assets.errors import StorageError
+from rollup_assets.iceberg.table import ensure_table
+from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps import checks
 from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS
 from rollup_assets_tests.defs import fake_steps
@@ -258,3 +262,33 @@ def test_checks_executed_alone_are_evaluated_for_every_staged_partition(lab: Lab
     for count in (0, 1):
         for key in alone:
             assert [evaluation.passed for evaluation in lab.evaluations(ROLLUPS, key.name, count)] == [True, True]
+
+
+@pytest.mark.parametrize("steps", [STAGING, PUBLISHING])
+def test_a_run_that_makes_assets_and_has_no_partition_makes_nothing_and_says_what_to_do(lab: Lab, steps: Sequence[str]) -> None:
+    """``dg launch --job`` does not ask for one; a run for everything that is staged is what nobody has asked for."""
+    lab.land({0: 1})
+    lab.run(0, assets=STAGING)
+    job = lab.defs.resolve_job_def("batches")
+    # With records of earlier runs Dagster itself refuses such a run.
+    with dg.DagsterInstance.ephemeral() as fresh:
+        result = job.execute_in_process(instance=fresh, raise_on_error=False, asset_selection=[dg.AssetKey(asset) for asset in steps])
+        (failure,) = result.get_step_failure_events()
+        assert "the run has no partition" in str(failure.step_failure_data.error)
+    pipeline = Pipeline.from_settings(lab.settings)
+    assert pipeline.stage.read(ROLLUPS, pipeline.batch(hour(0))) is None
+
+
+def test_what_the_table_would_refuse_is_not_staged(lab: Lab) -> None:
+    """It would replace what can be published, and the setting put back would not bring that back."""
+    lab.land({0: 1})
+    lab.run(0)
+    before = lab.events(REPARTITIONED, 0)
+    ensure_table(lab.settings)
+    other = dataclasses.replace(lab, settings=lab.settings.model_copy(update={"shards": 2 * lab.settings.shards}))
+    lab.land({0: 2})
+    result = other.run(0)
+    assert not result.success
+    (failure,) = result.get_step_failure_events()
+    assert "was made with ROLLUP_SHARDS=" in str(failure.step_failure_data.error)
+    assert lab.events(REPARTITIONED, 0) == before

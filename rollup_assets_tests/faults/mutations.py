@@ -62,8 +62,8 @@ def with_manifests_first(patch: pytest.MonkeyPatch) -> None:
         finishing[path] = output.commit
         return close(self, path, **named)
 
-    def committed(self: Stage, manifest: Manifest, batch: Any) -> Manifest:
-        stands = commit(self, manifest, batch)
+    def committed(self: Stage, manifest: Manifest, batch: Any, **named: Any) -> Manifest:
+        stands = commit(self, manifest, batch, **named)
         for file in manifest.files:
             finishing.pop(file.path)()
         return stands

@@ -211,7 +211,7 @@ def _as_reader(folder: S3Folder) -> dict[str, str | None]:
 FAULTS = {
     "wrong secret": Fault(
         environment=lambda _: {"AWS_SECRET_ACCESS_KEY": "canary-wrong-secret"},
-        named=("s3://raw/", "SignatureDoesNotMatch", "AWS_SECRET_ACCESS_KEY", "ROLLUP_S3_ENDPOINT"),
+        named=("s3://lake/", "SignatureDoesNotMatch", "AWS_SECRET_ACCESS_KEY", "ROLLUP_S3_ENDPOINT"),
     ),
     "unknown key": Fault(environment=lambda _: {"AWS_ACCESS_KEY_ID": "nobody"}, named=("InvalidAccessKeyId", "AWS_ACCESS_KEY_ID")),
     "no credentials": Fault(

@@ -18,9 +18,12 @@ import xxhash
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from rollup_assets import failpoints
 from rollup_assets.errors import (
+    ConcurrentWriteError,
     LandingZoneError,
     QuarantineError,
+    ReconciliationError,
     RollupOverflowError,
     ShortOfMemoryError,
     StageCorruptError,
@@ -860,7 +863,7 @@ def test_bad_rows_that_are_too_much_for_arrow_make_their_file_bad(tmp_path: Path
     assert (result.repartitioned.counters["rows_accepted"], result.quarantined.counters["bad_files"]) == (10, 1)
     [row] = staged.quarantined(pipeline, batch, result.quarantined)
     assert (row["file"], row["reason"]) == (path, "too_large")
-    assert row["detail"] == "bad rows from row 0 on cannot be quarantined one by one (offset overflow)"
+    assert row["detail"] == "its bad rows cannot be quarantined one by one (offset overflow)"
 
 
 def test_memory_that_is_missing_is_no_fault_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -999,6 +1002,127 @@ def test_a_batch_whose_limits_cannot_be_checked_leaves_no_files_of_its_attempt_b
         stage(pipeline, batch)
     assert files_of(pipeline, REPARTITIONED, PARTIAL_POINTS) == []
     assert pipeline.stage.read(QUARANTINED, batch) is not None
+
+
+def test_a_batch_whose_rows_are_not_accounted_for_is_not_staged_and_the_check_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rollup_assets.steps import repartition
+
+    def one_row_more(*arguments: Any, count: Callable[..., dict[str, int]] = repartition._counts) -> dict[str, int]:
+        found = count(*arguments)
+        return {**found, "rows_read": found["rows_read"] + 1}
+
+    pipeline = pipeline_of(ONE_BATCH, tmp_path)
+    batch = first_batch(pipeline)
+    write_rows(pipeline, batch, "a.parquet", plenty())
+    monkeypatch.setattr(repartition, "_counts", one_row_more)
+    with pytest.raises(ReconciliationError, match=r"201 rows read, but 200 accepted.*nothing was published.*backfill.*--force") as raised:
+        stage(pipeline, batch)
+    assert [outcome.name for outcome in raised.value.outcomes] == ["rows_accounted_for"]
+    assert files_of(pipeline, REPARTITIONED, PARTIAL_POINTS) == []
+
+
+def overtaken(at: str, meanwhile: Callable[[], StagedBatch]) -> tuple[Callable[[str], None], list[StagedBatch]]:
+    """A handler of failpoints that does something once, at one of them; and what came of it."""
+    done: list[StagedBatch] = []
+    begun: list[str] = []
+
+    def handler(name: str) -> None:
+        if name == at and not begun:
+            begun.append(name)
+            done.append(meanwhile())
+
+    return handler, done
+
+
+@pytest.mark.parametrize("at", ["stage.begin", f"manifest.before.{QUARANTINED}", f"manifest.before.{PARTIAL_POINTS}"])
+def test_a_staging_that_another_one_overtakes_replaces_nothing(at: str, tmp_path: Path) -> None:
+    """The other one has seen a file more; whatever the first one knew is older. A new look finds that all is staged."""
+    pipeline = pipeline_of(ONE_BATCH, tmp_path)
+    batch = first_batch(pipeline)
+    write_rows(pipeline, batch, "a.parquet", plenty())
+    stage(pipeline, batch)
+    write_rows(pipeline, batch, "b.parquet", [good(TODAY + 500)])
+
+    def other() -> StagedBatch:
+        write_rows(pipeline, batch, "c.parquet", [good(TODAY + 1500)])
+        return stage(pipeline, batch)
+
+    handler, done = overtaken(at, other)
+    with failpoints.handled(handler):
+        found = stage(pipeline, batch)
+    (newer,) = done
+    assert found.unchanged
+    assert found.repartitioned == newer.repartitioned
+    for manifest in (newer.repartitioned, newer.partial_points, newer.quarantined):
+        assert pipeline.stage.read(manifest.asset, batch) == manifest
+        assert pipeline.stage.is_intact(manifest, batch)
+    assert newer.repartitioned.rows == 202
+    left = {path.parent.name for path in files_of(pipeline, REPARTITIONED) if path.name != "manifest.json"}
+    assert newer.repartitioned.attempt in left
+    assert len(left) == 2, "the first manifest's files stay for readers; those of the attempt that was overtaken do not"
+
+
+def test_a_staging_that_has_seen_more_than_the_one_before_it_stages_that(tmp_path: Path) -> None:
+    """The other one began earlier, and ends first: its manifest is no reason to forget a file."""
+    pipeline = pipeline_of(ONE_BATCH, tmp_path)
+    batch = first_batch(pipeline)
+    write_rows(pipeline, batch, "a.parquet", plenty())
+    late = Path(pipeline.landing_zone.folder(batch).path) / "b.parquet"
+
+    def other() -> StagedBatch:
+        """As one that listed the files before the last of them came."""
+        hidden = late.rename(late.with_name("_hidden"))
+        try:
+            return stage(pipeline, batch)
+        finally:
+            hidden.rename(late)
+
+    write_rows(pipeline, batch, "b.parquet", [good(TODAY + 500)])
+    handler, _ = overtaken(f"manifest.before.{PARTIAL_POINTS}", other)
+    with failpoints.handled(handler):
+        assert stage(pipeline, batch).repartitioned.rows == 201
+    assert not reasons_to_stage_again(pipeline, batch)
+
+
+def reasons_to_stage_again(pipeline: Pipeline, batch: Batch) -> list[str]:
+    from rollup_assets.steps.repartition import current_stage, reasons_to_stage
+
+    return reasons_to_stage(pipeline, batch, pipeline.landing_zone.files(batch), current_stage(pipeline, batch))
+
+
+def test_a_staging_that_is_overtaken_twice_gives_up(tmp_path: Path) -> None:
+    pipeline = pipeline_of(ONE_BATCH, tmp_path)
+    batch = first_batch(pipeline)
+    write_rows(pipeline, batch, "a.parquet", plenty())
+    depth, times = 0, 0
+
+    def overtake(name: str) -> None:
+        nonlocal depth, times
+        if name == "stage.begin" and not depth:
+            depth, times = depth + 1, times + 1
+            write_rows(pipeline, batch, f"late-{times}.parquet", [good(TODAY + times)])
+            stage(pipeline, batch, force=True)
+            depth -= 1
+            write_rows(pipeline, batch, f"later-{times}.parquet", [good(TODAY + 100 + times)])
+
+    says = f"was staged by another run.*rollups backfill {batch} {batch}"
+    with failpoints.handled(overtake), pytest.raises(ConcurrentWriteError, match=says):
+        stage(pipeline, batch)
+    assert times == 2
+
+
+def test_a_staging_that_another_one_overtakes_with_the_same_result_takes_that(tmp_path: Path) -> None:
+    pipeline = pipeline_of(ONE_BATCH, tmp_path)
+    batch = first_batch(pipeline)
+    write_rows(pipeline, batch, "a.parquet", plenty())
+    handler, done = overtaken("stage.begin", lambda: stage(pipeline, batch))
+    with failpoints.handled(handler):
+        ours = stage(pipeline, batch)
+    (theirs,) = done
+    assert (ours.repartitioned, ours.partial_points, ours.quarantined) == (theirs.repartitioned, theirs.partial_points, theirs.quarantined)
+    assert pipeline.stage.is_intact(ours.repartitioned, batch)
 
 
 def test_an_attempt_of_which_other_tries_cannot_be_deleted_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

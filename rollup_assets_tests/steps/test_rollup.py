@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rollup_assets import failpoints
 from rollup_assets.batches import Batch, to_milliseconds
 from rollup_assets.engines.local import LocalEngine
 from rollup_assets.errors import NotStagedError, QuarantineError, RollupOverflowError, StageCorruptError, StaleInputError, StorageError
@@ -730,6 +731,44 @@ def test_points_staged_with_other_settings_are_refused(make_pipeline: MakePipeli
         stage(pipeline, t)
 
 
+def test_points_staged_with_other_limits_of_raw_files_are_rolled_up_together(make_pipeline: MakePipeline, tmp_path: Path) -> None:
+    """They decide what a batch quarantines of its own files: to stage the whole history anew for them would be in vain."""
+    pipeline = make_pipeline(tmp_path)
+    t1, t = hours(pipeline, 2)
+    prepare(pipeline, {t1: STAGED, t: STAGED})
+    other = make_pipeline(tmp_path, raw_name_size=100, raw_file_rows=1_000_000, raw_group_size="4GiB")
+    stage(other, t)
+    points = accepted([*scrape(t1), *scrape(t)])
+    found = staged.rollups(other, t, roll_up(other, t).manifest)
+    assert_same(found, {key: row for key, row in naive.rollups_of(points, RESOLUTIONS, HOUR).items() if t.start <= row.label < t.end})
+
+
+def test_points_and_open_windows_of_different_stagings_are_not_rolled_up(make_pipeline: MakePipeline, tmp_path: Path) -> None:
+    """Series are matched by their place in both. Here it differs, and windows left open would go to the other series."""
+    pipeline = make_pipeline(tmp_path, resolutions="1h", shards=1)
+    t1, t = hours(pipeline, 2)
+    half, ten = 30 * MINUTE, 10 * MINUTE
+    write_rows(pipeline, t1, "a.parquet", [RawRow(1, 1, "a", t1.start + half, 10), RawRow(2, 1, "b", t1.start + half, 1000)])
+    write_rows(pipeline, t, "a.parquet", [RawRow(1, 1, "a", t.start + ten, 20), RawRow(2, 1, "b", t.start + ten, 1010)])
+    stage(pipeline, t1)
+    stage(pipeline, t)
+    before = roll_up(pipeline, t).manifest
+    write_rows(pipeline, t, "a.parquet", [RawRow(1, 1, "c", t.start + ten, 20), RawRow(2, 1, "b", t.start + ten, 1010)])
+
+    def interrupt(name: str) -> None:
+        if name == f"manifest.before.{REPARTITIONED}":
+            raise KeyboardInterrupt
+
+    with failpoints.handled(interrupt), pytest.raises(KeyboardInterrupt):
+        stage(pipeline, t)
+    with pytest.raises(StaleInputError, match=f"{t} are of different stagings.*run `rollups backfill {t} {t}`"):
+        try_roll_up(pipeline, t)
+    assert pipeline.stage.read(ROLLUPS, t) == before
+    stage(pipeline, t)
+    found = staged.rollups(pipeline, t, roll_up(pipeline, t).manifest)
+    assert {row.id: row.sum for row in found.values() if row.label == t.start} == {1: 10, 2: 1000}
+
+
 def test_the_message_of_other_settings_names_all_that_are_old_and_settings_as_they_are_written(
     make_pipeline: MakePipeline, tmp_path: Path
 ) -> None:
@@ -742,8 +781,9 @@ def test_the_message_of_other_settings_names_all_that_are_old_and_settings_as_th
         try_roll_up(other, t)
     assert str(raised.value) == (
         f"{PARTIAL_POINTS} {t1}, {PARTIAL_POINTS} {t2} were staged with other settings: ROLLUP_LOOKBACK (now 30m, then 1h), "
-        "ROLLUP_RAW_NAME_SIZE (now 100, then 4096), ROLLUP_RAW_LATENESS (now 1, then 0), ROLLUP_RAW_FUTURE (now not set, then 90s); "
-        f"stage them again with `rollups backfill {t2} {t}`, or restore those settings"
+        "ROLLUP_RAW_LATENESS (now 1, then 0), ROLLUP_RAW_FUTURE (now not set, then 90s); "
+        f"stage them again with `rollups backfill {t2} {t}` (from the first batch on that `rollups status` shows with such a setting, if "
+        "that is an earlier one), or restore those settings"
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rollup_assets.errors import FileNameError
+from rollup_assets.errors import ConcurrentWriteError, FileNameError
 from rollup_assets.storage.filesystems import Place, in_parallel
 from rollup_assets_tests.storage.missing import assert_empty_and_no_error
 
@@ -169,3 +169,17 @@ def test_threads_that_would_wait_for_themselves_are_refused() -> None:
     with pytest.raises(RuntimeError, match="wait for each other"):
         list(in_parallel(nested, [1, 2, 3]))
     assert list(in_parallel(abs, [-1, -2, -3])) == [1, 2, 3]
+
+
+def test_a_file_that_somebody_else_has_written_is_not_replaced(tmp_path: Path) -> None:
+    file = place(tmp_path) / "file"
+    file.replace_bytes(b"first", None)
+    content, version = file.read_versioned()
+    assert content == b"first"
+    file.write_bytes(b"theirs")
+    for seen in (version, None):
+        with pytest.raises(ConcurrentWriteError, match="was written by another process at the same time; run the same command again"):
+            file.replace_bytes(b"ours", seen)
+    assert file.read_bytes() == b"theirs"
+    file.replace_bytes(b"ours", file.read_versioned()[1])
+    assert file.read_bytes() == b"ours"
