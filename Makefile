@@ -4,7 +4,7 @@
 #   make demo DATA=examples/host-metrics   the same on a real recording
 #   make dev                               the Dagster UI on the demo's data; DATA as above
 #   make demo-production                   the same on PostgreSQL, S3 and Spark, with Dagster as a deployment runs it; needs Java 17 or 21
-#   make test                              all tests
+#   make test                              all tests but the thorough part of the fault suite
 #   make test-faults                       the fault suite, thorough; SEED=7 repeats a run
 #   make screenshots                       the pictures in docs/images anew, from the Dagster UI in Chromium
 #   make check                             formatting, lint, types, definitions
@@ -67,7 +67,7 @@ BENCHMARK = env -u ROLLUP_HOME $(BIN)/python -m
 
 bench: $(READY)
 	$(BENCHMARK) benchmarks
-	$(BENCHMARK) benchmarks.seed --shape sparse --start warm --work .rollups/benchmark
+	$(BENCHMARK) benchmarks.seed --shape sparse --work .rollups/benchmark
 
 bench-full: $(READY)
 	$(BENCHMARK) benchmarks --forms --repeat 1
@@ -75,6 +75,7 @@ bench-full: $(READY)
 	$(BENCHMARK) benchmarks --full
 	$(BENCHMARK) benchmarks.spark --full
 	$(BENCHMARK) benchmarks.seed --repeat 5
+	$(BENCHMARK) benchmarks.seed --start both --repeat 3 --output benchmarks/results/seed_cold.json
 	$(BENCHMARK) benchmarks.sizes --sizes 1,4,36,360
 	$(BENCHMARK) benchmarks.peer_sizes
 	$(BENCHMARK) benchmarks.shapes

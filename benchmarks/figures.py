@@ -34,6 +34,7 @@ def named() -> Figures:
         "forms-sparse": lambda results: _of_forms("sparse", results),
         "peer_sizes": _of_peer_sizes,
         "seed": _of_seed,
+        "seed_cold": _of_cold_seed,
         "storages": _of_storages,
         "querying": _of_queries,
         "orchestration": _of_orchestration,
@@ -115,15 +116,23 @@ def _of_peer_sizes(results: Results) -> Figures:
 
 
 def _of_seed(results: Results) -> Figures:
-    """Seconds by program, and what a cold start adds to them."""
+    """Seconds by program, warm."""
+    return {
+        f"seed, {title}: {program}, warm, wall s": _median(wall(run) for run in warm)
+        for shape, title in seed.SHAPES.items()
+        for program in seed.PROGRAMS
+        if (warm := select(results["runs"], program, seed.task(shape)))
+    }
+
+
+def _of_cold_seed(results: Results) -> Figures:
+    """By program, its time as a cold process as a multiple of ours, and what a cold start adds."""
     found: Figures = {}
     for shape, title in seed.SHAPES.items():
         ours = select(results["runs"], OURS, seed.task(shape), COLD)
         for program in seed.PROGRAMS:
             warm, cold = (select(results["runs"], program, seed.task(shape), start) for start in (WARM, COLD))
             of = f"seed, {title}: {program}"
-            if warm:
-                found[f"{of}, warm, wall s"] = _median(wall(run) for run in warm)
             if cold and ours:
                 found[f"{of}, cold, times ours"] = ratio(cold, ours, wall).median
             if warm and cold:

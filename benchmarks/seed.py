@@ -211,7 +211,7 @@ def main(
     shape: Annotated[list[str] | None, typer.Option(help="The points: sparse (one a window), scrapes (six a window); both.")] = None,
     start: Annotated[
         Literal["warm", "cold", "both"], typer.Option(help="After a small batch in the same process, or from its start.")
-    ] = "both",
+    ] = "warm",
     only: Annotated[
         list[str] | None,
         typer.Option(help="Only contenders whose name contains this, such as 'seed' or 'rollup_assets warm'. Can be repeated."),

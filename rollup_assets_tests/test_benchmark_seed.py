@@ -239,11 +239,13 @@ def test_targets_and_shares_are_those_of_the_runs(tmp_path: Path) -> None:
     assert f"count: {SEED}" in (tmp_path / "plot.svg").read_text()
 
 
-def test_committed_results_are_of_the_whole_benchmark() -> None:
-    found = tables.read("seed")
-    if found is None:
-        assert all(target.met is None for target in section.targets())
-        return
+@pytest.mark.parametrize(("name", "starts", "turns"), [("seed", {"warm"}, 5), ("seed_cold", {"warm", "cold"}, 3)])
+def test_committed_results_are_of_the_whole_benchmark(name: str, starts: set[str], turns: int) -> None:
+    found = tables.read(name)
+    assert found is not None
+    assert {run["start"] for run in found["runs"]} == starts
+    # `make bench` measures one shape, once.
+    assert found["repeat"] >= (turns if len(found["shapes"]) > 1 else 1)
     assert found["shapes"]["sparse"]["rows"] == benchmark.ROWS
     assert found["summary"] == summarized(found["runs"])
     assert not found["given_up"]
@@ -252,4 +254,6 @@ def test_committed_results_are_of_the_whole_benchmark() -> None:
         digests = {(output["rows"], output["digest"]) for output in found["answers"] if output["task"] == section.task(shape)}
         assert len(digests) == 1
         for engine in section.PROGRAMS:
-            assert any(run["engine"] == engine and run["task"] == section.task(shape) for run in found["runs"])
+            for start in starts:
+                ran = [run for run in found["runs"] if (run["engine"], run["task"], run["start"]) == (engine, section.task(shape), start)]
+                assert {run["turn"] for run in ran} == set(range(found["repeat"]))

@@ -14,6 +14,9 @@ from benchmarks.tables import Results, Target, figure, not_measured, pair, table
 from benchmarks.tasks import COLD, WARM
 
 COMMAND = "python -m benchmarks.seed"
+WARM_COMMAND = f"{COMMAND} --repeat 5"
+COLD_COMMAND = f"{COMMAND} --start both --repeat 3 --output benchmarks/results/seed_cold.json"
+"""Warm and cold processes on one occasion, since a cold start is the difference; in fewer turns, as each takes half an hour."""
 _SITE, _KEPT = ".rollups/benchmark-seed-size/sparse-686482740", "benchmarks/results/seed_at_size.json"
 AT_SIZE_COMMAND = f"{COMMAND} --site {_SITE} --limit-seconds 7200 --output {_KEPT}"
 """On the data that ``benchmarks.seed_size`` leaves."""
@@ -57,21 +60,23 @@ def _times(results: Results, program: str, shape: str, of: Callable[[Run], float
 
 
 def side_by_side(results: Results) -> str:
-    """Every program, warm and cold: seconds, and how many times ours."""
+    """Every program, warm and cold, as far as either was measured: seconds, and how many times ours."""
     rows = []
+    starts = [start for start in (WARM, COLD) if any(run["start"] == start for run in results["runs"])]
     for shape, title in SHAPES.items():
         for program in PROGRAMS:
-            warm, cold = (select(results["runs"], program, task(shape), start) for start in (WARM, COLD))
-            if not warm and not cold:
+            found = {start: select(results["runs"], program, task(shape), start) for start in starts}
+            if not any(found.values()):
                 continue
             cells = [title, program]
-            for start, runs in ((WARM, warm), (COLD, cold)):
+            for start, runs in found.items():
                 times = _times(results, program, shape, wall, start) if program != OURS else None
                 cells += [_of(runs, wall), _of(runs, cpu), figure(times, 1) if times else ""]
-            memory = [run["memory"]["peak_bytes"] for run in warm or cold if run.get("memory", {}).get("peak_bytes")]
+            memory = [run["memory"]["peak_bytes"] for run in found[starts[0]] if run.get("memory", {}).get("peak_bytes")]
             rows.append([*cells, f"{max(memory) / 2**30:.1f}" if memory else ""])
             title = ""
-    head = ["points", "program", "warm: wall s", "CPU s", "times ours", "cold process: wall s", "CPU s", "times ours", "peak GiB"]
+    named = {WARM: "warm", COLD: "cold process"}
+    head = ["points", "program", *(cell for start in starts for cell in (f"{named[start]}: wall s", "CPU s", "times ours")), "peak GiB"]
     return table(head, rows).replace("--- | ---: |", "--- | --- |", 1)
 
 
@@ -145,7 +150,10 @@ def blocks() -> dict[str, str]:
         "seed-recommendations": lambda _: recommendations(),
         "seed-circumstances": circumstances,
     }
-    made = {name: make(results) if results else not_measured(COMMAND) for name, make in makers.items()}
+    made = {name: make(results) if results else not_measured(WARM_COMMAND) for name, make in makers.items()}
+    cold = tables.read("seed_cold")
+    makers = {"seed-cold": side_by_side, "seed-cold-circumstances": circumstances}
+    made |= {name: make(cold) if cold else not_measured(COLD_COMMAND) for name, make in makers.items()}
     makers = {"seed-at-size": at_size, "seed-at-size-circumstances": lambda found: "\n".join(tables.occasion(found))}
     return made | {name: make(size) if size else not_measured(AT_SIZE_COMMAND) for name, make in makers.items()}
 
