@@ -332,7 +332,7 @@ def _make(pipeline: Pipeline, batch: Batch, progress: Progress | None) -> None:
     """Stage and roll up one batch with the new settings, unless that is already done."""
     from rollup_assets.steps import repartition, rollup
 
-    repartition.stage_batch(pipeline, batch, progress=progress)
+    repartition.stage_batch(pipeline, batch, progress=progress, table_is_checked=True)
     rolled = rollup.roll_up(pipeline, batch, progress=progress, table_is_checked=True)
     if isinstance(rolled, Waiting):
         raise NotStagedError(f"{batch}: {rolled.reason}")

@@ -15,13 +15,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from rollup_assets.batches import Batch
 from rollup_assets.code_version import CODE_VERSION
 from rollup_assets.engines.base import NoProgress, Progress
-from rollup_assets.errors import ConcurrentWriteError, LandingZoneError, QuarantineError, StaleInputError, StorageError
+from rollup_assets.errors import ConcurrentWriteError, LandingZoneError, QuarantineError, StaleInputError, StorageError, TableMismatchError
 from rollup_assets.failpoints import failpoint
+from rollup_assets.iceberg.table import refusal
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps import checks
 from rollup_assets.steps.attempts import delete_other_tries
 from rollup_assets.steps.changes import file_changes, in_words, lost_files, other_settings
-from rollup_assets.steps.parameters import content_parameters
+from rollup_assets.steps.parameters import are_for_another_table, content_parameters
 from rollup_assets.steps.planning import shard_groups, split_tasks
 from rollup_assets.steps.quarantine_limits import allowed_in, is_over, rows_compared, too_many_files, too_many_rows
 from rollup_assets.steps.results import StagedBatch, by_resolution
@@ -50,12 +51,22 @@ _FILES_NAMED = 3
 
 
 @explains_storage_errors
-def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progress: Progress | None = None) -> StagedBatch:
+def stage_batch(
+    pipeline: Pipeline, batch: Batch, *, force: bool = False, progress: Progress | None = None, table_is_checked: bool = False
+) -> StagedBatch:
     """Stage the raw files of a batch.
 
     Nothing is done if files, parameters and code are those of the manifests, unless ``force``. A batch without raw files is staged empty.
 
+    Args:
+        pipeline: of the table.
+        batch: what to stage.
+        force: stage even if nothing has changed.
+        progress: where the tasks report their rows; None: nowhere.
+        table_is_checked: the caller has looked at the table, which still has other settings (a migration).
+
     Raises:
+        TableMismatchError: the table refuses these settings; what is staged for it is kept.
         QuarantineError: too many rows or files are quarantined; they are staged (``error.quarantined``), the datapoints are not.
         RollupOverflowError: an open window overflows int64; nothing is staged.
         LandingZoneError: raw data lies where no batch would read it, or is all gone; nothing is staged.
@@ -66,13 +77,16 @@ def stage_batch(pipeline: Pipeline, batch: Batch, *, force: bool = False, progre
         ReconciliationError: rows are not accounted for; the datapoints are not staged.
         ConcurrentWriteError: other runs staged the batch at the same time, twice, with another result.
     """
+    stage = functools.partial(
+        _stage_once, pipeline, batch, force=force, progress=progress or NoProgress(), table_is_checked=table_is_checked
+    )
     with contextlib.suppress(ConcurrentWriteError):
-        return _stage_once(pipeline, batch, force=force, progress=progress or NoProgress())
+        return stage()
     # Which of the two runs has seen more, only a new look at the raw files can tell.
-    return _stage_once(pipeline, batch, force=force, progress=progress or NoProgress())
+    return stage()
 
 
-def _stage_once(pipeline: Pipeline, batch: Batch, *, force: bool, progress: Progress) -> StagedBatch:
+def _stage_once(pipeline: Pipeline, batch: Batch, *, force: bool, progress: Progress, table_is_checked: bool) -> StagedBatch:
     settings = pipeline.settings
     landing_zone = pipeline.landing_zone
     # Before the raw files are listed: whoever stages the batch meanwhile may have seen more of them.
@@ -84,6 +98,10 @@ def _stage_once(pipeline: Pipeline, batch: Batch, *, force: bool, progress: Prog
         return current
     if not force and (problem := raw_data_is_gone(pipeline, batch, files, current)):
         raise LandingZoneError(problem)
+    # The table is asked only then: loading PyIceberg takes a second, and staging needs no catalog.
+    is_replaced = current is not None and are_for_another_table(settings, current.repartitioned.parameters)
+    if is_replaced and not table_is_checked and (problem := refusal(settings)):
+        raise TableMismatchError(f"{problem}; what is staged of {batch} for the table was kept")
 
     started = time.perf_counter()
     attempt = new_attempt()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import weakref
 from collections import Counter
 from collections.abc import Sequence
@@ -13,7 +12,6 @@ import numpy as np
 import pytest
 
 from rollup_assets.errors import StorageError
-from rollup_assets.iceberg.table import ensure_table
 from rollup_assets.pipeline import Pipeline
 from rollup_assets.steps import checks
 from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED, ROLLUP_TABLE, ROLLUPS
@@ -277,18 +275,3 @@ def test_a_run_that_makes_assets_and_has_no_partition_makes_nothing_and_says_wha
         assert "the run has no partition" in str(failure.step_failure_data.error)
     pipeline = Pipeline.from_settings(lab.settings)
     assert pipeline.stage.read(ROLLUPS, pipeline.batch(hour(0))) is None
-
-
-def test_what_the_table_would_refuse_is_not_staged(lab: Lab) -> None:
-    """It would replace what can be published, and the setting put back would not bring that back."""
-    lab.land({0: 1})
-    lab.run(0)
-    before = lab.events(REPARTITIONED, 0)
-    ensure_table(lab.settings)
-    other = dataclasses.replace(lab, settings=lab.settings.model_copy(update={"shards": 2 * lab.settings.shards}))
-    lab.land({0: 2})
-    result = other.run(0)
-    assert not result.success
-    (failure,) = result.get_step_failure_events()
-    assert "was made with ROLLUP_SHARDS=" in str(failure.step_failure_data.error)
-    assert lab.events(REPARTITIONED, 0) == before

@@ -28,6 +28,7 @@ from rollup_assets.errors import (
     ShortOfMemoryError,
     StageCorruptError,
     StorageError,
+    TableMismatchError,
 )
 from rollup_assets.storage.manifests import PARTIAL_POINTS, QUARANTINED, REPARTITIONED
 from rollup_assets_tests import naive, staged
@@ -1021,6 +1022,24 @@ def test_a_batch_whose_rows_are_not_accounted_for_is_not_staged_and_the_check_sa
         stage(pipeline, batch)
     assert [outcome.name for outcome in raised.value.outcomes] == ["rows_accounted_for"]
     assert files_of(pipeline, REPARTITIONED, PARTIAL_POINTS) == []
+
+
+def test_what_the_table_would_refuse_does_not_replace_what_is_staged_for_it(tmp_path: Path) -> None:
+    """It could not be published, and the setting put back would not bring back what could. A migration, which changes the table, may."""
+    from rollup_assets.iceberg.table import ensure_table
+    from rollup_assets.steps.repartition import stage_batch
+
+    pipeline, other = pipeline_of(ONE_BATCH, tmp_path), pipeline_of(ONE_BATCH, tmp_path, shards=8)
+    batch = first_batch(pipeline)
+    write_rows(pipeline, batch, "a.parquet", plenty())
+    before = stage(pipeline, batch)
+    ensure_table(pipeline.settings)
+    for force in (False, True):
+        with pytest.raises(TableMismatchError, match=f"was made with ROLLUP_SHARDS=.*what is staged of {batch} for the table was kept"):
+            stage(other, batch, force=force)
+    for manifest in (before.repartitioned, before.partial_points, before.quarantined):
+        assert pipeline.stage.read(manifest.asset, batch) == manifest
+    assert not stage_batch(other, batch, table_is_checked=True).unchanged
 
 
 def overtaken(at: str, meanwhile: Callable[[], StagedBatch]) -> tuple[Callable[[str], None], list[StagedBatch]]:

@@ -2,7 +2,6 @@
 
 # No `from __future__ import annotations`: Dagster reads the annotations of configs and resources as objects.
 
-import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +15,7 @@ from rollup_assets.defs.assets.raw_datapoints import GROUP
 from rollup_assets.defs.logged_progress import LoggedProgress
 from rollup_assets.defs.partitions import STAGING_POLICY, batches
 from rollup_assets.defs.report import RAW_DATAPOINTS, Made, PartitionReport, Watcher, each_partition
-from rollup_assets.errors import QuarantineError, TableMismatchError
+from rollup_assets.errors import QuarantineError
 from rollup_assets.settings import Settings
 from rollup_assets.storage.copies import COPIES
 from rollup_assets.storage.landing_zone import version_of
@@ -83,22 +82,11 @@ def stage_datapoints(settings: Settings, watcher: Watcher) -> dg.AssetsDefinitio
         context: dg.AssetExecutionContext, config: StageConfig, storage: res.Storage, catalog: res.Catalog, engine: res.Engine
     ) -> Iterator[dg.Output[None] | dg.MaterializeResult[Any]]:
         from rollup_assets.steps import repartition
-        from rollup_assets.steps.parameters import are_for_another_table
 
         pipeline = res.pipeline(settings, storage, catalog, engine)
 
-        @functools.cache
-        def refused() -> str | None:
-            from rollup_assets.iceberg.table import refusal
-
-            return refusal(pipeline.settings)
-
         def one(report: PartitionReport) -> None:
             batch = pipeline.batch(report.partition)
-            before = pipeline.stage.read(REPARTITIONED, batch)
-            # Asked only then, since it takes a second to load PyIceberg, and staging needs no catalog.
-            if before and are_for_another_table(pipeline.settings, before.parameters) and (problem := refused()):
-                raise TableMismatchError(f"{problem}; what is staged of {batch} for the table was kept")
 
             def made(manifest: Manifest, checks: list[Any], *, unchanged: bool) -> Made:
                 shown = metadata.of_staged(pipeline.stage, batch, manifest, unchanged=unchanged)
